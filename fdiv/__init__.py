@@ -1,0 +1,1 @@
+"""fdiv: f-divergences for teaching language models from an expert."""

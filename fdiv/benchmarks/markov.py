@@ -1,0 +1,57 @@
+"""A random Markov chain over V tokens with an EOS: strings of variable length, expert known.
+
+The expert is a `markov` table of the chosen order. Each row is (1 - h) Dirichlet(concentration) over the V tokens and h
+on EOS, the hazard h drawn per row with mean 1 / (1 + mean_length). Strings that reach the horizon are cut there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from fdiv import tokens as tk
+from fdiv.benchmarks.checks import at_least, positive
+from fdiv.policies import tabular
+from fdiv.rollout import demonstrations
+from fdiv.types import Model, TokenMDP
+
+
+@dataclasses.dataclass(frozen=True)
+class Markov:
+    """A random chain of a known order, with an end."""
+
+    vocab: int = 3
+    """Number of tokens V beside EOS, which is token V."""
+    horizon: int = 8
+    """Most actions in a string, EOS included."""
+    order: int = 2
+    """How many tokens back the expert looks."""
+    concentration: float = 0.5
+    """Dirichlet concentration of the rows: small is peaked, large is uniform."""
+    mean_length: float = 5.0
+    """Mean number of tokens before EOS, were there no horizon."""
+    table_seed: int = 0
+    """Which chain."""
+
+    def build(self) -> TokenMDP:
+        """The task, its expert known exactly."""
+        at_least("benchmark.vocab", self.vocab, 1)
+        at_least("benchmark.horizon", self.horizon, 1)
+        at_least("benchmark.order", self.order, 0)
+        positive("benchmark.concentration", self.concentration)
+        positive("benchmark.mean_length", self.mean_length)
+        at_least("benchmark.table_seed", self.table_seed, 0)
+        automaton = tabular.markov(self.vocab + 1, self.horizon, self.order)
+        expert = Model(tabular.policy(automaton, self.vocab + 1), self._table(automaton.states))
+        prompts = lambda key, n: tk.empty_prompts(n)
+        demos = demonstrations(expert, prompts, self.horizon, self.vocab)
+        return TokenMDP(self.vocab + 1, self.horizon, self.vocab, prompts, demos, held_out=demos, expert=expert)
+
+    def _table(self, states: int) -> np.ndarray:
+        """log-probs [states, V + 1] in float64."""
+        draw = np.random.default_rng(self.table_seed)
+        rows = np.maximum(draw.dirichlet(np.full(self.vocab, self.concentration), states), 1e-4)
+        rows /= rows.sum(1, keepdims=True)
+        hazard = draw.beta(2.0, 2.0 * self.mean_length, (states, 1))
+        return np.log(np.concatenate([(1 - hazard) * rows, hazard], axis=1))

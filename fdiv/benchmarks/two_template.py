@@ -1,0 +1,98 @@
+"""The two-template language: the smallest task on which divergences disagree, because no Markov policy can express it.
+
+Expert over V^T strings: `w T_A + (1-w) T_B`. In T_A each position is token 0 with probability 1 - noise, else uniform
+over the others; T_B is the same with token 1. The template is a latent chosen once per string. `valid`: at most one
+position differs from all-0, or at most one from all-1; `mode_b`: at most one differs from all-1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdiv import tokens as tk
+from fdiv.benchmarks.checks import at_least, between
+from fdiv.types import PAD, Model, Policy, Sequences, TokenMDP
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoTemplate:
+    """Two noisy templates behind a latent choice."""
+
+    vocab: int = 3
+    """Number of tokens V (at least 2)."""
+    horizon: int = 6
+    """Length T of every string."""
+    weight: float = 0.6
+    """Probability w of template A."""
+    noise: float = 0.1
+    """Probability that a position leaves its template."""
+
+    def build(self) -> TokenMDP:
+        """The task, its expert known exactly."""
+        at_least("benchmark.vocab", self.vocab, 2)
+        at_least("benchmark.horizon", self.horizon, 1)
+        between("benchmark.weight", self.weight, 0, 1)
+        between("benchmark.noise", self.noise, 0, 1)
+        return TokenMDP(
+            vocab=self.vocab,
+            horizon=self.horizon,
+            eos=None,
+            prompts=lambda key, n: tk.empty_prompts(n),
+            demos=self._sample,
+            held_out=self._sample,
+            expert=Model(_expert(), self._parameters()),
+            statistics={"valid": _valid, "mode_b": lambda x: (_misses(x, 1) <= 1).astype(jnp.float32)},
+        )
+
+    def _parameters(self) -> tuple[np.ndarray, np.ndarray]:
+        """log prior [2] and log emission [2, V], float64 so that exact work in double precision is exact."""
+        emission = np.full((2, self.vocab), np.log(self.noise / (self.vocab - 1)))
+        emission[[0, 1], [0, 1]] = np.log1p(-self.noise)
+        return np.log([self.weight, 1 - self.weight]), emission
+
+    def _sample(self, key: jax.Array, n: int) -> Sequences:
+        latent_key, noise_key, token_key = jax.random.split(key, 3)
+        template = jax.random.bernoulli(latent_key, 1 - self.weight, (n, 1)).astype(jnp.int32)
+        leaves = jax.random.bernoulli(noise_key, self.noise, (n, self.horizon))
+        shift = jax.random.randint(token_key, (n, self.horizon), 1, self.vocab)
+        return tk.completions(jnp.where(leaves, (template + shift) % self.vocab, template), None)
+
+
+def _misses(x: Sequences, template: int) -> jax.Array:
+    return (x.mask & (x.tokens != template)).sum(1)
+
+
+def _valid(x: Sequences) -> jax.Array:
+    return ((_misses(x, 0) <= 1) | (_misses(x, 1) <= 1)).astype(jnp.float32)
+
+
+def _expert() -> Policy:
+    """The mixture as an autoregressive law: the posterior over the latent, then its emission."""
+
+    def evidence(params, token):
+        emission = jnp.asarray(params[1])
+        return jnp.where((token == PAD)[..., None], 0.0, emission.T[jnp.maximum(token, 0)])
+
+    def predict(params, log_joint):
+        prior, emission = map(jnp.asarray, params)
+        posterior = jax.nn.log_softmax(prior + log_joint)
+        return jax.nn.logsumexp(posterior[..., None] + emission, axis=-2)
+
+    def step(params, log_joint, token):
+        log_joint = log_joint + evidence(params, token)
+        return log_joint, predict(params, log_joint)
+
+    def start(params, prompts, horizon):
+        return jnp.zeros((prompts.tokens.shape[0], 2))
+
+    return Policy(
+        init=lambda key: (),
+        trunk=lambda params, tokens: jnp.cumsum(evidence(params, tk.previous(tokens)), axis=1),
+        head=predict,
+        start=start,
+        step=step,
+    )

@@ -1,0 +1,189 @@
+"""A learned log-ratio: from strings of the expert and of the policy to `s = log p - log q`.
+
+Two losses, both least at the true log-ratio:
+
+    logistic  E_p softplus(-s) + E_q softplus(s)      bound  E_q reward(s) - E_p witness(s), -D_f at its minimum
+
+At the sequence level s is the sum of the scorer's numbers over a string's actions; at the occupancy level each number is
+the log-ratio of its (prefix, token) pair, and a finished string keeps its last one (the absorbing state).
+Sources: Goodfellow et al. 2014 (logistic); Nowozin, Cseke & Tomioka 2016 (bound, arXiv 1606.00709).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.nn import softplus
+
+from fdiv import tokens as tk
+from fdiv.estimators import to_actions
+from fdiv.types import PAD, Divergence, Level, Scorer, Sequences
+
+Training = Literal["logistic", "bound"]
+
+
+class Evidence(NamedTuple):
+    """Strings with weights that sum to one, and what AIRL's logit contains of the policy: its log-probs of their actions."""
+
+    sequences: Sequences
+    log_q: Array  # [B, T] the policy's now
+    log_start: Array  # [B, T] the policy's when training began
+
+
+class Discriminator(NamedTuple):
+    """`state` is (params, optimiser state)."""
+
+    init: Callable[[Array], Any]  # key -> state
+    learn: Callable[[Array, Any, Evidence, Evidence], Any]  # key, state, demos, samples -> state
+    ratio: Callable[[Any, Evidence], Array]  # state, evidence -> s after each action [B, H], constant after the end
+    health: Callable[[Any, Evidence, Evidence, Evidence], dict]  # state, held-out demos, fresh samples, training demos
+
+
+def discriminator(
+    scorer: Scorer,
+    d: Divergence,
+    *,
+    horizon: int,
+    vocab: int,
+    eos: int | None,
+    level: Level,
+    training: Training,
+    structured: bool,
+    learning_rate: float,
+    steps: int,
+    gradient_penalty: float,
+) -> Discriminator:
+    """With `structured` the logit is AIRL's reward minus log q, else the scorer's number alone.
+
+    AIRL's reward is g + h' - h + log q_start: written as a correction to the starting policy, it is silent at first, where
+    a reward from zero would call every string the expert's by as much as the policy thinks it unlikely.
+    """
+    scorer = shaped(scorer) if structured else scorer
+    tx = optax.adam(learning_rate, b1=0.5)
+
+    def prefix_ratio(params, evidence: Evidence) -> Array:
+        sequences, log_q, log_start = evidence
+        logits = jnp.where(sequences.mask, scorer.score(params, sequences.tokens), 0.0)
+        logits = to_actions(logits + log_start - log_q if structured else logits, sequences.mask, horizon)
+        if level == "sequence":
+            return jnp.cumsum(logits, axis=1)
+        return tk.hold(logits, to_actions(sequences.mask, sequences.mask, horizon))
+
+    def judged(params, evidence: Evidence) -> Array:
+        """What is asked about: whole strings [B, 1], or each position [B, H]."""
+        ratio = prefix_ratio(params, evidence)
+        return ratio[:, -1:] if level == "sequence" else ratio
+
+    def loss(params, key: Array, demos: Evidence, samples: Evidence) -> Array:
+        real, fake = judged(params, demos), judged(params, samples)
+        real, fake = (softplus(-real), softplus(fake)) if training == "logistic" else (-d.witness(real), d.reward(fake))
+        value = jnp.sum(demos.sequences.weight * real.mean(1)) + jnp.sum(samples.sequences.weight * fake.mean(1))
+        if gradient_penalty:
+            value += gradient_penalty * roughness(key, scorer, params, demos.sequences, vocab, eos)
+        return value
+
+    def init(key: Array):
+        params = scorer.init(key)
+        return params, tx.init(params)
+
+    def learn(key: Array, state, demos: Evidence, samples: Evidence):
+        def step(state, step_key):
+            params, opt = state
+            updates, opt = tx.update(jax.grad(loss)(params, step_key, demos, samples), opt, params)
+            return (optax.apply_updates(params, updates), opt), None
+
+        if steps == 1:
+            return step(state, key)[0]
+        return jax.lax.scan(step, state, jax.random.split(key, steps))[0]
+
+    def check(state, held: Evidence, samples: Evidence, demos: Evidence) -> dict:
+        return health(*(judged(state[0], x) for x in (held, samples, demos))) | {
+            "length_accuracy": length_accuracy(demos.sequences, samples.sequences, held.sequences)
+        }
+
+    return Discriminator(init, learn, lambda state, evidence: prefix_ratio(state[0], evidence), check)
+
+
+def shaped(scorer: Scorer) -> Scorer:
+    """A reward net with potential-based shaping, g_t + h_t - h_{t-1}, h = 0 before the first and after the last token.
+
+    Source: Fu, Luo & Levine 2018 (AIRL, arXiv 1710.11248), with discount 1.
+    """
+
+    def init(key: Array):
+        reward, potential = jax.random.split(key)
+        return {"reward": scorer.init(reward), "potential": scorer.init(potential)}
+
+    def score(params, tokens: Array) -> Array:
+        goes_on = jnp.pad(tokens, [(0, 0), (0, 1)], constant_values=PAD)[:, 1:] != PAD
+        potential = jnp.where((tokens != PAD) & goes_on, scorer.score(params["potential"], tokens), 0.0)
+        before = jnp.pad(potential, [(0, 0), (1, 0)])[:, :-1]
+        return scorer.score(params["reward"], tokens) + potential - before
+
+    return Scorer(init, score)
+
+
+def roughness(key: Array, scorer: Scorer, params: Any, sequences: Sequences, vocab: int, eos: int | None) -> Array:
+    """E[(score(x) - score(x'))^2], x' being x with one action redrawn: a gradient penalty for functions of tokens.
+
+    Strings have no input gradient; the change under one token is its discrete counterpart. EOS is neither replaced nor
+    put in. Source: the penalty on the data side, R1 of Mescheder et al. 2018 (arXiv 1801.04406).
+    """
+    place_key, token_key = jax.random.split(key)
+    changeable = sequences.mask if eos is None else sequences.mask & (sequences.tokens != eos)
+    noise = jnp.where(changeable, jax.random.uniform(place_key, changeable.shape), -1.0)
+    chosen = changeable & (noise == noise.max(1, keepdims=True))
+    other = jax.random.randint(token_key, sequences.tokens.shape, 0, vocab if eos is None else vocab - 1)
+    other = other if eos is None else other + (other >= eos)
+    total = lambda tokens: jnp.where(sequences.mask, scorer.score(params, tokens), 0.0).sum(1)
+    change = total(sequences.tokens) - total(jnp.where(chosen, other, sequences.tokens))
+    return jnp.sum(sequences.weight * change**2)
+
+
+# --- health --------------------------------------------------------------------------------------------------------
+
+
+def health(held: Array, samples: Array, demos: Array) -> dict[str, Array]:
+    """From logits [B, K] on held-out demonstrations, fresh samples and the training demonstrations.
+
+    `d_accuracy` is on strings the discriminator has not seen; `d_accuracy_train` has the training demonstrations in their
+    place, so the difference is overfitting. `d_calibration` is the expected calibration error over ten bins (Guo et al.
+    2017), `d_saturated` the share of |logit| > 10.
+    """
+    right = lambda real: 0.5 * (_share(real > 0) + _share(samples <= 0))
+    return {
+        "d_accuracy": right(held),
+        "d_accuracy_train": right(demos),
+        "d_calibration": _calibration(held, samples),
+        "d_saturated": 0.5 * (_share(jnp.abs(held) > 10) + _share(jnp.abs(samples) > 10)),
+    }
+
+
+def _share(x: Array) -> Array:
+    return jnp.mean(x.astype(jnp.float32))
+
+
+def _calibration(real: Array, fake: Array, bins: int = 10) -> Array:
+    logits = jnp.concatenate([real.ravel(), fake.ravel()])
+    label = jnp.concatenate([jnp.ones(real.size), jnp.zeros(fake.size)])
+    weight = jnp.concatenate([jnp.full(real.size, 0.5 / real.size), jnp.full(fake.size, 0.5 / fake.size)])
+    chance = jax.nn.sigmoid(logits)
+    member = jnp.clip((chance * bins).astype(jnp.int32), 0, bins - 1)[:, None] == jnp.arange(bins)
+    return jnp.abs((member * (weight * (chance - label))[:, None]).sum(0)).sum()
+
+
+def length_accuracy(demos: Sequences, samples: Sequences, held: Sequences) -> Array:
+    """What a discriminator that sees the length alone achieves: the share of the real one's accuracy that needs no content.
+
+    Its histograms are fitted on the demonstrations and every other sample, and judged on the rest.
+    """
+    columns = jnp.arange(demos.mask.shape[1] + 1)
+    histogram = lambda size: (size[:, None] == columns).mean(0) + 1e-6
+    margin = jnp.log(histogram(tk.lengths(demos))) - jnp.log(histogram(tk.lengths(samples)[::2]))
+    right = lambda x: jnp.mean(jnp.where(x > 0, 1.0, jnp.where(x == 0, 0.5, 0.0)))
+    return 0.5 * (right(margin[tk.lengths(held)]) + right(-margin[tk.lengths(samples)[1::2]]))

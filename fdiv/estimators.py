@@ -1,0 +1,98 @@
+"""From log-ratios to advantages: what each action of a sampled string is worth to a divergence at a level.
+
+All of it works in action coordinates [B, H]: column k is a string's k-th action whatever the width of its prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from fdiv.types import Divergence, Level, Sequences, UsageError
+
+Baseline = Literal["none", "mean", "leave_one_out"]
+
+
+class Scored(NamedTuple):
+    """Sampled strings and what each action was worth: a batch for `score_function_loss`."""
+
+    sequences: Sequences
+    advantages: Array  # [B, T], columns as in `sequences`
+
+
+def first_action(mask: Array) -> Array:
+    """Column of each string's first action, [B, 1]."""
+    return jnp.argmax(mask, axis=1)[:, None]
+
+
+def to_actions(values: Array, mask: Array, horizon: int) -> Array:
+    """[B, T] in string columns -> [B, H] in action coordinates; beyond the last action, whatever stands there."""
+    if values.shape[1] == horizon:
+        return values
+    return jnp.take_along_axis(values, first_action(mask) + jnp.arange(horizon), axis=1)
+
+
+def to_columns(values: Array, mask: Array) -> Array:
+    """[B, H] in action coordinates -> [B, T] in string columns, 0 off the mask."""
+    if values.shape[1] != mask.shape[1]:
+        column = jnp.arange(mask.shape[1]) - first_action(mask)
+        values = jnp.take_along_axis(values, jnp.clip(column, 0, values.shape[1] - 1), axis=1)
+    return jnp.where(mask, values, 0.0)
+
+
+def returns_to_go(d: Divergence, level: Level, prefix: Array, mask: Array) -> Array:
+    """R[b, k] with `-grad D = E_q[sum_k R_k grad log q(action_k | prefix)]`, exactly, at each level. [B, H]
+
+    `prefix[b, k]` is the log-ratio of the first k+1 actions, constant after the end (the absorbing state). With
+    r = d.reward and s its argument:
+
+        sequence   r(s_end) - r(s_before_k)
+        occupancy  mean over positions of r(s_j) - r(s_before_k), j >= k
+        token      (r(ds_k) - sum over j > k of f(e^{ds_j})) / H, with ds the per-token log-ratio
+
+    The subtracted term depends on the prefix alone, so it costs no bias. For reverse_kl it leaves the usual
+    reward-to-go; for forward_kl it is the exact value function, since e^s is a martingale under q.
+    """
+    horizon = prefix.shape[1]
+    before = jnp.pad(prefix, [(0, 0), (1, 0)])[:, :-1]
+    to_go = lambda x: jnp.cumsum(x[:, ::-1], axis=1)[:, ::-1]
+    if level == "sequence":
+        return d.reward(prefix[:, -1:]) - d.reward(before)
+    if level == "occupancy":
+        left = horizon - jnp.arange(horizon)
+        return (to_go(d.reward(prefix)) - left * d.reward(before)) / horizon
+    if level == "token":
+        step = prefix - before
+        paid = jnp.where(mask, d.perspective(step, jnp.zeros_like(step)), 0.0)
+        return (d.reward(step) - (to_go(paid) - paid)) / horizon
+    raise UsageError("level", level, "is not a level.", "Use sequence, occupancy or token.")
+
+
+def advantages(returns: Array, mask: Array, weight: Array, baseline: Baseline = "leave_one_out") -> Array:
+    """Returns less a baseline for each action index, from the strings that reach it. [B, H]
+
+    `leave_one_out` (Kool, van Hoof & Welling 2019) takes the other strings' mean and so stays unbiased; `mean` takes
+    everyone's, which shrinks the expected gradient by 1 - 1/n. Enumerated strings (weights that are not 0 or 1) are the
+    whole population: there, both are its mean.
+    """
+    if baseline == "none":
+        return jnp.where(mask, returns, 0.0)
+    share = jnp.where(mask, weight[:, None], 0.0)
+    own = share
+    if baseline == "mean":
+        own = jnp.zeros_like(share)
+    elif baseline != "leave_one_out":
+        raise UsageError("baseline", baseline, "is not a baseline.", "Use none, mean or leave_one_out.")
+    own = jnp.where(jnp.all((weight == 0) | (weight == 1)), own, 0.0)
+    others = share.sum(0) - own
+    sums = (share * jnp.where(mask, returns, 0.0)).sum(0) - own * returns
+    centre = jnp.where(others > 0, sums / jnp.where(others > 0, others, 1.0), 0.0)
+    return jnp.where(mask, returns - centre, 0.0)
+
+
+def score_function_loss(log_q: Array, batch: Scored) -> Array:
+    """-sum_b w_b sum_t A_bt log q_bt: its gradient is the policy gradient. Williams 1992 (REINFORCE)."""
+    mask, weight = batch.sequences.mask, batch.sequences.weight
+    return -jnp.sum(weight[:, None] * jnp.where(mask, batch.advantages * log_q, 0.0))

@@ -1,0 +1,294 @@
+"""Truth by enumeration and dynamic programming: every divergence at every level, exact gradients, the best policy in a class.
+
+All three levels are read off the strings of a token MDP and two policies' log-probs on them:
+
+    sequence   D_f of the laws of whole strings;
+    occupancy  mean over positions t of D_f between the laws of the first t+1 tokens, finished strings staying put;
+    token      mean over positions t of E_prefix[D_f(p(.|prefix) || q(.|prefix))], prefixes drawn from the policy or
+               from the expert, finished strings contributing 0.
+
+So T times the token level is the sequence level for reverse_kl on the policy's prefixes and for forward_kl on the expert's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from scipy.optimize import minimize
+
+from fdiv import tokens as tk
+from fdiv.types import PAD, Divergence, Level, Model, Objective, Params, Policy, Rollout, Sequences, UsageError
+
+LIMIT = 200_000  # strings enumerated unless the caller raises it
+
+
+def count_strings(vocab: int, horizon: int, eos: int | None) -> int:
+    """How many strings an MDP has for one prompt: V^T, or sum_{t<T} (V-1)^t + (V-1)^T when EOS may end them."""
+    if eos is None:
+        return vocab**horizon
+    return sum((vocab - 1) ** t for t in range(horizon)) + (vocab - 1) ** horizon
+
+
+def refuse_unless_enumerable(vocab: int, horizon: int, eos: int | None, limit: int = LIMIT) -> None:
+    """Raise `UsageError` saying how many strings there are and which horizon would fit, if they are more than `limit`."""
+    count = count_strings(vocab, horizon, eos)
+    if count <= limit:
+        return
+    longest = max((t for t in range(horizon) if count_strings(vocab, t, eos) <= limit), default=0)
+    size = f"{count:,}" if count < 10**9 else f"about 10^{len(str(count)) - 1}"
+    raise UsageError(
+        "horizon", horizon, f"enumerating its strings over {vocab} symbols needs {size} of them, over the limit of {limit:,}.",
+        f"Use a horizon of at most {longest}, or raise the limit.",
+    )  # fmt: skip
+
+
+class Space(NamedTuple):
+    """All strings of an MDP for the empty prompt, and the prefix tree that they make.
+
+    A state is a prefix that goes on (K of them), a node a non-empty prefix, whole strings included (M of them).
+    """
+
+    sequences: Sequences  # [N, T] sorted, each of weight one
+    state: np.ndarray  # [N, T] which state each token was written in (K where there is no action)
+    state_at: tuple[np.ndarray, np.ndarray]  # row and column of a token written in each state, [K] each
+    node_at: tuple[np.ndarray, np.ndarray]  # row and column of each node's last token, [M] each
+    node_time: np.ndarray  # [M] how many positions a string spends at each node: one, or the rest where it has ended
+    vocab: int
+    horizon: int
+    eos: int | None
+
+
+def enumerate_strings(vocab: int, horizon: int, eos: int | None, limit: int = LIMIT) -> Space:
+    """Every string without a prompt. Raises `UsageError` if there are more than `limit`."""
+    refuse_unless_enumerable(vocab, horizon, eos, limit)
+    alive, finished = np.zeros((1, 0), np.int32), []
+    ordinary = np.array([v for v in range(vocab) if v != eos], np.int32)
+    for t in range(horizon):
+        if eos is not None:
+            tail = np.full((len(alive), horizon - t), PAD, np.int32)
+            tail[:, 0] = eos
+            finished.append(np.concatenate([alive, tail], axis=1))
+        alive = np.concatenate([np.repeat(alive, len(ordinary), 0), np.tile(ordinary, len(alive))[:, None]], axis=1)
+    tokens = np.concatenate([*finished, alive])
+    tokens = tokens[np.lexsort(tokens.T[::-1])]
+    return _tree(tokens, vocab, horizon, eos)
+
+
+def _tree(tokens: np.ndarray, vocab: int, horizon: int, eos: int | None) -> Space:
+    """The prefix tree of sorted strings: strings that share a prefix are neighbours, so the first of them stands for it."""
+    mask = tokens != PAD
+    changed = np.cumsum(tokens[1:] != tokens[:-1], axis=1) > 0
+    first_node = mask & np.concatenate([np.ones((1, horizon), bool), changed])
+    first_state = mask & np.concatenate([np.ones((1, horizon), bool), np.pad(changed, [(0, 0), (1, 0)])[:, :-1]])
+    number = np.cumsum(first_state, axis=0) - 1 + np.concatenate([[0], np.cumsum(first_state.sum(0))[:-1]])
+    order = np.nonzero(first_state.T)  # column by column, as the states are numbered
+    ends = np.pad(~mask, [(0, 0), (0, 1)], constant_values=True)[:, 1:]
+    time = np.where(ends, horizon - np.arange(horizon), 1)
+    node_at = np.nonzero(first_node)
+    state = np.where(mask, number, first_state.sum()).astype(np.int32)
+    sequences = Sequences(tokens, mask, np.ones(len(tokens), np.float32))
+    return Space(sequences, state, (order[1], order[0]), node_at, time[node_at], vocab, horizon, eos)
+
+
+class Law(NamedTuple):
+    """A policy's log-probs over a `Space`."""
+
+    conditional: Array  # [K, V] log q(. | state)
+    arrival: Array  # [K] log q(state is reached)
+    node: Array  # [M] log q(node is reached)
+    string: Array  # [N] log q(string)
+
+
+def law(space: Space, policy: Policy, params: Params) -> Law:
+    """What the policy says of every string of the space; the head runs once a state, not once a string."""
+    tokens, mask, _ = space.sequences
+    features = policy.trunk(params, tokens)
+    conditional = policy.head(params, features[space.state_at])
+    entry = space.state * space.vocab + np.maximum(tokens, 0)
+    action = jnp.where(mask, jnp.pad(conditional, [(0, 1), (0, 0)]).reshape(-1)[entry], 0.0)
+    prefix = jnp.cumsum(action, axis=1)
+    before = jnp.pad(prefix, [(0, 0), (1, 0)])
+    return Law(conditional, before[space.state_at], prefix[space.node_at], prefix[:, -1])
+
+
+def divergence(d: Divergence, space: Space, p: Law, q: Law, level: Level = "sequence", policy_prefixes: float = 1.0) -> Array:
+    """Exact `D_f(p||q)` in nats at a level (module docstring).
+
+    At the token level `policy_prefixes` is the share of prefixes that are the policy's, the others being the expert's.
+    """
+    if level == "sequence":
+        return d.perspective(p.string, q.string).sum()
+    if level == "occupancy":
+        return jnp.sum(space.node_time * d.perspective(p.node, q.node)) / space.horizon
+    each = d.perspective(p.conditional, q.conditional).sum(-1)
+    arrival = sum(share * jnp.exp(x.arrival) for share, x in ((policy_prefixes, q), (1 - policy_prefixes, p)) if share)
+    return jnp.sum(arrival * each) / space.horizon
+
+
+def entropy(q: Law) -> Array:
+    """Entropy of the law of whole strings, in nats."""
+    return -jnp.sum(jnp.where(jnp.isneginf(q.string), 0.0, jnp.exp(q.string) * q.string))
+
+
+def expectation(q: Law, values: Array) -> Array:
+    """E_q of a number per string [N]."""
+    return jnp.sum(jnp.exp(q.string) * values)
+
+
+def weighted(space: Space, q: Law) -> Sequences:
+    """The space as a population of q: each string weighs its probability."""
+    return space.sequences._replace(weight=jnp.exp(q.string))
+
+
+def enumerator(space: Space) -> Rollout:
+    """A rollout that returns all strings weighted by their probability: a sampler's place taken by the exact expectation.
+
+    The same objective, given this rollout and demonstrations `weighted(space, expert law)`, yields its exact expected
+    gradient. Prompts are not read: the space is that of the empty prompt.
+    """
+
+    def rollout(key: Array, policy: Policy, params: Params, prompts: Sequences) -> tuple[Sequences, Array]:
+        log_probs = tk.log_probs(policy, params, space.sequences, space.vocab)
+        return space.sequences._replace(weight=jnp.exp(log_probs.sum(1))), log_probs
+
+    return rollout
+
+
+def expected_gradient(objective: Objective, params: Params, demos: Sequences, aux=None, key: Array | None = None) -> Params:
+    """The exact expected gradient of an objective built on an `enumerator`, given all demonstrations by weight."""
+    init_key, prepare_key = jax.random.split(jax.random.key(0) if key is None else key)
+    aux = objective.init(init_key, params) if aux is None else aux
+    aux, batch, _ = objective.prepare(prepare_key, params, aux, demos)
+    return jax.grad(lambda x: objective.loss(x, aux, batch)[0])(params)
+
+
+# --- dynamic programming: chains of any length ---------------------------------------------------------------------
+
+
+class Chain(NamedTuple):
+    """A policy whose prefix matters through finitely many states, the first one 0."""
+
+    log_probs: Array  # [S, V]
+    successor: np.ndarray  # [S, V]
+
+
+def _walk(p: Chain, q: Chain, horizon: int, eos: int | None, weigh: Callable[[Array, Array], Array], gain: Callable):
+    """Fold over pairs of states (one of each chain): mass moves by `weigh`, `gain(mass)` is added up at each step."""
+    states, others = len(p.successor), len(q.successor)
+    log_p, log_q = p.log_probs[:, None, :], q.log_probs[None, :, :]
+    to = jnp.asarray(p.successor[:, None, :] * others + q.successor[None, :, :])
+    goes_on = jnp.arange(log_p.shape[-1]) != (-1 if eos is None else eos)
+
+    def step(carry, _):
+        mass, total = carry
+        moved = mass[..., None] * weigh(log_p, log_q)
+        ended = jnp.where(goes_on, 0.0, moved).sum()
+        arrived = jnp.zeros(states * others, moved.dtype).at[to.reshape(-1)].add(jnp.where(goes_on, moved, 0.0).reshape(-1))
+        return (arrived.reshape(states, others), total + gain(mass) + jnp.array([0.0, ended])), None
+
+    start = jnp.zeros((states, others), jnp.result_type(p.log_probs, q.log_probs, float)).at[0, 0].set(1.0)
+    (mass, total), _ = jax.lax.scan(step, (start, jnp.zeros(2, start.dtype)), None, length=horizon)
+    return total[0], total[1] + mass.sum()
+
+
+def chain_kl(p: Chain, q: Chain, horizon: int, eos: int | None = None) -> Array:
+    """Sequence-level KL(p||q) of two chains, in O(T S_p S_q V): sum over t of E_p[KL of the next token's laws]."""
+    each = (jnp.exp(p.log_probs)[:, None] * (p.log_probs[:, None] - q.log_probs[None])).sum(-1)
+    gain = lambda mass: jnp.array([jnp.sum(mass * each), 0.0])
+    return _walk(p, q, horizon, eos, lambda log_p, log_q: jnp.exp(log_p) + 0 * log_q, gain)[0]
+
+
+def chain_alpha(p: Chain, q: Chain, a: float, horizon: int, eos: int | None = None) -> Array:
+    """Sequence-level alpha-divergence (a not 0 or 1) of two chains: (sum_x p^a q^(1-a) - 1) / (a (a-1)), by transfer matrix."""
+    power = lambda log_p, log_q: jnp.exp(a * log_p + (1 - a) * log_q)
+    total = _walk(p, q, horizon, eos, power, lambda mass: jnp.zeros(2))[1]
+    return (total - 1) / (a * (a - 1))
+
+
+# --- the best policy in a class ------------------------------------------------------------------------------------
+
+
+class Optimum(NamedTuple):
+    """The best policy found, and every local minimum met on the way, best first."""
+
+    value: float
+    params: Params
+    minima: list[tuple[float, Params]]
+
+
+def best_policy(
+    stages: Sequence[Callable[[Params], Array]], initial: Sequence[Params], *, iterations: int = 5000, apart: float = 1e-4
+) -> Optimum:
+    """Minimise the last of `stages` by L-BFGS in double precision from each of `initial`, through the others in turn.
+
+    Minima whose values differ by less than `apart` count as one. The losses are traced in float64: give them numpy
+    float64 constants. Source: Liu & Nocedal 1989, through scipy.
+    """
+    with jax.enable_x64(True):
+        initial = [jax.tree.map(lambda x: np.asarray(x, np.float64), params) for params in initial]
+        _, unravel = ravel_pytree(initial[0])
+        options = {"maxiter": iterations, "maxfun": 4 * iterations, "ftol": 1e-15, "gtol": 1e-10, "maxcor": 30}
+
+        def descend(slope: Callable, start: np.ndarray):
+            evaluate = lambda flat: tuple(np.asarray(x, np.float64) for x in slope(flat))
+            return minimize(evaluate, start, jac=True, method="L-BFGS-B", options=options)
+
+        points = [np.asarray(ravel_pytree(params)[0]) for params in initial]
+        for loss in stages:
+            slope = jax.jit(jax.value_and_grad(lambda flat, loss=loss: loss(unravel(flat))))
+            runs = [descend(slope, point) for point in points]
+            points = [run.x for run in runs]
+        runs = sorted((run for run in runs if np.isfinite(run.fun)), key=lambda run: run.fun)
+        minima: list[tuple[float, Params]] = []
+        for run in runs:
+            if not minima or run.fun > minima[-1][0] + apart:
+                minima.append((float(run.fun), jax.tree.map(np.asarray, unravel(run.x))))
+    return Optimum(*minima[0], minima)
+
+
+def random_starts(policy: Policy, count: int, seed: int = 0, scales: Sequence[float] = (0.3, 1.0, 3.0)) -> list[Params]:
+    """Starting points for `best_policy`: normal parameters of the policy's shape, at each scale in turn."""
+    shape = jax.eval_shape(policy.init, jax.random.key(0))
+    generator = np.random.default_rng(seed)
+    fill = lambda scale: jax.tree.map(lambda x: scale * generator.standard_normal(x.shape), shape)
+    return [fill(scales[i % len(scales)]) for i in range(count)]
+
+
+def best_in_class(
+    d: Divergence,
+    space: Space,
+    expert: Model,
+    policy: Policy,
+    initial: Sequence[Params],
+    level: Level = "sequence",
+    policy_prefixes: float = 1.0,
+    iterations: int = 5000,
+) -> Optimum:
+    """The policy of a class nearest to the expert in `d` at a level."""
+
+    def loss(measure: Divergence):
+        def value(params):
+            p, q = law(space, expert.policy, expert.params), law(space, policy, params)
+            return divergence(measure, space, p, q, level, policy_prefixes)
+
+        return value
+
+    return best_policy([loss(stage) for stage in _stages(d)], initial, iterations=iterations)
+
+
+def _stages(d: Divergence) -> list[Divergence]:
+    """A divergence as a sequence of ever closer smooth ones: L-BFGS stalls on the kink of total variation."""
+    if d.name != "tv":
+        return [d]
+
+    def rounded(width: float) -> Divergence:
+        root = lambda lp, lq: 0.5 * (jnp.sqrt((jnp.exp(lp) - jnp.exp(lq)) ** 2 + width**2) - width)
+        return d._replace(perspective=root)
+
+    return [rounded(10.0**-k) for k in (2, 3, 4, 5, 6)] + [d]

@@ -1,0 +1,71 @@
+"""The update: prepare, then gradient steps over epochs and minibatches, each summed over microbatches."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from fdiv.types import Learner, LearnerState, Objective, Params, UsageError
+
+
+def _split(tree, parts: int):
+    """Rows into `parts` equal groups: [B, ...] -> [parts, B / parts, ...]"""
+    rows = jax.tree.leaves(tree)[0].shape[0]
+    if rows % parts:
+        raise UsageError("batch_size", rows, f"does not divide into {parts} parts.", "Change it, minibatches or accumulate.")
+    return jax.tree.map(lambda x: x.reshape(parts, rows // parts, *x.shape[1:]), tree)
+
+
+def learner(
+    objective: Objective, tx: optax.GradientTransformation, *, epochs: int = 1, minibatches: int = 1, accumulate: int = 1
+) -> Learner:
+    """One `update` for every method.
+
+    The loss is a sum over rows, so gradients of `accumulate` microbatches add up to the undivided one's; a minibatch's
+    are scaled by `minibatches`, so that each step is as long as a step on the whole batch.
+    """
+
+    def gradient(params: Params, aux, batch):
+        slope = jax.value_and_grad(objective.loss, has_aux=True)
+        if accumulate == 1:
+            return slope(params, aux, batch)
+
+        def add(total, micro):
+            return jax.tree.map(jnp.add, total, slope(params, aux, micro)), None
+
+        micros = _split(batch, accumulate)
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(slope, params, aux, batch))
+        return jax.lax.scan(add, zero, micros)[0]
+
+    def init(key: Array, params: Params) -> LearnerState:
+        aux = objective.init(jax.random.fold_in(key, 0), params)
+        return LearnerState(jnp.zeros((), jnp.int32), key, params, tx.init(params), aux)
+
+    def update(state: LearnerState, batch) -> tuple[LearnerState, dict]:
+        prepare_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        aux, batch, prepared = objective.prepare(prepare_key, state.params, state.aux, batch)
+
+        def step(carry, part):
+            params, opt = carry
+            (loss, metrics), grads = gradient(params, aux, part)
+            grads = jax.tree.map(lambda g: g * minibatches, grads)
+            updates, opt = tx.update(grads, opt, params)
+            metrics = {"loss": loss * minibatches, "gradient_norm": optax.global_norm(grads), **metrics}
+            return (optax.apply_updates(params, updates), opt), metrics
+
+        def epoch(carry, epoch_key):
+            rows = jax.tree.leaves(batch)[0].shape[0]
+            order = jax.random.permutation(epoch_key, rows)
+            return jax.lax.scan(step, carry, _split(jax.tree.map(lambda x: x[order], batch), minibatches))
+
+        carry = (state.params, state.opt)
+        if epochs == minibatches == 1:
+            (params, opt), metrics = step(carry, batch)
+        else:
+            (params, opt), metrics = jax.lax.scan(epoch, carry, jax.random.split(shuffle_key, epochs))
+            metrics = jax.tree.map(jnp.mean, metrics)
+        return LearnerState(state.step + 1, state.key, params, opt, aux), {**prepared, **metrics}
+
+    return Learner(init, update)

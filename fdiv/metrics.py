@@ -1,0 +1,114 @@
+"""What every run is measured by, whatever it trains on.
+
+Plain divergence names are the sequence level; `_occupancy`, `_token` (the policy's prefixes) and `_token_expert` name the
+others. `coverage` is the policy's NLL of the expert's strings, `likelihood` the expert's NLL of the policy's (Ji et al.
+2023, f-distill, arXiv 2307.15190), both per string in nats.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from fdiv import exact
+from fdiv.types import Divergence, Sequences
+
+LOGGED = (
+    "forward_kl", "reverse_kl", "js", "gjs:0.1", "gjs:0.9", "skew_kl:0.1", "skew_reverse_kl:0.1", "hellinger2", "tv",
+    "pearson_chi2", "neyman_chi2", "jeffreys", "alpha:0.5", "log_d",
+)  # fmt: skip
+LEVELS = {"": ("sequence", 1.0), "_occupancy": ("occupancy", 1.0), "_token": ("token", 1.0), "_token_expert": ("token", 0.0)}
+
+
+def exact_metrics(
+    family: Sequence[Divergence], space: exact.Space, p: exact.Law, q: exact.Law, statistics: Mapping[str, Callable]
+) -> dict[str, Array]:
+    """Every divergence at every level, coverage, likelihood, entropy, length and the benchmark's own statistics."""
+    found = {}
+    for d in family:
+        for suffix, (level, policy_prefixes) in LEVELS.items():
+            found[d.name + suffix] = exact.divergence(d, space, p, q, level, policy_prefixes)
+    found["coverage"] = exact.expectation(p, -q.string)
+    found["likelihood"] = exact.expectation(q, -p.string)
+    found["entropy"] = exact.entropy(q)
+    found["length"] = exact.expectation(q, space.sequences.mask.sum(1))
+    return found | {name: exact.expectation(q, f(space.sequences)) for name, f in statistics.items()}
+
+
+def two_sided(d: Divergence, s_expert: Array, s_policy: Array) -> tuple[Array, Array]:
+    """Estimate of D_f(p||q) and its standard error, from the log-ratio s on strings of the expert [N] and the policy [M].
+
+    Both samples together are a draw from m = (p + q) / 2 with the shares fixed, and D_f = E_m[2 f(u) / (1 + u)]: unbiased,
+    and bounded in u wherever f grows no faster than u log u on either side. The balance heuristic of Veach & Guibas 1995.
+    """
+
+    def weighed(s):  # 2 f(u) / (1 + u) = 2 * perspective of the pair (u, 1) / (1 + u)
+        return 2 * d.perspective(-jnp.logaddexp(0.0, -s), -jnp.logaddexp(0.0, s))
+
+    a, b = weighed(s_expert), weighed(s_policy)
+    error = jnp.sqrt(a.var(ddof=1) / a.size + b.var(ddof=1) / b.size) / 2
+    return (a.mean() + b.mean()) / 2, error
+
+
+# --- diversity of samples (host side) ------------------------------------------------------------------------------
+
+
+def _rows(sequences: Sequences) -> list[list[int]]:
+    return [list(map(int, row[keep])) for row, keep in zip(np.asarray(sequences.tokens), np.asarray(sequences.mask))]
+
+
+def _ngrams(row: list[int], n: int) -> Counter:
+    return Counter(tuple(row[i : i + n]) for i in range(len(row) - n + 1))
+
+
+def distinct_n(sequences: Sequences, n: int) -> float:
+    """Distinct n-grams over all n-grams of the samples, in [0, 1]. Li et al. 2016 (arXiv 1510.03055)."""
+    counts = Counter()
+    for row in _rows(sequences):
+        counts.update(_ngrams(row, n))
+    return len(counts) / max(1, sum(counts.values()))
+
+
+def self_bleu(sequences: Sequences, n: int = 4) -> float:
+    """Mean BLEU-n of each sample against all the others, in [0, 1]; high is alike. Zhu et al. 2018 (Texygen).
+
+    Uniform weights over orders 1..n, add-one smoothing above order 1, brevity penalty to the nearest reference length.
+    """
+    rows = [row for row in _rows(sequences) if row]
+    if len(rows) < 2:
+        return 1.0
+    grams = [[_ngrams(row, k) for k in range(1, n + 1)] for row in rows]
+    tops = [_two_largest([g[k] for g in grams]) for k in range(n)]
+    sizes = np.array([len(row) for row in rows])
+    return float(np.mean([_bleu(i, grams[i], tops, sizes, n) for i in range(len(rows))]))
+
+
+def _two_largest(counters: list[Counter]) -> dict:
+    """For each n-gram its two largest counts over strings and whose the first is: the maximum over all *other* strings."""
+    tops: dict = {}
+    for i, counter in enumerate(counters):
+        for gram, count in counter.items():
+            best, owner, second = tops.get(gram, (0, -1, 0))
+            tops[gram] = (count, i, best) if count > best else (best, owner, max(second, count))
+    return tops
+
+
+def _bleu(i: int, grams: list[Counter], tops: list[dict], sizes: np.ndarray, n: int) -> float:
+    logs = 0.0
+    for k in range(n):
+        matched = 0
+        for gram, count in grams[k].items():
+            best, owner, second = tops[k][gram]
+            matched += min(count, second if owner == i else best)
+        total = sum(grams[k].values())
+        smooth = 1 if k else 0
+        if matched + smooth == 0:
+            return 0.0
+        logs += np.log((matched + smooth) / (total + smooth)) / n if total + smooth else 0.0
+    others = np.delete(sizes, i)
+    nearest = others[np.argmin(np.abs(others - sizes[i]))]
+    return float(np.exp(logs + min(0.0, 1 - nearest / sizes[i])))

@@ -1,0 +1,169 @@
+"""Adversarial imitation: the log-ratio is a discriminator's logit, the policy follows any f's reward of it.
+
+    -grad D_f(p||q) = E_{x ~ q}[ sum_k R_k grad log q(action_k | prefix) ],   R from `estimators.returns_to_go`,
+
+with s from `fdiv.discriminator`. What is published under these names:
+
+    gail       js                                  Ho & Ermon 2016 (arXiv 1606.03476)
+    airl       reverse_kl, g + h' - h - log q      Fu, Luo & Levine 2018 (arXiv 1710.11248)
+    fairl      reward -s e^s                       Ghasemipour et al. 2019 (arXiv 1911.02256); no f-divergence's gradient
+    alpha_irl  the alpha family                    Zhang et al. 2020 (f-GAIL, arXiv 2010.01207) searches such a family
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fdiv import divergences
+from fdiv import tokens as tk
+from fdiv.discriminator import Discriminator, Evidence, Training, discriminator
+from fdiv.estimators import Baseline, Scored, advantages, returns_to_go, score_function_loss, to_actions, to_columns
+from fdiv.types import Claim, Divergence, Kit, Level, Objective, Params, UsageError
+
+RewardForm = Literal["ratio", "expert"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversarial:
+    """Adversarial imitation with any f (gail, airl, fairl, alpha_irl)."""
+
+    level: Level = "sequence"
+    """Which law the discriminator compares: sequence (whole strings) or occupancy ((prefix, token) pairs)."""
+    training: Training = "logistic"
+    """Discriminator loss: logistic, or the divergence's variational bound."""
+    reward_form: RewardForm = "ratio"
+    """What the reward is made of: the logit s (log p - log q), or for airl its expert part s + log q alone."""
+    entropy: float = 0.0
+    """Coefficient of the policy's entropy, added to what is maximised."""
+    discriminator_learning_rate: float = 0.05
+    """Adam's step for the discriminator."""
+    discriminator_steps: int = 1
+    """Discriminator steps per update."""
+    warmup: int = 50
+    """Updates in which only the discriminator learns."""
+    gradient_penalty: float = 0.0
+    """Weight of the squared change of the learned score when one token of a string is replaced by another."""
+    baseline: Baseline = "leave_one_out"
+    """What is subtracted from the returns: none, mean or leave_one_out."""
+    learning_rate: float | None = None
+    """Learning rate of the policy in place of --learning-rate."""
+
+    def build(self, kit: Kit, divergence: str, structured: bool = False, published: str = "") -> Objective:
+        self._check(divergence, structured, published)
+        d = divergences.parse(divergence)
+        critic = discriminator(
+            kit.scorer,
+            d,
+            horizon=kit.mdp.horizon,
+            vocab=kit.mdp.vocab,
+            eos=kit.mdp.eos,
+            level=self.level,
+            training=self.training,
+            structured=structured,
+            learning_rate=self.discriminator_learning_rate,
+            steps=self.discriminator_steps,
+            gradient_penalty=self.gradient_penalty,
+        )
+        paid = fairl(d) if published == "fairl" else d
+        return adversarial(kit, critic, paid, self.level, self.baseline, self.reward_form, self.entropy, self.warmup)
+
+    def claim(self, divergence: str, structured: bool = False, published: str = "") -> Claim:
+        """What (divergence, reward form, entropy bonus) has as its fixed point."""
+        c = self.entropy
+        if published == "fairl":
+            said = "Meant for forward_kl, but its reward -s e^s is no f-divergence's: near the optimum it ascends forward_kl."
+        elif self.reward_form == "expert" and c == 0:
+            said = "Maximises E_q[log p] alone: the optimum is the expert's likeliest string, no divergence's."
+        elif self.reward_form == "expert" and c != 1:
+            said = f"Sequence reverse_kl to p^(1/{c:g}), the expert at temperature {c:g}, not to p."
+        elif self.reward_form == "ratio" and c:
+            said = f"{divergence} minus {c:g} times the policy's entropy: the optimum is flatter than the expert."
+        else:
+            said = f"Gradient of {self.level} {divergence}, exact once the discriminator is optimal."
+        return Claim(divergence, self.level, said)
+
+    def _check(self, divergence: str, structured: bool, published: str) -> None:
+        refuse = lambda field, problem, fix: UsageError(f"adversarial.{field}", getattr(self, field), problem, fix)
+        if self.level == "token":
+            fix = "Use sequence or occupancy; distill and policy_gradient have the token level."
+            raise refuse("level", "a discriminator sees whole strings or (prefix, token) pairs.", fix)
+        if self.reward_form == "expert" and not (structured and self.level == "sequence"):
+            raise refuse("reward_form", "only sequence-level airl has a separate expert part.", "Use ratio, or airl alone.")
+        if self.entropy and self.reward_form == "ratio" and divergence == "reverse_kl":
+            problem = "the reward s = log p - log q holds the policy's entropy already: it would be counted twice."
+            raise refuse("entropy", problem, "Set it to 0, or use airl with --adversarial.reward-form expert.")
+        if published and (self.entropy or self.training == "bound"):
+            field = "entropy" if self.entropy else "training"
+            raise refuse(field, f"{published} is run as published, which has none of it.", f"Use adversarial:{divergence}.")
+        for field in ("entropy", "gradient_penalty", "warmup"):
+            if getattr(self, field) < 0:
+                raise refuse(field, "is negative.", "Give 0 or more.")
+        for field in ("discriminator_steps", "discriminator_learning_rate"):
+            if getattr(self, field) <= 0:
+                raise refuse(field, "is not positive.", "Give a number above 0.")
+
+
+def fairl(d: Divergence, most: float = 20.0) -> Divergence:
+    """The published reward -s e^s, s clipped so that one string cannot overflow a batch."""
+
+    def reward(s: Array) -> Array:
+        s = jnp.clip(s, -most, most)
+        return -s * jnp.exp(s)
+
+    return d._replace(reward=reward)
+
+
+class AdversarialState(NamedTuple):
+    discriminator: Any
+    start: Params  # the policy's when training began
+    step: Array
+
+
+def adversarial(
+    kit: Kit,
+    critic: Discriminator,
+    d: Divergence,
+    level: Level = "sequence",
+    baseline: Baseline = "leave_one_out",
+    reward_form: RewardForm = "ratio",
+    entropy: float = 0.0,
+    warmup: int = 0,
+) -> Objective:
+    """The objective on a batch of demonstrations, whose prompts the policy answers as well."""
+    policy, mdp = kit.policy, kit.mdp
+
+    def own(params, sequences):
+        return tk.log_probs(policy, params, sequences, mdp.vocab)
+
+    def init(key, params):
+        return AdversarialState(critic.init(key), params, jnp.zeros((), jnp.int32))
+
+    def prepare(key, params, aux, batch):
+        sample_key, critic_key, held_key = jax.random.split(key, 3)
+        drawn, log_q = kit.rollout(sample_key, policy, params, tk.prompts_of(batch, mdp.horizon))
+        evidence = lambda x: Evidence(tk.normalise(x), own(params, x), own(aux.start, x))
+        demos, samples = evidence(batch), Evidence(tk.normalise(drawn), log_q, own(aux.start, drawn))
+        learned = critic.learn(critic_key, aux.discriminator, demos, samples)
+
+        mask = to_actions(drawn.mask, drawn.mask, mdp.horizon)
+        past = jnp.cumsum(to_actions(log_q, drawn.mask, mdp.horizon), axis=1)
+        prefix = critic.ratio(learned, samples) + (past if reward_form == "expert" else 0.0)
+        returns = returns_to_go(d, level, prefix, mask)
+        if entropy:  # minus the log-prob of this action and all that follow
+            returns -= entropy * (past[:, -1:] - jnp.pad(past, [(0, 0), (1, 0)])[:, :-1])
+        worth = jnp.where(aux.step < warmup, 0.0, advantages(returns, mask, drawn.weight, baseline))
+        scored = Scored(samples.sequences, to_columns(worth, drawn.mask))
+
+        held = evidence(mdp.held_out(held_key, batch.tokens.shape[0]))
+        health = critic.health(aux.discriminator, held, samples, demos)  # before it learned from these samples
+        return AdversarialState(learned, aux.start, aux.step + 1), scored, health
+
+    def loss(params, aux, batch):
+        return score_function_loss(own(params, batch.sequences), batch), {}
+
+    return Objective(init, prepare, loss)

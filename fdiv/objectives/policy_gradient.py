@@ -1,0 +1,59 @@
+"""Policy gradient towards a known expert, for any f: reverse-KL RL, f-MAX, f-DPG.
+
+    -grad D_f(p||q) = E_{x ~ q}[ sum_k R_k grad log q(action_k | prefix) ],   R from `estimators.returns_to_go`,
+
+with `s = log p - log q` of the sampled tokens. Exact in expectation at each of the three levels. Sources: Ghasemipour et
+al. 2019 (f-MAX, arXiv 1911.02256); Go et al. 2023 (f-DPG, arXiv 2302.08215).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from fdiv import divergences
+from fdiv import tokens as tk
+from fdiv.estimators import Baseline, Scored, advantages, returns_to_go, score_function_loss, to_actions, to_columns
+from fdiv.types import Claim, Divergence, Kit, Level, Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyGradient:
+    """Score-function gradient of any f-divergence to a known expert."""
+
+    level: Level = "sequence"
+    """Which law is compared: sequence, occupancy or token (on the policy's own prefixes)."""
+    baseline: Baseline = "leave_one_out"
+    """What is subtracted from the returns: none, mean or leave_one_out."""
+    learning_rate: float | None = None
+    """Learning rate in place of --learning-rate."""
+
+    def build(self, kit: Kit, divergence: str) -> Objective:
+        return policy_gradient(kit, divergences.parse(divergence), self.level, self.baseline)
+
+    def claim(self, divergence: str) -> Claim:
+        bias = " (its length shrunk by 1 - 1/batch)" if self.baseline == "mean" else ""
+        return Claim(
+            divergence, self.level, f"Unbiased gradient of {self.level} {divergence}{bias}; the expert's law is known."
+        )
+
+
+def policy_gradient(kit: Kit, d: Divergence, level: Level = "sequence", baseline: Baseline = "leave_one_out") -> Objective:
+    """The objective on a batch of prompts (the prompts of demonstrations; their completions are not read)."""
+    policy, mdp = kit.policy, kit.mdp
+
+    def prepare(key, params, aux, batch):
+        sequences, log_q = kit.rollout(key, policy, params, tk.prompts_of(batch, mdp.horizon))
+        log_p = tk.log_probs(*mdp.expert, sequences, mdp.vocab)
+        prefix = jnp.cumsum(to_actions(log_p - log_q, sequences.mask, mdp.horizon), axis=1)
+        mask = to_actions(sequences.mask, sequences.mask, mdp.horizon)
+        returns = returns_to_go(d, level, prefix, mask)
+        worth = advantages(returns, mask, sequences.weight, baseline)
+        scored = Scored(tk.normalise(sequences), to_columns(worth, sequences.mask))
+        return aux, scored, {"log_ratio": jnp.sum(scored.sequences.weight * prefix[:, -1])}
+
+    def loss(params, aux, batch):
+        return score_function_loss(tk.log_probs(policy, params, batch.sequences, mdp.vocab), batch), {}
+
+    return Objective(lambda key, params: (), prepare, loss)

@@ -1,0 +1,69 @@
+"""Policies and scorers by name: an architecture is a name and the sizes that this name has."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from fdiv.policies import tabular
+from fdiv.types import Policy, Scorer, UsageError
+
+Name = Literal["independent", "markov", "markov_t", "full", "transformer"]
+SIZES = {
+    "independent": (),
+    "markov": ("order",),
+    "markov_t": ("order",),
+    "full": (),
+    "transformer": ("layers", "width", "heads", "kv_heads", "window"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A class of policies (or of scorers)."""
+
+    name: Name = "markov"
+    """independent, markov (last tokens), markov_t (and the position), full (whole prefix) or transformer."""
+    order: int | None = None
+    """markov and markov_t: how many tokens back they look (1)."""
+    layers: int | None = None
+    """transformer: layers (2)."""
+    width: int | None = None
+    """transformer: width of the residual stream (64)."""
+    heads: int | None = None
+    """transformer: attention heads (4)."""
+    kv_heads: int | None = None
+    """transformer: heads of keys and values, shared by groups of heads (2)."""
+    window: int | None = None
+    """transformer: how many tokens back attention reaches (all)."""
+
+    def sizes(self, field: str = "policy") -> dict[str, int]:
+        """The sizes given. Raises `UsageError` for one that this architecture does not have."""
+        if self.name not in SIZES:
+            raise UsageError(f"{field}.name", self.name, "is not an architecture.", f"Use one of {', '.join(SIZES)}.")
+        given = {k: v for k, v in dataclasses.asdict(self).items() if k != "name" and v is not None}
+        for key, value in given.items():
+            if key not in SIZES[self.name]:
+                owners = " or ".join(name for name, sizes in SIZES.items() if key in sizes)
+                raise UsageError(f"{field}.{key}", value, f"{self.name} has no such size.", f"Drop it, or use {owners}.")
+        if given.get("order", 0) < 0:
+            raise UsageError(f"{field}.order", given["order"], "is negative.", "Give 0 or more.")
+        return given
+
+    def policy(self, vocab: int, length: int) -> Policy:
+        """For strings over `vocab` symbols of at most `length` tokens, prompt included."""
+        sizes = self.sizes("policy")
+        if self.name == "transformer":
+            from fdiv.policies import transformer  # flax is the slowest import of all, and tables do not need it
+
+            return transformer.policy(transformer.Shape(**sizes), vocab)
+        return tabular.policy(tabular.AUTOMATA[self.name](vocab, length, **sizes), vocab)
+
+    def scorer(self, vocab: int, length: int) -> Scorer:
+        """The same architecture giving one number per (prefix, token)."""
+        sizes = self.sizes("scorer")
+        if self.name == "transformer":
+            from fdiv.policies import transformer
+
+            return transformer.scorer(transformer.Shape(**sizes), vocab)
+        return tabular.scorer(tabular.AUTOMATA[self.name](vocab, length, **sizes), vocab)

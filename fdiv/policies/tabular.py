@@ -1,0 +1,122 @@
+"""Tabular policies and scorers: a finite automaton reads the prefix, a table answers for each of its states.
+
+`independent` (one law for all positions), `markov` (the last k tokens), `markov_t` (those and the position), `full`
+(the whole prefix). Each class contains the one before it. The start of a string is a symbol of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from fdiv.exact import Chain
+from fdiv.types import PAD, Params, Policy, Scorer, Sequences, UsageError
+
+MOST_ENTRIES = 1 << 26
+INIT_SCALE = 0.01  # near uniform, but off the saddle that a symmetric expert makes of the uniform table
+
+
+class Automaton(NamedTuple):
+    """States 0 .. states-1, the first one 0; `advance(state, token)` works elementwise on tokens >= 0."""
+
+    states: int
+    advance: Callable[[Array, Array], Array]
+
+
+def independent(vocab: int, horizon: int) -> Automaton:
+    """One state: no token depends on another."""
+    return Automaton(1, lambda state, token: jnp.zeros_like(state))
+
+
+def markov(vocab: int, horizon: int, order: int = 1) -> Automaton:
+    """The last `order` tokens as digits in base V + 1, digit 0 for "before the start"."""
+    states = (vocab + 1) ** order
+    return Automaton(states, lambda state, token: (state * (vocab + 1) + token + 1) % states)
+
+
+def markov_t(vocab: int, horizon: int, order: int = 1) -> Automaton:
+    """The last `order` tokens and the position, which stays at the last one beyond the horizon."""
+    chain = markov(vocab, horizon, order)
+
+    def advance(state, token):
+        position = jnp.minimum(state // chain.states + 1, horizon - 1)
+        return position * chain.states + chain.advance(state % chain.states, token)
+
+    return Automaton(horizon * chain.states, advance)
+
+
+def full(vocab: int, horizon: int) -> Automaton:
+    """The prefix tree, node n's children at n V + 1 .. n V + V; leaves of depth `horizon` are never asked."""
+    states = sum(vocab**t for t in range(horizon))
+    return Automaton(states, lambda state, token: jnp.minimum(state * vocab + token + 1, states - 1))
+
+
+def read(automaton: Automaton, tokens: Array) -> Array:
+    """The state in which each token is written; padding, on either side, moves nothing. [B, T] -> [B, T]"""
+
+    def move(state, token):
+        return jnp.where(token == PAD, state, automaton.advance(state, token)), state
+
+    _, states = jax.lax.scan(move, jnp.zeros(tokens.shape[0], jnp.int32), tokens.T, unroll=8)
+    return states.T
+
+
+def _check_size(automaton: Automaton, vocab: int) -> None:
+    if automaton.states * vocab > MOST_ENTRIES:
+        raise UsageError(
+            "policy.name", "table", f"it would need {automaton.states:.3g} states of {vocab} entries, over {MOST_ENTRIES:.3g}.",
+            "Use a smaller order or horizon, or the transformer.",
+        )  # fmt: skip
+
+
+def policy(automaton: Automaton, vocab: int) -> Policy:
+    """Softmax of a table row per state: params are logits [states, V], nearly uniform at first."""
+    _check_size(automaton, vocab)
+
+    def start(params: Params, prompts: Sequences, horizon: int):
+        batch, width = prompts.tokens.shape
+        rows = jax.nn.log_softmax(jnp.asarray(params))
+        if width == 0:
+            return rows, jnp.zeros(batch, jnp.int32)
+        last = (prompts.tokens != PAD).sum(1) - 1
+        state = jnp.take_along_axis(read(automaton, prompts.tokens), jnp.maximum(last, 0)[:, None], axis=1)[:, 0]
+        return rows, state
+
+    def step(params: Params, cache, token: Array):
+        rows, state = cache
+        state = jnp.where(token == PAD, state, automaton.advance(state, token))
+        return (rows, state), rows[state]
+
+    return Policy(
+        init=lambda key: INIT_SCALE * jax.random.normal(key, (automaton.states, vocab)),
+        trunk=lambda params, tokens: jnp.asarray(params)[read(automaton, tokens)],
+        head=lambda params, features: jax.nn.log_softmax(features),
+        start=start,
+        step=step,
+    )
+
+
+def chain(automaton: Automaton, params: Params) -> Chain:
+    """The policy as a chain of states, for dynamic programming."""
+    table = jnp.asarray(params)
+    state, token = np.meshgrid(np.arange(automaton.states), np.arange(table.shape[1]), indexing="ij")
+    return Chain(jax.nn.log_softmax(table), np.asarray(automaton.advance(jnp.asarray(state), jnp.asarray(token))))
+
+
+def scorer(automaton: Automaton, vocab: int) -> Scorer:
+    """A number per (state, token): params [states, V], zero at first; padding scores 0."""
+    _check_size(automaton, vocab)
+
+    def score(params: Params, tokens: Array) -> Array:
+        entry = read(automaton, tokens) * vocab + jnp.maximum(tokens, 0)
+        return jnp.where(tokens == PAD, 0.0, params.reshape(-1)[entry])
+
+    return Scorer(lambda key: jnp.zeros((automaton.states, vocab)), score)
+
+
+AUTOMATA = {"independent": independent, "markov": markov, "markov_t": markov_t, "full": full}

@@ -1,0 +1,132 @@
+"""Strings of tokens: prefixes, ends, the log-probs of given tokens, and how strings are weighted against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fdiv.types import PAD, Params, Policy, Sequences, UsageError
+
+Aggregate = Literal["string", "token", "string_mean", "constant"]
+CHUNK_ELEMENTS = 1 << 26  # a [B, T, V] array of more elements than this is made a stretch of T at a time
+
+
+def previous(tokens: Array) -> Array:
+    """The token before each position, `PAD` before the first: what a policy reads to write position t. [B, T] -> [B, T]"""
+    return jnp.concatenate([jnp.full_like(tokens[:, :1], PAD), tokens], axis=1)[:, : tokens.shape[1]]
+
+
+def lengths(sequences: Sequences) -> Array:
+    """Number of actions of each string, [B]."""
+    return sequences.mask.sum(1)
+
+
+def ended(sequences: Sequences, eos: int | None) -> Array:
+    """Whether each string's last action is EOS, [B] (all of them where strings have no EOS)."""
+    if eos is None:
+        return jnp.ones(sequences.tokens.shape[0], bool)
+    return jnp.any(sequences.mask & (sequences.tokens == eos), axis=1)
+
+
+def cut_after_eos(tokens: Array, eos: int | None) -> tuple[Array, Array]:
+    """Actions [B, T] -> the same with `PAD` after the first EOS, and the mask of what is left."""
+    alive = tokens != PAD
+    if eos is not None:
+        alive &= jnp.cumsum(previous(tokens) == eos, axis=1) == 0
+    return jnp.where(alive, tokens, PAD), alive
+
+
+def completions(actions: Array, eos: int | None) -> Sequences:
+    """Strings without a prompt from raw actions [B, T]: cut after EOS, each of weight one."""
+    tokens, mask = cut_after_eos(actions, eos)
+    return Sequences(tokens, mask, jnp.ones(tokens.shape[0]))
+
+
+def empty_prompts(n: int) -> Sequences:
+    """n prompts of width 0."""
+    return Sequences(jnp.zeros((n, 0), jnp.int32), jnp.zeros((n, 0), bool), jnp.ones(n))
+
+
+def prompts_of(sequences: Sequences, horizon: int) -> Sequences:
+    """The prompts of whole strings: everything before the first action, in `T - horizon` columns."""
+    width = sequences.tokens.shape[1] - horizon
+    before = jnp.cumsum(sequences.mask, axis=1) == 0
+    tokens = jnp.where(before, sequences.tokens, PAD)[:, :width]
+    return Sequences(tokens, jnp.zeros_like(tokens, bool), sequences.weight)
+
+
+def append(prompts: Sequences, actions: Array, eos: int | None) -> Sequences:
+    """Right-padded prompts [B, P] and actions [B, H] -> strings [B, P + H], each action right after its own prompt."""
+    actions, _ = cut_after_eos(actions, eos)
+    width = prompts.tokens.shape[1]
+    if width == 0:
+        return Sequences(actions, actions != PAD, prompts.weight)
+    size = (prompts.tokens != PAD).sum(1, keepdims=True)
+    column = jnp.arange(width + actions.shape[1])[None]
+    both = jnp.concatenate([prompts.tokens, actions, jnp.full_like(actions[:, :1], PAD)], axis=1)
+    source = jnp.where(column < size, column, jnp.minimum(column - size + width, both.shape[1] - 1))
+    tokens = jnp.take_along_axis(both, source, axis=1)
+    return Sequences(tokens, (column >= size) & (tokens != PAD), prompts.weight)
+
+
+def pick(values: Array, tokens: Array, mask: Array) -> Array:
+    """`values[..., tokens]` where the mask is True, else 0; what stands at masked places is never read. [B, T]"""
+    picked = jnp.take_along_axis(values, jnp.maximum(tokens, 0)[..., None], axis=-1)[..., 0]
+    return jnp.where(mask, picked, 0.0)
+
+
+def by_stretches(function: Callable, vocab: int, *arrays: Array) -> Array:
+    """`function(*arrays)` on arrays [B, T, ...] -> [B, T]; where [B, T, vocab] would be large, a stretch of T at a time."""
+    batch, time = arrays[0].shape[:2]
+    stretch = max(1, CHUNK_ELEMENTS // max(1, batch * vocab))
+    if stretch >= time:
+        return function(*arrays)
+    count = -(-time // stretch)
+    pad = lambda x: jnp.pad(x, [(0, 0), (0, count * stretch - time)] + [(0, 0)] * (x.ndim - 2))
+    split = lambda x: pad(x).reshape(batch, count, stretch, *x.shape[2:]).swapaxes(0, 1)
+    out = jax.lax.map(jax.checkpoint(lambda xs: function(*xs)), tuple(map(split, arrays)))
+    return out.swapaxes(0, 1).reshape(batch, count * stretch)[:, :time]
+
+
+def log_probs(policy: Policy, params: Params, sequences: Sequences, vocab: int) -> Array:
+    """log q(token | prefix) of every action, 0 elsewhere. [B, T]"""
+    features = policy.trunk(params, sequences.tokens)
+    taken = lambda f, tokens, mask: pick(policy.head(params, f), tokens, mask)
+    return by_stretches(taken, vocab, features, sequences.tokens, sequences.mask)
+
+
+def distributions(policy: Policy, params: Params, tokens: Array) -> Array:
+    """log q(. | prefix) at every position. [B, T, V]"""
+    return policy.head(params, policy.trunk(params, tokens))
+
+
+def normalise(sequences: Sequences, aggregate: Aggregate = "string") -> Sequences:
+    """Rescale the weights so that a weighted sum over strings and their actions is the average wanted.
+
+    `string`: sum over a string's actions, mean over strings (the law of whole strings). `token`: mean over all actions.
+    `string_mean`: mean within each string, then over strings. `constant`: sum over actions over strings x columns.
+    """
+    weight, size = sequences.weight, lengths(sequences)
+    total = weight.sum()
+    if aggregate == "string":
+        weight = weight / total
+    elif aggregate == "token":
+        weight = weight / (weight * size).sum()
+    elif aggregate == "string_mean":
+        weight = weight / (total * jnp.maximum(size, 1))
+    elif aggregate == "constant":
+        weight = weight / (total * sequences.tokens.shape[1])
+    else:
+        raise UsageError("aggregate", aggregate, "is not a way to average.", "Use string, token, string_mean or constant.")
+    return sequences._replace(weight=weight)
+
+
+def hold(values: Array, mask: Array) -> Array:
+    """Per-action values with each string's last one held over the absorbing state, 0 before its first action. [B, T]"""
+    last = jnp.max(jnp.where(mask, jnp.arange(mask.shape[1]), 0), axis=1, keepdims=True)
+    values = jnp.where(mask, values, 0.0)
+    return jnp.where(jnp.arange(mask.shape[1]) > last, jnp.take_along_axis(values, last, axis=1), values)

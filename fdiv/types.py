@@ -1,0 +1,130 @@
+"""The types that everything else is made of.
+
+`p` is the expert, `q` the policy, `s = log p - log q` the log-ratio; B strings, T tokens, V symbols; logs are natural.
+A state is a prefix, an action is a token, a transition appends it: a benchmark is data only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from jax import Array
+
+Params = Any
+Level = Literal["sequence", "occupancy", "token"]
+
+PAD = -1  # padding is a negative token, so it can be mistaken neither for EOS nor for any other symbol
+
+
+class UsageError(ValueError):
+    """Something the user asked for that cannot be done: the field, its value, what is wrong and the fix."""
+
+    def __init__(self, field: str, value: object, problem: str, fix: str):
+        super().__init__(f"{field} = {value!r}: {problem} {fix}")
+        self.field, self.value, self.problem, self.fix = field, value, problem, fix
+
+
+class Sequences(NamedTuple):
+    """B strings in T columns: prompt, then completion, then padding (`PAD`)."""
+
+    tokens: Array  # [B, T] int32
+    mask: Array  # [B, T] True where the token was an action (EOS included, prompt and padding not)
+    weight: Array  # [B] how much each string counts: ones for samples, probabilities when enumerated
+
+
+class Divergence(NamedTuple):
+    """`D_f(p||q) = E_q[f(p/q)]`, `f` convex with `f(1) = f'(1) = 0`, as three functions in log space."""
+
+    name: str
+    perspective: Callable[[Array, Array], Array]  # (log p, log q) -> q f(p/q), what is measured
+    witness: Callable[[Array], Array]  # s -> f'(e^s), what a critic learns
+    reward: Callable[[Array], Array]  # s -> e^s f'(e^s) - f(e^s), what a policy maximises
+
+
+class Policy(NamedTuple):
+    """A law of the next token given the prefix, as pure functions. Row t of `trunk` has seen tokens < t."""
+
+    init: Callable[[Array], Params]  # key -> params
+    trunk: Callable[[Params, Array], Array]  # params, tokens [B, T] -> features [B, T, D]
+    head: Callable[[Params, Array], Array]  # params, features [..., D] -> log-probs [..., V]
+    start: Callable[[Params, Sequences, int], Any]  # params, prompts, horizon -> cache of all but the last token
+    step: Callable[[Params, Any, Array], tuple[Any, Array]]  # params, cache, last token [B] -> cache, log-probs [B, V]
+
+
+class Model(NamedTuple):
+    """A policy with its parameters: a known expert, a teacher, a reference."""
+
+    policy: Policy
+    params: Params
+
+
+class Scorer(NamedTuple):
+    """A real number for every (prefix, token), the token included: a discriminator, reward or potential net."""
+
+    init: Callable[[Array], Params]  # key -> params
+    score: Callable[[Params, Array], Array]  # params, tokens [B, T] -> [B, T]
+
+
+class TokenMDP(NamedTuple):
+    """A task: who asks, who answers well, and when a string ends."""
+
+    vocab: int  # number of symbols, EOS among them
+    horizon: int  # most actions in a string
+    eos: int | None  # the symbol that ends a string; None: every string has `horizon` actions
+    prompts: Callable[[Array, int], Sequences]  # key, n -> prompts [n, P], no actions
+    demos: Callable[[Array, int], Sequences]  # key, n -> strings of the expert [n, P + horizon]
+    held_out: Callable[[Array, int], Sequences]  # the same, never trained on
+    expert: Model | None  # when its law is known
+    statistics: Mapping[str, Callable[[Sequences], Array]] = {}  # name -> strings -> [B], reported in expectation
+
+
+# key, policy, params, prompts -> strings and the log-probs [B, T] of their actions under the policy
+Rollout = Callable[[Array, Policy, Params, Sequences], tuple[Sequences, Array]]
+
+
+class Claim(NamedTuple):
+    """What a method is meant to minimise, at which level, and what it really does, in one sentence."""
+
+    minimises: str  # a divergence, by the name that `divergences.parse` takes
+    level: Level
+    sentence: str
+    policy_prefixes: float = 1.0  # token level: the share of prefixes that come from the policy
+
+
+class Kit(NamedTuple):
+    """The values an objective is built from."""
+
+    policy: Policy
+    mdp: TokenMDP
+    rollout: Rollout
+    scorer: Scorer | None = None
+
+
+class Objective(NamedTuple):
+    """A method. What is not differentiated goes in `prepare`; what is goes in `loss`, a weighted *sum* over rows.
+
+    A batch is a pytree whose leaves have rows in front; `prepare` normalises the weights, so splitting rows over
+    microbatches and adding up changes nothing.
+    """
+
+    init: Callable[[Array, Params], Any]  # key, params -> aux
+    prepare: Callable[[Array, Params, Any, Any], tuple[Any, Any, dict]]  # key, params, aux, batch -> aux, batch, metrics
+    loss: Callable[[Params, Any, Any], tuple[Array, dict]]  # params, aux, batch -> scalar, metrics (also sums over rows)
+
+
+class LearnerState(NamedTuple):
+    """Everything that decides the rest of a run."""
+
+    step: Array
+    key: Array
+    params: Params
+    opt: Any
+    aux: Any
+
+
+class Learner(NamedTuple):
+    """The one training loop's two functions."""
+
+    init: Callable[[Array, Params], LearnerState]
+    update: Callable[[LearnerState, Any], tuple[LearnerState, dict]]
