@@ -367,11 +367,12 @@ FAMILY: dict[str, Entry] = {
 
 def parse(spec: str) -> Divergence:
     """`"js"`, `"gjs:0.1"`, `"alpha:0.5"` -> the member. Raises `UsageError` with the nearest names, or the range wanted."""
-    entry, parameter = _lookup(spec)
+    entry, parameter = lookup(spec)
     return entry.build() if entry.parameter is None else entry.build(parameter)
 
 
-def _lookup(spec: str) -> tuple[Entry, float | None]:
+def lookup(spec: str) -> tuple[Entry, float | None]:
+    """The family's entry for a name and the parameter written after the colon, checked."""
     name, colon, text = spec.strip().partition(":")
     name = name.lower().replace("-", "_")
     if name not in FAMILY:
@@ -393,36 +394,4 @@ def _lookup(spec: str) -> tuple[Entry, float | None]:
 
 def card(spec: str) -> Card:
     """The card of a member, by the name that `parse` takes."""
-    return _lookup(spec)[0].card
-
-
-def equivalents(spec: str) -> dict[str, str]:
-    """What other papers and codes call the same member: convention -> its value there (empty where none is in use)."""
-    entry, x = _lookup(spec)
-    name = parse(spec).name.partition(":")[0]
-    if name == "alpha":
-        renyi = (
-            "a KL"
-            if x in (0, 1)
-            else f"Renyi order {x:g} is log(1 + {x * (x - 1):g} D) / {x - 1:g}: monotone in D, no f-divergence itself"
-        )
-        return {
-            "Amari alpha": f"{2 * x - 1:g}",
-            "f-DPO alpha": f"{1 - x:g}",
-            "p and q swapped": f"alpha:{1 - x:g}",
-            "Renyi": renyi,
-        }
-    if name == "gjs":
-        ends = f"D / {x * (1 - x):g} tends to forward_kl at b -> 0 and to reverse_kl at b -> 1"
-        return {"GKD beta": f"{x:g}", "p and q swapped": f"gjs:{1 - x:g}", "KLs": ends}
-    if name == "skew_kl":
-        return {
-            "DistiLLM lambda": f"{x:g}",
-            "p and q swapped": f"skew_reverse_kl:{x:g}",
-            "GKD beta of the same mixture": f"{x:g}",
-        }
-    if name == "skew_reverse_kl":
-        return {"DistiLLM lambda": f"{x:g}", "p and q swapped": f"skew_kl:{x:g}", "GKD beta of the same mixture": f"{1 - x:g}"}
-    twins = {"forward_kl": "alpha:1", "reverse_kl": "alpha:0", "pearson_chi2": "2 alpha:2", "neyman_chi2": "2 alpha:-1"}
-    twins |= {"hellinger2": "alpha:0.5 / 2", "js": "gjs:0.5", "jeffreys": "alpha:1 + alpha:0", "log_d": "reverse_kl - 2 js"}
-    return {"in this family": twins[name]} if name in twins else {}
+    return lookup(spec)[0].card

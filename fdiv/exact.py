@@ -87,13 +87,14 @@ def _tree(tokens: np.ndarray, vocab: int, horizon: int, eos: int | None) -> Spac
     first_node = mask & np.concatenate([np.ones((1, horizon), bool), changed])
     first_state = mask & np.concatenate([np.ones((1, horizon), bool), np.pad(changed, [(0, 0), (1, 0)])[:, :-1]])
     number = np.cumsum(first_state, axis=0) - 1 + np.concatenate([[0], np.cumsum(first_state.sum(0))[:-1]])
-    order = np.nonzero(first_state.T)  # column by column, as the states are numbered
+    small = lambda indices: tuple(x.astype(np.int32) for x in indices)  # the same arrays serve both precisions
+    column, row = small(np.nonzero(first_state.T))  # column by column, as the states are numbered
     ends = np.pad(~mask, [(0, 0), (0, 1)], constant_values=True)[:, 1:]
-    time = np.where(ends, horizon - np.arange(horizon), 1)
-    node_at = np.nonzero(first_node)
+    time = np.where(ends, horizon - np.arange(horizon), 1).astype(np.int32)
+    node_at = small(np.nonzero(first_node))
     state = np.where(mask, number, first_state.sum()).astype(np.int32)
     sequences = Sequences(tokens, mask, np.ones(len(tokens), np.float32))
-    return Space(sequences, state, (order[1], order[0]), node_at, time[node_at], vocab, horizon, eos)
+    return Space(sequences, state, (row, column), node_at, time[node_at], vocab, horizon, eos)
 
 
 class Law(NamedTuple):

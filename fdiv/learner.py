@@ -52,7 +52,7 @@ def learner(
             (loss, metrics), grads = gradient(params, aux, part)
             grads = jax.tree.map(lambda g: g * minibatches, grads)
             updates, opt = tx.update(grads, opt, params)
-            metrics = {"loss": loss * minibatches, "gradient_norm": optax.global_norm(grads), **metrics}
+            metrics = {"loss": loss * minibatches, "gradient_norm": optax.tree.norm(grads), **metrics}
             return (optax.apply_updates(params, updates), opt), metrics
 
         def epoch(carry, epoch_key):

@@ -1,7 +1,7 @@
 """What every run is measured by, whatever it trains on.
 
 Plain divergence names are the sequence level; `_occupancy`, `_token` (the policy's prefixes) and `_token_expert` name the
-others. `coverage` is the policy's NLL of the expert's strings, `likelihood` the expert's NLL of the policy's (Ji et al.
+others. `validation_nll` is the policy's NLL of held-out demonstrations in nats per token. `coverage` is the policy's NLL of the expert's strings, `likelihood` the expert's NLL of the policy's (Ji et al.
 2023, f-distill, arXiv 2307.15190), both per string in nats.
 """
 
@@ -15,7 +15,9 @@ import numpy as np
 from jax import Array
 
 from fdiv import exact
-from fdiv.types import Divergence, Sequences
+from fdiv import tokens as tk
+from fdiv.estimators import to_actions
+from fdiv.types import Divergence, Kit, Params, Sequences
 
 LOGGED = (
     "forward_kl", "reverse_kl", "js", "gjs:0.1", "gjs:0.9", "skew_kl:0.1", "skew_reverse_kl:0.1", "hellinger2", "tv",
@@ -40,18 +42,64 @@ def exact_metrics(
 
 
 def two_sided(d: Divergence, s_expert: Array, s_policy: Array) -> tuple[Array, Array]:
-    """Estimate of D_f(p||q) and its standard error, from the log-ratio s on strings of the expert [N] and the policy [M].
+    """Estimate of D_f(p||q) and its standard error, from the log-ratio s on strings of the expert and of the policy.
 
     Both samples together are a draw from m = (p + q) / 2 with the shares fixed, and D_f = E_m[2 f(u) / (1 + u)]: unbiased,
-    and bounded in u wherever f grows no faster than u log u on either side. The balance heuristic of Veach & Guibas 1995.
+    and bounded in u wherever f grows no faster than u log u on either side. s is [N], or [N, H] to average over positions.
+    Source: the balance heuristic of Veach & Guibas 1995.
     """
 
-    def weighed(s):  # 2 f(u) / (1 + u) = 2 * perspective of the pair (u, 1) / (1 + u)
-        return 2 * d.perspective(-jnp.logaddexp(0.0, -s), -jnp.logaddexp(0.0, s))
+    def weighed(s):  # 2 f(u) / (1 + u) is twice the perspective of the pair (u, 1) / (1 + u)
+        each = 2 * d.perspective(-jnp.logaddexp(0.0, -s), -jnp.logaddexp(0.0, s))
+        return each.reshape(len(each), -1).mean(1)
 
     a, b = weighed(s_expert), weighed(s_policy)
-    error = jnp.sqrt(a.var(ddof=1) / a.size + b.var(ddof=1) / b.size) / 2
-    return (a.mean() + b.mean()) / 2, error
+    return (a.mean() + b.mean()) / 2, jnp.hypot(_standard_error(a), _standard_error(b)) / 2
+
+
+def _standard_error(x: Array) -> Array:
+    return x.std(ddof=1) / x.size**0.5
+
+
+def sampled_metrics(
+    family: Sequence[Divergence], kit: Kit, key: Array, params: Params, held: Sequences, expert: Sequences | None
+) -> tuple[dict[str, Array], Sequences]:
+    """The same names estimated from samples, each with its standard error under `NAME_stderr`, and the samples.
+
+    `held` are held-out demonstrations, whose prompts the policy answers; `expert` are answers of the known expert to the
+    same prompts (None: it is not known, and no divergence is estimated). Sequence and occupancy levels use both sides'
+    samples (`two_sided`); the token level sums over the vocabulary at the prefixes of one side.
+    """
+    policy, mdp = kit.policy, kit.mdp
+    answered, log_q = kit.rollout(key, policy, params, tk.prompts_of(held, mdp.horizon))
+    nll = -tk.log_probs(policy, params, held, mdp.vocab).sum(1)
+    found = _averages({"coverage": nll, "entropy": -log_q.sum(1), "length": tk.lengths(answered)})
+    found["validation_nll"] = nll.sum() / held.mask.sum()
+    found |= _averages({name: f(answered) for name, f in mdp.statistics.items()})
+    if expert is None:
+        return found, answered
+
+    ratios, token = [], []
+    for strings in (expert, answered):
+        log_p = tk.log_probs(*mdp.expert, strings, mdp.vocab)
+        own = tk.log_probs(policy, params, strings, mdp.vocab)
+        ratios.append(jnp.cumsum(to_actions(log_p - own, strings.mask, mdp.horizon), axis=1))
+        token.append((strings, tk.distributions(*mdp.expert, strings.tokens), tk.distributions(policy, params, strings.tokens)))
+        found |= _averages({"likelihood": -log_p.sum(1)})  # the last to be written, the policy's strings, stays
+    for d in family:
+        for suffix, ends in (("", [r[:, -1] for r in ratios]), ("_occupancy", ratios)):
+            found[d.name + suffix], found[f"{d.name}{suffix}_stderr"] = two_sided(d, *ends)
+        for suffix, (strings, log_p, log_own) in zip(("_token_expert", "_token"), token):
+            each = jnp.where(strings.mask, d.perspective(log_p, log_own).sum(-1), 0.0).sum(1) / mdp.horizon
+            found |= _averages({d.name + suffix: each})
+    return found, answered
+
+
+def _averages(values: Mapping[str, Array]) -> dict[str, Array]:
+    found = {}
+    for name, x in values.items():
+        found[name], found[f"{name}_stderr"] = x.mean(), _standard_error(x)
+    return found
 
 
 # --- diversity of samples (host side) ------------------------------------------------------------------------------

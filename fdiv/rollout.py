@@ -68,3 +68,14 @@ def demonstrations(expert: Model, prompts: Callable[[Array, int], Sequences], ho
         return rollout(sample_key, expert.policy, expert.params, prompts(prompt_key, n))[0]
 
     return demos
+
+
+def tempered(policy: Policy, temperature: Array | float) -> Policy:
+    """The policy at another temperature: log-probs divided by it and normalised again, in training as in sampling."""
+    soften = lambda log_probs: jax.nn.log_softmax(log_probs / temperature)
+
+    def step(params: Params, cache, token: Array):
+        cache, log_probs = policy.step(params, cache, token)
+        return cache, soften(log_probs)
+
+    return policy._replace(head=lambda params, features: soften(policy.head(params, features)), step=step)

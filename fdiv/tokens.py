@@ -7,12 +7,18 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from fdiv.types import PAD, Params, Policy, Sequences, UsageError
 
 Aggregate = Literal["string", "token", "string_mean", "constant"]
 CHUNK_ELEMENTS = 1 << 26  # a [B, T, V] array of more elements than this is made a stretch of T at a time
+
+
+def real(x) -> Array:
+    """An array in the precision of the moment: a known expert's float64 numbers serve float32 training and exact work alike."""
+    return jnp.asarray(x.astype(jax.dtypes.canonicalize_dtype(np.float64)) if isinstance(x, np.ndarray) else x)
 
 
 def previous(tokens: Array) -> Array:

@@ -105,7 +105,7 @@ class Objective(NamedTuple):
     """A method. What is not differentiated goes in `prepare`; what is goes in `loss`, a weighted *sum* over rows.
 
     A batch is a pytree whose leaves have rows in front; `prepare` normalises the weights, so splitting rows over
-    microbatches and adding up changes nothing.
+    microbatches and adding up changes nothing. `prepare`'s metrics hold `tokens`, how many actions the loss learns from.
     """
 
     init: Callable[[Array, Params], Any]  # key, params -> aux

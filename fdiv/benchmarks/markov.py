@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from fdiv import tokens as tk
-from fdiv.benchmarks.checks import at_least, positive
+from fdiv.checks import at_least, positive
 from fdiv.policies import tabular
 from fdiv.rollout import demonstrations
 from fdiv.types import Model, TokenMDP

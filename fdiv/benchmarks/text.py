@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdiv import tokens as tk
-from fdiv.benchmarks.checks import at_least, between
+from fdiv.checks import at_least, between
 from fdiv.types import PAD, Model, Sequences, TokenMDP, UsageError
 
 EOS = 256

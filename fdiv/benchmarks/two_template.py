@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdiv import tokens as tk
-from fdiv.benchmarks.checks import at_least, between
+from fdiv.checks import at_least, between
 from fdiv.types import PAD, Model, Policy, Sequences, TokenMDP
 
 
@@ -74,11 +74,11 @@ def _expert() -> Policy:
     """The mixture as an autoregressive law: the posterior over the latent, then its emission."""
 
     def evidence(params, token):
-        emission = jnp.asarray(params[1])
+        emission = tk.real(params[1])
         return jnp.where((token == PAD)[..., None], 0.0, emission.T[jnp.maximum(token, 0)])
 
     def predict(params, log_joint):
-        prior, emission = map(jnp.asarray, params)
+        prior, emission = map(tk.real, params)
         posterior = jax.nn.log_softmax(prior + log_joint)
         return jax.nn.logsumexp(posterior[..., None] + emission, axis=-2)
 

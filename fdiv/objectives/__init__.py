@@ -1,4 +1,12 @@
-"""The methods: hyperparameter groups (one file, one group of flags each) and the names that `--methods` takes."""
+"""The methods: hyperparameter groups (one file, one group of flags each) and the names that `--methods` takes.
+
+A group is a frozen dataclass whose fields are flags, among them `learning_rate`, with
+
+    reusable                           whether a batch may serve several optimiser steps
+    check(divergence, **fixed)         raises `UsageError` for values that cannot be
+    claim(divergence, **fixed)         what it minimises, a `Claim`
+    build(kit, divergence, **fixed)    the `Objective`, from values alone
+"""
 
 from __future__ import annotations
 
@@ -52,8 +60,13 @@ class Resolved(NamedTuple):
     divergence: str | None
     fixed: dict[str, Any]
 
+    def check(self, hyperparameters: Any) -> None:
+        """Raise `UsageError` for hyperparameters (an instance of the group's dataclass) that this method cannot have."""
+        hyperparameters.check(self.divergence, **self.fixed)
+
     def build(self, hyperparameters: Any, kit: Kit) -> Objective:
         """The objective, from an instance of the group's dataclass."""
+        self.check(hyperparameters)
         return hyperparameters.build(kit, self.divergence, **self.fixed)
 
     def claim(self, hyperparameters: Any) -> Claim:

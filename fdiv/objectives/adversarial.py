@@ -21,6 +21,7 @@ from jax import Array
 
 from fdiv import divergences
 from fdiv import tokens as tk
+from fdiv.checks import one_of
 from fdiv.discriminator import Discriminator, Evidence, Training, discriminator
 from fdiv.estimators import Baseline, Scored, advantages, returns_to_go, score_function_loss, to_actions, to_columns
 from fdiv.types import Claim, Divergence, Kit, Level, Objective, Params, UsageError
@@ -53,8 +54,32 @@ class Adversarial:
     learning_rate: float | None = None
     """Learning rate of the policy in place of --learning-rate."""
 
+    def reusable(self) -> bool:
+        return False
+
+    def check(self, divergence: str, structured: bool = False, published: str = "") -> None:
+        for field, choices in (("level", Level), ("training", Training), ("reward_form", RewardForm), ("baseline", Baseline)):
+            one_of(f"adversarial.{field}", getattr(self, field), choices)
+        refuse = lambda field, problem, fix: UsageError(f"adversarial.{field}", getattr(self, field), problem, fix)
+        if self.level == "token":
+            fix = "Use sequence or occupancy; distill and policy_gradient have the token level."
+            raise refuse("level", "a discriminator sees whole strings or (prefix, token) pairs.", fix)
+        if self.reward_form == "expert" and not (structured and self.level == "sequence"):
+            raise refuse("reward_form", "only sequence-level airl has a separate expert part.", "Use ratio, or airl alone.")
+        if self.entropy and self.reward_form == "ratio" and divergence == "reverse_kl":
+            problem = "the reward s = log p - log q holds the policy's entropy already: it would be counted twice."
+            raise refuse("entropy", problem, "Set it to 0, or use airl with --adversarial.reward-form expert.")
+        if published and (self.entropy or self.training == "bound"):
+            field = "entropy" if self.entropy else "training"
+            raise refuse(field, f"{published} is run as published, which has none of it.", f"Use adversarial:{divergence}.")
+        for field in ("entropy", "gradient_penalty", "warmup"):
+            if getattr(self, field) < 0:
+                raise refuse(field, "is negative.", "Give 0 or more.")
+        for field in ("discriminator_steps", "discriminator_learning_rate"):
+            if getattr(self, field) <= 0:
+                raise refuse(field, "is not positive.", "Give a number above 0.")
+
     def build(self, kit: Kit, divergence: str, structured: bool = False, published: str = "") -> Objective:
-        self._check(divergence, structured, published)
         d = divergences.parse(divergence)
         critic = discriminator(
             kit.scorer,
@@ -86,26 +111,6 @@ class Adversarial:
         else:
             said = f"Gradient of {self.level} {divergence}, exact once the discriminator is optimal."
         return Claim(divergence, self.level, said)
-
-    def _check(self, divergence: str, structured: bool, published: str) -> None:
-        refuse = lambda field, problem, fix: UsageError(f"adversarial.{field}", getattr(self, field), problem, fix)
-        if self.level == "token":
-            fix = "Use sequence or occupancy; distill and policy_gradient have the token level."
-            raise refuse("level", "a discriminator sees whole strings or (prefix, token) pairs.", fix)
-        if self.reward_form == "expert" and not (structured and self.level == "sequence"):
-            raise refuse("reward_form", "only sequence-level airl has a separate expert part.", "Use ratio, or airl alone.")
-        if self.entropy and self.reward_form == "ratio" and divergence == "reverse_kl":
-            problem = "the reward s = log p - log q holds the policy's entropy already: it would be counted twice."
-            raise refuse("entropy", problem, "Set it to 0, or use airl with --adversarial.reward-form expert.")
-        if published and (self.entropy or self.training == "bound"):
-            field = "entropy" if self.entropy else "training"
-            raise refuse(field, f"{published} is run as published, which has none of it.", f"Use adversarial:{divergence}.")
-        for field in ("entropy", "gradient_penalty", "warmup"):
-            if getattr(self, field) < 0:
-                raise refuse(field, "is negative.", "Give 0 or more.")
-        for field in ("discriminator_steps", "discriminator_learning_rate"):
-            if getattr(self, field) <= 0:
-                raise refuse(field, "is not positive.", "Give a number above 0.")
 
 
 def fairl(d: Divergence, most: float = 20.0) -> Divergence:
@@ -161,7 +166,7 @@ def adversarial(
 
         held = evidence(mdp.held_out(held_key, batch.tokens.shape[0]))
         health = critic.health(aux.discriminator, held, samples, demos)  # before it learned from these samples
-        return AdversarialState(learned, aux.start, aux.step + 1), scored, health
+        return AdversarialState(learned, aux.start, aux.step + 1), scored, {"tokens": drawn.mask.sum(), **health}
 
     def loss(params, aux, batch):
         return score_function_loss(own(params, batch.sequences), batch), {}

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from fdiv import divergences
 from fdiv import tokens as tk
+from fdiv.checks import known_expert
 from fdiv.types import Claim, Divergence, Kit, Objective, UsageError
 
 
@@ -28,9 +29,15 @@ class Distill:
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
-    def build(self, kit: Kit, divergence: str) -> Objective:
+    def reusable(self) -> bool:
+        return self.policy_prefixes == 0
+
+    def check(self, divergence: str) -> None:
         if not 0 <= self.policy_prefixes <= 1:
             raise UsageError("distill.policy_prefixes", self.policy_prefixes, "is not a share.", "Give a number in [0, 1].")
+
+    def build(self, kit: Kit, divergence: str) -> Objective:
+        known_expert(kit.mdp, f"distill:{divergence}")
         return distill(kit, divergences.parse(divergence), self.policy_prefixes)
 
     def claim(self, divergence: str) -> Claim:
@@ -56,7 +63,8 @@ def distill(kit: Kit, d: Divergence, policy_prefixes: float = 0.0) -> Objective:
         if policy_prefixes > 0:
             own = tk.normalise(kit.rollout(key, policy, params, tk.prompts_of(batch, mdp.horizon))[0])
             parts.append(own._replace(weight=policy_prefixes * own.weight))
-        return aux, jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts), {}
+        whole = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+        return aux, whole, {"tokens": whole.mask.sum()}
 
     def loss(params, aux, batch):
         expert, expert_params = mdp.expert

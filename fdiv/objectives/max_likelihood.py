@@ -13,6 +13,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from fdiv import tokens as tk
+from fdiv.checks import one_of
 from fdiv.types import Claim, Kit, Objective, Policy
 
 
@@ -24,6 +25,12 @@ class MaxLikelihood:
     """How strings of different lengths weigh: string (the law of whole strings), token, string_mean or constant."""
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
+
+    def reusable(self) -> bool:
+        return True
+
+    def check(self, divergence: str | None) -> None:
+        one_of("max_likelihood.aggregate", self.aggregate, tk.Aggregate)
 
     def build(self, kit: Kit, divergence: str | None) -> Objective:
         return max_likelihood(kit.policy, kit.mdp.vocab, self.aggregate)
@@ -38,7 +45,7 @@ def max_likelihood(policy: Policy, vocab: int, aggregate: tk.Aggregate = "string
     """The objective on a batch of demonstrations."""
 
     def prepare(key, params, aux, batch):
-        return aux, tk.normalise(batch, aggregate), {}
+        return aux, tk.normalise(batch, aggregate), {"tokens": batch.mask.sum()}
 
     def loss(params, aux, batch):
         each = tk.log_probs(policy, params, batch, vocab).sum(1)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from fdiv import divergences
 from fdiv import tokens as tk
+from fdiv.checks import known_expert, one_of
 from fdiv.estimators import Baseline, Scored, advantages, returns_to_go, score_function_loss, to_actions, to_columns
 from fdiv.types import Claim, Divergence, Kit, Level, Objective
 
@@ -29,7 +30,15 @@ class PolicyGradient:
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
+    def reusable(self) -> bool:
+        return False
+
+    def check(self, divergence: str) -> None:
+        one_of("policy_gradient.level", self.level, Level)
+        one_of("policy_gradient.baseline", self.baseline, Baseline)
+
     def build(self, kit: Kit, divergence: str) -> Objective:
+        known_expert(kit.mdp, f"policy_gradient:{divergence}")
         return policy_gradient(kit, divergences.parse(divergence), self.level, self.baseline)
 
     def claim(self, divergence: str) -> Claim:
@@ -51,7 +60,7 @@ def policy_gradient(kit: Kit, d: Divergence, level: Level = "sequence", baseline
         returns = returns_to_go(d, level, prefix, mask)
         worth = advantages(returns, mask, sequences.weight, baseline)
         scored = Scored(tk.normalise(sequences), to_columns(worth, sequences.mask))
-        return aux, scored, {"log_ratio": jnp.sum(scored.sequences.weight * prefix[:, -1])}
+        return aux, scored, {"tokens": sequences.mask.sum(), "log_ratio": jnp.sum(scored.sequences.weight * prefix[:, -1])}
 
     def loss(params, aux, batch):
         return score_function_loss(tk.log_probs(policy, params, batch.sequences, mdp.vocab), batch), {}

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from fdiv import tokens as tk
 from fdiv.exact import Chain
 from fdiv.types import PAD, Params, Policy, Scorer, Sequences, UsageError
 
@@ -80,7 +81,7 @@ def policy(automaton: Automaton, vocab: int) -> Policy:
 
     def start(params: Params, prompts: Sequences, horizon: int):
         batch, width = prompts.tokens.shape
-        rows = jax.nn.log_softmax(jnp.asarray(params))
+        rows = jax.nn.log_softmax(tk.real(params))
         if width == 0:
             return rows, jnp.zeros(batch, jnp.int32)
         last = (prompts.tokens != PAD).sum(1) - 1
@@ -94,7 +95,7 @@ def policy(automaton: Automaton, vocab: int) -> Policy:
 
     return Policy(
         init=lambda key: INIT_SCALE * jax.random.normal(key, (automaton.states, vocab)),
-        trunk=lambda params, tokens: jnp.asarray(params)[read(automaton, tokens)],
+        trunk=lambda params, tokens: tk.real(params)[read(automaton, tokens)],
         head=lambda params, features: jax.nn.log_softmax(features),
         start=start,
         step=step,
@@ -103,7 +104,7 @@ def policy(automaton: Automaton, vocab: int) -> Policy:
 
 def chain(automaton: Automaton, params: Params) -> Chain:
     """The policy as a chain of states, for dynamic programming."""
-    table = jnp.asarray(params)
+    table = tk.real(params)
     state, token = np.meshgrid(np.arange(automaton.states), np.arange(table.shape[1]), indexing="ij")
     return Chain(jax.nn.log_softmax(table), np.asarray(automaton.advance(jnp.asarray(state), jnp.asarray(token))))
 

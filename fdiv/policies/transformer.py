@@ -92,6 +92,16 @@ class Attention(nn.Module):
         return out, (key, value)
 
 
+class GatedMLP(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        dense = lambda name, size: nn.Dense(size, use_bias=False, name=name)
+        hidden = nn.silu(dense("gate", 3 * self.width)(x)) * dense("up", 3 * self.width)(x)
+        return dense("down", self.width)(hidden)
+
+
 class Trunk(nn.Module):
     """Tokens read, at given positions -> features [B, T, width] and each layer's keys and values."""
 
@@ -111,9 +121,7 @@ class Trunk(nn.Module):
             )
             x = x + mixed
             y = RMSNorm(name=f"norm_b{layer}")(x)
-            dense = lambda name, n, y: nn.Dense(n, use_bias=False, name=f"{name}_{layer}")(y)
-            hidden = nn.silu(dense("gate", 3 * self.shape.width, y)) * dense("up", 3 * self.shape.width, y)
-            x = x + dense("down", self.shape.width, hidden)
+            x = x + GatedMLP(self.shape.width, name=f"mlp_{layer}")(y)
             written.append(kv)
         return RMSNorm(name="norm_out")(x), written
 

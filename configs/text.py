@@ -1,0 +1,38 @@
+"""python -m experiments.compare text --benchmark.path rows.jsonl --benchmark.prompt-field question --benchmark.completion-field answer
+
+Real text, byte by byte, with a small transformer against a larger one's law: divergences are estimated from both sides.
+"""
+
+from pathlib import Path
+
+from experiments.config import Config
+from fdiv.benchmarks import Text
+from fdiv.objectives import GROUPS
+from fdiv.policies import Architecture
+
+PRESETS = {
+    "text": (
+        "Your own text, or the standard library's docstrings; a teacher is the known expert.",
+        Config(
+            benchmark=Text(),
+            policy=Architecture("transformer"),
+            scorer=Architecture("transformer"),
+            methods=("sft", "distill:js", "reverse_kl", "gail"),
+            seeds=2,
+            updates=300,
+            batch_size=32,
+            warm_start=200,
+            learning_rate=1e-3,
+            clip=1.0,
+            evaluations=8,
+            samples=64,
+            temperatures=(0.5, 0.7, 0.85, 1.0, 1.2),
+            exact_limit=0,
+            policy_gradient=GROUPS["policy_gradient"](learning_rate=1e-4),
+            adversarial=GROUPS["adversarial"](
+                level="occupancy", learning_rate=1e-4, discriminator_learning_rate=1e-3, warmup=20
+            ),
+            out=Path("runs/text"),
+        ),
+    )
+}

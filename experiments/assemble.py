@@ -1,0 +1,88 @@
+"""From a config to values: the task, the kit that objectives are built from, the learner."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments import text_files
+from experiments.config import strings_possible
+from fdiv import exact
+from fdiv.benchmarks import Text
+from fdiv.benchmarks.text import decode
+from fdiv.learner import learner
+from fdiv.rollout import sampler
+from fdiv.types import PAD, Kit, Learner, Model, Objective, Sequences, TokenMDP
+
+
+class Task(NamedTuple):
+    """A benchmark made real."""
+
+    mdp: TokenMDP
+    space: exact.Space | None  # its strings, where they are enumerated
+    length: int  # most tokens of a string, prompt included
+    notes: list[str]  # what a reader should know of the data
+
+
+def data(config: Any) -> text_files.Reading | None:
+    """The rows of a text benchmark; other benchmarks are their own data."""
+    return text_files.read(config.benchmark) if isinstance(config.benchmark, Text) else None
+
+
+def task(config: Any, reading: text_files.Reading | None = None, teacher: Model | None = None) -> Task:
+    """Build the benchmark. Raises `UsageError` where exact values are asked for and the strings are too many."""
+    if reading is not None:
+        mdp = config.benchmark.build(reading.rows, teacher)
+        return Task(mdp, None, config.benchmark.prompt_length + mdp.horizon, reading.notes(config.benchmark))
+    mdp = config.benchmark.build()
+    space = None
+    if strings_possible(config):
+        space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos, config.exact_limit)
+    return Task(mdp, space, mdp.horizon, [])
+
+
+def kit(config: Any, task: Task) -> Kit:
+    """Policy, task, sampler and scorer. The scorer is built only where a method has a use for it."""
+    mdp = task.mdp
+    needs_scorer = any(m.group == "adversarial" for m, _ in config_methods(config))
+    scorer = config.scorer.scorer(mdp.vocab, task.length) if needs_scorer else None
+    return Kit(config.policy.policy(mdp.vocab, task.length), mdp, sampler(mdp.horizon, mdp.eos), scorer)
+
+
+def config_methods(config: Any):
+    """Each method with its hyperparameters."""
+    from experiments.config import resolve
+
+    return resolve(config)
+
+
+def make_learner(config: Any, objective: Objective, rate: Any, updates: int) -> Learner:
+    """Adam with the config's schedule; `rate` may be traced, so that lanes can have different ones."""
+    steps = updates * config.epochs * config.minibatches
+    shape = optax.cosine_decay_schedule(1.0, steps) if config.schedule == "cosine" else lambda step: 1.0
+    parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    tx = optax.chain(*parts, optax.scale_by_adam(), optax.scale_by_learning_rate(lambda step: rate * shape(step)))
+    counts = {"epochs": config.epochs, "minibatches": config.minibatches, "accumulate": config.accumulate}
+    return learner(objective, tx, **counts)
+
+
+def readable(task: Task, sequences: Sequences) -> list[tuple[str, str]]:
+    """(prompt, completion) of each string for people to read."""
+    pairs = []
+    for tokens, mask in zip(jax.device_get(sequences.tokens), jax.device_get(sequences.mask)):
+        before = (tokens != PAD) & ~mask & (mask.cumsum() == 0)
+        if task.length > task.mdp.horizon or task.mdp.vocab == 257:
+            pairs.append((decode(tokens, before), decode(tokens, mask)))
+        else:
+            spell = lambda keep, tokens=tokens: " ".join("end" if t == task.mdp.eos else str(t) for t in tokens[keep])
+            pairs.append((spell(before), spell(mask)))
+    return pairs
+
+
+def seed_keys(config: Any, count: int, offset: int = 0) -> jax.Array:
+    """One key per run: the i-th is the same whatever the number of runs."""
+    base = jax.random.key(config.seed)
+    return jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(offset, offset + count))

@@ -1,0 +1,18 @@
+"""The head-to-head: `python -m experiments.compare PRESET [flags]`."""
+
+from __future__ import annotations
+
+import sys
+
+from experiments import cli
+
+
+def main(preset: str, config) -> int:
+    """Run it, from the config that the command line gave."""
+    from experiments import head_to_head
+
+    return head_to_head.run(preset, config, cli.presets()[preset][1])
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, "experiments.compare"))

@@ -1,0 +1,199 @@
+"""One config for a head-to-head: every field is a flag, every check is made before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from pathlib import Path
+from typing import Any, Literal
+
+from fdiv import exact, objectives
+from fdiv.benchmarks import BENCHMARKS, Text, TwoTemplate
+from fdiv.checks import at_least, positive
+from fdiv.objectives import GROUPS, Resolved
+from fdiv.policies import Architecture
+from fdiv.types import UsageError
+
+Benchmark = functools.reduce(operator.or_, BENCHMARKS.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """A head-to-head of methods on one benchmark."""
+
+    benchmark: Benchmark = dataclasses.field(default_factory=TwoTemplate)
+    policy: Architecture = dataclasses.field(default_factory=lambda: Architecture("markov"))
+    """The class of policies that learns."""
+    scorer: Architecture = dataclasses.field(default_factory=lambda: Architecture("full"))
+    """The class of discriminators."""
+    methods: tuple[str, ...] = ("sft", "reverse_kl", "js", "gail", "airl", "fairl", "alpha_irl")
+    """What to compare: sft, reverse_kl, forward_kl, js, gail, airl, fairl, alpha_irl[:A], distill[:F], adversarial:F,
+    policy_gradient:F, for any divergence F."""
+    seeds: int = 5
+    """Runs of each method, trained side by side."""
+    seed: int = 0
+    """Where all randomness starts."""
+    updates: int = 2000
+    """Updates of the policy, the same for every method."""
+    batch_size: int = 512
+    """Strings per update, the same for every method."""
+    demos: int = 0
+    """Demonstrations per seed, the same for every method; 0 draws fresh ones from the expert at each update (for text, 0 is
+    all training rows)."""
+    warm_start: int = 0
+    """Likelihood updates that make the common start."""
+    learning_rate: float = 0.05
+    """Adam's step for the policy."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """How the step changes over a run."""
+    clip: float = 0.0
+    """Largest norm of a gradient; 0 is no limit."""
+    epochs: int = 1
+    """Passes over each batch (sft and distill on expert prefixes only: the others' batches are good for one step)."""
+    minibatches: int = 1
+    """Steps per pass."""
+    accumulate: int = 1
+    """Parts in which a step's gradient is summed, to save memory; the result does not depend on it."""
+    trials: int = 1
+    """Learning rates tried for every method on a seed of their own (x 1, 1/3, 3, 1/10, 10); the best one runs."""
+    evaluations: int = 20
+    """Points on the learning curves."""
+    samples: int = 128
+    """Strings drawn from each policy to judge what cannot be enumerated, and to show."""
+    temperatures: tuple[float, ...] = (0.25, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
+    """Sampling temperatures of the SFT curve in the quality-diversity figure."""
+    exact_limit: int = exact.LIMIT
+    """Most strings to enumerate; 0 turns exact values off and estimates instead."""
+    optimum_starts: int = 12
+    """Random starts of the search for the best policy in the class."""
+    save_every: float = 30.0
+    """Seconds between checkpoints."""
+    devices: int = 0
+    """Devices to spread the seeds over; 0 is all there are."""
+    cache: Path | None = None
+    """Where teachers and compiled programs are kept; none: $FDIV_CACHE, or ~/.cache/fdiv."""
+    out: Path = Path("runs/compare")
+    """Folder for everything that a run leaves."""
+
+
+# one field, and so one group of flags, for each group of methods
+Config = dataclasses.make_dataclass(
+    "Config",
+    [(name, group, dataclasses.field(default_factory=group)) for name, group in GROUPS.items()],
+    bases=(Common,),
+    frozen=True,
+    namespace={"__doc__": Common.__doc__, "__module__": __name__},
+)
+
+replace = dataclasses.replace
+WHERE_ONLY = ("out", "devices", "save_every", "cache")  # fields that change where and how a run lives, not what it computes
+
+
+def resolve(config: Any) -> list[tuple[Resolved, Any]]:
+    """Each method with its hyperparameters."""
+    return [(method, getattr(config, method.group)) for method in map(objectives.resolve, config.methods)]
+
+
+def check(config: Any) -> None:
+    """Raise `UsageError` for the first field that cannot be, before anything is built or written."""
+    for field in (
+        "seeds",
+        "updates",
+        "evaluations",
+        "trials",
+        "samples",
+        "epochs",
+        "minibatches",
+        "accumulate",
+        "optimum_starts",
+    ):
+        at_least(field, getattr(config, field), 1)
+    at_least("batch_size", config.batch_size, 2)
+    for field in ("demos", "warm_start", "seed", "clip", "exact_limit", "devices", "save_every"):
+        at_least(field, getattr(config, field), 0)
+    positive("learning_rate", config.learning_rate)
+    for temperature in config.temperatures:
+        positive("temperatures", temperature)
+    parts = config.minibatches * config.accumulate
+    if config.batch_size % parts:
+        problem = f"does not divide into {config.minibatches} minibatches of {config.accumulate} parts."
+        raise UsageError("batch_size", config.batch_size, problem, f"Give a multiple of {parts}.")
+    config.policy.sizes("policy")
+    config.scorer.sizes("scorer")
+    _check_methods(config)
+
+
+def _check_methods(config: Any) -> None:
+    if not config.methods:
+        raise UsageError("methods", (), "there is nothing to compare.", "Name at least one, such as --methods sft gail.")
+    chosen = resolve(config)
+    names = [method.name for method, _ in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError("methods", name, "is named twice.", "Name each method once.")
+    for method, hyperparameters in chosen:
+        method.check(hyperparameters)
+        if hyperparameters.learning_rate is not None:
+            positive(f"{method.group}.learning_rate", hyperparameters.learning_rate)
+        if config.epochs * config.minibatches > 1 and not hyperparameters.reusable():
+            problem = f"{method.name} learns from samples of the policy as it is, good for one step."
+            value = (config.epochs, config.minibatches)
+            raise UsageError("epochs, minibatches", value, problem, f"Leave both at 1, or leave {method.name} out.")
+    used = {method.group for method, _ in chosen}
+    for group, kind in GROUPS.items():
+        if group not in used and getattr(config, group) != kind():
+            field, value = next(iter(_changed(getattr(config, group), kind()).items()))
+            fix = f"Drop it, or add a method of that group to --methods (now {' '.join(names)})."
+            raise UsageError(f"{group}.{field}", value, f"no method here uses {group}.", fix)
+
+
+def _changed(a: Any, b: Any) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(a).items() if v != dataclasses.asdict(b)[k]}
+
+
+# --- as data -------------------------------------------------------------------------------------------------------
+
+
+def benchmark_name(config: Any) -> str:
+    """The registered name of the config's benchmark."""
+    return next(name for name, kind in BENCHMARKS.items() if type(config.benchmark) is kind)
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Plain data for JSON, the benchmark and groups as nested dictionaries."""
+    plain = _plain(dataclasses.asdict(config))
+    plain["benchmark"] = {"name": benchmark_name(config), **plain["benchmark"]}
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    flat = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def difference(a: dict, b: dict) -> dict[str, tuple[Any, Any]]:
+    """Fields in which two configs (as plain data) differ: name -> (a's, b's)."""
+    a, b = flatten(a), flatten(b)
+    return {k: (a.get(k), b.get(k)) for k in {**a, **b} if a.get(k) != b.get(k)}
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """What decides the numbers: the config without where it runs. Text is known by its path as given."""
+    return {k: v for k, v in as_dict(config).items() if k not in WHERE_ONLY}
+
+
+def strings_possible(config: Any) -> bool:
+    """Whether exact values are asked for and the benchmark is of a kind that can have them."""
+    return config.exact_limit > 0 and not isinstance(config.benchmark, Text)

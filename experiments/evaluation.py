@@ -1,0 +1,96 @@
+"""Measuring policies on all their seeds at once: exactly where strings are enumerated, else from samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.assemble import Task
+from experiments.lanes import Lanes
+from fdiv import divergences, exact, metrics
+from fdiv import tokens as tk
+from fdiv.rollout import tempered
+from fdiv.types import Kit, Sequences
+
+Measured = dict[str, np.ndarray]  # name -> [count]
+
+
+class Judge:
+    """Every metric of a set of policies [count, ...], and strings of theirs."""
+
+    def __init__(self, config: Any, task: Task, kit: Kit, lanes: Lanes, params: Any, extra: Sequence[str] = ()):
+        """`extra` are divergences to measure beside the standard ones; `params` is an example, laid out by `lanes`."""
+        self.lanes, self.exact = lanes, task.space is not None
+        self.family = [divergences.parse(name) for name in dict.fromkeys([*metrics.LOGGED, *extra])]
+        self._key = jax.random.fold_in(jax.random.key(config.seed), 1_000_003)
+        held = task.mdp.held_out(jax.random.fold_in(self._key, 0), config.samples)
+        self._held = held
+        prompts = tk.prompts_of(held, task.mdp.horizon)
+        expert, known = None, task.mdp.expert
+        if known is not None and not self.exact:
+            expert = jax.jit(lambda key: kit.rollout(key, *known, prompts)[0])(jax.random.fold_in(self._key, 1))
+        p = exact.law(task.space, *known) if self.exact else None
+        self._expert = {"law": p, "strings": expert, "task": task}
+
+        def measure(params, temperature):
+            policy = tempered(kit.policy, temperature)
+            if self.exact:
+                q = exact.law(task.space, policy, params)
+                return metrics.exact_metrics(self.family, task.space, p, q, task.mdp.statistics), ()
+            key = jax.random.fold_in(self._key, 2)
+            return metrics.sampled_metrics(self.family, kit._replace(policy=policy), key, params, held, expert)
+
+        def answer(params):
+            return kit.rollout(jax.random.fold_in(self._key, 3), kit.policy, params, prompts)
+
+        one = jax.numpy.float32(1.0)
+        self._measure, seconds = lanes.compile(measure, params, one, shared=(1,))
+        self._answer, more = lanes.compile(answer, params)
+        self.compile_seconds = seconds + more
+
+    def measure(self, params: Any, temperature: float = 1.0) -> Measured:
+        """Every metric at a sampling temperature, with diversity where strings are sampled."""
+        measured, answered = self._measure(params, jax.numpy.float32(temperature))
+        measured = self.lanes.host(measured)
+        return measured if self.exact else measured | self._diversity(self.lanes.host(answered))
+
+    def expert(self) -> dict[str, float]:
+        """What the expert itself scores, as far as it is known: all of it exactly, or entropy and length from samples."""
+        task, known = self._expert["task"], self._expert["task"].mdp.expert
+        if self.exact:
+            p = self._expert["law"]
+            found = metrics.exact_metrics(self.family, task.space, p, p, task.mdp.statistics)
+            return {name: float(value) for name, value in found.items()}
+        if known is None:
+            return {"length": float(tk.lengths(self._held).mean())}
+        strings = self._expert["strings"]
+        nll = float(-tk.log_probs(*known, strings, task.mdp.vocab).sum(1).mean())
+        own = -tk.log_probs(*known, self._held, task.mdp.vocab).sum() / self._held.mask.sum()
+        found = {"entropy": nll, "likelihood": nll, "length": float(tk.lengths(strings).mean()), "validation_nll": float(own)}
+        return found | {"self_bleu": metrics.self_bleu(strings), "distinct_2": metrics.distinct_n(strings, 2)}
+
+    def strings(self, params: Any) -> tuple[Sequences, np.ndarray]:
+        """Strings drawn from each policy [count, samples, T], and their log-probs [count, samples]."""
+        sequences, log_q = self.lanes.host(self._answer(params))
+        return sequences, log_q.sum(-1)
+
+    def final(self, params: Any) -> tuple[Measured, Sequences, np.ndarray]:
+        """Every metric, strings, and their log-probs; diversity is that of the strings."""
+        sequences, log_q = self.strings(params)
+        return self.measure(params) | self._diversity(sequences), sequences, log_q
+
+    def _diversity(self, sequences: Sequences) -> Measured:
+        each = [jax.tree.map(lambda x, i=i: x[i], sequences) for i in range(self.lanes.count)]
+        found = {f"distinct_{n}": np.array([metrics.distinct_n(x, n) for x in each]) for n in (1, 2, 3)}
+        return found | {"self_bleu": np.array([metrics.self_bleu(x) for x in each])}
+
+
+def own_divergence(claim: Any) -> Callable[[Measured], np.ndarray]:
+    """What a method minimises, read from its metrics, at its own level."""
+    name, share = claim.minimises, claim.policy_prefixes
+    if claim.level != "token":
+        return lambda m: m[name if claim.level == "sequence" else f"{name}_occupancy"]
+    return lambda m: share * m[f"{name}_token"] + (1 - share) * m[f"{name}_token_expert"]

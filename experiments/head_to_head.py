@@ -1,0 +1,382 @@
+"""A head-to-head from config to report: the same start, demonstrations, budget and seeds for every method."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import assemble, checkpoints, devices, pictures, report, results, tables, teacher, training
+from experiments import config as configs
+from experiments.alarms import alarms
+from experiments.assemble import Task
+from experiments.console import Screen
+from experiments.evaluation import Judge, own_divergence
+from experiments.lanes import Lanes
+from experiments.optimum import Optima
+from experiments.run_folder import RunFolder, write_json
+from fdiv.objectives import Resolved
+from fdiv.objectives.max_likelihood import max_likelihood
+from fdiv.statistics import iqm
+from fdiv.types import Kit
+
+INTERRUPTED_EXIT = 130
+LIVE = {"js": "JS", "validation_nll": "NLL/token", "entropy": "entropy", "gradient_norm": "grad norm"}
+RATES = (1.0, 1 / 3, 3.0, 0.1, 10.0)
+
+
+class Interrupted(Exception):
+    """Ctrl-C, noticed between two stretches."""
+
+
+class Bench(NamedTuple):
+    """What all methods of a run share."""
+
+    config: Any
+    task: Task
+    kit: Kit
+    lanes: Lanes
+    keys: jax.Array
+    rows: Any  # demonstrations of each seed
+    start: Any  # parameters of each seed
+    judge: Judge
+    optima: Optima
+    folder: RunFolder
+    screen: Screen
+    expert: Mapping[str, float]
+
+
+class StopFlag:
+    """Ctrl-C asks once for an end between stretches; the second time it ends at once."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self) -> StopFlag:
+        self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, *_: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nStopping after this stretch, keeping what is done (Ctrl-C again to leave at once).", flush=True)
+
+
+def run(preset: str, config: Any, default: Any) -> int:
+    """Train, measure and report; 0 when all is done, 130 when interrupted."""
+    configs.check(config)
+    available = devices.chosen(config.devices)
+    reading = assemble.data(config)
+    identity = configs.identity(config) | ({"data": reading.digest()} if reading else {})
+    folder = RunFolder(config.out, identity)
+    if folder.finished:
+        print(f"Already done: {folder.path / 'report.html'} holds the results of this very config.")
+        return 0
+    plain_task = assemble.task(config, reading)
+    changed = {k: v for k, (_, v) in configs.difference(configs.identity(default), configs.identity(config)).items()}
+    kit = assemble.kit(config, plain_task)
+    devices.use_compile_cache(config.cache)
+    folder.create(preset, changed)
+    if reading and reading.bad:
+        write_json(folder.path / "bad_rows.json", [{"row": number, "reason": reason} for number, reason in reading.bad])
+
+    methods = configs.resolve(config)
+    with StopFlag() as stop, Screen([method.name for method, _ in methods], LIVE) as screen:
+        _introduce(screen, preset, config, changed, plain_task, available)
+        expert = teacher.get(config, reading, plain_task, screen.say) if reading else plain_task.mdp.expert
+        task = plain_task._replace(mdp=plain_task.mdp._replace(expert=expert))
+        for method, hyperparameters in methods:
+            method.build(hyperparameters, kit._replace(mdp=task.mdp))  # what lacks an expert is refused before any training
+        bench = _prepare(config, task, kit._replace(mdp=task.mdp), available, folder, screen)
+        complete = True
+        for method, hyperparameters in methods:
+            try:
+                _method(bench, method, hyperparameters, stop)
+            except Interrupted:
+                complete = False
+                break
+    finish(bench, complete, changed)
+    return 0 if complete else INTERRUPTED_EXIT
+
+
+def _introduce(screen: Screen, preset: str, config: Any, changed: Mapping, task: Task, available: list) -> None:
+    """The resolved config and how it differs from the preset."""
+    screen.say(f"{preset}: {', '.join(f'{k} {v}' for k, v in configs.as_dict(config)['benchmark'].items() if v is not None)}")
+    sizes = {k: v for k, v in configs.as_dict(config)["policy"].items() if v is not None}
+    data = f"{config.demos} demos a seed" if config.demos else "fresh demos"
+    budget = f"{config.seeds} seeds x {config.updates} updates x {config.batch_size} strings"
+    screen.say(
+        f"policy {', '.join(f'{k} {v}' for k, v in sizes.items())}; {budget}; {data}; learning rate {config.learning_rate:g}"
+    )
+    for method, hyperparameters in configs.resolve(config):
+        screen.say(f"  {method.name:<12} {method.claim(hyperparameters).sentence}")
+    screen.say("Differs from the preset: " + (", ".join(f"{k}={v}" for k, v in changed.items()) or "in nothing."))
+    screen.say(f"Devices: {len(available)} x {available[0].device_kind}. Results go to {config.out}.")
+    for note in task.notes:
+        screen.say(note)
+
+
+# --- before the methods --------------------------------------------------------------------------------------------
+
+
+def _prepare(config: Any, task: Task, kit: Kit, available: list, folder: RunFolder, screen: Screen) -> Bench:
+    lanes = Lanes(config.seeds, available)
+    keys = assemble.seed_keys(config, config.seeds)
+    rows, start = training.demonstrations(config, task, keys), training.starts(kit, keys)
+    if config.warm_start:
+        start = _warm_start(config, task, kit, lanes, keys, start, rows, folder, screen)
+    extra = [method.divergence for method, _ in configs.resolve(config) if method.divergence]
+    judge = Judge(config, task, kit, lanes, lanes.put(start), extra)
+    optima = Optima(config, task, kit, folder.path / "class_optimum.json")
+    if optima.available:
+        screen.say("Searching the best policies of the class (L-BFGS, double precision) ...")
+        optima.table(extra)
+    return Bench(config, task, kit, lanes, keys, rows, start, judge, optima, folder, screen, judge.expert())
+
+
+def _warm_start(config, task, kit, lanes, keys, params, rows, folder: RunFolder, screen: Screen):
+    """The common start: likelihood training of every seed, kept with the run."""
+    own = configs.replace(config, updates=config.warm_start, epochs=1, minibatches=1, schedule="constant")
+    objective = max_likelihood(kit.policy, task.mdp.vocab)
+    rates = jnp.full(config.seeds, config.learning_rate)
+    lane = training.begin(own, objective, own.updates, keys, params, rates, rows)
+    kept = checkpoints.restore(folder.checkpoints("start"), lane)
+    if kept is None:
+        screen.say(f"Warm start: {own.updates} likelihood updates.")
+        laid = lanes.put(lane)
+        program = training.build(own, task, kit, objective, own.updates, lanes, laid)
+        *_, point = training.run(program, laid, lambda lane: {}, 1)
+        lane = lanes.get(point.lane)
+        checkpoints.save(folder.checkpoints("start"), own.updates, lane, {})
+    else:
+        lane = kept[0]
+    return lane.state.params
+
+
+# --- one method ----------------------------------------------------------------------------------------------------
+
+
+def _method(bench: Bench, method: Resolved, hyperparameters: Any, stop: StopFlag) -> None:
+    """Train a method on all seeds and keep its result; a finished one is not run again, an interrupted one goes on."""
+    folder, screen = bench.folder, bench.screen
+    if folder.method(method.name):
+        screen.state(method.name, "kept")
+        return
+    if stop.asked:
+        raise Interrupted
+    screen.state(method.name, "compiling")
+    claim, objective = method.claim(hyperparameters), method.build(hyperparameters, bench.kit)
+    own = own_divergence(claim) if bench.task.mdp.expert is not None else None
+    rate, trials = _tune(bench, objective, hyperparameters.learning_rate or bench.config.learning_rate, own)
+    rates = jnp.full(bench.config.seeds, rate)
+    lane = training.begin(bench.config, objective, bench.config.updates, bench.keys, bench.start, rates, bench.rows)
+    program = training.build(
+        bench.config, bench.task, bench.kit, objective, bench.config.updates, bench.lanes, bench.lanes.put(lane)
+    )
+    track = _train(bench, method, program, lane, own, stop)
+    result = _result(bench, method, claim, program, track, own) | {"learning_rate": rate, "trials": trials}
+    folder.keep_method(method.name, result)
+    screen.state(method.name, f"done in {track.point.seconds:.1f} s" if result["status"] == "ok" else result["status"])
+    for message in result["alarms"]:
+        screen.say(f"  {method.name}: {message}")
+
+
+class Track(NamedTuple):
+    """How a method's training went."""
+
+    point: training.Point
+    reason: str  # why it diverged, or nothing
+    alarms: list[str]
+
+
+def _train(bench: Bench, method: Resolved, program: training.Program, lane: Any, own: Any, stop: StopFlag) -> Track:
+    config, folder, screen = bench.config, bench.folder, bench.screen
+    saves = folder.checkpoints(method.name)
+    kept = checkpoints.restore(saves, lane)
+    start = None
+    if kept is not None:
+        lane, about = kept
+        start = training.Point(about["update"], about["seconds"], np.array(about["tokens"]), None, None)
+        screen.say(f"  {method.name}: goes on from update {start.update}.")
+    folder.drop_lines("metrics.jsonl", method.name, start.update if start else -1)
+    folder.drop_lines("samples.jsonl", method.name)
+
+    def evaluate(lane: Any) -> dict[str, np.ndarray]:
+        measured = bench.judge.measure(lane.state.params) | program.lanes.host(program.probe(lane))
+        return measured | ({"own": own(measured)} if own else {})
+
+    def save(point: training.Point) -> None:
+        about = {"update": point.update, "seconds": point.seconds, "tokens": [float(x) for x in point.tokens]}
+        checkpoints.save(saves, point.update, program.lanes.get(point.lane), about)
+
+    reason, found, saved_at = "", [], 0.0
+    for point in training.run(program, bench.lanes.put(lane), evaluate, config.evaluations, start):
+        measured = point.metrics
+        medians = {k: float(np.median(v)) for k, v in measured.items()} if measured else None
+        screen.progress(method.name, point.update, config.updates, point.seconds, float(point.tokens.sum()), medians)
+        if measured:
+            folder.append("metrics.jsonl", _lines(method.name, point))
+            reason = reason or _not_finite(measured, point.update)
+            still = method.group == "adversarial" and point.update <= getattr(config, method.group).warmup
+            found = [a.message for a in alarms(measured, bench.expert, method.group, warm=point.update > 0 and not still)]
+        if stop.asked and point.update < config.updates:
+            save(point)
+            raise Interrupted
+        if point.seconds - saved_at > config.save_every and point.update < config.updates:
+            save(point)
+            saved_at = point.seconds
+        if measured and not np.any(np.isfinite(measured.get("loss", np.zeros(1)))):
+            break
+    return Track(point, reason, found)
+
+
+def _lines(method: str, point: training.Point) -> list[dict[str, Any]]:
+    """One line a seed for metrics.jsonl; what is not finite is null there."""
+    finite = lambda x: float(x) if np.isfinite(x) else None
+    return [
+        {"method": method, "seed": i, "update": point.update, "tokens": float(point.tokens[i]), "seconds": point.seconds}
+        | {name: finite(values[i]) for name, values in point.metrics.items()}
+        for i in range(len(point.tokens))
+    ]
+
+
+def _not_finite(measured: Mapping[str, np.ndarray], update: int) -> str:
+    """Which seeds have broken, and what first."""
+    for name in ("loss", "gradient_norm", "coverage"):
+        broken = np.flatnonzero(~np.isfinite(measured.get(name, np.zeros(1))))
+        if broken.size:
+            return f"{name} was not finite on seed {', '.join(map(str, broken))} by update {update}."
+    return ""
+
+
+def _tune(bench: Bench, objective: Any, rate: float, own: Any) -> tuple[float, list[dict[str, float]]]:
+    """The best of the config's number of learning rates, tried side by side on one seed of their own."""
+    config = bench.config
+    if config.trials == 1:
+        return rate, []
+    if config.trials > len(RATES):
+        raise configs.UsageError("trials", config.trials, "is too many.", f"Give at most {len(RATES)}.")
+    lanes = Lanes(config.trials, bench.lanes.devices)
+    key = assemble.seed_keys(config, 1, offset=1_000_000)
+    same = lambda tree: jax.tree.map(lambda x: jnp.repeat(x[:1], config.trials, axis=0), tree)
+    rates = rate * jnp.array(RATES[: config.trials])
+    rows = same(training.demonstrations(config, bench.task, key))
+    lane = lanes.put(training.begin(config, objective, config.updates, same(key), same(bench.start), rates, rows))
+    program = training.build(config, bench.task, bench.kit, objective, config.updates, lanes, lane)
+    judge = Judge(config, bench.task, bench.kit, lanes, lane.state.params, [d.name for d in bench.judge.family])
+    *_, point = training.run(program, lane, lambda lane: {}, 1)
+    measured = judge.measure(point.lane.state.params)
+    scores = own(measured) if own and bench.judge.exact else measured["validation_nll"]
+    scores = np.where(np.isfinite(scores), scores, np.inf)
+    trials = [{"learning_rate": float(r), "score": float(s)} for r, s in zip(rates, scores)]
+    return float(rates[int(np.argmin(scores))]), trials
+
+
+def _result(bench: Bench, method: Resolved, claim: Any, program: training.Program, track: Track, own: Any) -> dict[str, Any]:
+    """A method's entry in results.json, and its samples written."""
+    point, params = track.point, track.point.lane.state.params
+    final, sequences, log_q = bench.judge.final(params)
+    final |= {k: v for k, v in program.lanes.host(program.probe(point.lane)).items()}
+    write_samples(bench, method.name, sequences, log_q)
+    metrics, infinite = results.metrics_of(final)
+    best = bench.optima.of(claim) if bench.optima.available else None
+    sweep = _sweep(bench, params) if method.name == "sft" else []
+    reason = track.reason or _not_finite(final, point.update)
+    return {
+        "minimises": claim.minimises,
+        "level": claim.level,
+        "target": claim.sentence,
+        "group": method.group,
+        "published": bool(method.fixed.get("published")),
+        "status": "diverged" if reason else "ok",
+        "reason": reason,
+        "seconds": point.seconds,
+        "compile_seconds": program.compile_seconds,
+        "tokens": float(point.tokens.sum()),
+        "best": best.value if best else None,
+        "gap": results.gap_of(own(final), best) if own else None,
+        "metrics": metrics,
+        "infinite": infinite,
+        "alarms": track.alarms,
+        "temperatures": sweep,
+    }
+
+
+def _sweep(bench: Bench, params: Any) -> list[dict[str, float]]:
+    """Policies at each temperature: IQM over seeds of every finite metric."""
+    rows = []
+    for temperature in sorted(bench.config.temperatures):
+        measured = bench.judge.measure(params, temperature)
+        finite = {k: iqm(v) for k, v in measured.items() if np.all(np.isfinite(v))}
+        rows.append({"temperature": temperature, **finite})
+    return rows
+
+
+def write_samples(bench: Bench, name: str, sequences: Any, log_q: Any, shown: int = 16) -> None:
+    """The first strings of each seed in samples.jsonl."""
+    for seed in range(len(log_q)):
+        few = jax.tree.map(lambda x, seed=seed: x[seed][:shown], sequences)
+        texts = assemble.readable(bench.task, few)
+        bench.folder.append(
+            "samples.jsonl",
+            (
+                {"method": name, "seed": seed, "index": i, "prompt": prompt, "completion": text, "log_q": float(log_q[seed][i])}
+                for i, (prompt, text) in enumerate(texts)
+            ),
+        )
+
+
+# --- after the methods ---------------------------------------------------------------------------------------------
+
+
+def finish(bench: Bench, complete: bool, changed: Mapping[str, Any]) -> None:
+    """Write results, pictures, tables and the report from what is kept in the folder, and show the table."""
+    config, folder, task = bench.config, bench.folder, bench.task
+    names = [method.name for method, _ in configs.resolve(config)]
+    methods = {name: kept for name in names if (kept := folder.method(name))}
+    if not methods:
+        print(f"No method has finished. The same command goes on from here; what is done is in {folder.path}.")
+        return
+    extra = [m["minimises"] for m in methods.values()]
+    table = bench.optima.table(extra) if bench.optima.available else {}
+    start = bench.judge.measure(bench.lanes.put(bench.start))
+    whole = results.assemble(configs.as_dict(config), methods, table, bench.expert, start, complete, task.notes)
+    reference, metric = ("sft" if "sft" in methods else names[0]), tables.rank_by(whole)
+    for name, against in results.compare_with(methods, reference, metric).items():
+        methods[name]["against"] = against
+    whole["methods"] = methods
+    sweep = methods.get("sft", {}).get("temperatures", [])
+
+    write_json(folder.path / "results.json", whole)
+    results.write_parquet(folder.path / "results.parquet", whole)
+    ranking = tables.ranking(whole)
+    for suffix, form in (("md", tables.markdown), ("csv", tables.comma_separated), ("tex", tables.tex)):
+        (folder.path / f"table.{suffix}").write_text(form(ranking))
+    drawn = pictures.every(whole, folder.lines("metrics.jsonl"), sweep, folder.path / "figures")
+    environment = json.loads((folder.path / "environment.json").read_text())
+    report.write(folder.path / "report.html", whole, drawn, folder.lines("samples.jsonl"), environment, changed)
+    _show(bench, whole, ranking, complete)
+
+
+def _show(bench: Bench, whole: Mapping[str, Any], ranking: tables.Ranking, complete: bool) -> None:
+    console = bench.screen.console
+    console.print(tables.terminal(ranking))
+    for name, m in whole["methods"].items():
+        ends = results.describe_ends(m["gap"])
+        if ends:
+            console.print(f"{name}: {ends}.", markup=False)
+    where = Path(bench.folder.path) / "report.html"
+    if complete:
+        console.print(f"Report: {where}", markup=False)
+    else:
+        console.print(f"Interrupted. Report so far: {where}. The same command goes on from here.", markup=False)

@@ -1,0 +1,47 @@
+"""How pictures look: one colour per divergence throughout the project, one marker per source of the log-ratio."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+COLOURS = {
+    "forward_kl": "#0072B2", "reverse_kl": "#D55E00", "js": "#009E73", "alpha": "#CC79A7", "hellinger2": "#56B4E9",
+    "tv": "#555555", "jeffreys": "#E69F00", "pearson_chi2": "#8C564B", "neyman_chi2": "#9A9A00", "gjs": "#44AA99",
+    "skew_kl": "#332288", "skew_reverse_kl": "#882255", "log_d": "#7F3C8D",
+}  # fmt: skip
+OTHER = "#777777"
+SOURCES = {  # group -> (marker, line, what it says in a legend)
+    "max_likelihood": ("s", "-", "likelihood"),
+    "policy_gradient": ("o", "-", "known expert"),
+    "adversarial": ("^", "--", "discriminator"),
+    "distill": ("D", ":", "exact sum over tokens"),
+}
+EXPERT = "#000000"
+
+
+def colour(divergence: str) -> str:
+    """Of a divergence by the name that `parse` takes."""
+    return COLOURS.get(divergence.partition(":")[0], OTHER)
+
+
+def look(method: dict[str, Any]) -> dict[str, Any]:
+    """Colour, marker and line of a method in results.json; one run as published keeps its colour and gets a cross."""
+    marker, line, _ = SOURCES.get(method["group"], ("v", "-.", ""))
+    return {"color": colour(method["minimises"]), "marker": "X" if method["published"] else marker, "linestyle": line}
+
+
+def use() -> None:
+    """Readable at the width of a column, and the same in vector and raster."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110, "savefig.dpi": 220, "savefig.bbox": "tight", "font.size": 9, "axes.titlesize": 10,
+            "axes.labelsize": 9, "legend.fontsize": 8, "axes.spines.top": False, "axes.spines.right": False,
+            "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.6, "lines.linewidth": 1.6, "lines.markersize": 6,
+            "svg.fonttype": "none", "pdf.fonttype": 42, "font.family": "DejaVu Sans", "legend.frameon": False,
+        }
+    )  # fmt: skip

@@ -1,0 +1,39 @@
+"""What a field must satisfy, said in one way."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, get_args
+
+from fdiv.types import TokenMDP, UsageError
+
+
+def at_least(field: str, value: int, least: int) -> None:
+    """`value >= least`, or a `UsageError`."""
+    if not value >= least:
+        raise UsageError(field, value, "is too small.", f"Give at least {least}.")
+
+
+def between(field: str, value: float, low: float, high: float) -> None:
+    """`low < value < high`, or a `UsageError`."""
+    if not (math.isfinite(value) and low < value < high):
+        raise UsageError(field, value, "is out of range.", f"Give a number strictly between {low:g} and {high:g}.")
+
+
+def positive(field: str, value: float) -> None:
+    """Finite and above zero, or a `UsageError`."""
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(field, value, "is not positive.", "Give a finite number above 0.")
+
+
+def one_of(field: str, value: str, choices: Any) -> None:
+    """One of a `Literal`'s values, or a `UsageError`."""
+    if value not in get_args(choices):
+        raise UsageError(field, value, "is not a choice.", f"Use one of {', '.join(get_args(choices))}.")
+
+
+def known_expert(mdp: TokenMDP, method: str) -> None:
+    """The expert's law is there to be asked, or a `UsageError`."""
+    if mdp.expert is None:
+        fix = "Train a teacher (--benchmark.teacher-updates 600), or use sft or an adversarial method."
+        raise UsageError("methods", method, "needs an expert whose probabilities are known, and here there is none.", fix)
