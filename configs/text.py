@@ -19,7 +19,7 @@ PRESETS = {
             scorer=Architecture("transformer"),
             methods=("sft", "distill:js", "reverse_kl", "gail"),
             seeds=2,
-            updates=300,
+            updates=400,
             batch_size=32,
             warm_start=200,
             learning_rate=1e-3,
@@ -28,10 +28,8 @@ PRESETS = {
             samples=64,
             temperatures=(0.5, 0.7, 0.85, 1.0, 1.2),
             exact_limit=0,
-            policy_gradient=GROUPS["policy_gradient"](learning_rate=1e-4),
-            adversarial=GROUPS["adversarial"](
-                level="occupancy", learning_rate=1e-4, discriminator_learning_rate=1e-3, warmup=20
-            ),
+            policy_gradient=GROUPS["policy_gradient"](discount=0.0),
+            adversarial=GROUPS["adversarial"](level="token", learning_rate=3e-4, discriminator_learning_rate=3e-3),
             out=Path("runs/text"),
         ),
     )

@@ -48,7 +48,7 @@ def kit(config: Any, task: Task) -> Kit:
     """Policy, task, sampler and scorer. The scorer is built only where a method has a use for it."""
     mdp = task.mdp
     needs_scorer = any(m.group == "adversarial" for m, _ in config_methods(config))
-    scorer = config.scorer.scorer(mdp.vocab, task.length) if needs_scorer else None
+    scorer = config.scorer.scorer(mdp.vocab, task.length, config.policy) if needs_scorer else None
     return Kit(config.policy.policy(mdp.vocab, task.length), mdp, sampler(mdp.horizon, mdp.eos), scorer)
 
 

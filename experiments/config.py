@@ -95,8 +95,11 @@ def resolve(config: Any) -> list[tuple[Resolved, Any]]:
     return [(method, getattr(config, method.group)) for method in map(objectives.resolve, config.methods)]
 
 
-def check(config: Any) -> None:
-    """Raise `UsageError` for the first field that cannot be, before anything is built or written."""
+def check(config: Any, preset: Any) -> None:
+    """Raise `UsageError` for the first field that cannot be, before anything is built or written.
+
+    An option that no chosen method has a use for is refused where it differs from the preset's.
+    """
     for field in (
         "seeds",
         "updates",
@@ -122,6 +125,7 @@ def check(config: Any) -> None:
     config.policy.sizes("policy")
     config.scorer.sizes("scorer")
     _check_methods(config)
+    _check_unused(config, preset)
 
 
 def _check_methods(config: Any) -> None:
@@ -140,10 +144,15 @@ def _check_methods(config: Any) -> None:
             problem = f"{method.name} learns from samples of the policy as it is, good for one step."
             value = (config.epochs, config.minibatches)
             raise UsageError("epochs, minibatches", value, problem, f"Leave both at 1, or leave {method.name} out.")
-    used = {method.group for method, _ in chosen}
-    for group, kind in GROUPS.items():
-        if group not in used and getattr(config, group) != kind():
-            field, value = next(iter(_changed(getattr(config, group), kind()).items()))
+
+
+def _check_unused(config: Any, preset: Any) -> None:
+    names = [method.name for method, _ in resolve(config)]
+    used = {method.group for method, _ in resolve(config)}
+    for group in GROUPS:
+        changed = _changed(getattr(config, group), getattr(preset, group))
+        if group not in used and changed:
+            field, value = next(iter(changed.items()))
             fix = f"Drop it, or add a method of that group to --methods (now {' '.join(names)})."
             raise UsageError(f"{group}.{field}", value, f"no method here uses {group}.", fix)
 

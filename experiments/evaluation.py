@@ -27,7 +27,7 @@ class Judge:
         self.family = [divergences.parse(name) for name in dict.fromkeys([*metrics.LOGGED, *extra])]
         self._key = jax.random.fold_in(jax.random.key(config.seed), 1_000_003)
         held = task.mdp.held_out(jax.random.fold_in(self._key, 0), config.samples)
-        self._held = held
+        self._held, self._prompted = held, held.tokens.shape[1] > task.mdp.horizon
         prompts = tk.prompts_of(held, task.mdp.horizon)
         expert, known = None, task.mdp.expert
         if known is not None and not self.exact:
@@ -71,6 +71,13 @@ class Judge:
         own = -tk.log_probs(*known, self._held, task.mdp.vocab).sum() / self._held.mask.sum()
         found = {"entropy": nll, "likelihood": nll, "length": float(tk.lengths(strings).mean()), "validation_nll": float(own)}
         return found | {"self_bleu": metrics.self_bleu(strings), "distinct_2": metrics.distinct_n(strings, 2)}
+
+    def references(self) -> dict[str, Sequences]:
+        """Held-out strings: the expert's own, or for text the data's and the teacher's answers to the same prompts."""
+        answers = self._expert["strings"]
+        if answers is None:
+            return {"expert" if self._expert["task"].mdp.expert is not None else "data": self._held}
+        return {"data": self._held, "expert": answers} if self._prompted else {"expert": answers}
 
     def strings(self, params: Any) -> tuple[Sequences, np.ndarray]:
         """Strings drawn from each policy [count, samples, T], and their log-probs [count, samples]."""

@@ -74,7 +74,7 @@ class StopFlag:
 
 def run(preset: str, config: Any, default: Any) -> int:
     """Train, measure and report; 0 when all is done, 130 when interrupted."""
-    configs.check(config)
+    configs.check(config, default)
     available = devices.chosen(config.devices)
     reading = assemble.data(config)
     identity = configs.identity(config) | ({"data": reading.digest()} if reading else {})
@@ -141,7 +141,13 @@ def _prepare(config: Any, task: Task, kit: Kit, available: list, folder: RunFold
     if optima.available:
         screen.say("Searching the best policies of the class (L-BFGS, double precision) ...")
         optima.table(extra)
-    return Bench(config, task, kit, lanes, keys, rows, start, judge, optima, folder, screen, judge.expert())
+    bench = Bench(config, task, kit, lanes, keys, rows, start, judge, optima, folder, screen, judge.expert())
+    for name in ("data", "expert", "start"):
+        folder.drop_lines("samples.jsonl", name)
+    write_samples(bench, "start", *judge.strings(lanes.put(start)))
+    for name, strings in judge.references().items():
+        write_samples(bench, name, jax.tree.map(lambda x: x[None], strings), None)
+    return bench
 
 
 def _warm_start(config, task, kit, lanes, keys, params, rows, folder: RunFolder, screen: Screen):
@@ -324,13 +330,14 @@ def _sweep(bench: Bench, params: Any) -> list[dict[str, float]]:
 
 def write_samples(bench: Bench, name: str, sequences: Any, log_q: Any, shown: int = 16) -> None:
     """The first strings of each seed in samples.jsonl."""
-    for seed in range(len(log_q)):
+    for seed in range(len(sequences.tokens)):
         few = jax.tree.map(lambda x, seed=seed: x[seed][:shown], sequences)
         texts = assemble.readable(bench.task, few)
         bench.folder.append(
             "samples.jsonl",
             (
-                {"method": name, "seed": seed, "index": i, "prompt": prompt, "completion": text, "log_q": float(log_q[seed][i])}
+                {"method": name, "seed": seed, "index": i, "prompt": prompt, "completion": text}
+                | ({} if log_q is None else {"log_q": float(log_q[seed][i])})
                 for i, (prompt, text) in enumerate(texts)
             ),
         )
@@ -370,7 +377,7 @@ def finish(bench: Bench, complete: bool, changed: Mapping[str, Any]) -> None:
 
 def _show(bench: Bench, whole: Mapping[str, Any], ranking: tables.Ranking, complete: bool) -> None:
     console = bench.screen.console
-    console.print(tables.terminal(ranking))
+    console.print(tables.terminal(ranking, console.width))
     for name, m in whole["methods"].items():
         ends = results.describe_ends(m["gap"])
         if ends:

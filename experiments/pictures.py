@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import ticker
 
 from experiments import style
 from fdiv import statistics
@@ -39,10 +40,15 @@ def save(figure: Any, folder: Path, name: str, rows: Rows) -> str:
     return text[text.index("<svg") :]
 
 
-def legend(figure: Any, results: Mapping[str, Any]) -> None:
-    """One entry a method under the whole figure."""
+def legend(figure: Any, results: Mapping[str, Any], stars: Sequence[str] = ()) -> None:
+    """One entry a method, and one a star, under the whole figure."""
     handles = [plt.Line2D([], [], label=name, markersize=5, **style.look(m)) for name, m in results["methods"].items()]
-    figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(7, len(handles)))
+    hollow = {"marker": "*", "linestyle": "", "markerfacecolor": "none", "markersize": 9}
+    handles += [plt.Line2D([], [], label=f"best {name}", color=style.colour(name), **hollow) for name in stars]
+    columns = 5 if stars else min(7, len(handles))
+    figure.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, columnspacing=1.2, handlelength=2.8
+    )
 
 
 # --- learning curves -----------------------------------------------------------------------------------------------
@@ -105,8 +111,11 @@ def _dress(axis: Any, panel: str, results: Mapping[str, Any]) -> None:
     axis.set_title(TITLES.get(panel, panel))
     axis.set_xlabel("tokens learned from, per seed")
     axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 3))
-    if panel == "gap":
+    if panel in ("gap", "js", "js_token"):
         axis.set_yscale("log")
+    if panel in ("js", "js_token"):
+        _plain_ticks(axis.yaxis)
+    if panel == "gap":
         axis.set_ylim(bottom=FLOOR)
     elif panel in results["expert"] and panel not in ("js",):
         axis.axhline(results["expert"][panel], color=style.EXPERT, linewidth=0.9, linestyle=(0, (1, 2)))
@@ -134,67 +143,86 @@ def divergence_plane(results: Mapping[str, Any], sweep: Rows, folder: Path) -> s
 
 def _plane(results: Mapping[str, Any], x: str, y: str, folder: Path, name: str, sweep: Rows, log: bool = False) -> str:
     style.use()
-    figure, axis = plt.subplots(figsize=(4.9, 3.7), layout="constrained")
+    figure, axis = plt.subplots(figsize=(4.9, 3.9), layout="constrained")
     if log:
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-    rows = [
-        *_temperature_curve(axis, sweep, x, y),
-        *_optima(axis, results, x, y),
-        *_points(axis, results, x, y),
-    ]
+        for side, scale in ((axis.xaxis, axis.set_xscale), (axis.yaxis, axis.set_yscale)):
+            scale("log")
+            _plain_ticks(side)
+    methods = [(n, m) for n, m in results["methods"].items() if x in m["metrics"] and y in m["metrics"]]
+    stars = _distinct([(n, row) for n, row in results["class_optimum"].items() if x in row and y in row], x, y)
+    inside = _frame(
+        axis, [(m["metrics"][x]["iqm"], m["metrics"][y]["iqm"]) for _, m in methods], [(r[x], r[y]) for _, r in stars], log
+    )
+    rows = [*_temperature_curve(axis, sweep, x, y), *_optima(axis, stars, x, y), *_points(axis, methods, x, y, inside)]
     if x in results["expert"] and y in results["expert"] and not log:
-        axis.plot(results["expert"][x], results["expert"][y], marker="P", color=style.EXPERT, markersize=9, linestyle="")
-        axis.annotate(
-            "expert", (results["expert"][x], results["expert"][y]), textcoords="offset points", xytext=(7, 4), fontsize=8
-        )
-        rows.append({"what": "expert", x: results["expert"][x], y: results["expert"][y]})
+        at = (results["expert"][x], results["expert"][y])
+        axis.plot(*at, marker="P", color=style.EXPERT, markersize=9, linestyle="")
+        axis.annotate("expert", at, textcoords="offset points", xytext=(7, 4), fontsize=8)
+        rows.append({"what": "expert", x: at[0], y: at[1]})
     axis.set_xlabel(TITLES.get(x, x))
     axis.set_ylabel(TITLES.get(y, y))
-    legend(figure, results)
+    legend(figure, results, [n for n, _ in stars])
     return save(figure, folder, name, rows)
 
 
-def _points(axis: Any, results: Mapping[str, Any], x: str, y: str) -> Rows:
-    rows = []
-    for name, m in results["methods"].items():
-        if x not in m["metrics"] or y not in m["metrics"]:
+def _plain_ticks(side: Any) -> None:
+    """0.4 rather than 4 x 10^-1."""
+    side.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    side.set_minor_formatter(ticker.LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
+
+
+def _frame(axis: Any, points: list, stars: list, log: bool):
+    """Limits that hold the stars and all points not far off; answers whether a point is inside."""
+    limits = []
+    for k, (points_k, stars_k) in enumerate(zip(zip(*points), zip(*stars) if stars else ((), ()))):
+        values = np.array([*points_k, *stars_k], float)
+        scale = np.log(np.maximum(values, 1e-6)) if log else values
+        middle, spread = np.median(scale), np.median(np.abs(scale - np.median(scale)))
+        kept = scale[np.abs(scale - middle) <= max(8 * spread, 1.0)]
+        room = 0.15 * max(np.ptp(kept), 0.2 if log else 0.02)
+        low, high = kept.min() - room, kept.max() + room
+        limits.append((np.exp(low), np.exp(high)) if log else (low, high))
+        (axis.set_xlim if k == 0 else axis.set_ylim)(*limits[-1])
+    return lambda u, v: limits[0][0] <= u <= limits[0][1] and limits[1][0] <= v <= limits[1][1]
+
+
+def _points(axis: Any, methods: list, x: str, y: str, inside: Any) -> Rows:
+    rows, outside = [], []
+    for name, m in methods:
+        a, b, look = m["metrics"][x], m["metrics"][y], style.look(m)
+        rows += [
+            {"what": "method", "name": name, "seed": i, x: u, y: v} for i, (u, v) in enumerate(zip(a["seeds"], b["seeds"]))
+        ]
+        if not inside(a["iqm"], b["iqm"]):
+            outside.append(f"{name} ({a['iqm']:.3g}, {b['iqm']:.3g})")
             continue
-        a, b = m["metrics"][x], m["metrics"][y]
-        look = style.look(m)
         axis.plot(a["seeds"], b["seeds"], color=look["color"], marker=".", markersize=3, alpha=0.5, linestyle="")
         around = lambda v: np.abs(np.array([[v["iqm"] - v["ci95"][0]], [v["ci95"][1] - v["iqm"]]]))
         axis.errorbar(
             a["iqm"], b["iqm"], xerr=around(a), yerr=around(b), color=look["color"], marker=look["marker"], markersize=7,
             linestyle="", elinewidth=1, zorder=3, markeredgecolor="white", markeredgewidth=0.6,
         )  # fmt: skip
-        rows += [
-            {"what": "method", "name": name, "seed": i, x: u, y: v} for i, (u, v) in enumerate(zip(a["seeds"], b["seeds"]))
-        ]
+    if outside:
+        axis.set_title("outside the frame: " + ", ".join(outside), fontsize=7.5, loc="right", color="#666666")
     return rows
 
 
-def _optima(axis: Any, results: Mapping[str, Any], x: str, y: str) -> Rows:
+def _distinct(stars: list, x: str, y: str) -> list:
+    """Class optima by place: twice a divergence has the same minimiser, and one star says so."""
+    places: dict[tuple, tuple[str, dict]] = {}
+    for name, row in stars:
+        place = (round(row[x], 4), round(row[y], 4))
+        places[place] = (f"{places[place][0]}, {name}" if place in places else name, row)
+    return list(places.values())
+
+
+def _optima(axis: Any, stars: list, x: str, y: str) -> Rows:
     """The policies of the class that are best for each divergence."""
-    rows, placed = [], []
-    for name, row in results["class_optimum"].items():
-        if x not in row or y not in row:
-            continue
+    for name, row in stars:
         axis.plot(
-            row[x], row[y], marker="*", color=style.colour(name), markersize=13, markerfacecolor="none", linestyle="", zorder=2
+            row[x], row[y], marker="*", color=style.colour(name), markersize=14, markerfacecolor="none", linestyle="", zorder=4
         )
-        rows.append({"what": "class optimum", "name": name, x: row[x], y: row[y]})
-        placed.append((row[x], row[y], name))
-    for i, (u, v, name) in enumerate(sorted(placed, key=lambda p: (p[1], p[0]))):
-        axis.annotate(
-            f"best {name}",
-            (u, v),
-            textcoords="offset points",
-            xytext=(9, -10 if i % 2 else 7),
-            fontsize=6.5,
-            color=style.colour(name),
-        )
-    return rows
+    return [{"what": "class optimum", "name": name, x: row[x], y: row[y]} for name, row in stars]
 
 
 def _temperature_curve(axis: Any, sweep: Rows, x: str, y: str) -> Rows:
@@ -202,9 +230,9 @@ def _temperature_curve(axis: Any, sweep: Rows, x: str, y: str) -> Rows:
     if points:
         u, v, heat = zip(*points)
         axis.plot(u, v, color="#999999", linewidth=1.1, zorder=1, marker=".", markersize=4)
-        for at in (0, len(points) - 1):
+        for a, b, t in points:
             axis.annotate(
-                f"SFT at {heat[at]:g}", (u[at], v[at]), textcoords="offset points", xytext=(4, 4), fontsize=6.5, color="#777777"
+                f"{t:g}", (a, b), textcoords="offset points", xytext=(3, 4), fontsize=6.5, color="#888888", annotation_clip=True
             )
     return [{"what": "SFT at temperature", "name": t, x: a, y: b} for a, b, t in points]
 

@@ -36,6 +36,13 @@ ESTIMATED = {
 }  # fmt: skip
 
 
+SHORT = {  # titles on a terminal
+    "gap to class optimum": "gap", "forward KL": "fwd KL", "reverse KL": "rev KL", "validation NLL / token": "NLL/tok",
+    "forward KL / token": "fKL/tok", "reverse KL / token": "rKL/tok", "JS / token": "JS/tok", "expert's NLL": "exp.NLL",
+    "self-BLEU": "sBLEU", "distinct-2": "dist-2",
+}  # fmt: skip
+
+
 def columns(results: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
     """The metrics worth a column in this run."""
     found = {name for m in results["methods"].values() for name in m["metrics"]}
@@ -151,15 +158,14 @@ def tex(table: Ranking) -> str:
     )
 
 
-def terminal(table: Ranking) -> RichTable:
-    shown = RichTable(box=None, padding=(0, 1), header_style="bold", caption="\n".join(table.notes), caption_justify="left")
-    for i, title in enumerate(table.titles):
-        shown.add_column(title, justify="left" if i < 2 else "right", overflow="fold")
+def terminal(table: Ranking, width: int) -> RichTable:
+    """IQMs alone, and on a narrow screen no words but the method's, so that a row fits."""
+    notes = [note.replace(" [95% stratified bootstrap interval]", "; intervals are in the report") for note in table.notes]
+    shown = RichTable(box=None, padding=(0, 1), header_style="bold", caption="\n".join(notes), caption_justify="left")
+    kept = [i for i, title in enumerate(table.titles) if width >= 120 or title not in ("minimises", "status")]
+    for i in kept:
+        shown.add_column(SHORT.get(table.titles[i], table.titles[i]), justify="left" if i < 2 else "right", no_wrap=True)
     for row in table.rows:
-        shown.add_row(
-            *(
-                f"[bold]{cell.text.replace('[', chr(92) + '[')}[/bold]" if cell.best else cell.text.replace("[", "\\[")
-                for cell in row
-            )
-        )
+        texts = [row[i].text.split(" [")[0] for i in kept]
+        shown.add_row(*(f"[bold green]{text}[/]" if row[i].best else text for i, text in zip(kept, texts)))
     return shown

@@ -20,6 +20,12 @@ def between(field: str, value: float, low: float, high: float) -> None:
         raise UsageError(field, value, "is out of range.", f"Give a number strictly between {low:g} and {high:g}.")
 
 
+def share(field: str, value: float) -> None:
+    """`0 <= value <= 1`, or a `UsageError`."""
+    if not 0 <= value <= 1:
+        raise UsageError(field, value, "is not a share.", "Give a number from 0 to 1.")
+
+
 def positive(field: str, value: float) -> None:
     """Finite and above zero, or a `UsageError`."""
     if not (math.isfinite(value) and value > 0):

@@ -22,7 +22,7 @@ from jax.nn import softplus
 
 from fdiv import tokens as tk
 from fdiv.estimators import to_actions
-from fdiv.types import PAD, Divergence, Level, Scorer, Sequences
+from fdiv.types import Divergence, Level, Scorer, Sequences
 
 Training = Literal["logistic", "bound"]
 
@@ -38,7 +38,7 @@ class Evidence(NamedTuple):
 class Discriminator(NamedTuple):
     """`state` is (params, optimiser state)."""
 
-    init: Callable[[Array], Any]  # key -> state
+    init: Callable[[Array, Any], Any]  # key, the policy's starting params -> state
     learn: Callable[[Array, Any, Evidence, Evidence], Any]  # key, state, demos, samples -> state
     ratio: Callable[[Any, Evidence], Array]  # state, evidence -> s after each action [B, H], constant after the end
     health: Callable[[Any, Evidence, Evidence, Evidence], dict]  # state, held-out demos, fresh samples, training demos
@@ -63,12 +63,12 @@ def discriminator(
     AIRL's reward is g + h' - h + log q_start: written as a correction to the starting policy, it is silent at first, where
     a reward from zero would call every string the expert's by as much as the policy thinks it unlikely.
     """
-    scorer = shaped(scorer) if structured else scorer
+    init_params, score = shaped(scorer, vocab) if structured else plain(scorer, vocab)
     tx = optax.adam(learning_rate, b1=0.5)
 
     def prefix_ratio(params, evidence: Evidence) -> Array:
         sequences, log_q, log_start = evidence
-        logits = jnp.where(sequences.mask, scorer.score(params, sequences.tokens), 0.0)
+        logits = score(params, sequences)
         logits = to_actions(logits + log_start - log_q if structured else logits, sequences.mask, horizon)
         if level == "sequence":
             return jnp.cumsum(logits, axis=1)
@@ -84,11 +84,11 @@ def discriminator(
         real, fake = (softplus(-real), softplus(fake)) if training == "logistic" else (-d.witness(real), d.reward(fake))
         value = jnp.sum(demos.sequences.weight * real.mean(1)) + jnp.sum(samples.sequences.weight * fake.mean(1))
         if gradient_penalty:
-            value += gradient_penalty * roughness(key, scorer, params, demos.sequences, vocab, eos)
+            value += gradient_penalty * roughness(key, lambda x: score(params, x), demos.sequences, vocab, eos)
         return value
 
-    def init(key: Array):
-        params = scorer.init(key)
+    def init(key: Array, start: Any):
+        params = init_params(key, start)
         return params, tx.init(params)
 
     def learn(key: Array, state, demos: Evidence, samples: Evidence):
@@ -109,26 +109,34 @@ def discriminator(
     return Discriminator(init, learn, lambda state, evidence: prefix_ratio(state[0], evidence), check)
 
 
-def shaped(scorer: Scorer) -> Scorer:
+Scoring = tuple[Callable, Callable[[Any, Sequences], Array]]  # init; (params, strings) -> [B, T], 0 off the mask
+
+
+def plain(scorer: Scorer, vocab: int) -> Scoring:
+    """The scorer's own number for each action."""
+    return scorer.init, lambda params, x: tk.taken(scorer, params, x, vocab)
+
+
+def shaped(scorer: Scorer, vocab: int) -> Scoring:
     """A reward net with potential-based shaping, g_t + h_t - h_{t-1}, h = 0 before the first and after the last token.
 
     Source: Fu, Luo & Levine 2018 (AIRL, arXiv 1710.11248), with discount 1.
     """
 
-    def init(key: Array):
+    def init(key: Array, start: Any):
         reward, potential = jax.random.split(key)
-        return {"reward": scorer.init(reward), "potential": scorer.init(potential)}
+        return {"reward": scorer.init(reward, start), "potential": scorer.init(potential, start)}
 
-    def score(params, tokens: Array) -> Array:
-        goes_on = jnp.pad(tokens, [(0, 0), (0, 1)], constant_values=PAD)[:, 1:] != PAD
-        potential = jnp.where((tokens != PAD) & goes_on, scorer.score(params["potential"], tokens), 0.0)
+    def score(params, x: Sequences) -> Array:
+        goes_on = jnp.pad(x.mask, [(0, 0), (0, 1)])[:, 1:]
+        potential = jnp.where(goes_on, tk.taken(scorer, params["potential"], x, vocab), 0.0)
         before = jnp.pad(potential, [(0, 0), (1, 0)])[:, :-1]
-        return scorer.score(params["reward"], tokens) + potential - before
+        return tk.taken(scorer, params["reward"], x, vocab) + jnp.where(x.mask, potential - before, 0.0)
 
-    return Scorer(init, score)
+    return init, score
 
 
-def roughness(key: Array, scorer: Scorer, params: Any, sequences: Sequences, vocab: int, eos: int | None) -> Array:
+def roughness(key: Array, score: Callable, sequences: Sequences, vocab: int, eos: int | None) -> Array:
     """E[(score(x) - score(x'))^2], x' being x with one action redrawn: a gradient penalty for functions of tokens.
 
     Strings have no input gradient; the change under one token is its discrete counterpart. EOS is neither replaced nor
@@ -140,9 +148,8 @@ def roughness(key: Array, scorer: Scorer, params: Any, sequences: Sequences, voc
     chosen = changeable & (noise == noise.max(1, keepdims=True))
     other = jax.random.randint(token_key, sequences.tokens.shape, 0, vocab if eos is None else vocab - 1)
     other = other if eos is None else other + (other >= eos)
-    total = lambda tokens: jnp.where(sequences.mask, scorer.score(params, tokens), 0.0).sum(1)
-    change = total(sequences.tokens) - total(jnp.where(chosen, other, sequences.tokens))
-    return jnp.sum(sequences.weight * change**2)
+    changed = sequences._replace(tokens=jnp.where(chosen, other, sequences.tokens))
+    return jnp.sum(sequences.weight * (score(sequences).sum(1) - score(changed).sum(1)) ** 2)
 
 
 # --- health --------------------------------------------------------------------------------------------------------

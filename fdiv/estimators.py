@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -42,31 +43,41 @@ def to_columns(values: Array, mask: Array) -> Array:
     return jnp.where(mask, values, 0.0)
 
 
-def returns_to_go(d: Divergence, level: Level, prefix: Array, mask: Array) -> Array:
-    """R[b, k] with `-grad D = E_q[sum_k R_k grad log q(action_k | prefix)]`, exactly, at each level. [B, H]
+def discounted_to_go(x: Array, discount: float) -> Array:
+    """sum over j >= k of discount^(j - k) x_j, along the last axis."""
+    if discount == 0:
+        return x
+    if discount == 1:
+        return jnp.cumsum(x[..., ::-1], axis=-1)[..., ::-1]
+    step = lambda later, now: (now + discount * later,) * 2
+    return jax.lax.scan(step, jnp.zeros_like(x[..., 0]), jnp.moveaxis(x, -1, 0), reverse=True)[1].swapaxes(0, -1)
+
+
+def returns_to_go(d: Divergence, level: Level, prefix: Array, mask: Array, discount: float = 1.0) -> Array:
+    """R[b, k] with `-grad D = E_q[sum_k R_k grad log q(action_k | prefix)]`, exactly at discount 1, for each level. [B, H]
 
     `prefix[b, k]` is the log-ratio of the first k+1 actions, constant after the end (the absorbing state). With
-    r = d.reward and s its argument:
+    r = d.reward, s_k its argument after action k and g_j = r(s_j) - r(s_{j-1}) what action j adds to it:
 
-        sequence   r(s_end) - r(s_before_k)
-        occupancy  mean over positions of r(s_j) - r(s_before_k), j >= k
+        sequence   sum over j >= k of g_j = r(s_end) - r(s_{k-1})
+        occupancy  sum over j >= k of g_j (H - j) / H, the mean over positions of r(s_j) - r(s_{k-1})
         token      (r(ds_k) - sum over j > k of f(e^{ds_j})) / H, with ds the per-token log-ratio
 
-    The subtracted term depends on the prefix alone, so it costs no bias. For reverse_kl it leaves the usual
-    reward-to-go; for forward_kl it is the exact value function, since e^s is a martingale under q.
+    Leaving out r(s_{k-1}), which the prefix decides, costs no bias: for reverse_kl what remains is the usual reward-to-go,
+    for forward_kl the exact advantage, since e^s is a martingale under q. A discount below 1 weighs later terms by
+    discount^(j - k): biased, less noisy; at 0 prefixes count as fixed.
     """
     horizon = prefix.shape[1]
     before = jnp.pad(prefix, [(0, 0), (1, 0)])[:, :-1]
-    to_go = lambda x: jnp.cumsum(x[:, ::-1], axis=1)[:, ::-1]
-    if level == "sequence":
+    if level == "sequence" and discount == 1:
         return d.reward(prefix[:, -1:]) - d.reward(before)
-    if level == "occupancy":
-        left = horizon - jnp.arange(horizon)
-        return (to_go(d.reward(prefix)) - left * d.reward(before)) / horizon
+    if level in ("sequence", "occupancy"):
+        left = 1.0 if level == "sequence" else (horizon - jnp.arange(horizon)) / horizon
+        return discounted_to_go(left * (d.reward(prefix) - d.reward(before)), discount)
     if level == "token":
         step = prefix - before
         paid = jnp.where(mask, d.perspective(step, jnp.zeros_like(step)), 0.0)
-        return (d.reward(step) - (to_go(paid) - paid)) / horizon
+        return (d.reward(step) - (discounted_to_go(paid, discount) - paid)) / horizon
     raise UsageError("level", level, "is not a level.", "Use sequence, occupancy or token.")
 
 

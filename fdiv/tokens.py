@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fdiv.types import PAD, Params, Policy, Sequences, UsageError
+from fdiv.types import PAD, Params, Policy, Scorer, Sequences, UsageError
 
 Aggregate = Literal["string", "token", "string_mean", "constant"]
 CHUNK_ELEMENTS = 1 << 26  # a [B, T, V] array of more elements than this is made a stretch of T at a time
@@ -98,16 +98,19 @@ def by_stretches(function: Callable, vocab: int, *arrays: Array) -> Array:
     return out.swapaxes(0, 1).reshape(batch, count * stretch)[:, :time]
 
 
-def log_probs(policy: Policy, params: Params, sequences: Sequences, vocab: int) -> Array:
-    """log q(token | prefix) of every action, 0 elsewhere. [B, T]"""
-    features = policy.trunk(params, sequences.tokens)
-    taken = lambda f, tokens, mask: pick(policy.head(params, f), tokens, mask)
-    return by_stretches(taken, vocab, features, sequences.tokens, sequences.mask)
+def taken(model: Policy | Scorer, params: Params, sequences: Sequences, vocab: int) -> Array:
+    """What the model's head says of every action: its log-prob, or a scorer's number; 0 off the mask. [B, T]"""
+    features = model.trunk(params, sequences.tokens)
+    said = lambda f, tokens, mask: pick(model.head(params, f), tokens, mask)
+    return by_stretches(said, vocab, features, sequences.tokens, sequences.mask)
 
 
-def distributions(policy: Policy, params: Params, tokens: Array) -> Array:
-    """log q(. | prefix) at every position. [B, T, V]"""
-    return policy.head(params, policy.trunk(params, tokens))
+log_probs = taken  # log q(token | prefix), for a policy
+
+
+def distributions(model: Policy | Scorer, params: Params, tokens: Array) -> Array:
+    """log q(. | prefix), or a scorer's numbers for every token, at every position. [B, T, V]"""
+    return model.head(params, model.trunk(params, tokens))
 
 
 def normalise(sequences: Sequences, aggregate: Aggregate = "string") -> Sequences:

@@ -60,10 +60,11 @@ class Model(NamedTuple):
 
 
 class Scorer(NamedTuple):
-    """A real number for every (prefix, token), the token included: a discriminator, reward or potential net."""
+    """A real number for every (prefix, token): a discriminator, reward or potential net. Shaped as a policy is."""
 
-    init: Callable[[Array], Params]  # key -> params
-    score: Callable[[Params, Array], Array]  # params, tokens [B, T] -> [B, T]
+    init: Callable[[Array, Params], Params]  # key, the policy's starting params (its trunk may serve) -> params
+    trunk: Callable[[Params, Array], Array]  # params, tokens [B, T] -> features [B, T, D], row t has seen tokens < t
+    head: Callable[[Params, Array], Array]  # params, features [..., D] -> a number per next token [..., V]
 
 
 class TokenMDP(NamedTuple):

@@ -21,9 +21,10 @@ from jax import Array
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import one_of
+from fdiv.checks import one_of, share
 from fdiv.discriminator import Discriminator, Evidence, Training, discriminator
 from fdiv.estimators import Baseline, Scored, advantages, returns_to_go, score_function_loss, to_actions, to_columns
+from fdiv.objectives.adversarial_token import adversarial_token
 from fdiv.types import Claim, Divergence, Kit, Level, Objective, Params, UsageError
 
 RewardForm = Literal["ratio", "expert"]
@@ -34,7 +35,8 @@ class Adversarial:
     """Adversarial imitation with any f (gail, airl, fairl, alpha_irl)."""
 
     level: Level = "sequence"
-    """Which law the discriminator compares: sequence (whole strings) or occupancy ((prefix, token) pairs)."""
+    """What the discriminator compares: sequence (whole strings), occupancy ((prefix, token) pairs), or token (the next
+    token at the expert's prefixes; see adversarial_token)."""
     training: Training = "logistic"
     """Discriminator loss: logistic, or the divergence's variational bound."""
     reward_form: RewardForm = "ratio"
@@ -51,6 +53,8 @@ class Adversarial:
     """Weight of the squared change of the learned score when one token of a string is replaced by another."""
     baseline: Baseline = "leave_one_out"
     """What is subtracted from the returns: none, mean or leave_one_out."""
+    discount: float = 1.0
+    """Weight of what follows an action, per token: 1 is the exact gradient, 0 holds later prefixes fixed."""
     learning_rate: float | None = None
     """Learning rate of the policy in place of --learning-rate."""
 
@@ -60,10 +64,8 @@ class Adversarial:
     def check(self, divergence: str, structured: bool = False, published: str = "") -> None:
         for field, choices in (("level", Level), ("training", Training), ("reward_form", RewardForm), ("baseline", Baseline)):
             one_of(f"adversarial.{field}", getattr(self, field), choices)
+        share("adversarial.discount", self.discount)
         refuse = lambda field, problem, fix: UsageError(f"adversarial.{field}", getattr(self, field), problem, fix)
-        if self.level == "token":
-            fix = "Use sequence or occupancy; distill and policy_gradient have the token level."
-            raise refuse("level", "a discriminator sees whole strings or (prefix, token) pairs.", fix)
         if self.reward_form == "expert" and not (structured and self.level == "sequence"):
             raise refuse("reward_form", "only sequence-level airl has a separate expert part.", "Use ratio, or airl alone.")
         if self.entropy and self.reward_form == "ratio" and divergence == "reverse_kl":
@@ -72,6 +74,9 @@ class Adversarial:
         if published and (self.entropy or self.training == "bound"):
             field = "entropy" if self.entropy else "training"
             raise refuse(field, f"{published} is run as published, which has none of it.", f"Use adversarial:{divergence}.")
+        if self.level == "token" and (self.discount != 1 or self.baseline != "leave_one_out"):
+            field = "discount" if self.discount != 1 else "baseline"
+            raise refuse(field, "the token level sums over the vocabulary and has no returns.", "Leave it at its default.")
         for field in ("entropy", "gradient_penalty", "warmup"):
             if getattr(self, field) < 0:
                 raise refuse(field, "is negative.", "Give 0 or more.")
@@ -81,21 +86,20 @@ class Adversarial:
 
     def build(self, kit: Kit, divergence: str, structured: bool = False, published: str = "") -> Objective:
         d = divergences.parse(divergence)
-        critic = discriminator(
-            kit.scorer,
-            d,
-            horizon=kit.mdp.horizon,
-            vocab=kit.mdp.vocab,
-            eos=kit.mdp.eos,
-            level=self.level,
-            training=self.training,
-            structured=structured,
-            learning_rate=self.discriminator_learning_rate,
-            steps=self.discriminator_steps,
-            gradient_penalty=self.gradient_penalty,
-        )
         paid = fairl(d) if published == "fairl" else d
-        return adversarial(kit, critic, paid, self.level, self.baseline, self.reward_form, self.entropy, self.warmup)
+        critic = {
+            "training": self.training,
+            "structured": structured,
+            "learning_rate": self.discriminator_learning_rate,
+            "steps": self.discriminator_steps,
+            "gradient_penalty": self.gradient_penalty,
+        }
+        if self.level == "token":
+            return adversarial_token(kit, d, paid, entropy=self.entropy, warmup=self.warmup, **critic)
+        shape = {"horizon": kit.mdp.horizon, "vocab": kit.mdp.vocab, "eos": kit.mdp.eos, "level": self.level}
+        learned = discriminator(kit.scorer, d, **shape, **critic)
+        names = ("level", "baseline", "discount", "reward_form", "entropy", "warmup")
+        return adversarial(kit, learned, paid, **{name: getattr(self, name) for name in names})
 
     def claim(self, divergence: str, structured: bool = False, published: str = "") -> Claim:
         """What (divergence, reward form, entropy bonus) has as its fixed point."""
@@ -109,8 +113,11 @@ class Adversarial:
         elif self.reward_form == "ratio" and c:
             said = f"{divergence} minus {c:g} times the policy's entropy: the optimum is flatter than the expert."
         else:
-            said = f"Gradient of {self.level} {divergence}, exact once the discriminator is optimal."
-        return Claim(divergence, self.level, said)
+            kind = "exact" if self.discount == 1 else f"biased by the discount of {self.discount:g}, else exact"
+            said = f"Gradient of {self.level} {divergence}, {kind} once the discriminator is optimal."
+        if self.level == "token":
+            said = said.replace(f"token {divergence}", f"token-level {divergence} on the expert's prefixes")
+        return Claim(divergence, self.level, said, policy_prefixes=0.0)
 
 
 def fairl(d: Divergence, most: float = 20.0) -> Divergence:
@@ -135,6 +142,7 @@ def adversarial(
     d: Divergence,
     level: Level = "sequence",
     baseline: Baseline = "leave_one_out",
+    discount: float = 1.0,
     reward_form: RewardForm = "ratio",
     entropy: float = 0.0,
     warmup: int = 0,
@@ -146,7 +154,7 @@ def adversarial(
         return tk.log_probs(policy, params, sequences, mdp.vocab)
 
     def init(key, params):
-        return AdversarialState(critic.init(key), params, jnp.zeros((), jnp.int32))
+        return AdversarialState(critic.init(key, params), params, jnp.zeros((), jnp.int32))
 
     def prepare(key, params, aux, batch):
         sample_key, critic_key, held_key = jax.random.split(key, 3)
@@ -158,7 +166,7 @@ def adversarial(
         mask = to_actions(drawn.mask, drawn.mask, mdp.horizon)
         past = jnp.cumsum(to_actions(log_q, drawn.mask, mdp.horizon), axis=1)
         prefix = critic.ratio(learned, samples) + (past if reward_form == "expert" else 0.0)
-        returns = returns_to_go(d, level, prefix, mask)
+        returns = returns_to_go(d, level, prefix, mask, discount)
         if entropy:  # minus the log-prob of this action and all that follow
             returns -= entropy * (past[:, -1:] - jnp.pad(past, [(0, 0), (1, 0)])[:, :-1])
         worth = jnp.where(aux.step < warmup, 0.0, advantages(returns, mask, drawn.weight, baseline))

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import known_expert
-from fdiv.types import Claim, Divergence, Kit, Objective, UsageError
+from fdiv.checks import known_expert, share
+from fdiv.types import Claim, Divergence, Kit, Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,7 @@ class Distill:
         return self.policy_prefixes == 0
 
     def check(self, divergence: str) -> None:
-        if not 0 <= self.policy_prefixes <= 1:
-            raise UsageError("distill.policy_prefixes", self.policy_prefixes, "is not a share.", "Give a number in [0, 1].")
+        share("distill.policy_prefixes", self.policy_prefixes)
 
     def build(self, kit: Kit, divergence: str) -> Objective:
         known_expert(kit.mdp, f"distill:{divergence}")

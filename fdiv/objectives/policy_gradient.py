@@ -2,7 +2,7 @@
 
     -grad D_f(p||q) = E_{x ~ q}[ sum_k R_k grad log q(action_k | prefix) ],   R from `estimators.returns_to_go`,
 
-with `s = log p - log q` of the sampled tokens. Exact in expectation at each of the three levels. Sources: Ghasemipour et
+with `s = log p - log q` of the sampled tokens. Exact in expectation at each of the three levels when nothing is discounted. Sources: Ghasemipour et
 al. 2019 (f-MAX, arXiv 1911.02256); Go et al. 2023 (f-DPG, arXiv 2302.08215).
 """
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import known_expert, one_of
+from fdiv.checks import known_expert, one_of, share
 from fdiv.estimators import Baseline, Scored, advantages, returns_to_go, score_function_loss, to_actions, to_columns
 from fdiv.types import Claim, Divergence, Kit, Level, Objective
 
@@ -27,6 +27,8 @@ class PolicyGradient:
     """Which law is compared: sequence, occupancy or token (on the policy's own prefixes)."""
     baseline: Baseline = "leave_one_out"
     """What is subtracted from the returns: none, mean or leave_one_out."""
+    discount: float = 1.0
+    """Weight of what follows an action, per token: 1 is the exact gradient, 0 holds later prefixes fixed."""
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
@@ -36,19 +38,23 @@ class PolicyGradient:
     def check(self, divergence: str) -> None:
         one_of("policy_gradient.level", self.level, Level)
         one_of("policy_gradient.baseline", self.baseline, Baseline)
+        share("policy_gradient.discount", self.discount)
 
     def build(self, kit: Kit, divergence: str) -> Objective:
         known_expert(kit.mdp, f"policy_gradient:{divergence}")
-        return policy_gradient(kit, divergences.parse(divergence), self.level, self.baseline)
+        return policy_gradient(kit, divergences.parse(divergence), self.level, self.baseline, self.discount)
 
     def claim(self, divergence: str) -> Claim:
-        bias = " (its length shrunk by 1 - 1/batch)" if self.baseline == "mean" else ""
+        kind = "Unbiased" if self.discount == 1 else f"Biased (discount {self.discount:g})"
+        shrunk = ", its length shrunk by 1 - 1/batch" if self.baseline == "mean" else ""
         return Claim(
-            divergence, self.level, f"Unbiased gradient of {self.level} {divergence}{bias}; the expert's law is known."
+            divergence, self.level, f"{kind} gradient of {self.level} {divergence}{shrunk}; the expert's law is known."
         )
 
 
-def policy_gradient(kit: Kit, d: Divergence, level: Level = "sequence", baseline: Baseline = "leave_one_out") -> Objective:
+def policy_gradient(
+    kit: Kit, d: Divergence, level: Level = "sequence", baseline: Baseline = "leave_one_out", discount: float = 1.0
+) -> Objective:
     """The objective on a batch of prompts (the prompts of demonstrations; their completions are not read)."""
     policy, mdp = kit.policy, kit.mdp
 
@@ -57,7 +63,7 @@ def policy_gradient(kit: Kit, d: Divergence, level: Level = "sequence", baseline
         log_p = tk.log_probs(*mdp.expert, sequences, mdp.vocab)
         prefix = jnp.cumsum(to_actions(log_p - log_q, sequences.mask, mdp.horizon), axis=1)
         mask = to_actions(sequences.mask, sequences.mask, mdp.horizon)
-        returns = returns_to_go(d, level, prefix, mask)
+        returns = returns_to_go(d, level, prefix, mask, discount)
         worth = advantages(returns, mask, sequences.weight, baseline)
         scored = Scored(tk.normalise(sequences), to_columns(worth, sequences.mask))
         return aux, scored, {"tokens": sequences.mask.sum(), "log_ratio": jnp.sum(scored.sequences.weight * prefix[:, -1])}

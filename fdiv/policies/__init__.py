@@ -59,11 +59,11 @@ class Architecture:
             return transformer.policy(transformer.Shape(**sizes), vocab)
         return tabular.policy(tabular.AUTOMATA[self.name](vocab, length, **sizes), vocab)
 
-    def scorer(self, vocab: int, length: int) -> Scorer:
-        """The same architecture giving one number per (prefix, token)."""
+    def scorer(self, vocab: int, length: int, policy: Architecture | None = None) -> Scorer:
+        """The same architecture giving one number per (prefix, token); it begins from a policy's trunk if that is alike."""
         sizes = self.sizes("scorer")
         if self.name == "transformer":
             from fdiv.policies import transformer
 
-            return transformer.scorer(transformer.Shape(**sizes), vocab)
+            return transformer.scorer(transformer.Shape(**sizes), vocab, from_policy=self == policy)
         return tabular.scorer(tabular.AUTOMATA[self.name](vocab, length, **sizes), vocab)

@@ -110,14 +110,10 @@ def chain(automaton: Automaton, params: Params) -> Chain:
 
 
 def scorer(automaton: Automaton, vocab: int) -> Scorer:
-    """A number per (state, token): params [states, V], zero at first; padding scores 0."""
+    """A number per (state, token): params [states, V], zero at first."""
     _check_size(automaton, vocab)
-
-    def score(params: Params, tokens: Array) -> Array:
-        entry = read(automaton, tokens) * vocab + jnp.maximum(tokens, 0)
-        return jnp.where(tokens == PAD, 0.0, params.reshape(-1)[entry])
-
-    return Scorer(lambda key: jnp.zeros((automaton.states, vocab)), score)
+    rows = lambda params, tokens: params[read(automaton, tokens)]
+    return Scorer(lambda key, start: jnp.zeros((automaton.states, vocab)), rows, lambda params, features: features)
 
 
 AUTOMATA = {"independent": independent, "markov": markov, "markov_t": markov_t, "full": full}

@@ -111,7 +111,9 @@ class Trunk(nn.Module):
     @nn.compact
     def __call__(self, read: Array, position: Array, allowed: Array, past: list | None = None):
         # a token of its own, the last row, stands for "before the start"
-        table = self.param("embedding", nn.initializers.normal(self.shape.width**-0.5), (self.vocab + 1, self.shape.width))
+        table = self.param(
+            "embedding", nn.initializers.normal(0.5 * self.shape.width**-0.5), (self.vocab + 1, self.shape.width)
+        )
         x = table[jnp.where(read == PAD, self.vocab, read)] * self.shape.width**0.5
         written = []
         for layer in range(self.shape.layers):
@@ -183,16 +185,14 @@ def policy(shape: Shape, vocab: int) -> Policy:
     return Policy(init, lambda params, tokens: features(params, tokens)[0], head, start, step)
 
 
-def scorer(shape: Shape, vocab: int) -> Scorer:
-    """A number per (prefix, token): a linear read-out, zero at first, of the features that have seen the token."""
+def scorer(shape: Shape, vocab: int, from_policy: bool = False) -> Scorer:
+    """A linear read-out of the trunk's features, one number per next token, zero at first.
+
+    With `from_policy` (the policy is of the same shape) the trunk begins as the policy's: what it knows of the text serves.
+    """
     own = policy(shape, vocab)
 
-    def init(key: Array) -> Params:
-        return {"trunk": own.init(key), "read_out": jnp.zeros(shape.width)}
+    def init(key: Array, start: Params) -> Params:
+        return {"trunk": start if from_policy else own.init(key), "read_out": jnp.zeros((shape.width, vocab))}
 
-    def score(params: Params, tokens: Array) -> Array:
-        longer = jnp.pad(tokens, [(0, 0), (0, 1)], constant_values=PAD)  # row t + 1 has seen token t
-        values = own.trunk(params["trunk"], longer)[:, 1:] @ params["read_out"]
-        return jnp.where(tokens == PAD, 0.0, values)
-
-    return Scorer(init, score)
+    return Scorer(init, lambda params, tokens: own.trunk(params["trunk"], tokens), lambda params, x: x @ params["read_out"])
