@@ -180,7 +180,7 @@ def _calibration(real: Array, fake: Array, bins: int = 10) -> Array:
     label = jnp.concatenate([jnp.ones(real.size), jnp.zeros(fake.size)])
     weight = jnp.concatenate([jnp.full(real.size, 0.5 / real.size), jnp.full(fake.size, 0.5 / fake.size)])
     chance = jax.nn.sigmoid(logits)
-    member = jnp.clip((chance * bins).astype(jnp.int32), 0, bins - 1)[:, None] == jnp.arange(bins)
+    member = jnp.clip((chance * bins).astype(jnp.int32), 0, bins - 1)[:, None] == jnp.arange(bins)[None]
     return jnp.abs((member * (weight * (chance - label))[:, None]).sum(0)).sum()
 
 
@@ -189,7 +189,7 @@ def length_accuracy(demos: Sequences, samples: Sequences, held: Sequences) -> Ar
 
     Its histograms are fitted on the demonstrations and every other sample, and judged on the rest.
     """
-    columns = jnp.arange(demos.mask.shape[1] + 1)
+    columns = jnp.arange(demos.mask.shape[1] + 1)[None]
     histogram = lambda size: (size[:, None] == columns).mean(0) + 1e-6
     margin = jnp.log(histogram(tk.lengths(demos))) - jnp.log(histogram(tk.lengths(samples)[::2]))
     right = lambda x: jnp.mean(jnp.where(x > 0, 1.0, jnp.where(x == 0, 0.5, 0.0)))

@@ -126,12 +126,18 @@ def js() -> Divergence:
     )
 
 
+def _mixture(w: float) -> tuple[Callable, Callable]:
+    """log(m) and log(u / m) as functions of s, m = w u + 1 - w being the mixture w p + (1-w) q over q."""
+    inside, outside = math.log(w), math.log1p(-w)
+    return lambda s: jnp.logaddexp(inside + s, outside), lambda s: -jnp.logaddexp(inside, outside - s)
+
+
 def gjs(b: float) -> Divergence:
-    log_m = lambda s: jnp.logaddexp(math.log(b) + s, math.log1p(-b))  # m = b u + 1 - b, the mixture over q
+    log_m, log_u_m = _mixture(b)
     return _member(
         f"gjs:{b:g}",
-        lambda lp, lq: b * _exp(lp) * (lp - lq - log_m(lp - lq)) - (1 - b) * _exp(lq) * log_m(lp - lq),
-        lambda s: b * (s - log_m(s)),
+        lambda lp, lq: b * _exp(lp) * log_u_m(lp - lq) - (1 - b) * _exp(lq) * log_m(lp - lq),
+        lambda s: b * log_u_m(s),
         lambda s: (1 - b) * log_m(s),
         f0=-(1 - b) * math.log1p(-b),
         slope=-b * math.log(b),
@@ -139,12 +145,12 @@ def gjs(b: float) -> Divergence:
 
 
 def skew_kl(l: float) -> Divergence:
-    log_m = lambda s: jnp.logaddexp(math.log(l) + s, math.log1p(-l))  # m = l u + 1 - l
+    log_m, log_u_m = _mixture(l)
     return _member(
         f"skew_kl:{l:g}",
-        lambda lp, lq: _exp(lp) * (lp - lq - log_m(lp - lq)) - (1 - l) * (_exp(lp) - _exp(lq)),
-        lambda s: s - log_m(s) + (1 - l) * _expm1(-log_m(s)),
-        lambda s: (1 - l) * _expm1(s - log_m(s)),
+        lambda lp, lq: _exp(lp) * log_u_m(lp - lq) - (1 - l) * (_exp(lp) - _exp(lq)),
+        lambda s: log_u_m(s) + (1 - l) * _expm1(-log_m(s)),
+        lambda s: (1 - l) * _expm1(log_u_m(s)),
         f0=1 - l,
         slope=-math.log(l) - (1 - l),
     )
@@ -166,8 +172,9 @@ def hellinger2() -> Divergence:
 
 
 def tv() -> Divergence:
-    half_sign = lambda s: 0.5 * jnp.sign(s)
-    return _member("tv", lambda lp, lq: 0.5 * jnp.abs(_exp(lp) - _exp(lq)), half_sign, half_sign, f0=0.5, slope=0.5)
+    half_sign = lambda s: 0.5 * jnp.sign(s)  # 0 at the kink, which jnp.abs would not give
+    half_size = lambda x: x * half_sign(x)
+    return _member("tv", lambda lp, lq: half_size(_exp(lp) - _exp(lq)), half_sign, half_sign, f0=0.5, slope=0.5)
 
 
 def pearson_chi2() -> Divergence:
@@ -232,7 +239,7 @@ def from_generator(f: Callable[[Array], Array], name: str = "custom") -> Diverge
     with jax.enable_x64(True):
         _refuse_unless_convex(f, derivative, name)
         one = jnp.ones(())
-        f1, df1 = float(f(one)), float(derivative(one))
+        f1, df1 = float(f(one)), float(derivative(one - 1e-7) + derivative(one + 1e-7)) / 2  # the middle slope of a kink
         normal = lambda u: f(u) - f1 - df1 * (u - 1)
         f0 = _limit([float(normal(jnp.asarray(u))) for u in (1e-100, 1e-200, 1e-300)])
         slope = _limit([float(derivative(jnp.asarray(u))) - df1 for u in (1e100, 1e200, 1e300)])
@@ -271,7 +278,7 @@ def _refuse_unless_convex(f: Callable, derivative: Callable, name: str) -> None:
         at = u[:-1][above | below]
         worst = at[np.argmin(np.abs(np.log(at)))]
         raise UsageError(f"generator {name}", f"u = {worst:.6g}", "f is not convex there: it falls below its own tangent.", fix)
-    tangent_at_one = value[2000] + slope[2000] * (u - 1)
+    tangent_at_one = value[2000] + 0.5 * (slope[1999] + slope[2001]) * (u - 1)
     if min((value - tangent_at_one)[1900], (value - tangent_at_one)[2100]) < 1e-9:
         raise UsageError(f"generator {name}", "u = 1", "f is straight around 1, so it tells no two laws apart.", fix)
 

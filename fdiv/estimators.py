@@ -32,13 +32,13 @@ def to_actions(values: Array, mask: Array, horizon: int) -> Array:
     """[B, T] in string columns -> [B, H] in action coordinates; beyond the last action, whatever stands there."""
     if values.shape[1] == horizon:
         return values
-    return jnp.take_along_axis(values, first_action(mask) + jnp.arange(horizon), axis=1)
+    return jnp.take_along_axis(values, first_action(mask) + jnp.arange(horizon)[None], axis=1)
 
 
 def to_columns(values: Array, mask: Array) -> Array:
     """[B, H] in action coordinates -> [B, T] in string columns, 0 off the mask."""
     if values.shape[1] != mask.shape[1]:
-        column = jnp.arange(mask.shape[1]) - first_action(mask)
+        column = jnp.arange(mask.shape[1])[None] - first_action(mask)
         values = jnp.take_along_axis(values, jnp.clip(column, 0, values.shape[1] - 1), axis=1)
     return jnp.where(mask, values, 0.0)
 
@@ -72,7 +72,7 @@ def returns_to_go(d: Divergence, level: Level, prefix: Array, mask: Array, disco
     if level == "sequence" and discount == 1:
         return d.reward(prefix[:, -1:]) - d.reward(before)
     if level in ("sequence", "occupancy"):
-        left = 1.0 if level == "sequence" else (horizon - jnp.arange(horizon)) / horizon
+        left = 1.0 if level == "sequence" else (horizon - jnp.arange(horizon)[None]) / horizon
         return discounted_to_go(left * (d.reward(prefix) - d.reward(before)), discount)
     if level == "token":
         step = prefix - before
@@ -97,8 +97,8 @@ def advantages(returns: Array, mask: Array, weight: Array, baseline: Baseline = 
     elif baseline != "leave_one_out":
         raise UsageError("baseline", baseline, "is not a baseline.", "Use none, mean or leave_one_out.")
     own = jnp.where(jnp.all((weight == 0) | (weight == 1)), own, 0.0)
-    others = share.sum(0) - own
-    sums = (share * jnp.where(mask, returns, 0.0)).sum(0) - own * returns
+    others = share.sum(0, keepdims=True) - own
+    sums = (share * jnp.where(mask, returns, 0.0)).sum(0, keepdims=True) - own * returns
     centre = jnp.where(others > 0, sums / jnp.where(others > 0, others, 1.0), 0.0)
     return jnp.where(mask, returns - centre, 0.0)
 
@@ -106,4 +106,4 @@ def advantages(returns: Array, mask: Array, weight: Array, baseline: Baseline = 
 def score_function_loss(log_q: Array, batch: Scored) -> Array:
     """-sum_b w_b sum_t A_bt log q_bt: its gradient is the policy gradient. Williams 1992 (REINFORCE)."""
     mask, weight = batch.sequences.mask, batch.sequences.weight
-    return -jnp.sum(weight[:, None] * jnp.where(mask, batch.advantages * log_q, 0.0))
+    return -jnp.sum(weight[:, None] * jnp.where(mask, batch.advantages, 0.0) * log_q)

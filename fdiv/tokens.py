@@ -58,10 +58,12 @@ def empty_prompts(n: int) -> Sequences:
 
 
 def prompts_of(sequences: Sequences, horizon: int) -> Sequences:
-    """The prompts of whole strings: everything before the first action, in `T - horizon` columns."""
+    """The prompts of whole strings: everything before the first action, in `T - horizon` columns, padding moved behind."""
     width = sequences.tokens.shape[1] - horizon
     before = jnp.cumsum(sequences.mask, axis=1) == 0
-    tokens = jnp.where(before, sequences.tokens, PAD)[:, :width]
+    tokens = jnp.where(before, sequences.tokens, PAD)
+    start = jnp.argmax(tokens != PAD, axis=1)[:, None]  # 0 where there is no padding before the prompt, or no prompt
+    tokens = jnp.take_along_axis(tokens, jnp.minimum(start + jnp.arange(width)[None], tokens.shape[1] - 1), axis=1)
     return Sequences(tokens, jnp.zeros_like(tokens, bool), sequences.weight)
 
 
@@ -136,6 +138,7 @@ def normalise(sequences: Sequences, aggregate: Aggregate = "string") -> Sequence
 
 def hold(values: Array, mask: Array) -> Array:
     """Per-action values with each string's last one held over the absorbing state, 0 before its first action. [B, T]"""
-    last = jnp.max(jnp.where(mask, jnp.arange(mask.shape[1]), 0), axis=1, keepdims=True)
+    column = jnp.arange(mask.shape[1])[None]
+    last = jnp.max(jnp.where(mask, column, 0), axis=1, keepdims=True)
     values = jnp.where(mask, values, 0.0)
-    return jnp.where(jnp.arange(mask.shape[1]) > last, jnp.take_along_axis(values, last, axis=1), values)
+    return jnp.where(column > last, jnp.take_along_axis(values, last, axis=1), values)

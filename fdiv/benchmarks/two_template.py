@@ -79,8 +79,8 @@ def _expert() -> Policy:
 
     def predict(params, log_joint):
         prior, emission = map(tk.real, params)
-        posterior = jax.nn.log_softmax(prior + log_joint)
-        return jax.nn.logsumexp(posterior[..., None] + emission, axis=-2)
+        posterior = jax.nn.log_softmax(log_joint + prior.reshape([1] * (log_joint.ndim - 1) + [2]))
+        return jax.nn.logsumexp(posterior[..., None] + jnp.expand_dims(emission, range(log_joint.ndim - 1)), axis=-2)
 
     def step(params, log_joint, token):
         log_joint = log_joint + evidence(params, token)

@@ -58,13 +58,14 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6) * scale
+        return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6) * jnp.expand_dims(scale, range(x.ndim - 1))
 
 
 def rotate(x: Array, position: Array) -> Array:
     """Rotary embedding of x [B, T, heads, D] at positions [B, T]."""
     half = x.shape[-1] // 2
-    angle = position[..., None, None] * 10_000.0 ** (-jnp.arange(half) / half)
+    frequency = 10_000.0 ** (-jnp.arange(half) / half)
+    angle = position[..., None, None] * frequency[None, None, None]
     a, b = x[..., :half], x[..., half:]
     return jnp.concatenate([a * jnp.cos(angle) - b * jnp.sin(angle), a * jnp.sin(angle) + b * jnp.cos(angle)], axis=-1)
 
@@ -154,7 +155,9 @@ def policy(shape: Shape, vocab: int) -> Policy:
 
     def features(params: Params, tokens: Array):
         read, position = _layout(tokens)
-        allowed = _reach(shape, position, position) | jnp.eye(tokens.shape[1], dtype=bool)  # padding sees itself, not nothing
+        allowed = (
+            _reach(shape, position, position) | jnp.eye(tokens.shape[1], dtype=bool)[None]
+        )  # padding sees itself, not nothing
         return trunk.apply(params, read, jnp.maximum(position, 0), allowed)
 
     def head(params: Params, x: Array) -> Array:
@@ -165,7 +168,7 @@ def policy(shape: Shape, vocab: int) -> Policy:
         room = [(0, 0), (0, horizon), (0, 0), (0, 0)]
         size = (prompts.tokens != PAD).sum(1)
         slots = jnp.arange(width + horizon)
-        position = jnp.where(slots < size[:, None], slots, -1)
+        position = jnp.where(slots[None] < size[:, None], slots[None], -1)
         if width == 0:
             empty = jnp.zeros((batch, horizon, shape.kv_heads, shape.width // shape.heads))
             written = [(empty, empty)] * shape.layers

@@ -1,0 +1,19 @@
+"""Tests run on the CPU, refuse silent broadcasts between ranks, and share compiled programs."""
+
+import os
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("FDIV_CACHE", os.path.join(tempfile.gettempdir(), f"fdiv-test-cache-{os.getuid()}"))
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def double():
+    """Double precision, for laws that hold to rounding."""
+    with jax.enable_x64(True):
+        yield
