@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -94,6 +93,11 @@ def _span(seconds: float) -> str:
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
-def fail(text: str) -> None:
-    """A message for standard error."""
-    print(text, file=sys.stderr, flush=True)
+def print_table(titles: list[str], rows: list[list[str]], caption: str) -> None:
+    """A finished table on its own, numbers to the right."""
+    table = Table(box=None, padding=(0, 2), header_style="bold", caption=caption, caption_justify="left")
+    for i, title in enumerate(titles):
+        table.add_column(title, justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)

@@ -17,9 +17,10 @@ from experiments.assemble import Task
 from experiments.devices import cache_folder
 from experiments.lanes import Lanes
 from experiments.text_files import Reading
+from fdiv.benchmarks import Text
 from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.policies import Architecture
-from fdiv.types import Kit, Model
+from fdiv.types import Kit, Model, Policy
 
 LEARNING_RATE = 2e-3
 CLIP = 1.0
@@ -28,11 +29,9 @@ VERSION = 1  # raise it when a change of code changes what is trained
 
 def get(config: Any, reading: Reading, task: Task, say: Callable[[str], None]) -> Model | None:
     """The teacher for these rows and sizes: from the cache, or trained now. None where teacher_updates is 0."""
-    benchmark = config.benchmark
-    if not benchmark.teacher_updates:
+    if not config.benchmark.teacher_updates:
         return None
-    architecture = Architecture("transformer", layers=benchmark.teacher_layers, width=benchmark.teacher_width)
-    policy = architecture.policy(task.mdp.vocab, task.length)
+    policy = _policy(config.benchmark, task)
     own = _own_config(config)
     keys = jax.random.split(jax.random.key(config.seed + 7), 1)
     kit = Kit(policy, task.mdp, None)
@@ -55,6 +54,17 @@ def get(config: Any, reading: Reading, task: Task, say: Callable[[str], None]) -
             say(f"Teacher: {point.update} of {own.updates} updates, {loss:.3f} nats per byte, {point.seconds:.0f} s.")
     checkpoints.save(folder, own.updates, point.lane, {"update": own.updates, "loss": loss})
     return Model(policy, jax.tree.map(lambda x: x[0], point.lane.state.params))
+
+
+def untrained(config: Any, task: Task) -> Model:
+    """The teacher before its first update."""
+    policy = _policy(config.benchmark, task)
+    return Model(policy, policy.init(jax.random.key(config.seed)))
+
+
+def _policy(benchmark: Text, task: Task) -> Policy:
+    architecture = Architecture("transformer", layers=benchmark.teacher_layers, width=benchmark.teacher_width)
+    return architecture.policy(task.mdp.vocab, task.length)
 
 
 def _own_config(config: Any) -> Any:

@@ -1,0 +1,17 @@
+"""Known figures of the field, each out of one command with its numbers checked: `python -m experiments.figures KEY`."""
+
+from __future__ import annotations
+
+import importlib
+
+from experiments.figures.base import Figure
+
+KEYS = (
+    "kl_estimators", "die", "kl_gradients", "discriminator_rewards", "gaussian_fit", "policy_class", "misspecified_horizon",
+    "compounding_error", "f_dpo", "kl_targets", "head_tail", "distillation_grid", "divergence_gallery", "mode_covering",
+)  # fmt: skip
+
+
+def figure(key: str) -> Figure:
+    """The figure of a key, from the file of that name."""
+    return importlib.import_module(f"experiments.figures.{key}").FIGURE

@@ -1,0 +1,150 @@
+"""How fast each method's update is: `python -m experiments.speed PRESET [flags]` prints a table and writes nothing.
+
+The limit that a method is held against is sampling alone: as many strings of the same policy, on the same seeds side by
+side, and nothing learned from them. A teacher, where the benchmark has one, is used untrained: its speed is the same.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import cli
+from fdiv.types import UsageError
+
+REPETITIONS = 5
+SECONDS = 1.0  # of updates in one repetition
+
+
+class Timing(NamedTuple):
+    """One program, all seeds together."""
+
+    name: str
+    compile_seconds: float
+    update_seconds: list[float]  # of each repetition
+    tokens: float  # per update
+
+    def rate(self) -> float:
+        """Median tokens per second."""
+        return self.tokens / float(np.median(self.update_seconds))
+
+
+def main(preset: str, config) -> int:
+    """Time every method of a config and print the table."""
+    from experiments import config as configs
+    from experiments import devices
+    from experiments.console import print_table
+
+    default = cli.presets()[preset][1]
+    configs.check(config, default)
+    if config.out != default.out:
+        raise UsageError("out", str(config.out), "speed writes nothing.", "Drop it.")
+    available = devices.chosen(config.devices)
+    setup = _setup(config, available)
+    limit = _sampling(config, *setup)
+    timings = [limit, *(_method(config, *setup, method, chosen) for method, chosen in configs.resolve(config))]
+    titles = ["program", "compile s", "ms / update", "spread", "tokens / update", "tokens / s", "x sampling alone"]
+    caption = (
+        f"{preset}, {config.seeds} seeds x {config.batch_size} strings an update, {len(available)} x {available[0].device_kind}. "
+        f"Median of {REPETITIONS} repetitions of {SECONDS:g} s; spread is (slowest - fastest) / median."
+    )
+    print_table(titles, [_row(timing, limit) for timing in timings], caption)
+    return 0
+
+
+def _row(timing: Timing, limit: Timing) -> list[str]:
+    seconds = np.array(timing.update_seconds)
+    return [
+        timing.name,
+        f"{timing.compile_seconds:.1f}",
+        f"{1e3 * np.median(seconds):.3f}",
+        f"{np.ptp(seconds) / np.median(seconds):.0%}",
+        f"{timing.tokens:,.0f}",
+        f"{timing.rate():,.0f}",
+        f"{timing.rate() / limit.rate():.2f}",
+    ]
+
+
+def _setup(config, available: list):
+    """Task, kit, lanes, keys, demonstrations and starting parameters, as a head-to-head makes them."""
+    from experiments import assemble, teacher, training
+    from experiments.config import replace
+    from experiments.lanes import Lanes
+
+    reading = assemble.data(config)
+    task = assemble.task(replace(config, exact_limit=0), reading)  # nothing here needs the strings enumerated
+    if reading is not None and config.benchmark.teacher_updates:
+        task = task._replace(mdp=task.mdp._replace(expert=teacher.untrained(config, task)))
+    kit = assemble.kit(config, task)
+    keys = assemble.seed_keys(config, config.seeds)
+    return task, kit, Lanes(config.seeds, available), keys, training.demonstrations(config, task, keys), training.starts(kit, keys)
+
+
+def _method(config, task, kit, lanes, keys, rows, start, method, hyperparameters) -> Timing:
+    import jax.numpy as jnp
+
+    from experiments import training
+
+    objective = method.build(hyperparameters, kit)
+    rates = jnp.full(config.seeds, hyperparameters.learning_rate or config.learning_rate)
+    lane = lanes.put(training.begin(config, objective, config.updates, keys, start, rates, rows))
+    program = training.build(config, task, kit, objective, config.updates, lanes, lane)
+
+    def run(lane, count):
+        lane, sums = program.advance(lane, count)
+        return lane, sums["tokens"]
+
+    return _time(method.name, program.compile_seconds, run, lane)
+
+
+def _sampling(config, task, kit, lanes, keys, rows, start) -> Timing:
+    import jax
+    import jax.numpy as jnp
+
+    def advance(lane, count):
+        key, params = lane
+
+        def one(i, sums):
+            prompts = task.mdp.prompts(jax.random.fold_in(key, 2 * i), config.batch_size)
+            strings, log_q = kit.rollout(jax.random.fold_in(key, 2 * i + 1), kit.policy, params, prompts)
+            return sums[0] + strings.mask.sum(), sums[1] + log_q.sum()  # both asked for, so both are computed
+
+        tokens, log_q = jax.lax.fori_loop(0, count, one, (jnp.int32(0), jnp.float32(0)))
+        return (jax.random.fold_in(key, 0), params), (tokens, log_q)
+
+    lane = lanes.put((keys, start))
+    program, seconds = lanes.compile(advance, lane, jnp.int32(1), shared=(1,))
+
+    def run(lane, count):
+        lane, sums = program(lane, count)
+        return lane, sums[0]
+
+    return _time("sampling alone", seconds, run, lane)
+
+
+def _time(name: str, compile_seconds: float, run: Callable, lane) -> Timing:
+    """Repetitions of about a second each; the lanes that fill up the last device count as they cost."""
+    import jax
+    import jax.numpy as jnp
+
+    def timed(lane, count: int):
+        began = time.perf_counter()
+        lane, tokens = jax.block_until_ready(run(lane, jnp.int32(count)))
+        return lane, (time.perf_counter() - began) / count, float(np.sum(np.asarray(tokens))) / count
+
+    lane, _, _ = timed(lane, 1)
+    lane, pace, _ = timed(lane, 3)
+    count, found, per = max(1, round(SECONDS / pace)), [], []
+    for _ in range(REPETITIONS):
+        lane, seconds, tokens = timed(lane, count)
+        found.append(seconds)
+        per.append(tokens)
+    return Timing(name, compile_seconds, found, float(np.mean(per)))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, "experiments.speed"))

@@ -1,0 +1,37 @@
+"""One method on one seed (or several): `python -m experiments.train PRESET --methods NAME [flags]`.
+
+The same run as a column of the head-to-head, with the same report; without --out it goes to runs/train/NAME.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from experiments import cli
+from fdiv.types import UsageError
+
+OUT = Path("runs/train")
+
+
+def one_run(config):
+    """A preset's config for a single run."""
+    return dataclasses.replace(config, methods=("sft",), seeds=1, out=OUT)
+
+
+def main(preset: str, config) -> int:
+    """Run it, from the config that the command line gave."""
+    from experiments import head_to_head
+    from experiments.run_folder import file_name
+
+    if len(config.methods) != 1:
+        fix = "Name one with --methods, or use experiments.compare."
+        raise UsageError("methods", " ".join(config.methods), "a single run has one method.", fix)
+    if config.out == OUT:
+        config = dataclasses.replace(config, out=OUT / preset / file_name(config.methods[0]))
+    return head_to_head.run(preset, config, one_run(cli.presets()[preset][1]))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, "experiments.train", adapt=one_run))
