@@ -15,7 +15,7 @@ from fdiv.benchmarks import Text
 from fdiv.benchmarks.text import decode
 from fdiv.learner import learner
 from fdiv.rollout import sampler
-from fdiv.types import PAD, Kit, Learner, Model, Objective, Sequences, TokenMDP
+from fdiv.types import PAD, Kit, Learner, Model, Objective, Sequences, TokenMDP, UsageError
 
 
 class Task(NamedTuple):
@@ -40,7 +40,11 @@ def task(config: Any, reading: text_files.Reading | None = None, teacher: Model 
     mdp = config.benchmark.build()
     space = None
     if strings_possible(config):
-        space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos, config.exact_limit)
+        try:
+            space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos, config.exact_limit)
+        except UsageError as error:
+            fix = f"{error.fix.rstrip('.')} with --exact-limit (0 estimates instead of enumerating)."
+            raise UsageError("benchmark.horizon", error.value, error.problem, fix) from error
     return Task(mdp, space, mdp.horizon, [])
 
 

@@ -87,6 +87,7 @@ Config = dataclasses.make_dataclass(
 )
 
 replace = dataclasses.replace
+RATES = (1.0, 1 / 3, 3.0, 0.1, 10.0)  # what --trials multiplies the learning rate by, in this order
 WHERE_ONLY = ("out", "devices", "save_every", "cache")  # fields that change where and how a run lives, not what it computes
 
 
@@ -100,18 +101,10 @@ def check(config: Any, preset: Any) -> None:
 
     An option that no chosen method has a use for is refused where it differs from the preset's.
     """
-    for field in (
-        "seeds",
-        "updates",
-        "evaluations",
-        "trials",
-        "samples",
-        "epochs",
-        "minibatches",
-        "accumulate",
-        "optimum_starts",
-    ):
+    for field in ("seeds", "updates", "evaluations", "trials", "samples", "epochs", "minibatches", "accumulate", "optimum_starts"):
         at_least(field, getattr(config, field), 1)
+    if config.trials > len(RATES):
+        raise UsageError("trials", config.trials, "is too many.", f"Give at most {len(RATES)}.")
     at_least("batch_size", config.batch_size, 2)
     for field in ("demos", "warm_start", "seed", "clip", "exact_limit", "devices", "save_every"):
         at_least(field, getattr(config, field), 0)

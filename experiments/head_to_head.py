@@ -28,7 +28,6 @@ from fdiv.types import Kit
 
 INTERRUPTED_EXIT = 130
 LIVE = {"js": "JS", "validation_nll": "NLL/token", "entropy": "entropy", "gradient_norm": "grad norm"}
-RATES = (1.0, 1 / 3, 3.0, 0.1, 10.0)
 
 
 class Interrupted(Exception):
@@ -114,7 +113,7 @@ def _introduce(screen: Screen, preset: str, config: Any, changed: Mapping, task:
     screen.say(f"{preset}: {', '.join(f'{k} {v}' for k, v in configs.as_dict(config)['benchmark'].items() if v is not None)}")
     sizes = {k: v for k, v in configs.as_dict(config)["policy"].items() if v is not None}
     data = f"{config.demos} demos a seed" if config.demos else "fresh demos"
-    budget = f"{config.seeds} seeds x {config.updates} updates x {config.batch_size} strings"
+    budget = f"{config.seeds} seed{'s'[: config.seeds > 1]} x {config.updates} updates x {config.batch_size} strings"
     screen.say(
         f"policy {', '.join(f'{k} {v}' for k, v in sizes.items())}; {budget}; {data}; learning rate {config.learning_rate:g}"
     )
@@ -270,12 +269,10 @@ def _tune(bench: Bench, objective: Any, rate: float, own: Any) -> tuple[float, l
     config = bench.config
     if config.trials == 1:
         return rate, []
-    if config.trials > len(RATES):
-        raise configs.UsageError("trials", config.trials, "is too many.", f"Give at most {len(RATES)}.")
     lanes = Lanes(config.trials, bench.lanes.devices)
     key = assemble.seed_keys(config, 1, offset=1_000_000)
     same = lambda tree: jax.tree.map(lambda x: jnp.repeat(x[:1], config.trials, axis=0), tree)
-    rates = rate * jnp.array(RATES[: config.trials])
+    rates = rate * jnp.array(configs.RATES[: config.trials])
     rows = same(training.demonstrations(config, bench.task, key))
     lane = lanes.put(training.begin(config, objective, config.updates, same(key), same(bench.start), rates, rows))
     program = training.build(config, bench.task, bench.kit, objective, config.updates, lanes, lane)

@@ -91,7 +91,7 @@ def _best(values: list[float], way: int) -> float | None:
 def _notes(results: Mapping[str, Any], key: str) -> list[str]:
     exact = bool(results["class_optimum"])
     notes = [
-        f"Rows in order of {key}. IQM over {results['seeds']} seeds [95% stratified bootstrap interval]; nats.",
+        f"Rows in order of {key}. IQM over {results['seeds']} seed{'s'[: results['seeds'] > 1]} [95% stratified bootstrap interval]; nats.",
         "All values are exact, by enumerating every string."
         if exact
         else "Divergences are estimated from samples of both sides.",
