@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
+import importlib.util
 import pkgutil
-import runpy
 import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from fdiv.types import UsageError
 
 USAGE_EXIT = 2
+IMPORTED: list[ModuleType] = []  # what `--import` has loaded, in order
 
 
 def presets() -> dict[str, tuple[str, Any]]:
-    """Every preset of the `configs` folder, one file each: name -> (description, config)."""
+    """Every preset of the `configs` folder, one file each, and of imported files: name -> (description, config)."""
     found = {}
     folder = importlib.import_module("configs")
     for module in sorted(pkgutil.iter_modules(folder.__path__), key=lambda m: m.name):
         found |= importlib.import_module(f"configs.{module.name}").PRESETS
+    for module in IMPORTED:
+        found |= getattr(module, "PRESETS", {})
     return found
 
 
@@ -38,19 +44,31 @@ def run(main: Callable[[str, Any], int], program: str, argv: list[str] | None = 
 
 
 def load_plugins(argv: list[str]) -> list[str]:
-    """Run each `--import FILE.py` (a user's own divergences, benchmarks, methods or presets) and take it off the line."""
+    """Import each `--import FILE.py` (a user's own divergences, benchmarks, methods or presets) and take it off the line."""
     rest = []
     arguments = iter(argv)
     for argument in arguments:
-        if argument != "--import":
+        if argument == "--import":
+            IMPORTED.append(_load(Path(next(arguments, ""))))
+        else:
             rest.append(argument)
-            continue
-        path = next(arguments, "")
-        try:
-            runpy.run_path(path)
-        except OSError as error:
-            raise UsageError("import", path, f"cannot be read ({error.strerror}).", "Give a Python file.") from error
     return rest
+
+
+def _load(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError("import", str(path), "is not a file.", "Give a Python file.")
+    spec = importlib.util.spec_from_file_location(f"imported_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where the types of its dataclasses' fields are looked up
+    spec.loader.exec_module(module)
+    return module
+
+
+def imported() -> dict[str, str]:
+    """Name -> hash of each imported file: they decide the numbers as a config does."""
+    files = [Path(module.__file__) for module in IMPORTED]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
 
 
 def parse(program: str, argv: list[str], adapt: Callable | None = None) -> tuple[str, Any]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import assemble, checkpoints, devices, pictures, report, results, tables, teacher, training
+from experiments import assemble, checkpoints, cli, devices, pictures, report, results, tables, teacher, training
 from experiments import config as configs
 from experiments.alarms import alarms
 from experiments.assemble import Task
@@ -77,6 +77,7 @@ def run(preset: str, config: Any, default: Any) -> int:
     available = devices.chosen(config.devices)
     reading = assemble.data(config)
     identity = configs.identity(config) | ({"data": reading.digest()} if reading else {})
+    identity |= {"imports": cli.imported()} if cli.IMPORTED else {}
     folder = RunFolder(config.out, identity)
     if folder.finished:
         print(f"Already done: {folder.path / 'report.html'} holds the results of this very config.")

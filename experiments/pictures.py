@@ -60,12 +60,12 @@ def curves(results: Mapping[str, Any], history: Rows, folder: Path) -> str:
     exact = bool(results["class_optimum"])
     panels = ["gap", "js", "valid", "entropy"] if exact else ["validation_nll", "js_token", "likelihood", "entropy"]
     table = [line | _gap(line, results) for line in history if line["method"] in results["methods"]]
-    panels = [panel for panel in panels if any(panel in line for line in table)]
+    panels = [panel for panel in panels if any(line.get(panel) is not None for line in table)]
     figure, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 2.7), squeeze=False, layout="constrained")
     rows: Rows = []
     for axis, panel in zip(axes[0], panels):
         for name, method in results["methods"].items():
-            band = _band([line for line in table if line["method"] == name and panel in line], panel)
+            band = _band([line for line in table if line["method"] == name and line.get(panel) is not None], panel)
             rows += [{"method": name, "metric": panel, **point} for point in band]
             _draw_band(axis, band, style.look(method), panel)
         _dress(axis, panel, results)
@@ -76,7 +76,7 @@ def curves(results: Mapping[str, Any], history: Rows, folder: Path) -> str:
 def _gap(line: dict[str, Any], results: Mapping[str, Any]) -> dict[str, float]:
     """A method's distance to the best of the class at a point of its curve."""
     method = results["methods"][line["method"]]
-    return {"gap": line["own"] - method["best"]} if method.get("best") is not None and "own" in line else {}
+    return {"gap": line["own"] - method["best"]} if method.get("best") is not None and line.get("own") is not None else {}
 
 
 def _band(lines: Rows, metric: str) -> Rows:

@@ -61,7 +61,7 @@ def _edge(constant: float, log_mass: Array) -> Array:
     return jnp.full_like(log_mass, INF) if math.isinf(constant) else constant * _exp(log_mass)
 
 
-def _member(name: str, perspective: Callable, witness: Callable, reward: Callable, *, f0: float, slope: float):
+def member(name: str, perspective: Callable, witness: Callable, reward: Callable, *, f0: float, slope: float):
     """A divergence from its three formulas, `f0 = f(0)` and `slope = f'(inf)` saying what disjoint supports cost."""
 
     def extended(log_p: Array, log_q: Array) -> Array:
@@ -94,7 +94,7 @@ def swapped(d: Divergence, name: str | None = None) -> Divergence:
 
 
 def forward_kl() -> Divergence:
-    return _member(
+    return member(
         "forward_kl",
         lambda lp, lq: _exp(lp) * (lp - lq) - _exp(lp) + _exp(lq),
         lambda s: s,
@@ -105,7 +105,7 @@ def forward_kl() -> Divergence:
 
 
 def reverse_kl() -> Divergence:
-    return _member(
+    return member(
         "reverse_kl",
         lambda lp, lq: _exp(lq) * (lq - lp) - _exp(lq) + _exp(lp),
         lambda s: -_expm1(-s),
@@ -116,7 +116,7 @@ def reverse_kl() -> Divergence:
 
 
 def js() -> Divergence:
-    return _member(
+    return member(
         "js",
         lambda lp, lq: 0.5 * (_exp(lp) * (LOG2 - softplus(lq - lp)) + _exp(lq) * (LOG2 - softplus(lp - lq))),
         lambda s: 0.5 * (LOG2 - softplus(-s)),
@@ -134,7 +134,7 @@ def _mixture(w: float) -> tuple[Callable, Callable]:
 
 def gjs(b: float) -> Divergence:
     log_m, log_u_m = _mixture(b)
-    return _member(
+    return member(
         f"gjs:{b:g}",
         lambda lp, lq: b * _exp(lp) * log_u_m(lp - lq) - (1 - b) * _exp(lq) * log_m(lp - lq),
         lambda s: b * log_u_m(s),
@@ -146,7 +146,7 @@ def gjs(b: float) -> Divergence:
 
 def skew_kl(l: float) -> Divergence:
     log_m, log_u_m = _mixture(l)
-    return _member(
+    return member(
         f"skew_kl:{l:g}",
         lambda lp, lq: _exp(lp) * log_u_m(lp - lq) - (1 - l) * (_exp(lp) - _exp(lq)),
         lambda s: log_u_m(s) + (1 - l) * _expm1(-log_m(s)),
@@ -161,7 +161,7 @@ def skew_reverse_kl(l: float) -> Divergence:
 
 
 def hellinger2() -> Divergence:
-    return _member(
+    return member(
         "hellinger2",
         lambda lp, lq: (_exp(lp / 2) - _exp(lq / 2)) ** 2,
         lambda s: -_expm1(-s / 2),
@@ -174,11 +174,11 @@ def hellinger2() -> Divergence:
 def tv() -> Divergence:
     half_sign = lambda s: 0.5 * jnp.sign(s)  # 0 at the kink, which jnp.abs would not give
     half_size = lambda x: x * half_sign(x)
-    return _member("tv", lambda lp, lq: half_size(_exp(lp) - _exp(lq)), half_sign, half_sign, f0=0.5, slope=0.5)
+    return member("tv", lambda lp, lq: half_size(_exp(lp) - _exp(lq)), half_sign, half_sign, f0=0.5, slope=0.5)
 
 
 def pearson_chi2() -> Divergence:
-    return _member(
+    return member(
         "pearson_chi2",
         lambda lp, lq: _mass_times_expm1(lp, 1.0, lp - lq) - (_exp(lp) - _exp(lq)),
         lambda s: 2 * _expm1(s),
@@ -193,7 +193,7 @@ def neyman_chi2() -> Divergence:
 
 
 def jeffreys() -> Divergence:
-    return _member(
+    return member(
         "jeffreys",
         lambda lp, lq: (_exp(lp) - _exp(lq)) * (lp - lq),
         lambda s: s - _expm1(-s),
@@ -212,11 +212,11 @@ def alpha(a: float) -> Divergence:
         return (_mass_times_expm1(lq, a, lp - lq) - (_exp(lp) - _exp(lq))) / (a - 1)
 
     f0, slope = (1 / a if a > 0 else INF), (1 / (1 - a) if a < 1 else INF)
-    return _member(f"alpha:{a:g}", perspective, scaled(a - 1), scaled(a), f0=f0, slope=slope)
+    return member(f"alpha:{a:g}", perspective, scaled(a - 1), scaled(a), f0=f0, slope=slope)
 
 
 def log_d() -> Divergence:
-    return _member(
+    return member(
         "log_d",
         lambda lp, lq: (_exp(lp) + _exp(lq)) * softplus(lq - lp) - 2 * LOG2 * _exp(lq) - (LOG2 - 1) * (_exp(lp) - _exp(lq)),
         lambda s: softplus(-s) - _expm1(-s) - LOG2,
@@ -253,7 +253,7 @@ def from_generator(f: Callable[[Array], Array], name: str = "custom") -> Diverge
         return u * (derivative(u) - df1) - normal(u)
 
     perspective = lambda lp, lq: jnp.exp(lq) * normal(ratio(lp - lq))
-    return _member(name, perspective, lambda s: derivative(ratio(s)) - df1, reward, f0=f0, slope=slope)
+    return member(name, perspective, lambda s: derivative(ratio(s)) - df1, reward, f0=f0, slope=slope)
 
 
 def _limit(values: list[float]) -> float:

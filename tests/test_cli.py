@@ -39,6 +39,7 @@ BAD = {
     "unknown level": (["two-template", "--adversarial.level", "word"], ["word", "occupancy"]),
     "table too large": (["markov", "--benchmark.vocab", "200", "--policy.order", "4", "--exact-limit", "0"], ["transformer"]),
     "no such file": (["text", "--benchmark.path", "/nowhere/rows.jsonl"], ["benchmark.path", "is not a file"]),
+    "no such import": (["two-template", "--import", "/nowhere/mine.py"], ["import = '/nowhere/mine.py'", "Python file"]),
     "samples cannot be reused": (["two-template", "--epochs", "2"], ["epochs", "reverse_kl"]),
 }
 
