@@ -59,7 +59,7 @@ def alarms(last: Last, expert: Mapping[str, float], group: str, warm: bool = Tru
     raise_if(
         warm and gradient < 1e-6,
         "no gradient",
-        f"The policy gets no gradient (norm {gradient:.1g}): it has converged, or its reward is flat. Try a larger --batch-size "
-        "or another divergence.",
+        f"The policy gets no gradient (norm {gradient:.1g}): it has converged, or its reward is flat. Try a larger "
+        "--batch-size or another divergence.",
     )
     return found

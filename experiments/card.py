@@ -16,7 +16,9 @@ from fdiv.types import UsageError
 def card(spec: str) -> Table:
     """One member: its formula, where it comes from, who else calls it what, and its parameter elsewhere."""
     found = divergences.card(spec)
-    table = Table(box=None, show_header=False, padding=(0, 2), title=f"[bold]{divergences.parse(spec).name}[/]", title_justify="left")
+    table = Table(
+        box=None, show_header=False, padding=(0, 2), title=f"[bold]{divergences.parse(spec).name}[/]", title_justify="left"
+    )
     rows = {"f(u), u = p/q": found.formula, "source": found.source, "known as": found.names}
     for name, text in (rows | conventions.equivalents(spec)).items():
         table.add_row(f"[dim]{name}[/]", text)

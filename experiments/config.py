@@ -101,7 +101,17 @@ def check(config: Any, preset: Any) -> None:
 
     An option that no chosen method has a use for is refused where it differs from the preset's.
     """
-    for field in ("seeds", "updates", "evaluations", "trials", "samples", "epochs", "minibatches", "accumulate", "optimum_starts"):
+    for field in (
+        "seeds",
+        "updates",
+        "evaluations",
+        "trials",
+        "samples",
+        "epochs",
+        "minibatches",
+        "accumulate",
+        "optimum_starts",
+    ):
         at_least(field, getattr(config, field), 1)
     if config.trials > len(RATES):
         raise UsageError("trials", config.trials, "is too many.", f"Give at most {len(RATES)}.")

@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Lanes:
-    """`count` runs over `devices`: pytrees are [count, ...] outside, [devices, per device, ...] where several devices share them."""
+    """`count` runs over `devices`: pytrees are [count, ...] outside, [devices, per device, ...] on several devices."""
 
     def __init__(self, count: int, devices: list):
         self.count = count
@@ -39,7 +39,7 @@ class Lanes:
         return jax.tree.map(np.asarray, self.get(tree))
 
     def compile(self, function: Callable, *arguments: Any, shared: tuple[int, ...] = (), donate: tuple[int, ...] = ()):
-        """(compiled program, seconds it took) for `function(*arguments)` of one run; arguments in `shared` are the same for all."""
+        """(compiled program, seconds it took) for `function(*arguments)` of one run; `shared` arguments are the same for all."""
         axes = tuple(None if i in shared else 0 for i in range(len(arguments)))
         mapped = jax.vmap(function, in_axes=axes)
         if self.several:

@@ -17,9 +17,11 @@ from fdiv import statistics
 
 Rows = list[dict[str, Any]]
 TITLES = {
-    "forward_kl": "forward KL (nats)", "reverse_kl": "reverse KL (nats)", "js": "Jensen-Shannon (nats)", "tv": "total variation",
+    "forward_kl": "forward KL (nats)", "reverse_kl": "reverse KL (nats)", "js": "Jensen-Shannon (nats)",
+    "tv": "total variation",
     "valid": "share of valid strings", "entropy": "entropy (nats)", "likelihood": "expert's NLL of the policy's strings (nats)",
-    "validation_nll": "validation NLL (nats per token)", "js_token": "JS per token, own prefixes (nats)", "gap": "gap to the class optimum (nats)",
+    "validation_nll": "validation NLL (nats per token)", "js_token": "JS per token, own prefixes (nats)",
+    "gap": "gap to the class optimum (nats)",
     "reverse_kl_token": "reverse KL per token, own prefixes (nats)", "self_bleu": "self-BLEU", "distinct_2": "distinct 2-grams",
     "forward_kl_token_expert": "forward KL per token, expert's prefixes (nats)",
 }  # fmt: skip
@@ -165,10 +167,16 @@ def _plane(results: Mapping[str, Any], x: str, y: str, folder: Path, name: str, 
     return save(figure, folder, name, rows)
 
 
+class _Plain(ticker.LogFormatter):
+    """0.4 rather than 4e-01, at those ticks that have room for a number."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def _plain_ticks(side: Any) -> None:
-    """0.4 rather than 4 x 10^-1."""
     side.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    side.set_minor_formatter(ticker.LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
+    side.set_minor_formatter(_Plain(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
 
 
 def _frame(axis: Any, points: list, stars: list, log: bool):
@@ -228,7 +236,7 @@ def _optima(axis: Any, stars: list, x: str, y: str) -> Rows:
 def _temperature_curve(axis: Any, sweep: Rows, x: str, y: str) -> Rows:
     points = [(row[x], row[y], row["temperature"]) for row in sweep if x in row and y in row]
     if points:
-        u, v, heat = zip(*points)
+        u, v, _heat = zip(*points)
         axis.plot(u, v, color="#999999", linewidth=1.1, zorder=1, marker=".", markersize=4)
         for a, b, t in points:
             axis.annotate(

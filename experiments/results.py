@@ -42,7 +42,10 @@ def gap_of(own: Any, best: Best | None) -> dict[str, Any] | None:
     """Own divergence minus the class's best, seed by seed, and which local optimum each seed ended in."""
     if best is None or not np.all(np.isfinite(own)):
         return None
-    return summary(np.asarray(own, float) - best.value) | {"ended_in": ended_in(np.asarray(own), best), "local_optima": best.local}
+    return summary(np.asarray(own, float) - best.value) | {
+        "ended_in": ended_in(np.asarray(own), best),
+        "local_optima": best.local,
+    }
 
 
 def describe_ends(gap: Mapping[str, Any] | None) -> str:

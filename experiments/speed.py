@@ -81,7 +81,14 @@ def _setup(config, available: list):
         task = task._replace(mdp=task.mdp._replace(expert=teacher.untrained(config, task)))
     kit = assemble.kit(config, task)
     keys = assemble.seed_keys(config, config.seeds)
-    return task, kit, Lanes(config.seeds, available), keys, training.demonstrations(config, task, keys), training.starts(kit, keys)
+    return (
+        task,
+        kit,
+        Lanes(config.seeds, available),
+        keys,
+        training.demonstrations(config, task, keys),
+        training.starts(kit, keys),
+    )
 
 
 def _method(config, task, kit, lanes, keys, rows, start, method, hyperparameters) -> Timing:

@@ -91,7 +91,8 @@ def _best(values: list[float], way: int) -> float | None:
 def _notes(results: Mapping[str, Any], key: str) -> list[str]:
     exact = bool(results["class_optimum"])
     notes = [
-        f"Rows in order of {key}. IQM over {results['seeds']} seed{'s'[: results['seeds'] > 1]} [95% stratified bootstrap interval]; nats.",
+        f"Rows in order of {key}. IQM over {results['seeds']} seed{'s'[: results['seeds'] > 1]} "
+        "[95% stratified bootstrap interval]; nats.",
         "All values are exact, by enumerating every string."
         if exact
         else "Divergences are estimated from samples of both sides.",
@@ -159,13 +160,20 @@ def tex(table: Ranking) -> str:
 
 
 def terminal(table: Ranking, width: int) -> RichTable:
-    """IQMs alone, and on a narrow screen no words but the method's, so that a row fits."""
+    """IQMs alone, and on a narrow screen no words but the method's and only as many columns as fit."""
     notes = [note.replace(" [95% stratified bootstrap interval]", "; intervals are in the report") for note in table.notes]
-    shown = RichTable(box=None, padding=(0, 1), header_style="bold", caption="\n".join(notes), caption_justify="left")
+    titles = [SHORT.get(title, title) for title in table.titles]
+    texts = [[cell.text.split(" [")[0] for cell in row] for row in table.rows]
     kept = [i for i, title in enumerate(table.titles) if width >= 120 or title not in ("minimises", "status")]
+    room = lambda: sum(2 + max(len(titles[i]), *(len(row[i]) for row in texts)) for i in kept)
+    left_out = []
+    while room() > width and len(kept) > 2:
+        left_out.insert(0, titles[kept.pop()])
+    if left_out:
+        notes.append(f"In the report and not here, for want of width: {', '.join(left_out)}.")
+    shown = RichTable(box=None, padding=(0, 1), header_style="bold", caption="\n".join(notes), caption_justify="left")
     for i in kept:
-        shown.add_column(SHORT.get(table.titles[i], table.titles[i]), justify="left" if i < 2 else "right", no_wrap=True)
-    for row in table.rows:
-        texts = [row[i].text.split(" [")[0] for i in kept]
-        shown.add_row(*(f"[bold green]{text}[/]" if row[i].best else text for i, text in zip(kept, texts)))
+        shown.add_column(titles[i], justify="left" if i < 2 else "right", no_wrap=True)
+    for cells, row in zip(table.rows, texts):
+        shown.add_row(*(f"[bold green]{row[i]}[/]" if cells[i].best else row[i] for i in kept))
     return shown

@@ -1,8 +1,9 @@
 """What every run is measured by, whatever it trains on.
 
 Plain divergence names are the sequence level; `_occupancy`, `_token` (the policy's prefixes) and `_token_expert` name the
-others. `validation_nll` is the policy's NLL of held-out demonstrations in nats per token. `coverage` is the policy's NLL of the expert's strings, `likelihood` the expert's NLL of the policy's (Ji et al.
-2023, f-distill, arXiv 2307.15190), both per string in nats.
+others. `validation_nll` is the policy's NLL of held-out demonstrations in nats per token. `coverage` is the policy's NLL of
+the expert's strings, `likelihood` the expert's NLL of the policy's (Ji et al. 2023, f-distill, arXiv 2307.15190), both per
+string in nats.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("FDIV_CACHE", os.path.join(tempfile.gettempdir(), f"fdiv-test-cache-{os.getuid()}"))
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ["FDIV_CACHE"] + "/programs")

@@ -31,10 +31,16 @@ BAD = {
     "learning rate not finite": (["two-template", "--learning-rate", "nan"], ["learning_rate", "above 0"]),
     "weight out of range": (["two-template", "--benchmark.weight", "1.5"], ["benchmark.weight = 1.5", "between 0 and 1"]),
     "too long to enumerate": (["two-template", "--benchmark.horizon", "40"], ["horizon = 40", "at most 11", "--exact-limit"]),
-    "batch does not divide": (["two-template", "--batch-size", "10", "--accumulate", "4"], ["batch_size = 10", "multiple of 4"]),
+    "batch does not divide": (
+        ["two-template", "--batch-size", "10", "--accumulate", "4"],
+        ["batch_size = 10", "multiple of 4"],
+    ),
     "more devices than there are": (["two-template", "--devices", "99"], ["devices = 99"]),
     "too many trials": (["two-template", "--trials", "9"], ["trials = 9", "at most 5"]),
-    "option without a use": (["two-template", "--methods", "sft", "--adversarial.warmup", "3"], ["adversarial.warmup", "no method"]),
+    "option without a use": (
+        ["two-template", "--methods", "sft", "--adversarial.warmup", "3"],
+        ["adversarial.warmup", "no method"],
+    ),
     "entropy counted twice": (["two-template", "--methods", "airl", "--adversarial.entropy", "1"], ["entropy", "twice"]),
     "unknown level": (["two-template", "--adversarial.level", "word"], ["word", "occupancy"]),
     "table too large": (["markov", "--benchmark.vocab", "200", "--policy.order", "4", "--exact-limit", "0"], ["transformer"]),

@@ -264,7 +264,8 @@ def test_what_does_not_parse_says_the_fix(spec, says):
 
 @pytest.mark.parametrize(
     ("f", "spec"),
-    [(lambda u: u * jnp.log(u), "forward_kl"), (lambda u: -jnp.log(u) + 3 * u, "reverse_kl"), (lambda u: (u - 1) ** 2, "pearson_chi2"),
+    [(lambda u: u * jnp.log(u), "forward_kl"), (lambda u: -jnp.log(u) + 3 * u, "reverse_kl"),
+     (lambda u: (u - 1) ** 2, "pearson_chi2"),
      (lambda u: 0.5 * jnp.abs(u - 1), "tv"), (lambda u: (jnp.sqrt(u) - 1) ** 2 + 7, "hellinger2")],
 )  # fmt: skip
 def test_a_generator_becomes_the_member_it_generates(f, spec):

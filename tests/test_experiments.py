@@ -19,8 +19,8 @@ from experiments import checkpoints, cli, compare, head_to_head, training
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
-    "two-template", "--benchmark.vocab", "2", "--benchmark.horizon", "3", "--seeds", "2", "--updates", "60", "--batch-size", "32",
-    "--evaluations", "3", "--optimum-starts", "2", "--temperatures", "0.5", "1.0",
+    "two-template", "--benchmark.vocab", "2", "--benchmark.horizon", "3", "--seeds", "2", "--updates", "60",
+    "--batch-size", "32",    "--evaluations", "3", "--optimum-starts", "2", "--temperatures", "0.5", "1.0",
 ]  # fmt: skip
 METHODS = ["--methods", "sft", "js", "gail", "--adversarial.warmup", "5"]
 
@@ -43,7 +43,9 @@ def finals(folder: Path) -> dict:
 def curve(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     drop = ("seconds", "loss", "gradient_norm")  # means over stretches, whose ends the clock decides
-    return sorted(({k: v for k, v in x.items() if k not in drop} for x in lines), key=lambda x: (x["method"], x["update"], x["seed"]))
+    return sorted(
+        ({k: v for k, v in x.items() if k not in drop} for x in lines), key=lambda x: (x["method"], x["update"], x["seed"])
+    )
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +198,9 @@ def test_damaged_checkpoints_are_set_aside(tmp_path):
 def test_text_end_to_end(tmp_path):
     """Prompted real text with a teacher, methods of every group, values estimated and marked so."""
     rows = [{"question": f"What is {i} plus {j}?", "answer": f"{i + j}."} for i in range(12) for j in range(12)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"question": "no answer"}\nnot json\n')
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows) + '{"question": "no answer"}\nnot json\n'
+    )
     small = ["layers", "1", "width", "16", "heads", "2", "kv-heads", "1"]
     sizes = [x for owner in ("policy", "scorer") for k, v in zip(small[::2], small[1::2]) for x in (f"--{owner}.{k}", v)]
     flags = [

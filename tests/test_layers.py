@@ -65,6 +65,12 @@ def test_the_core_touches_no_world():
     """No flags, files, clocks or prints below the scripts."""
     for path in FILES:
         if module(path).startswith("fdiv"):
-            words = {node.func.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+            words = {
+                node.func.id
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            }
             assert not words & {"print", "open", "input"}, path
-            assert not {"os", "sys", "time", "tyro", "argparse"} & {n.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import) for n in node.names}, path
+            assert not {"os", "sys", "time", "tyro", "argparse"} & {
+                n.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import) for n in node.names
+            }, path

@@ -27,7 +27,10 @@ def test_two_sided_estimates_are_unbiased_and_know_their_error(spec):
     """On three symbols: 400 estimates from 200 draws a side average to the divergence; their spread is what they say."""
     p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
     draw, s = np.random.default_rng(0), np.log(p / q)
-    pairs = [metrics.two_sided(divergences.parse(spec), *(jnp.asarray(s[draw.choice(3, 200, p=x)]) for x in (p, q))) for _ in range(400)]
+    pairs = [
+        metrics.two_sided(divergences.parse(spec), *(jnp.asarray(s[draw.choice(3, 200, p=x)]) for x in (p, q)))
+        for _ in range(400)
+    ]
     values, errors = np.array(pairs, np.float64).T
     truth = float(divergences.parse(spec).perspective(jnp.log(p), jnp.log(q)).sum())
     assert abs(values.mean() - truth) < 4 * values.std() / 20 + 1e-5
@@ -59,7 +62,7 @@ def test_diversity_by_hand():
     assert metrics.distinct_n(x, 2) == pytest.approx(3 / 5)
     assert metrics.self_bleu(strings([0, 1, 2, 3], [0, 1, 2, 3])) == pytest.approx(1)
     assert metrics.self_bleu(strings([0, 1], [2, 3])) == 0
-    # 0101 against 012: unigrams 2/4, bigrams (1+1)/(3+1), none longer counted: (0+1)/(2+1), (0+1)/(1+1); no penalty, it is longer
+    # 0101 against 012: unigrams 2/4, bigrams (1+1)/(3+1), none longer counted: (0+1)/(2+1), (0+1)/(1+1); no penalty
     wanted = (0.5 * 0.5 * (1 / 3) * 0.5) ** 0.25
     # 012 against 0101: 2/3, (1+1)/(2+1), (0+1)/(1+1), (0+1)/(0+1); shorter, so times e^(1 - 4/3)
     other = ((2 / 3) * (2 / 3) * 0.5 * 1) ** 0.25 * np.exp(1 - 4 / 3)
@@ -98,7 +101,10 @@ def test_iqm_and_intervals():
 def test_intervals_cover_as_often_as_they_say():
     """Of 300 intervals for the mean of 30 normal draws, about 95% hold the truth (0): within 4 standard errors of .93."""
     draw = np.random.default_rng(1)
-    holds = [low <= 0 <= high for low, high in (statistics.bootstrap(draw.standard_normal(30), statistics.mean, repetitions=400) for _ in range(300))]
+    holds = [
+        low <= 0 <= high
+        for low, high in (statistics.bootstrap(draw.standard_normal(30), statistics.mean, repetitions=400) for _ in range(300))
+    ]
     assert abs(np.mean(holds) - 0.93) < 4 * (0.93 * 0.07 / 300) ** 0.5
 
 

@@ -283,7 +283,7 @@ def test_splitting_a_batch_changes_nothing(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_more_padding_changes_nothing(name):
     """Trap: padding leaks into losses. On prepared strings, so that both see the same samples; poison included."""
-    space, kit, params, objective, _ = built(name)
+    _space, kit, params, objective, _ = built(name)
     aux = objective.init(jax.random.key(0), params)
     _, batch, _ = objective.prepare(jax.random.key(2), params, aux, kit.mdp.demos(jax.random.key(1), 16))
 
@@ -371,7 +371,7 @@ def test_labels_are_not_swapped():
     for level in LEVELS:
         _, kit, params, objective, _ = built("gail", level=level, discriminator_steps=100, discriminator_learning_rate=0.1)
         aux = objective.init(jax.random.key(0), params)
-        learn = jax.jit(lambda key, aux, demos, run=objective.prepare: run(key, params, aux, demos))
+        learn = jax.jit(lambda key, aux, demos, run=objective.prepare, params=params: run(key, params, aux, demos))
         for i in range(5):
             aux, _, health = learn(jax.random.key(i), aux, kit.mdp.demos(jax.random.key(50 + i), 256))
         assert float(health["d_accuracy"]) > 0.55, level
@@ -403,10 +403,12 @@ def test_gradient_penalty_keeps_the_score_smooth():
 
 @pytest.mark.parametrize(
     ("method", "fields", "says"),
-    [("airl", {"entropy": 0.1}, "counted twice"), ("gail", {"reward_form": "expert"}, "airl"), ("fairl", {"entropy": 1.0}, "as published"),
+    [("airl", {"entropy": 0.1}, "counted twice"), ("gail", {"reward_form": "expert"}, "airl"),
+     ("fairl", {"entropy": 1.0}, "as published"),
      ("gail", {"discriminator_steps": 0}, "discriminator_steps"), ("gail", {"level": "word"}, "sequence, occupancy, token"),
      ("gail", {"gradient_penalty": -1.0}, "negative"), ("gail", {"level": "token", "discount": 0.5}, "no returns"),
-     ("distill", {"policy_prefixes": 1.5}, "0 to 1"), ("js", {"discount": -0.1}, "0 to 1"), ("js", {"baseline": "value"}, "baseline"),
+     ("distill", {"policy_prefixes": 1.5}, "0 to 1"), ("js", {"discount": -0.1}, "0 to 1"),
+     ("js", {"baseline": "value"}, "baseline"),
      ("sft", {"aggregate": "sum"}, "aggregate")],
 )  # fmt: skip
 def test_combinations_without_meaning_are_refused(method, fields, says):

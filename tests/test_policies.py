@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fdiv import exact, tokens as tk
+from fdiv import exact
+from fdiv import tokens as tk
 from fdiv.benchmarks import Markov, TwoTemplate
 from fdiv.policies import Architecture, tabular
 from fdiv.rollout import draw, sampler, tempered

@@ -34,7 +34,11 @@ def written(tmp_path, records, suffix=".jsonl", **fields):
         ({"text": "héllo"}, {}, Row(b"", "héllo".encode())),
         ({"prompt": "a?", "completion": "b"}, {}, Row(b"a?\n", b"b")),
         ({"question": "a?", "answer": "b"}, {"prompt_field": "question", "completion_field": "answer"}, Row(b"a?\n", b"b")),
-        ({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]}, {}, Row(b"user: hi\n", b"yo")),
+        (
+            {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]},
+            {},
+            Row(b"user: hi\n", b"yo"),
+        ),
     ],
 )
 def test_columns_as_others_name_them(tmp_path, suffix, record, fields, row):
@@ -43,11 +47,21 @@ def test_columns_as_others_name_them(tmp_path, suffix, record, fields, row):
 
 def test_bad_rows_are_reported_by_number_and_reason(tmp_path):
     good = {"prompt": "a", "completion": "b"}
-    records = [good, "{broken", {"prompt": "a"}, {"prompt": "a", "completion": ""}, {"prompt": 3, "completion": "b"}, "[1]", good]
+    records = [
+        good,
+        "{broken",
+        {"prompt": "a"},
+        {"prompt": "a", "completion": ""},
+        {"prompt": 3, "completion": "b"},
+        "[1]",
+        good,
+    ]
     reading = written(tmp_path, records)
     assert len(reading.rows) == 2
     assert [number for number, _ in reading.bad] == [2, 3, 4, 5, 6]
-    for (_, reason), says in zip(reading.bad, ["not JSON", "no field 'completion'", "empty", "int, not text", "list, not a record"]):
+    for (_, reason), says in zip(
+        reading.bad, ["not JSON", "no field 'completion'", "empty", "int, not text", "list, not a record"]
+    ):
         assert says in reason
     assert "5 rows were bad" in " ".join(reading.notes(Text()))
 
@@ -75,7 +89,7 @@ def test_the_split_is_by_row_and_does_not_move():
     train, held = split(rows, 0.05)
     assert len(train) + len(held) == 4000
     assert abs(len(held) - 200) < 5 * (4000 * 0.05 * 0.95) ** 0.5
-    again = split(rows[::-1][:1000] + [Row(b"new", b"row")], 0.05)[1]
+    again = split([*rows[::-1][:1000], Row(b"new", b"row")], 0.05)[1]
     assert set(again) - {Row(b"new", b"row")} <= set(held)
     assert set(held) <= set(split(rows, 0.2)[1])  # a larger share keeps what was held out
 

@@ -2,8 +2,8 @@
 
     -grad D_f(p||q) = E_{x ~ q}[ sum_k R_k grad log q(action_k | prefix) ],   R from `estimators.returns_to_go`,
 
-with `s = log p - log q` of the sampled tokens. Exact in expectation at each of the three levels when nothing is discounted. Sources: Ghasemipour et
-al. 2019 (f-MAX, arXiv 1911.02256); Go et al. 2023 (f-DPG, arXiv 2302.08215).
+with `s = log p - log q` of the sampled tokens. Exact in expectation at each of the three levels when nothing is discounted.
+Sources: Ghasemipour et al. 2019 (f-MAX, arXiv 1911.02256); Go et al. 2023 (f-DPG, arXiv 2302.08215).
 """
 
 from __future__ import annotations
