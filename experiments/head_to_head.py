@@ -27,7 +27,7 @@ from fdiv.statistics import iqm
 from fdiv.types import Kit
 
 INTERRUPTED_EXIT = 130
-LIVE = {"js": "JS", "validation_nll": "NLL/token", "entropy": "entropy", "gradient_norm": "grad norm"}
+LIVE = {"entropy": "entropy", "gradient_norm": "grad norm"}  # shown while training, after what the rows are ranked by
 
 
 class Interrupted(Exception):
@@ -91,7 +91,8 @@ def run(preset: str, config: Any, default: Any) -> int:
         write_json(folder.path / "bad_rows.json", [{"row": number, "reason": reason} for number, reason in reading.bad])
 
     methods = configs.resolve(config)
-    with StopFlag() as stop, Screen([method.name for method, _ in methods], LIVE) as screen:
+    live = {"js": "JS"} if plain_task.space is not None else {"validation_nll": "NLL/token"}
+    with StopFlag() as stop, Screen([method.name for method, _ in methods], live | LIVE) as screen:
         _introduce(screen, preset, config, changed, plain_task, available)
         expert = teacher.get(config, reading, plain_task, screen.say) if reading else plain_task.mdp.expert
         task = plain_task._replace(mdp=plain_task.mdp._replace(expert=expert))

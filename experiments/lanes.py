@@ -39,7 +39,7 @@ class Lanes:
         return jax.tree.map(np.asarray, self.get(tree))
 
     def compile(self, function: Callable, *arguments: Any, shared: tuple[int, ...] = (), donate: tuple[int, ...] = ()):
-        """(compiled program, seconds it took) for `function(*arguments)` of one run; `shared` arguments are the same for all."""
+        """(compiled program, seconds it took) for `function(*arguments)` of one run; `shared` arguments: the same for all."""
         axes = tuple(None if i in shared else 0 for i in range(len(arguments)))
         mapped = jax.vmap(function, in_axes=axes)
         if self.several:
