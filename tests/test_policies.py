@@ -47,7 +47,8 @@ def test_the_sampler_says_what_the_trainer_says(name, prompted):
     prompts = ragged_prompts() if prompted else tk.empty_prompts(64)
     for softened in (policy, tempered(policy, 0.7)):
         strings, sampled = jax.jit(lambda k, p, q=softened: sampler(H, EOS)(k, q, p, prompts))(jax.random.key(4), params)
-        np.testing.assert_allclose(sampled, tk.log_probs(softened, params, strings, V), atol=1e-5)
+        trained = jax.jit(lambda p, x, q=softened: tk.log_probs(q, p, x, V))(params, strings)
+        np.testing.assert_allclose(sampled, trained, atol=1e-5)
         assert bool((tk.prompts_of(strings, H).tokens == prompts.tokens).all())
         after = jnp.cumsum(tk.previous(strings.tokens) == EOS, axis=1) > 0
         assert not bool((strings.mask & after).any())
@@ -57,11 +58,12 @@ def test_the_sampler_says_what_the_trainer_says(name, prompted):
 def test_padding_on_either_side_changes_nothing(name):
     """Trap: padding leaks."""
     policy, params = made(name)
-    strings, _ = sampler(H, EOS)(jax.random.key(4), policy, params, ragged_prompts())
-    plain = tk.log_probs(policy, params, strings, V)
+    strings, _ = jax.jit(lambda k, p: sampler(H, EOS)(k, policy, p, ragged_prompts()))(jax.random.key(4), params)
+    log_probs = jax.jit(lambda p, x: tk.log_probs(policy, p, x, V))
+    plain = log_probs(params, strings)
     pad = lambda x, c: jnp.pad(x, [(0, 0), (2, 3)], constant_values=c)
     wider = Sequences(pad(strings.tokens, PAD), pad(strings.mask, False), strings.weight)
-    np.testing.assert_allclose(tk.log_probs(policy, params, wider, V)[:, 2:-3], plain, atol=2e-6)
+    np.testing.assert_allclose(log_probs(params, wider)[:, 2:-3], plain, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
