@@ -23,7 +23,7 @@ class Screen:
         self._rows: dict[str, dict[str, Any]] = {name: {"state": "waiting"} for name in methods}
         self._columns = columns
         self._last_line = 0.0
-        self._began = time.monotonic()
+        self._began = None  # when the first method did
 
     def __enter__(self) -> Screen:
         if self.console.is_terminal:
@@ -43,6 +43,7 @@ class Screen:
 
     def state(self, method: str, state: str) -> None:
         """What a method is at: compiling, done ..."""
+        self._began = self._began or time.monotonic()
         self._rows[method]["state"] = state
         self._show(f"{method}: {state}")
 

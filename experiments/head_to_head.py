@@ -356,7 +356,8 @@ def finish(bench: Bench, complete: bool, changed: Mapping[str, Any]) -> None:
     extra = [m["minimises"] for m in methods.values()]
     table = bench.optima.table(extra) if bench.optima.available else {}
     start = bench.judge.measure(bench.lanes.put(bench.start))
-    whole = results.assemble(configs.as_dict(config), methods, table, bench.expert, start, complete, task.notes)
+    notes = [*task.notes, *([bench.optima.note] if bench.optima.available else [])]
+    whole = results.assemble(configs.as_dict(config), methods, table, bench.expert, start, complete, notes)
     reference, metric = ("sft" if "sft" in methods else names[0]), tables.rank_by(whole)
     for name, against in results.compare_with(methods, reference, metric).items():
         methods[name]["against"] = against

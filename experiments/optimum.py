@@ -18,7 +18,8 @@ from fdiv.types import Claim, Kit, Params
 
 STANDARD = ("forward_kl", "reverse_kl", "js", "tv", "hellinger2", "alpha:0.5")
 NEAR = 0.005  # a seed this close to a local optimum's value has ended in it
-SMALL = 5000  # parameters up to which a search starts from many points and runs to the end
+SMALL = 5000  # entries of a table up to which a search starts from many points and runs to the end
+SHORT = 200  # iterations of the one search of any other policy
 
 
 class Best(NamedTuple):
@@ -38,12 +39,22 @@ class Optima:
         if path.exists():
             self._known = {key: Best(**value) for key, value in json.loads(path.read_text()).items()}
         shape = jax.eval_shape(kit.policy.init, jax.random.key(0))
-        self._large = sum(leaf.size for leaf in jax.tree.leaves(shape)) > SMALL
+        network = config.policy.name == "transformer"
+        self._large = network or sum(leaf.size for leaf in jax.tree.leaves(shape)) > SMALL
 
     @property
     def available(self) -> bool:
         """Whether strings are enumerated, so that an optimum can be searched at all."""
         return self._task.space is not None
+
+    @property
+    def note(self) -> str:
+        """How far the optima are to be trusted."""
+        if self._config.policy.name == "full":
+            return "The class holds every law, so its optimum is the expert itself."
+        if self._large:
+            return f"The class optimum is one L-BFGS search of {SHORT} iterations: an upper bound, and a gap may be below 0."
+        return f"The class optimum is the best of L-BFGS in double precision from {self._config.optimum_starts} starts."
 
     def of(self, claim: Claim) -> Best:
         """The best in the class for what a method claims to minimise."""
@@ -66,7 +77,8 @@ class Optima:
         if self._config.policy.name == "full":  # it holds every law, the expert's too: no search is as exact as knowing that
             return 0.0, None, [0.0]
         if self._large:
-            initial, iterations = [jax.tree.map(np.asarray, kit.policy.init(jax.random.key(self._config.seed)))], 300
+            initial = [jax.tree.map(np.asarray, kit.policy.init(jax.random.key(self._config.seed)))]
+            iterations = SHORT
         else:
             initial = exact.random_starts(kit.policy, self._config.optimum_starts, self._config.seed)
             iterations = 5000
