@@ -1,0 +1,144 @@
+"""One figure, its numbers and its checks: `python -m experiments.figures KEY [flags] --out DIR`, or `all --out DIR`.
+
+Writes DIR/KEY/KEY.pdf, .png, .csv and .json; `all` makes every figure at its default flags and DIR/index.html around them.
+Exit code 1: a check does not hold (or, with `all`, a figure could not be made); 2: the flags cannot be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+import textwrap
+import time
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from experiments import cli
+from experiments.figures import KEYS, figure, gallery
+from experiments.figures.base import Check, Result, keep
+from fdiv.types import UsageError
+
+PROGRAM = "python -m experiments.figures"
+OUT = Path("runs/figures")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make what the command line asks for."""
+    try:
+        argv = cli.load_plugins(list(sys.argv[1:] if argv is None else argv))
+        if not argv or argv[0] in ("-h", "--help"):
+            print(_usage())
+            return 0 if argv else cli.USAGE_EXIT
+        key, *rest = argv
+        if key == "all":
+            return every(_folder(_parse(key, rest, [], "Every figure at its default flags, and one page of them all.").out))
+        known = figure(_known(key))
+        asked = _parse(key, rest, [("flags", known.flags)], f"{known.title}. {known.claim}")
+        return one(key, asked.flags, _folder(asked.out))
+    except UsageError as error:
+        print(textwrap.fill(f"error: {error}", 100), file=sys.stderr)
+        return cli.USAGE_EXIT
+
+
+def _usage() -> str:
+    keys = textwrap.fill(", ".join(KEYS), 98, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    usage = f"usage: {PROGRAM} KEY [flags] --out DIR\n\nKEY is all, or one of\n{keys}\n\n"
+    return f"{usage}{PROGRAM} KEY --help lists a figure's flags."
+
+
+def _known(key: str) -> str:
+    if key not in KEYS:
+        near = difflib.get_close_matches(key.replace("-", "_"), KEYS, n=3, cutoff=0.3) or KEYS
+        raise UsageError("key", key, "there is no figure of that name.", f"The nearest: {', '.join(near)}.")
+    return key
+
+
+def _parse(key: str, argv: list[str], fields: list[tuple[str, type]], description: str) -> Any:
+    """The figure's own flags and --out."""
+    import tyro
+
+    bare = [(name, Annotated[kind, tyro.conf.arg(name="")], dataclasses.field(default_factory=kind)) for name, kind in fields]
+    out = ("out", Annotated[Path, tyro.conf.arg(help="Folder to write to.")], dataclasses.field(default=OUT))
+    command = dataclasses.make_dataclass("Command", [*bare, out], frozen=True)
+    marks = (tyro.conf.FlagConversionOff,)
+    return tyro.cli(command, prog=f"{PROGRAM} {key}", description=description, args=argv, config=marks)
+
+
+def _folder(out: Path) -> Path:
+    if out.exists() and not out.is_dir():
+        raise UsageError("out", str(out), "is a file.", "Give a folder, new or of earlier figures.")
+    return out
+
+
+def one(key: str, flags: Any, out: Path) -> int:
+    """Make one figure, show its table and its checks."""
+    result = figure(key).make(flags)
+    keep(key, flags, result, out / key)
+    _show(key, result)
+    print(f"\nwritten to {out / key}")
+    return 0 if all(check.holds for check in result.checks) else 1
+
+
+def _show(key: str, result: Result) -> None:
+    table = Table(box=None, padding=(0, 2), header_style="bold", title=figure(key).title, title_justify="left")
+    titles = list(dict.fromkeys(title for row in result.rows for title in row))
+    for title in titles:
+        table.add_column(title, justify="right" if _numeric(result.rows, title) else "left", no_wrap=True)
+    for row in result.rows:
+        table.add_row(*(_cell(row.get(title, "")) for title in titles))
+    wide = Console(highlight=False, width=1000)
+    Console(highlight=False, width=wide.measure(table).maximum).print(table)  # no number is cut, however narrow the screen
+    print(f"\n{_tally(result.checks)}")
+    for check in result.checks:
+        print(f"  {'pass' if check.holds else 'FAIL'}  {check.name}: {check.detail}")
+
+
+def _numeric(rows: list[dict[str, Any]], title: str) -> bool:
+    return not any(isinstance(row.get(title), str) for row in rows)
+
+
+def _cell(value: Any) -> str:
+    if value is None or isinstance(value, (str, bool, int)):
+        return "" if value is None else escape(str(value))
+    return f"{float(value):.6g}"
+
+
+def _tally(checks: list[Check]) -> str:
+    return f"{sum(check.holds for check in checks)} of {len(checks)} checks hold"
+
+
+def every(out: Path) -> int:
+    """Make all figures at their defaults and the page that shows them; one that cannot be made is listed as such."""
+    entries = [_attempt(key, out) for key in KEYS]
+    out.mkdir(parents=True, exist_ok=True)
+    gallery.write(out / "index.html", entries)
+    failed = [entry.key for entry in entries if not entry.holds]
+    print(f"\n{len(entries) - len(failed)} of {len(entries)} figures hold; the page is {out / 'index.html'}")
+    return 1 if failed else 0
+
+
+def _attempt(key: str, out: Path) -> gallery.Entry:
+    began = time.monotonic()
+    command = f"{PROGRAM} {key}"
+    try:
+        known = figure(key)
+        flags = known.flags()
+        result = known.make(flags)
+        svg = keep(key, flags, result, out / key)
+        entry = gallery.entry(key, known, result, svg, command, time.monotonic() - began)
+        print(f"{key}: {_tally(entry.checks)}, {entry.seconds:.1f} s", flush=True)
+    except Exception as error:  # the others go on
+        reason = f"{type(error).__name__}: {error}"
+        entry = gallery.failed(key, command, reason, traceback.format_exc())
+        print(f"{key}: FAILED, {reason}", flush=True)
+    return entry
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+"""A kit in which every expectation is a sum over all strings, against an expert of the policy's own class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fdiv import exact
+from fdiv import tokens as tk
+from fdiv.types import Kit, Model, Policy, TokenMDP
+
+
+def kit(space: exact.Space, policy: Policy, expert: Any) -> Kit:
+    """For objectives whose exact gradients are wanted; `expert` are the expert's params. Demonstrations are never asked for."""
+    none = lambda key, n: tk.empty_prompts(n)
+    mdp = TokenMDP(space.vocab, space.horizon, space.eos, none, none, none, Model(policy, expert))
+    return Kit(policy, mdp, exact.enumerator(space))
