@@ -4,6 +4,7 @@ import os
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling takes far longer here than running
 os.environ.setdefault("FDIV_CACHE", os.path.join(tempfile.gettempdir(), f"fdiv-test-cache-{os.getuid()}"))
 
 import jax

@@ -33,4 +33,12 @@ PUBLISHED: dict[str, list[Published]] = {
         Published("cosine.gail.js", 1, 1e-9, "Ho & Ermon 2016, of GAIL"),
         Published("cosine.fairl.forward_kl", 1, 1e-9, "Ghasemipour et al. 2019, of FAIRL"),
     ],
+    "gaussian_fit": [
+        Published("fits.forward_kl.mean", -1.2, 1e-3, "Bishop 2006: the mixture's own mean"),
+        Published("fits.forward_kl.std", 2.8636, 1e-3, "Bishop 2006: the mixture's own standard deviation"),
+    ],
+    "compounding_error": [
+        Published("cliff_slope.0.001", 2, 0.1, "Ross & Bagnell 2010: quadratic in the horizon (a shape)"),
+        Published("full_recovery_slope.0.001", 1, 1e-6, "Ross, Gordon & Bagnell 2011: linear with recovery (a shape)"),
+    ],
 }

@@ -1,0 +1,143 @@
+"""The gradient card, what each objective is the gradient of: `python -m experiments.check_gradients [OBJECTIVE ...] [flags]`.
+
+Every registered objective (and what `--import FILE.py` adds) at its defaults and in its variants, on an MDP small enough to
+enumerate. At the defaults policy gradients and optimal discriminators are exact at their level, discount 0 drops the effect
+on later prefixes (of forward KL there is none), distillation is exact on the expert's prefixes alone, and fairl ascends
+forward KL. Prints the table and writes gradients.json, .csv, .png and .pdf; `--expect gradients.json` of an earlier run exits
+with 1 when a verdict has changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import textwrap
+from pathlib import Path
+from typing import Annotated, Any
+
+from experiments import cli
+from fdiv.checks import at_least, between
+from fdiv.types import UsageError
+
+ARGUMENT = "hellinger2"  # for methods that need a divergence and have no default
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What each objective is the gradient of."""
+
+    vocab: int = 3
+    """Number of symbols V, the last of them EOS."""
+    horizon: int = 4
+    """Most tokens in a string."""
+    perturbation: float = 0.5
+    """Standard deviation of the policy's logits about the expert's."""
+    seed: int = 0
+    """Which expert and which policy."""
+    expect: Path | None = None
+    """A gradients.json to compare verdicts with."""
+    out: Path = Path("runs/gradients")
+    """Folder to write to."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure what the command line names; everything that is registered where it names nothing."""
+    try:
+        names, options = _parse(cli.load_plugins(list(sys.argv[1:] if argv is None else argv)))
+        chosen = methods(names)
+        expected = _expected(options.expect)
+        found = card(options, chosen)
+    except UsageError as error:
+        print(textwrap.fill(f"error: {error}", 100), file=sys.stderr)
+        return cli.USAGE_EXIT
+    from experiments import gradient_card
+
+    gradient_card.show(found)
+    gradient_card.write(options.out, dataclasses.asdict(options), found)
+    changed = [] if expected is None else gradient_card.changes(found, expected, whole=not names)
+    for line in changed:
+        print(line)
+    return 1 if changed else 0
+
+
+def _parse(argv: list[str]) -> tuple[tuple[str, ...], Options]:
+    import tyro
+
+    Names = tyro.conf.Positional[tuple[str, ...]]
+    about = "Objectives as --methods takes them; none: every registered one."
+    fields = [
+        ("objectives", Annotated[Names, tyro.conf.arg(metavar="OBJECTIVE ...", help=about)], dataclasses.field(default=())),
+        ("options", Annotated[Options, tyro.conf.arg(name="")], dataclasses.field(default_factory=Options)),
+    ]
+    command = dataclasses.make_dataclass("Command", fields, frozen=True)
+    marks = (tyro.conf.FlagConversionOff,)
+    asked = tyro.cli(command, prog="python -m experiments.check_gradients", description=__doc__, args=argv, config=marks)
+    options = asked.options
+    at_least("vocab", options.vocab, 2)
+    at_least("horizon", options.horizon, 1)
+    between("perturbation", options.perturbation, 0, 10)
+    at_least("seed", options.seed, 0)
+    if options.out.exists() and not options.out.is_dir():
+        raise UsageError("out", str(options.out), "is a file.", "Give a folder.")
+    return asked.objectives, options
+
+
+def methods(names: tuple[str, ...]) -> list:
+    """The methods named, or all of the registry."""
+    from fdiv import objectives
+
+    if len(set(names)) < len(names):
+        raise UsageError("objectives", names, "names one twice.", "Name each once.")
+    needs = lambda m: "{}" in (m.divergence or "") and m.default is None
+    every = [f"{name}:{ARGUMENT}" if needs(method) else name for name, method in objectives.METHODS.items()]
+    return [objectives.resolve(name) for name in names or every]
+
+
+def _expected(path: Path | None) -> dict[str, str] | None:
+    """Verdicts of an earlier run."""
+    if path is None:
+        return None
+    try:
+        return {key: row["verdict"] for key, row in json.loads(path.read_text())["rows"].items()}
+    except OSError as error:
+        raise UsageError("expect", str(path), "cannot be read.", "Give the gradients.json of an earlier run.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError("expect", str(path), "holds no verdicts.", "Give the gradients.json of an earlier run.") from error
+
+
+def card(options: Options, methods: list) -> dict[str, dict[str, Any]]:
+    """A row for each objective, variant and discriminator, by its label."""
+    import jax
+    from rich.console import Console
+    from rich.progress import track
+
+    from experiments import gradient_cases, gradients
+    from fdiv import divergences
+
+    rows: dict[str, dict[str, Any]] = {}
+    with jax.enable_x64(True):
+        world = gradients.world(options.vocab, options.horizon, options.perturbation, options.seed)
+        cases = gradient_cases.cases(methods)
+        family = [divergences.parse(entry.example or name).name for name, entry in divergences.FAMILY.items()]
+        known = gradients.targets(world, list(dict.fromkeys([*family, *(case.claim.minimises for case in cases)])))
+        critics: dict = {}
+        for case in track(cases, "measuring", console=Console(stderr=True), transient=True):
+            optimal = None
+            for found in gradient_cases.measure(world, case, critics):
+                verdict = gradients.verdict(found.gradient, case.claim, known)
+                if found.critic == "trained":
+                    near = gradients.against(found.gradient, optimal)["cosine"] > gradients.NEAR
+                    verdict = f"{'close to' if near else 'far from'} the optimal discriminator's"
+                optimal = found.gradient
+                rows[case.label + (" (trained)" if found.critic == "trained" else "")] = {
+                    "objective": case.method.name, "variant": dict(case.fields), "discriminator": found.critic,
+                    "claim": case.claim.sentence, "target": gradients.phrase(case.claim), "verdict": verdict,
+                    **gradients.against(found.gradient, known.of(case.claim)), "variance": found.variance,
+                    "against": gradients.everything(found.gradient, known),
+                }  # fmt: skip
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

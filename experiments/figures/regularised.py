@@ -1,0 +1,69 @@
+"""The law that maximises E_pi r - beta D_f(pi||ref), and the one that f-DPO learns instead, over a few arms.
+
+u = pi/ref here, so that D_f(pi||ref) = E_ref[f(u)] and forward_kl is KL(pi||ref). Where f'(0) = -inf no arm is left out
+and the first law has beta f'(u_i) = r_i + c. All of it in double precision, under `jax.enable_x64`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdiv import divergences, exact
+from fdiv.types import Divergence
+
+BETAS = (1e-3, 1e6)  # the range in which budgets are met
+
+
+def interior() -> dict[str, Divergence]:
+    """Members of the family with f'(0) = -inf, under which every arm keeps some mass."""
+    named = {entry.example or name: divergences.parse(entry.example or name) for name, entry in divergences.FAMILY.items()}
+    return {name: d for name, d in named.items() if d.witness(-300.0) < d.witness(-150.0)}
+
+
+def bisect(function, low, high, steps: int = 50):
+    """Where an increasing function crosses zero, elementwise."""
+
+    def halve(_, ends):
+        middle = 0.5 * (ends[0] + ends[1])
+        above = function(middle) > 0
+        return jnp.where(above, ends[0], middle), jnp.where(above, middle, ends[1])
+
+    return sum(jax.lax.fori_loop(0, steps, halve, tuple(jnp.broadcast_arrays(low, high)))) / 2
+
+
+def optimum(d: Divergence, rewards, log_ref, beta):
+    """log pi of the most E_pi r - beta D_f(pi||ref), from beta f'(e^s) = r + c with c such that pi sums to one."""
+    ratio = lambda c: bisect(lambda s: d.witness(s) - (rewards + c) / beta, jnp.full_like(rewards, -700.0), 40.0)
+    c = bisect(lambda c: jnp.exp(log_ref + ratio(c)).sum() - 1, -rewards.max(), -rewards.min())
+    return jax.nn.log_softmax(log_ref + ratio(c))
+
+
+def preferred(d: Divergence, rewards: np.ndarray, log_ref: np.ndarray, beta: float) -> np.ndarray:
+    """log pi of f-DPO's population minimiser over pairs drawn from the reference, by L-BFGS from the reference."""
+    pairs = np.exp(log_ref[:, None] + log_ref[None]) / (1 + np.exp(rewards[None] - rewards[:, None]))  # [winner, loser]
+
+    def loss(logits):
+        margin = beta * d.witness(jax.nn.log_softmax(logits) - log_ref)
+        return -jnp.sum(pairs * jax.nn.log_sigmoid(margin[:, None] - margin[None]))
+
+    return np.asarray(jax.nn.log_softmax(exact.best_policy([loss], [log_ref]).params))
+
+
+def cost(d: Divergence, log_pi, log_ref):
+    """D_f(pi||ref), over the last axis."""
+    return d.perspective(log_pi, log_ref).sum(-1)
+
+
+def spend(d: Divergence, budgets: list[tuple[str, float]], family: dict[str, Divergence], rewards, log_ref):
+    """d's optimum at each budget (divergence, amount), by the beta that spends it. [budgets, arms]"""
+    names = list(family)
+
+    def one(kind, amount):
+        law = lambda log_beta: optimum(d, rewards, log_ref, jnp.exp(log_beta))
+        over = lambda x: jnp.stack([cost(family[k], law(-x), log_ref) for k in names])[kind] - amount
+        return law(-bisect(over, -jnp.log(BETAS[1]), -jnp.log(BETAS[0]), 40))
+
+    kinds, amounts = jnp.array([names.index(k) for k, _ in budgets]), jnp.array([amount for _, amount in budgets])
+    return jax.jit(jax.vmap(one))(kinds, amounts)
