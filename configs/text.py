@@ -1,4 +1,4 @@
-"""python -m experiments.compare text --benchmark.path rows.jsonl --benchmark.prompt-field ask --benchmark.completion-field reply
+"""python -m experiments.compare text --benchmark.path rows.jsonl --benchmark.completion-field reply
 
 Real text, byte by byte, with a small transformer against a larger one's law: divergences are estimated from both sides.
 """

@@ -395,9 +395,8 @@ def test_gradient_penalty_keeps_the_score_smooth():
         for level in LEVELS:
             _, kit, params, objective, _ = built("gail", level=level, gradient_penalty=penalty, discriminator_steps=50)
             aux = objective.init(jax.random.key(0), params)
-            prepare = jax.jit(lambda aux, run=objective.prepare, params=params: run(jax.random.key(1), params, aux, demos)[0])
             demos = kit.mdp.demos(jax.random.key(2), 128)
-            aux = prepare(aux)
+            aux = jax.jit(objective.prepare)(jax.random.key(1), params, aux, demos)[0]
             critic = aux.params if isinstance(aux, ContrastState) else aux.discriminator[0]
             sizes.append(float(jnp.abs(critic).mean()))
     assert all(smooth < 0.7 * rough for rough, smooth in zip(sizes[:3], sizes[3:]))

@@ -46,7 +46,7 @@ def make(flags: Flags) -> Result:
     """The minimiser and the optimum of each f, then every f at every budget."""
     at_least("arms", flags.arms, 2)
     at_least("seed", flags.seed, 0)
-    between("beta", flags.beta, 0.01, 100)
+    between("beta", flags.beta, 0.099, 100)
     draw = np.random.default_rng(flags.seed)
     rewards, log_ref = draw.standard_normal(flags.arms), np.log(draw.dirichlet(np.ones(flags.arms)))
     with jax.enable_x64(True):

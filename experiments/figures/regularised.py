@@ -13,7 +13,7 @@ import numpy as np
 from fdiv import divergences, exact
 from fdiv.types import Divergence
 
-BETAS = (1e-3, 1e6)  # the range in which budgets are met
+BETAS = (1e-4, 1e6)  # the range in which budgets are met
 
 
 def interior() -> dict[str, Divergence]:
@@ -63,7 +63,7 @@ def spend(d: Divergence, budgets: list[tuple[str, float]], family: dict[str, Div
     def one(kind, amount):
         law = lambda log_beta: optimum(d, rewards, log_ref, jnp.exp(log_beta))
         over = lambda x: jnp.stack([cost(family[k], law(-x), log_ref) for k in names])[kind] - amount
-        return law(-bisect(over, -jnp.log(BETAS[1]), -jnp.log(BETAS[0]), 40))
+        return law(-bisect(over, -jnp.log(BETAS[1]), -jnp.log(BETAS[0]), 44))
 
     kinds, amounts = jnp.array([names.index(k) for k, _ in budgets]), jnp.array([amount for _, amount in budgets])
     return jax.jit(jax.vmap(one))(kinds, amounts)
