@@ -26,7 +26,6 @@ from fdiv.divergences import parse
 from fdiv.types import UsageError
 
 FITTED = ("forward_kl", "reverse_kl", "js", "hellinger2", "tv")
-LINES = dict(zip(FITTED, ("o-", "s-", "^--", "v-.", "D:")))
 LONGEST, PER_WIDTH, ROUNDS = 100_000, 8, 20  # tokens; thetas scanned to a standard deviation; brackets, each a fourth as wide
 
 
@@ -125,8 +124,8 @@ def _picture(counts: Counts, ratios: dict[str, dict[str, float]], fits: dict[str
     """Ratios against length, and the laws of the share of ones at the greatest length, about the heavier coin's."""
     style.use()
     figure, (lines, laws) = plt.subplots(1, 2, figsize=(6.8, 2.9), layout="constrained")
-    for d, ratio in ratios.items():
-        lines.plot([int(T) for T in ratio], ratio.values(), LINES[d], color=style.colour(d), markersize=4.5, label=d)
+    for (d, ratio), line in zip(ratios.items(), ("o-", "s-", "^--", "v-.", "D:")):
+        lines.plot([int(T) for T in ratio], ratio.values(), line, color=style.colour(d), markersize=4.5, label=d)
     lines.set(xscale="log", yscale="log", xlabel="horizon T (tokens)", ylabel="tv(p, fit) / least tv")
     plain_log(lines.yaxis)
     lines.legend()

@@ -59,8 +59,7 @@ def make(flags: Flags) -> Result:
     """Every fit of every class."""
     p = mixture(flags.weight, flags.means, flags.std)
     if abs(p.means[0] - p.means[1]) > RESOLVED * p.std:
-        problem = f"are more than {RESOLVED:g} standard deviations apart, too far for {BASE**2} bins."
-        raise UsageError("means", p.means, problem, "Bring them nearer, or widen std.")
+        raise UsageError("means", p.means, f"are over {RESOLVED:g} stds apart, too far for the bins.", "Widen std.")
     x = _axis(p)
     log_p = log_softmax(p.log_density(x))
     with jax.enable_x64(True):

@@ -1,7 +1,7 @@
 """The law that maximises E_pi r - beta D_f(pi||ref), and the one that f-DPO learns instead, over a few arms.
 
 u = pi/ref here, so that D_f(pi||ref) = E_ref[f(u)] and forward_kl is KL(pi||ref). Where f'(0) = -inf no arm is left out
-and the first law has beta f'(u_i) = r_i + c. All of it in double precision, under `jax.enable_x64`.
+and the first law has beta f'(u_i) = r_i plus a constant. All of it in double precision, under `jax.enable_x64`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from fdiv import divergences, exact
 from fdiv.types import Divergence
 
-BETAS = (1e-4, 1e6)  # the range in which budgets are met
+BETAS = (1e-30, 1e6)  # the range in which budgets are met
 
 
 def interior() -> dict[str, Divergence]:
@@ -34,10 +34,15 @@ def bisect(function, low, high, steps: int = 50):
 
 
 def optimum(d: Divergence, rewards, log_ref, beta):
-    """log pi of the most E_pi r - beta D_f(pi||ref), from beta f'(e^s) = r + c with c such that pi sums to one."""
-    ratio = lambda c: bisect(lambda s: d.witness(s) - (rewards + c) / beta, jnp.full_like(rewards, -700.0), 40.0)
-    c = bisect(lambda c: jnp.exp(log_ref + ratio(c)).sum() - 1, -rewards.max(), -rewards.min())
-    return jax.nn.log_softmax(log_ref + ratio(c))
+    """log pi of the most E_pi r - beta D_f(pi||ref): f'(e^s) is t at the best arm and (r_best - r) / beta less elsewhere.
+
+    t is such that pi sums to one: at 0 no arm is above the reference, at f'(1 / ref_best) the best has all the mass.
+    """
+    below = (rewards.max() - rewards) / beta
+    most = d.witness(-jnp.asarray(log_ref)[jnp.argmax(rewards)])
+    ratio = lambda t: bisect(lambda s: d.witness(s) - (t - below), jnp.full_like(below, -700.0), 40.0)
+    t = bisect(lambda t: jnp.exp(log_ref + ratio(t)).sum() - 1, 0.0, most)
+    return jax.nn.log_softmax(log_ref + ratio(t))
 
 
 def preferred(d: Divergence, rewards: np.ndarray, log_ref: np.ndarray, beta: float) -> np.ndarray:
@@ -63,7 +68,7 @@ def spend(d: Divergence, budgets: list[tuple[str, float]], family: dict[str, Div
     def one(kind, amount):
         law = lambda log_beta: optimum(d, rewards, log_ref, jnp.exp(log_beta))
         over = lambda x: jnp.stack([cost(family[k], law(-x), log_ref) for k in names])[kind] - amount
-        return law(-bisect(over, -jnp.log(BETAS[1]), -jnp.log(BETAS[0]), 44))
+        return law(-bisect(over, -jnp.log(BETAS[1]), -jnp.log(BETAS[0])))
 
     kinds, amounts = jnp.array([names.index(k) for k, _ in budgets]), jnp.array([amount for _, amount in budgets])
     return jax.jit(jax.vmap(one))(kinds, amounts)
