@@ -82,9 +82,7 @@ def _checks(flags: Flags, names: list[str], found: dict[str, np.ndarray], mdp: T
     off = {key: float(np.abs(found[key].ravel() - x).max()) for key, x in by_hand.items()}
     checks = [near(f"{key} from the tables", x, 0.0, 1e-4) for key, x in off.items()]
     least, lowest = _least_forward_kl(mdp), float(found["forward_kl"].min())
-    checks.append(
-        Check("no student is below the least forward KL of its class", lowest > least - 1e-4, f"{lowest:.6f}, {least:.6f}")
-    )
+    checks.append(Check("none below the least forward KL of its class", lowest > least - 1e-4, f"{lowest:.6f}, {least:.6f}"))
     if {"forward_kl", "reverse_kl"} <= set(names) and flags.seeds > 2 and flags.updates >= ENOUGH:
         for key, sign in (("quality", 1), ("diversity", -1)):
             ahead = sign * (found[key][names.index("reverse_kl")] - found[key][names.index("forward_kl")])  # [fractions, seeds]

@@ -22,7 +22,7 @@ from fdiv.exact import best_policy
 from fdiv.types import Divergence, UsageError
 
 FARTHEST = 200.0  # standard deviations between the means: beyond, the grid would need millions of points
-PER_STD = 100
+PER_STD = 100  # points of the grid to a standard deviation of a component
 PROBE = 0.02  # a minimum is lower than its surroundings at this distance, in stds and in log std
 FLAT = 1e-9  # by at least this much: a plateau is no minimum
 

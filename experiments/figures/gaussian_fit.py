@@ -115,7 +115,7 @@ def _picture(p: Mixture, found: dict[str, list[Fit]], scans: dict[str, tuple[np.
     densities.legend(loc="upper right")
     depths.set(xlabel="mean of the Gaussian, width at its best", ylabel="divergence (nats)", yscale="log")
     plain_log(depths.yaxis)
-    depths.set_title("filled: the best; hollow: other minima, each at its own width", fontsize=8)
+    depths.set_title("filled: best; hollow: other minima, at own widths", fontsize=8)
     lines, names = depths.get_legend_handles_labels()
     figure.legend(lines, names, loc="outside lower center", ncols=min(6, len(found)), handlelength=2.6, columnspacing=1.4)
     return figure
