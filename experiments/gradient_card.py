@@ -23,7 +23,7 @@ TITLES = {
 }  # fmt: skip
 EXACT = 1e-6
 EVEN_IN_ANGLE = FuncNorm((lambda x: np.arcsin(np.clip(x, -1, 1)), np.sin), -1, 1)  # most cosines are close to 1
-WIDE = 180  # columns where nothing says how wide the terminal is
+WIDE = 190  # columns where nothing says how wide the terminal is
 
 
 def show(rows: Rows) -> None:
