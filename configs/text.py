@@ -1,4 +1,5 @@
-"""python -m experiments.compare text --benchmark.path rows.jsonl --benchmark.completion-field reply
+"""python -m experiments.compare text --benchmark.path rows.jsonl \\
+    --benchmark.prompt-field question --benchmark.completion-field answer
 
 Real text, byte by byte, with a small transformer against a larger one's law: divergences are estimated from both sides.
 """

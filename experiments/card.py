@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 
 from rich.console import Console
 from rich.table import Table
@@ -31,8 +30,7 @@ def main(argv: list[str]) -> int:
         names = cli.load_plugins(argv) or [entry.example or name for name, entry in divergences.FAMILY.items()]
         tables = [card(name) for name in names]
     except UsageError as error:
-        print(textwrap.fill(f"error: {error}", 100), file=sys.stderr)
-        return cli.USAGE_EXIT
+        return cli.refused(error)
     console = Console(highlight=False)
     for table in tables:
         console.print(table)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,8 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         expected = _expected(options.expect)
         found = card(options, chosen)
     except UsageError as error:
-        print(textwrap.fill(f"error: {error}", 100), file=sys.stderr)
-        return cli.USAGE_EXIT
+        return cli.refused(error)
     from experiments import gradient_card
 
     gradient_card.show(found)

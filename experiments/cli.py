@@ -39,8 +39,13 @@ def run(main: Callable[[str, Any], int], program: str, argv: list[str] | None = 
         preset, config = parse(program, argv, adapt)
         return main(preset, config)
     except UsageError as error:
-        print(textwrap.fill(f"error: {error}", 100), file=sys.stderr)
-        return USAGE_EXIT
+        return refused(error)
+
+
+def refused(error: UsageError) -> int:
+    """Say in one paragraph what cannot be done; the exit code for it."""
+    print(textwrap.fill(f"error: {error}", 100), file=sys.stderr)
+    return USAGE_EXIT
 
 
 def load_plugins(argv: list[str]) -> list[str]:

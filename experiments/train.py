@@ -1,6 +1,6 @@
 """One method on one seed (or several): `python -m experiments.train PRESET --methods NAME [flags]`.
 
-The same run as a column of the head-to-head, with the same report; without --out it goes to runs/train/NAME.
+The same run as a column of the head-to-head, with the same report; without --out it goes to runs/train/PRESET/NAME.
 """
 
 from __future__ import annotations

@@ -272,11 +272,12 @@ def best_in_class(
     iterations: int = 5000,
 ) -> Optimum:
     """The policy of a class nearest to the expert in `d` at a level."""
+    with jax.enable_x64(True):  # once, as data: traced, the compiler would work it out again in every loss
+        p = jax.tree.map(np.asarray, law(space, expert.policy, expert.params))
 
     def loss(measure: Divergence):
         def value(params):
-            p, q = law(space, expert.policy, expert.params), law(space, policy, params)
-            return divergence(measure, space, p, q, level, policy_prefixes)
+            return divergence(measure, space, p, law(space, policy, params), level, policy_prefixes)
 
         return value
 

@@ -95,6 +95,19 @@ def test_a_discount_is_a_bias_and_zero_drops_later_prefixes():
 
 
 @pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("level", ["sequence", "occupancy"])
+def test_forward_kl_does_not_mind_a_discount(level):
+    """e^s is a martingale under the policy, so each later term is zero in expectation whatever it is weighed by."""
+    space, kit, params, demos = kit_of("ending")
+    config = PolicyGradient(level=level, discount=0.3)
+    assert config.claim("forward_kl").sentence.startswith("Unbiased")
+    close(
+        exact_gradient(config.build(kit, "forward_kl"), params, demos),
+        jax.grad(target(space, kit, "forward_kl", level))(params),
+    )
+
+
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", SPACES)
 def test_maximum_likelihood_is_forward_kl(kind):
     space, kit, params, demos = kit_of(kind)

@@ -42,8 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         asked = _parse(key, rest, [("flags", known.flags)], f"{known.title}. {known.claim}")
         return one(key, asked.flags, _folder(asked.out))
     except UsageError as error:
-        print(textwrap.fill(f"error: {error}", 100), file=sys.stderr)
-        return cli.USAGE_EXIT
+        return cli.refused(error)
 
 
 def _usage() -> str:

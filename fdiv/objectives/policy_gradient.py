@@ -45,7 +45,9 @@ class PolicyGradient:
         return policy_gradient(kit, divergences.parse(divergence), self.level, self.baseline, self.discount)
 
     def claim(self, divergence: str) -> Claim:
-        kind = "Unbiased" if self.discount == 1 else f"Biased (discount {self.discount:g})"
+        # e^s is a martingale under the policy: what forward KL would credit later is zero in expectation, discounted or not
+        martingale = divergence == "forward_kl" and self.level != "token"
+        kind = "Unbiased" if self.discount == 1 or martingale else f"Biased (discount {self.discount:g})"
         shrunk = ", its length shrunk by 1 - 1/batch" if self.baseline == "mean" else ""
         return Claim(
             divergence, self.level, f"{kind} gradient of {self.level} {divergence}{shrunk}; the expert's law is known."
