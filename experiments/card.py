@@ -27,7 +27,7 @@ def card(spec: str) -> Table:
 def main(argv: list[str]) -> int:
     """Print the cards asked for."""
     try:
-        names = cli.load_plugins(argv) or [entry.example or name for name, entry in divergences.FAMILY.items()]
+        names = cli.load_plugins(argv) or list(divergences.every())
         tables = [card(name) for name in names]
     except UsageError as error:
         return cli.refused(error)

@@ -117,7 +117,7 @@ def card(options: Options, methods: list) -> dict[str, dict[str, Any]]:
     with jax.enable_x64(True):
         world = gradients.world(options.vocab, options.horizon, options.perturbation, options.seed)
         cases = gradient_cases.cases(methods)
-        family = [divergences.parse(entry.example or name).name for name, entry in divergences.FAMILY.items()]
+        family = list(divergences.every())
         known = gradients.targets(world, list(dict.fromkeys([*family, *(case.claim.minimises for case in cases)])))
         critics: dict = {}
         for case in track(cases, "measuring", console=Console(stderr=True), transient=True):

@@ -372,6 +372,11 @@ FAMILY: dict[str, Entry] = {
 }
 
 
+def every() -> dict[str, Divergence]:
+    """A member for each line of the family, by the name that `parse` takes; at its example parameter where it has one."""
+    return {name: parse(name) for name in (entry.example or name for name, entry in FAMILY.items())}
+
+
 def parse(spec: str) -> Divergence:
     """`"js"`, `"gjs:0.1"`, `"alpha:0.5"` -> the member. Raises `UsageError` with the nearest names, or the range wanted."""
     entry, parameter = lookup(spec)

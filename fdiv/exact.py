@@ -281,11 +281,14 @@ def best_in_class(
 
         return value
 
-    return best_policy([loss(stage) for stage in _stages(d)], initial, iterations=iterations)
+    return best_policy([loss(stage) for stage in stages(d)], initial, iterations=iterations)
 
 
-def _stages(d: Divergence) -> list[Divergence]:
-    """A divergence as a sequence of ever closer smooth ones: L-BFGS stalls on the kink of total variation."""
+def stages(d: Divergence, digits: Sequence[int] = (2, 3, 4, 5, 6)) -> list[Divergence]:
+    """A divergence as a sequence of ever closer smooth ones: L-BFGS stalls on the kink of total variation.
+
+    It is rounded over a width of 10^-k for each k of `digits`, and comes last as it is.
+    """
     if d.name != "tv":
         return [d]
 
@@ -293,4 +296,4 @@ def _stages(d: Divergence) -> list[Divergence]:
         root = lambda lp, lq: 0.5 * (jnp.sqrt((jnp.exp(lp) - jnp.exp(lq)) ** 2 + width**2) - width)
         return d._replace(perspective=root)
 
-    return [rounded(10.0**-k) for k in (2, 3, 4, 5, 6)] + [d]
+    return [rounded(10.0**-k) for k in digits] + [d]

@@ -27,7 +27,7 @@ from fdiv.objectives.policy_gradient import policy_gradient
 from fdiv.policies import tabular
 from fdiv.types import Divergence, Kit, Objective
 
-FAMILY = [divergences.parse(entry.example or name) for name, entry in divergences.FAMILY.items()]
+FAMILY = list(divergences.every().values())
 PUBLISHED = {  # name -> (reward of the logit s, which divergence it is said to descend)
     "airl": (lambda s: jax.nn.log_sigmoid(s) - jax.nn.log_sigmoid(-s), "reverse_kl"),  # log D - log(1 - D)
     "gail": (lambda s: -jax.nn.log_sigmoid(-s), "js"),  # -log(1 - D)

@@ -56,7 +56,7 @@ def make(flags: Flags) -> Result:
 def members() -> tuple[dict, dict, dict]:
     """Each member's values at the marks, its curves, and by how much each law fails."""
     with jax.enable_x64(True):
-        family = [divergences.parse(entry.example or name) for name, entry in divergences.FAMILY.items()]
+        family = list(divergences.every().values())
         every = lambda function, x: {d.name: function(d, x) for d in family}
         several = lambda marks, ratios: (every(_at, marks), every(_at, ratios), every(_where, None), every(_violations, ratios))
         found = jax.jit(several)(np.array(MARKS), RATIOS)

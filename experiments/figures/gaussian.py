@@ -18,7 +18,7 @@ from jax.scipy.stats import norm as jax_norm
 from scipy.stats import norm
 
 from fdiv.checks import between, positive
-from fdiv.exact import best_policy
+from fdiv.exact import best_policy, stages
 from fdiv.types import Divergence, UsageError
 
 FARTHEST = 200.0  # standard deviations between the means: beyond, the grid would need millions of points
@@ -97,7 +97,9 @@ def fits(d: Divergence, p: Mixture) -> list[Fit]:
     starts = [encode(m, s) for m in (*p.means, mean, sum(p.means) / 2) for s in (0.8 * p.std, 1.2 * p.std, spread)]
     with jax.enable_x64(True):
         value = jax.jit(lambda m, s: divergence(d, p, m, s))
-        found = best_policy([lambda z, g=g: divergence(g, p, *decode(z)) for g in _stages(d)], starts, apart=-math.inf)
+        found = best_policy(
+            [lambda z, g=g: divergence(g, p, *decode(z)) for g in stages(d, (2, 4, 6))], starts, apart=-math.inf
+        )
         minima: list[Fit] = []
         for height, z in found.minima:
             m, s = map(float, decode(z))
@@ -105,12 +107,6 @@ def fits(d: Divergence, p: Mixture) -> list[Fit]:
             if new and (not minima or _is_minimum(value, m, s, height)):  # the best may lie on a plateau of tv
                 minima.append(Fit(m, s, max(height, 0.0), p.minor_mass(m, s)))
     return minima
-
-
-def _stages(d: Divergence) -> list[Divergence]:
-    """Total variation through ever smaller roundings of its kink, any other as it is."""
-    rounded = lambda width: lambda lp, lq: 0.5 * (jnp.sqrt((jnp.exp(lp) - jnp.exp(lq)) ** 2 + width**2) - width)
-    return [d._replace(perspective=rounded(10.0**-k)) for k in (2, 4, 6)] + [d] if d.name == "tv" else [d]
 
 
 def _is_minimum(value, mean: float, std: float, height: float) -> bool:
