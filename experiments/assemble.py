@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from experiments import text_files
@@ -14,6 +16,8 @@ from fdiv import exact
 from fdiv.benchmarks import Text
 from fdiv.benchmarks.text import decode
 from fdiv.learner import learner
+from fdiv.objectives import GROUPS
+from fdiv.policies import tabular
 from fdiv.rollout import sampler
 from fdiv.types import PAD, Kit, Learner, Model, Objective, Sequences, TokenMDP, UsageError
 
@@ -25,6 +29,7 @@ class Task(NamedTuple):
     space: exact.Space | None  # its strings, where they are enumerated
     length: int  # most tokens of a string, prompt included
     notes: list[str]  # what a reader should know of the data
+    spell: Callable[[Any, Any], str] | None = None  # tokens, mask -> what the marked tokens say, where they are characters
 
 
 def data(config: Any) -> text_files.Reading | None:
@@ -36,24 +41,37 @@ def task(config: Any, reading: text_files.Reading | None = None, teacher: Model 
     """Build the benchmark. Raises `UsageError` where exact values are asked for and the strings are too many."""
     if reading is not None:
         mdp = config.benchmark.build(reading.rows, teacher)
-        return Task(mdp, None, config.benchmark.prompt_length + mdp.horizon, reading.notes(config.benchmark))
+        return Task(mdp, None, config.benchmark.prompt_length + mdp.horizon, reading.notes(config.benchmark), decode)
     mdp = config.benchmark.build()
+    prompted = jax.eval_shape(lambda key: mdp.prompts(key, 1), jax.random.key(0)).tokens.shape[1]
     space = None
-    if strings_possible(config):
+    if strings_possible(config) and not prompted:
         try:
             space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos, config.exact_limit)
         except UsageError as error:
             fix = f"{error.fix.rstrip('.')} with --exact-limit (0 estimates instead of enumerating)."
             raise UsageError("benchmark.horizon", error.value, error.problem, fix) from error
-    return Task(mdp, space, mdp.horizon, [])
+    return Task(mdp, space, prompted + mdp.horizon, [], getattr(config.benchmark, "spell", None))
 
 
 def kit(config: Any, task: Task) -> Kit:
-    """Policy, task, sampler and scorer. The scorer is built only where a method has a use for it."""
+    """Policy, task, sampler, scorers. A scorer is built only where a method has a use for it."""
     mdp = task.mdp
-    needs_scorer = any(m.group == "adversarial" for m, _ in config_methods(config))
-    scorer = config.scorer.scorer(mdp.vocab, task.length, config.policy) if needs_scorer else None
-    return Kit(config.policy.policy(mdp.vocab, task.length), mdp, sampler(mdp.horizon, mdp.eos), scorer)
+    needs = lambda what: any(what in getattr(GROUPS[m.group], "needs", ()) for m, _ in config_methods(config))
+    scorer = config.scorer.scorer(mdp.vocab, task.length, config.policy) if needs("scorer") else None
+    critic = config.scorer.scorer(mdp.vocab, task.length, config.policy, outputs=1) if needs("critic") else None
+    policy = config.policy.policy(mdp.vocab, task.length)
+    return Kit(policy, mdp, sampler(mdp.horizon, mdp.eos), scorer, critic, config.penalty, config.control)
+
+
+def embedded(config: Any, task: Task) -> Any:
+    """The task's reference as a table of the policy's class, or the class's nearest to it; None where training starts anew."""
+    regulariser = task.mdp.regulariser
+    if task.space is None or regulariser is None or regulariser.reference is None or config.policy.name == "transformer":
+        return None
+    automaton = config.policy.automaton(task.mdp.vocab, task.length)
+    with jax.enable_x64(True):
+        return tabular.nearest(automaton, task.space, exact.law(task.space, *regulariser.reference)).astype(np.float32)
 
 
 def config_methods(config: Any):
@@ -78,8 +96,8 @@ def readable(task: Task, sequences: Sequences) -> list[tuple[str, str]]:
     pairs = []
     for tokens, mask in zip(jax.device_get(sequences.tokens), jax.device_get(sequences.mask)):
         before = (tokens != PAD) & ~mask & (mask.cumsum() == 0)
-        if task.length > task.mdp.horizon or task.mdp.vocab == 257:
-            pairs.append((decode(tokens, before), decode(tokens, mask)))
+        if task.spell is not None:
+            pairs.append((task.spell(tokens, before), task.spell(tokens, mask)))
         else:
             spell = lambda keep, tokens=tokens: " ".join("end" if t == task.mdp.eos else str(t) for t in tokens[keep])
             pairs.append((spell(before), spell(mask)))

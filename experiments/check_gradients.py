@@ -83,12 +83,14 @@ def _parse(argv: list[str]) -> tuple[tuple[str, ...], Options]:
 
 def methods(names: tuple[str, ...]) -> list:
     """The methods named, or all of the registry."""
+    from experiments.gradient_cases import PENALTIES
     from fdiv import objectives
 
     if len(set(names)) < len(names):
         raise UsageError("objectives", names, "names one twice.", "Name each once.")
     needs = lambda m: "{}" in (m.divergence or "") and m.default is None
     every = [f"{name}:{ARGUMENT}" if needs(method) else name for name, method in objectives.METHODS.items()]
+    every += [f"rloo:{penalty}" for penalty in PENALTIES]
     return [objectives.resolve(name) for name in names or every]
 
 
@@ -119,14 +121,19 @@ def card(options: Options, methods: list) -> dict[str, dict[str, Any]]:
         cases = gradient_cases.cases(methods)
         family = list(divergences.every())
         known = gradients.targets(world, list(dict.fromkeys([*family, *(case.claim.minimises for case in cases)])))
+        paid = {case.claim.minimises for case in cases if case.claim.level == "return"} | {"reverse_kl"}
+        worlds = {name: gradients.rewarded(world, name) for name in paid}
+        known = known._replace(returns={name: gradients.returns(world, name) for name, world in worlds.items()})
         critics: dict = {}
         for case in track(cases, "measuring", console=Console(stderr=True), transient=True):
             optimal = None
-            for found in gradient_cases.measure(world, case, critics):
-                verdict = gradients.verdict(found.gradient, case.claim, known)
+            here = worlds[case.claim.minimises if case.claim.level == "return" else "reverse_kl"]
+            for found in gradient_cases.measure(here, case, critics):
+                verdict = gradients.verdict(found.gradient, case.claim, known, found.at_expert)
                 if found.critic == "trained":
                     near = gradients.against(found.gradient, optimal)["cosine"] > gradients.NEAR
-                    verdict = f"{'close to' if near else 'far from'} the optimal discriminator's"
+                    learned = "value function" if case.method.group == "ppo" else "discriminator"
+                    verdict = f"{'close to' if near else 'far from'} the optimal {learned}'s"
                 optimal = found.gradient
                 rows[case.label + (" (trained)" if found.critic == "trained" else "")] = {
                     "objective": case.method.name, "variant": dict(case.fields), "discriminator": found.critic,

@@ -17,6 +17,7 @@ from typing import Any
 from fdiv.types import UsageError
 
 USAGE_EXIT = 2
+SHORT = {"--beta": "--benchmark.beta"}  # what is typed often, and where it lives
 IMPORTED: list[ModuleType] = []  # what `--import` has loaded, in order
 
 
@@ -76,6 +77,11 @@ def imported() -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
 
 
+def _spelled_out(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return f"{SHORT.get(name, name)}{equals}{value}"
+
+
 def parse(program: str, argv: list[str], adapt: Callable | None = None) -> tuple[str, Any]:
     """(preset name, config) from a command line."""
     import tyro
@@ -86,5 +92,6 @@ def parse(program: str, argv: list[str], adapt: Callable | None = None) -> tuple
         raise UsageError("preset", argv[0], "there is no preset (benchmark) of that name.", f"The nearest: {', '.join(near)}.")
     choices = {name: (text, adapt(config) if adapt else config) for name, (text, config) in known.items()}
     marks = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    argv = [_spelled_out(argument) for argument in argv]
     config = tyro.extras.overridable_config_cli(choices, prog=f"python -m {program}", args=argv, config=marks)
     return argv[0], config

@@ -11,7 +11,9 @@ from typing import Any, Literal
 from fdiv import exact, objectives
 from fdiv.benchmarks import BENCHMARKS, Text, TwoTemplate
 from fdiv.checks import at_least, positive
+from fdiv.control import Control
 from fdiv.objectives import GROUPS, Resolved
+from fdiv.penalties import Penalty
 from fdiv.policies import Architecture
 from fdiv.types import UsageError
 
@@ -26,10 +28,16 @@ class Common:
     policy: Architecture = dataclasses.field(default_factory=lambda: Architecture("markov"))
     """The class of policies that learns."""
     scorer: Architecture = dataclasses.field(default_factory=lambda: Architecture("full"))
-    """The class of discriminators."""
+    """The class of discriminators, reward models and value functions."""
+    penalty: Penalty = dataclasses.field(default_factory=Penalty)
+    """How what a policy pays for leaving its reference is estimated and applied."""
+    control: Control = dataclasses.field(default_factory=Control)
+    """How the weight of that changes over training."""
     methods: tuple[str, ...] = ("sft", "reverse_kl", "js", "gail", "airl", "fairl", "alpha_irl")
-    """What to compare: sft, reverse_kl, forward_kl, js, gail, airl, fairl, alpha_irl[:A], distill[:F], adversarial:F,
-    policy_gradient:F, for any divergence F."""
+    """What to compare: sft, reverse_kl, forward_kl, js, gail, airl, fairl, alpha_irl[:A], distill[:F], dagger[:F],
+    adversarial:F, policy_gradient:F, spin, iq_learn, for any divergence F; with a reward: reinforce, rloo, grpo, grpo_std, ppo
+    (each with :PENALTY, such as grpo:k3-loss), fdpg[:F], bt_rloo, bt_var_rloo, classifier_rloo; with comparisons: dpo,
+    f_dpo:F, ipo, kto, simpo."""
     seeds: int = 5
     """Runs of each method, trained side by side."""
     seed: int = 0
@@ -127,6 +135,8 @@ def check(config: Any, preset: Any) -> None:
         raise UsageError("batch_size", config.batch_size, problem, f"Give a multiple of {parts}.")
     config.policy.sizes("policy")
     config.scorer.sizes("scorer")
+    config.penalty.check()
+    config.control.check()
     _check_methods(config)
     _check_unused(config, preset)
 
@@ -150,13 +160,16 @@ def _check_methods(config: Any) -> None:
 
 
 def _check_unused(config: Any, preset: Any) -> None:
-    names = [method.name for method, _ in resolve(config)]
-    used = {method.group for method, _ in resolve(config)}
-    for group in GROUPS:
+    chosen = [method for method, _ in resolve(config)]
+    names = [method.name for method in chosen]
+    used = {method.group for method in chosen}
+    used |= {"penalty"} if any(m.charges and "penalty" not in m.fixed for m in chosen) else set()
+    used |= {"control"} if any(m.charges for m in chosen) else set()
+    for group in (*GROUPS, "penalty", "control"):
         changed = _changed(getattr(config, group), getattr(preset, group))
         if group not in used and changed:
             field, value = next(iter(changed.items()))
-            fix = f"Drop it, or add a method of that group to --methods (now {' '.join(names)})."
+            fix = f"Drop it, or add a method that reads it to --methods (now {' '.join(names)})."
             raise UsageError(f"{group}.{field}", value, f"no method here uses {group}.", fix)
 
 

@@ -12,8 +12,9 @@ from experiments.assemble import Task
 from experiments.lanes import Lanes
 from fdiv import divergences, exact, metrics
 from fdiv import tokens as tk
-from fdiv.rollout import tempered
-from fdiv.types import Kit, Sequences
+from fdiv.rollout import greedy, tempered
+from fdiv.types import Kit, Sequences, TokenMDP
+from fdiv.verified import verified_metrics
 
 Measured = dict[str, np.ndarray]  # name -> [count]
 
@@ -33,15 +34,22 @@ class Judge:
         if known is not None and not self.exact:
             expert = jax.jit(lambda key: kit.rollout(key, *known, prompts)[0])(jax.random.fold_in(self._key, 1))
         p = exact.law(task.space, *known) if self.exact else None
+        ref = _reference(task) if self.exact else None
         self._expert = {"law": p, "strings": expert, "task": task}
 
         def measure(params, temperature):
             policy = tempered(kit.policy, temperature)
             if self.exact:
                 q = exact.law(task.space, policy, params)
-                return metrics.exact_metrics(self.family, task.space, p, q, task.mdp.statistics), ()
+                found = metrics.exact_metrics(self.family, task.space, p, q, task.mdp.statistics)
+                return found | ({} if ref is None else metrics.return_metrics(task.space, task.mdp, p.string, ref, q)), ()
             key = jax.random.fold_in(self._key, 2)
-            return metrics.sampled_metrics(self.family, kit._replace(policy=policy), key, params, held, expert)
+            own = kit._replace(policy=policy)
+            found, answered = metrics.sampled_metrics(self.family, own, key, params, held, expert)
+            if task.mdp.solutions is not None:
+                likeliest = greedy(task.mdp.horizon, task.mdp.eos)
+                found |= verified_metrics(own, likeliest, jax.random.fold_in(key, 1), params, prompts)
+            return found, answered
 
         def answer(params):
             return kit.rollout(jax.random.fold_in(self._key, 3), kit.policy, params, prompts)
@@ -63,6 +71,8 @@ class Judge:
         if self.exact:
             p = self._expert["law"]
             found = metrics.exact_metrics(self.family, task.space, p, p, task.mdp.statistics)
+            ref = _reference(task)
+            found |= {} if ref is None else metrics.return_metrics(task.space, task.mdp, p.string, ref, p)
             return {name: float(value) for name, value in found.items()}
         if known is None:
             return {"length": float(tk.lengths(self._held).mean())}
@@ -95,9 +105,18 @@ class Judge:
         return found | {"self_bleu": np.array([metrics.self_bleu(x) for x in each])}
 
 
-def own_divergence(claim: Any) -> Callable[[Measured], np.ndarray]:
-    """What a method minimises, read from its metrics, at its own level."""
+def _reference(task: Task) -> exact.Law | None:
+    """The reference's law, where the task has one."""
+    regulariser = task.mdp.regulariser
+    return exact.law(task.space, *regulariser.reference) if regulariser and regulariser.reference else None
+
+
+def own_divergence(claim: Any, mdp: TokenMDP) -> Callable[[Measured], np.ndarray] | None:
+    """What a method minimises, read from its metrics, at its own level; the regret of one that maximises the task's return."""
     name, share = claim.minimises, claim.policy_prefixes
+    if claim.level == "return":
+        judged = mdp.regulariser and mdp.regulariser.reference and mdp.regulariser.divergence == name
+        return (lambda m: m["regret"]) if judged else None
     if claim.level != "token":
         return lambda m: m[name if claim.level == "sequence" else f"{name}_occupancy"]
     return lambda m: share * m[f"{name}_token"] + (1 - share) * m[f"{name}_token_expert"]

@@ -11,10 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.gradients import QUICK, World
+from experiments.gradients import BETA, QUICK, World
+from fdiv import tokens as tk
 from fdiv.objectives import GROUPS, Resolved
 from fdiv.objectives.adversarial import AdversarialState
 from fdiv.objectives.adversarial_token import ContrastState
+from fdiv.objectives.ppo import PpoState
+from fdiv.objectives.reward_model import RewardState
+from fdiv.policies import tabular
 from fdiv.types import Claim, Objective
 
 BATCH, BATCHES = 64, 256  # for the variance
@@ -30,8 +34,14 @@ VARIANTS: dict[str, list[tuple[str, dict[str, Any]]]] = {  # group -> (the one m
         ("gail", {"discount": 0.0}), ("gail", {"baseline": "none"}), ("gail", {"baseline": "mean"}),
         ("airl", {"discount": 0.0}), ("airl", {"reward_form": "expert"}), ("airl", {"reward_form": "expert", "entropy": 1.0}),
     ],
-    "distill": [("", {"policy_prefixes": 0.5}), ("", {"policy_prefixes": 1.0})],
+    "distill": [("distill", {"policy_prefixes": 0.5}), ("distill", {"policy_prefixes": 1.0})],
+    "ppo": [("ppo", {"gae_lambda": 1.0}), ("ppo", {"entropy": 0.1})],
+    "grpo": [("grpo", {"aggregate": "string_mean"})],
 }  # fmt: skip
+PENALTIES = (  # of rloo: how else what leaving the reference costs may be estimated and applied
+    "exact-reward", "k2-loss-string", "k3-ratio-string", "k2-loss", "k3-ratio", "exact-loss", "k3-loss-string", "k3-loss",
+    "k2-reward", "k3-reward",
+)  # fmt: skip
 
 
 class Case(NamedTuple):
@@ -71,7 +81,8 @@ class Found(NamedTuple):
 
     gradient: np.ndarray
     variance: float
-    critic: str | None  # "optimal" or "trained" where a discriminator stands for the log-ratio
+    critic: str | None  # "optimal" or "trained" where a discriminator or a value function is learned
+    at_expert: float  # size of the gradient where the policy is the expert, as a share of its size here
 
 
 def measure(world: World, case: Case, trained: dict) -> list[Found]:
@@ -82,23 +93,33 @@ def measure(world: World, case: Case, trained: dict) -> list[Found]:
     whole, drawn = (case.method.build(frozen, kit) for kit in (world.exact, world.sampled))
     start = jax.jit(whole.init, compiler_options=QUICK)(jax.random.key(0), world.params)
     critics = {None: start}
+    if isinstance(start, RewardState):
+        critics = {"optimal": with_critic(start, true_reward(world, case, start))}
+    if isinstance(start, PpoState):
+        critics = {"optimal": with_critic(start, values(world)), "trained": with_critic(start, _trained(world, case, trained))}
     if isinstance(start, (AdversarialState, ContrastState)):
         critics = {
             "optimal": with_critic(start, optimal(world, case, start)),
             "trained": with_critic(start, _trained(world, case, trained)),
         }
 
+    pairs = case.method.reads != "demos"
+    every = world.exact.mdp.pairs(None, 0) if pairs else world.demos
+    rows = world.sampled.mdp.pairs if pairs else world.sampled.mdp.demos
+
     @functools.partial(jax.jit, compiler_options=QUICK)
     def both(aux, keys):
-        one = lambda key: _gradient(drawn, world.params, aux, key, lambda k: world.sampled.mdp.demos(k, BATCH))
+        one = lambda key: _gradient(drawn, world.params, aux, key, lambda k: rows(k, BATCH))
         sampled = jax.vmap(one)(keys)
         variance = BATCH * jnp.sum(jnp.var(sampled, axis=0, ddof=1))
-        return _gradient(whole, world.params, aux, keys[0], lambda k: world.demos), variance
+        gradients = [_gradient(whole, params, aux, keys[0], lambda k: every) for params in (world.params, expert)]
+        return *gradients, variance
 
-    found = []
+    expert, found = jnp.asarray(world.exact.mdp.expert.params), []
     for name, aux in critics.items():
-        gradient, variance = both(aux, jax.random.split(jax.random.key(1), BATCHES))
-        found.append(Found(np.asarray(gradient), float(variance), name))
+        gradient, there, variance = both(aux, jax.random.split(jax.random.key(1), BATCHES))
+        share = float(jnp.linalg.norm(there) / jnp.maximum(jnp.linalg.norm(gradient), 1e-300))
+        found.append(Found(np.asarray(gradient), float(variance), name, share))
     return found
 
 
@@ -112,16 +133,49 @@ def _gradient(objective: Objective, params: jax.Array, aux: Any, key: jax.Array,
 # --- discriminators ------------------------------------------------------------------------------------------------
 
 
+def values(world: World) -> Any:
+    """The value function of the policy: what is earned from each prefix on, on average."""
+    space, kit = world.space, world.exact
+    said = lambda model: tk.log_probs(*model, space.sequences, space.vocab)
+    own = said((kit.policy, world.params))
+    paid = BETA * (said(kit.mdp.regulariser.reference) - own)
+    to_go = kit.mdp.score(space.sequences)[:, None] + jnp.cumsum(paid[:, ::-1], axis=1)[:, ::-1]
+    mask, weight = space.sequences.mask, jnp.broadcast_to(jnp.exp(own.sum(1))[:, None], to_go.shape)
+    automaton = tabular.full(space.vocab, space.horizon)
+    state = tabular.read(automaton, jnp.asarray(space.sequences.tokens))
+    total, mass = np.zeros(automaton.states), np.full(automaton.states, 1e-300)
+    np.add.at(total, np.asarray(state)[mask], np.asarray(weight * to_go)[mask])
+    np.add.at(mass, np.asarray(state)[mask], np.asarray(weight)[mask])
+    return jnp.asarray(total / mass)[:, None]
+
+
 def critic_of(aux: Any) -> Any:
-    """The discriminator's parameters."""
+    """The discriminator's, or value function's, parameters."""
+    if isinstance(aux, PpoState):
+        return aux.value[0]
+    if isinstance(aux, RewardState):
+        return aux.reward[0]
     return aux.params if isinstance(aux, ContrastState) else aux.discriminator[0]
 
 
 def with_critic(aux: Any, critic: Any) -> Any:
-    """The state with the discriminator's parameters replaced."""
+    """The state with the discriminator's, or value function's, parameters replaced."""
+    if isinstance(aux, PpoState):
+        return aux._replace(value=(critic, aux.value[1]))
+    if isinstance(aux, RewardState):  # learned to the end, so that the policy follows it
+        return aux._replace(reward=(critic, aux.reward[1]), step=jnp.full_like(aux.step, 2**30))
     if isinstance(aux, ContrastState):
         return aux._replace(params=critic)
     return aux._replace(discriminator=(critic, aux.discriminator[1]))
+
+
+def true_reward(world: World, case: Case, start: RewardState) -> Any:
+    """The reward model that says log p / ref of each string as a classifier, beta times that as a model of the reward."""
+    mdp = world.exact.mdp
+    log_p, log_ref = (jax.nn.log_softmax(jnp.asarray(model.params)) for model in (mdp.expert, world.reference))
+    table = (log_p - log_ref) * (1.0 if case.method.reads == "demos" else mdp.regulariser.beta)
+    learned = critic_of(start)
+    return {"reward": table, "noise": jnp.zeros_like(table)} if isinstance(learned, dict) else table
 
 
 def optimal(world: World, case: Case, start: Any) -> Any:
@@ -132,8 +186,11 @@ def optimal(world: World, case: Case, start: Any) -> Any:
 
 def _trained(world: World, case: Case, known: dict) -> Any:
     """A discriminator that has learned from fresh samples of both sides, the policy standing still."""
-    bound = case.method.divergence if case.config.training == "bound" else None
-    key = (case.config.level, bound, bool(case.method.fixed.get("structured")))
+    if case.method.group == "ppo":
+        key = case.label
+    else:
+        bound = case.method.divergence if case.config.training == "bound" else None
+        key = (case.config.level, bound, bool(case.method.fixed.get("structured")))
     if key not in known:
         objective = case.method.build(case.config, world.sampled)
 

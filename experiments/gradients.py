@@ -1,7 +1,9 @@
 """What is an objective the gradient of? Its exact expected gradient against that of every divergence at every level.
 
 The MDP is small enough to enumerate: a random expert as a full prefix tree over V symbols, the last of them EOS, and a
-policy whose logits are the expert's plus noise. Everything is in double precision, under `jax.enable_x64`.
+policy whose logits are the expert's plus noise. It has a reward too, and a random reference: the reward under which the
+expert is the optimum of E_q[r] - beta D_f(ref||q), r = -beta reward(log ref - log p); comparisons are Bradley-Terry in it.
+Everything is in double precision, under `jax.enable_x64`.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from fdiv import divergences, exact
 from fdiv import tokens as tk
 from fdiv.policies import tabular
 from fdiv.rollout import sampler
-from fdiv.types import Claim, Kit, Model, Sequences, TokenMDP, UsageError
+from fdiv.types import Claim, Kit, Model, Pairs, Regulariser, Sequences, TokenMDP, UsageError
 
 MOST_STRINGS = 4096
+BETA = 0.5  # weight of the divergence from the reference
 QUICK = {"xla_backend_optimization_level": 0}  # each program runs once, so compiling is what takes time
 LEVELS = {
     "sequence": ("sequence", 1.0),
@@ -36,6 +39,7 @@ class World(NamedTuple):
     sampled: Kit
     params: jax.Array  # the policy's
     demos: Sequences  # all strings, weighted by the expert
+    reference: Model
     ratio: dict[str, np.ndarray]  # [states, V] true log-ratios, of the "token" alone and of the whole "prefix" that it ends
 
 
@@ -57,8 +61,42 @@ def world(vocab: int, horizon: int, perturbation: float, seed: int) -> World:
     drawn = lambda key, n: rollout(key, *expert, tk.empty_prompts(n))[0]
     mdp = TokenMDP(vocab, horizon, eos, lambda key, n: tk.empty_prompts(n), drawn, drawn, expert)
     whole = mdp._replace(held_out=lambda key, n: demos)
-    own, drawing = Kit(policy, whole, exact.enumerator(space), scorer), Kit(policy, mdp, rollout, scorer)
-    return World(space, own, drawing, params, demos, _ratios(space, automaton, p, q))
+    critic = tabular.scorer(automaton, vocab, 1)
+    own = Kit(policy, whole, exact.enumerator(space), scorer, critic, whole=True)
+    drawing = Kit(policy, mdp, rollout, scorer, critic)
+    reference = Model(policy, draw.standard_normal((automaton.states, vocab)))
+    return World(space, own, drawing, params, demos, reference, _ratios(space, automaton, p, q))
+
+
+def rewarded(world: World, divergence: str) -> World:
+    """The same MDP with the reward under which the expert is the optimum, and comparisons by it."""
+    mdp, reference, d = world.exact.mdp, world.reference, divergences.parse(divergence)
+
+    def score(x: Sequences):
+        said = lambda model: tk.log_probs(*model, x, mdp.vocab).sum(1)
+        return -BETA * d.reward(said(reference) - said(mdp.expert))
+
+    def drawn(key, n: int) -> Pairs:
+        keys = jax.random.split(key, 3)
+        x, y = (world.sampled.rollout(k, *reference, tk.empty_prompts(n))[0] for k in keys[:2])
+        first = jax.random.uniform(keys[2], (n,)) < jax.nn.sigmoid(score(x) - score(y))
+        choose = lambda a, b: jnp.where(first.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+        return Pairs(jax.tree.map(choose, x, y), jax.tree.map(choose, y, x))
+
+    every = comparisons(world.space, exact.law(world.space, *reference).string, score(world.space.sequences))
+    task = {"score": score, "regulariser": Regulariser(d.name, BETA, reference)}
+    whole = {"pairs": lambda key, n: every, "held_out_pairs": lambda key, n: every}
+    own = world.exact._replace(mdp=mdp._replace(**task, **whole))
+    sampled = world.sampled._replace(mdp=world.sampled.mdp._replace(**task, pairs=drawn, held_out_pairs=drawn))
+    return world._replace(exact=own, sampled=sampled)
+
+
+def comparisons(space: exact.Space, log_ref: jax.Array, score: jax.Array) -> Pairs:
+    """Every ordered pair of strings drawn from a reference, the first one preferred, by its Bradley-Terry probability."""
+    first, second = (x.ravel() for x in np.meshgrid(np.arange(len(score)), np.arange(len(score)), indexing="ij"))
+    weight = jnp.exp(log_ref[first] + log_ref[second]) * jax.nn.sigmoid(score[first] - score[second])
+    side = lambda rows: Sequences(space.sequences.tokens[rows], space.sequences.mask[rows], weight)
+    return Pairs(side(first), side(second))
 
 
 def _ratios(space: exact.Space, automaton: tabular.Automaton, p: exact.Law, q: exact.Law) -> dict[str, np.ndarray]:
@@ -81,9 +119,12 @@ class Targets(NamedTuple):
     exact: dict[str, dict[str, np.ndarray]]  # level -> divergence ->
     held: dict[str, dict[str, np.ndarray]]  # the same with earlier tokens held fixed: "token", "prefix" -> divergence ->
     cross_entropy: np.ndarray  # of E_q[-log p]
+    returns: dict[str, dict[str, np.ndarray]] = {}  # divergence from the reference -> what is charged ("" is right) ->
 
     def of(self, claim: Claim) -> np.ndarray:
         """What a method is meant to follow."""
+        if claim.level == "return":
+            return self.returns[claim.minimises][""]
         if claim.level != "token":
             return self.exact[claim.level][claim.minimises]
         own, expert = (self.exact[level][claim.minimises] for level in ("token", "token_expert"))
@@ -91,6 +132,8 @@ class Targets(NamedTuple):
 
     def without_later(self, claim: Claim) -> np.ndarray:
         """The same without the effect on later prefixes."""
+        if claim.level == "return":
+            return self.of(claim)
         if claim.level != "token":
             return self.held["prefix"][claim.minimises]
         own, expert = self.held["token"][claim.minimises], self.exact["token_expert"][claim.minimises]
@@ -121,6 +164,32 @@ def targets(world: World, names: list[str]) -> Targets:
     return Targets(by_level, {k: flat(row) for k, row in held.items()}, np.asarray(cross_entropy).ravel())
 
 
+CHARGES = {
+    "": "exact gradient of the regularised return",
+    "held": "biased: drops the penalty's effect on later prefixes",
+    "turned": "biased: charges KL(reference||policy) instead",
+    "turned held": "biased: charges KL(reference||policy) of tokens, prefixes held",
+}
+
+
+def returns(world: World, divergence: str) -> dict[str, np.ndarray]:
+    """Gradients of what is lost, -E_q[r] + beta D_f(ref||q), and of the same with a KL penalty charged wrongly."""
+    space, kit, d = world.space, world.exact, divergences.parse(divergence)
+    rewards, forward = kit.mdp.score(space.sequences), divergences.forward_kl()
+
+    def values(params):
+        q, ref = exact.law(space, kit.policy, params), exact.law(space, *kit.mdp.regulariser.reference)
+        fixed = q._replace(arrival=jax.lax.stop_gradient(q.arrival))
+        held = lambda d: space.horizon * exact.divergence(d, space, ref, fixed, "token")
+        charged = {"": exact.divergence(d, space, ref, q)}
+        if divergence == "reverse_kl":
+            charged |= {"held": held(d), "turned": exact.divergence(forward, space, ref, q), "turned held": held(forward)}
+        return {k: BETA * x - exact.expectation(q, rewards) for k, x in charged.items()}
+
+    found = jax.jit(jax.jacrev(values), compiler_options=QUICK)(world.params)
+    return {k: np.asarray(x).ravel() for k, x in found.items()}
+
+
 # --- the verdict ---------------------------------------------------------------------------------------------------
 
 ZERO, SAME, NEAR = 1e-12, 1e-6, 0.9
@@ -139,6 +208,8 @@ def against(gradient: np.ndarray, target: np.ndarray) -> dict[str, float]:
 
 def phrase(claim: Claim) -> str:
     """A claim's divergence, level and prefixes."""
+    if claim.level == "return":
+        return "the regularised return" + (f" under {claim.minimises}" if claim.minimises != "reverse_kl" else "")
     if claim.level != "token":
         return f"{claim.level} {claim.minimises}"
     own = claim.policy_prefixes
@@ -151,10 +222,20 @@ def everything(gradient: np.ndarray, known: Targets) -> dict[str, dict[str, dict
     return {level: {name: against(gradient, target) for name, target in row.items()} for level, row in known.exact.items()}
 
 
-def verdict(gradient: np.ndarray, claim: Claim, known: Targets) -> str:
-    """What the gradient is of, in words that rounding does not change; its own claim is tried before all else."""
+def verdict(gradient: np.ndarray, claim: Claim, known: Targets, at_expert: float = 1.0) -> str:
+    """What the gradient is of, in words that rounding does not change; its own claim is tried before all else.
+
+    `at_expert` is the size of the objective's gradient where the policy is the expert, as a share of its size here.
+    """
     if np.linalg.norm(gradient) < ZERO:
         return "zero"
+    if claim.level == "return":
+        for charged, target in known.returns[claim.minimises].items():
+            if along(gradient, target):
+                scaled = against(gradient, target)["relative_error"] >= SAME
+                return CHARGES[charged] + (f", {_scale(gradient, target)}" if scaled else "")
+        if at_expert < SAME:
+            return f"zero at the optimum of {phrase(claim)}; no divergence's on the way"
     others = [Claim(name, level, "", prefixes) for key, (level, prefixes) in LEVELS.items() for name in known.exact[key]]
     for other in (claim, *others):
         if against(gradient, known.of(other))["relative_error"] < SAME:

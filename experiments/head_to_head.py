@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import assemble, checkpoints, cli, devices, pictures, report, results, tables, teacher, training
+from experiments import assemble, checkpoints, cli, devices, frontier, pictures, report, results, tables, teacher, training
 from experiments import config as configs
 from experiments.alarms import alarms
 from experiments.assemble import Task
@@ -24,7 +24,7 @@ from experiments.run_folder import RunFolder, write_json
 from fdiv.objectives import Resolved
 from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.statistics import iqm
-from fdiv.types import Kit
+from fdiv.types import Claim, Kit
 
 INTERRUPTED_EXIT = 130
 LIVE = {"entropy": "entropy", "gradient_norm": "grad norm"}  # shown while training, after what the rows are ranked by
@@ -42,7 +42,7 @@ class Bench(NamedTuple):
     kit: Kit
     lanes: Lanes
     keys: jax.Array
-    rows: Any  # demonstrations of each seed
+    rows: Mapping[str, Any]  # demonstrations (and comparisons) of each seed
     start: Any  # parameters of each seed
     judge: Judge
     optima: Optima
@@ -92,6 +92,8 @@ def run(preset: str, config: Any, default: Any) -> int:
 
     methods = configs.resolve(config)
     live = {"js": "JS"} if plain_task.space is not None else {"validation_nll": "NLL/token"}
+    live = {"reward": "reward", "spent": "spent"} if plain_task.mdp.regulariser is not None else live
+    live = {"greedy_accuracy": "greedy", "accuracy": "accuracy"} if plain_task.mdp.solutions is not None else live
     with StopFlag() as stop, Screen([method.name for method, _ in methods], live | LIVE) as screen:
         _introduce(screen, preset, config, changed, plain_task, available)
         expert = teacher.get(config, reading, plain_task, screen.say) if reading else plain_task.mdp.expert
@@ -133,9 +135,11 @@ def _introduce(screen: Screen, preset: str, config: Any, changed: Mapping, task:
 def _prepare(config: Any, task: Task, kit: Kit, available: list, folder: RunFolder, screen: Screen) -> Bench:
     lanes = Lanes(config.seeds, available)
     keys = assemble.seed_keys(config, config.seeds)
-    rows, start = training.demonstrations(config, task, keys), training.starts(kit, keys)
+    read = dict.fromkeys(["demos", *(method.reads for method, _ in configs.resolve(config))])
+    rows = {reads: training.demonstrations(config, task, keys, reads) for reads in read}
+    start = training.starts(config, task, kit, keys)
     if config.warm_start:
-        start = _warm_start(config, task, kit, lanes, keys, start, rows, folder, screen)
+        start = _warm_start(config, task, kit, lanes, keys, start, rows["demos"], folder, screen)
     extra = [method.divergence for method, _ in configs.resolve(config) if method.divergence]
     judge = Judge(config, task, kit, lanes, lanes.put(start), extra)
     optima = Optima(config, task, kit, folder.path / "class_optimum.json")
@@ -161,7 +165,7 @@ def _warm_start(config, task, kit, lanes, keys, params, rows, folder: RunFolder,
     if kept is None:
         screen.say(f"Warm start: {own.updates} likelihood updates.")
         laid = lanes.put(lane)
-        program = training.build(own, task, kit, objective, own.updates, lanes, laid)
+        program = training.build(own, task, objective, own.updates, lanes, laid)
         *_, point = training.run(program, laid, lambda lane: {}, 1)
         lane = lanes.get(point.lane)
         checkpoints.save(folder.checkpoints("start"), own.updates, lane, {})
@@ -182,20 +186,26 @@ def _method(bench: Bench, method: Resolved, hyperparameters: Any, stop: StopFlag
     if stop.asked:
         raise Interrupted
     screen.state(method.name, "compiling")
-    claim, objective = method.claim(hyperparameters), method.build(hyperparameters, bench.kit)
-    own = own_divergence(claim) if bench.task.mdp.expert is not None else None
-    rate, trials = _tune(bench, objective, hyperparameters.learning_rate or bench.config.learning_rate, own)
+    claim, objective = _claim(bench, method, hyperparameters), method.build(hyperparameters, bench.kit)
+    own = own_divergence(claim, bench.task.mdp) if bench.task.mdp.expert is not None else None
+    rate, trials = _tune(bench, method, objective, hyperparameters.learning_rate or bench.config.learning_rate, own)
     rates = jnp.full(bench.config.seeds, rate)
-    lane = training.begin(bench.config, objective, bench.config.updates, bench.keys, bench.start, rates, bench.rows)
-    program = training.build(
-        bench.config, bench.task, bench.kit, objective, bench.config.updates, bench.lanes, bench.lanes.put(lane)
-    )
+    rows, updates = bench.rows[method.reads], bench.config.updates
+    lane = training.begin(bench.config, objective, updates, bench.keys, bench.start, rates, rows)
+    laid = bench.lanes.put(lane)
+    program = training.build(bench.config, bench.task, objective, updates, bench.lanes, laid, method.reads)
     track = _train(bench, method, program, lane, own, stop)
     result = _result(bench, method, claim, program, track, own) | {"learning_rate": rate, "trials": trials}
     folder.keep_method(method.name, result)
     screen.state(method.name, f"done in {track.point.seconds:.1f} s" if result["status"] == "ok" else result["status"])
     for message in result["alarms"]:
         screen.say(f"  {method.name}: {message}")
+
+
+def _claim(bench: Bench, method: Resolved, hyperparameters: Any) -> Claim:
+    """What a method is meant to minimise; one that maximises a return names what the task takes off it."""
+    claim = method.claim(hyperparameters)
+    return claim._replace(minimises=bench.task.mdp.regulariser.divergence) if method.charges else claim
 
 
 class Track(NamedTuple):
@@ -266,7 +276,7 @@ def _not_finite(measured: Mapping[str, np.ndarray], update: int) -> str:
     return ""
 
 
-def _tune(bench: Bench, objective: Any, rate: float, own: Any) -> tuple[float, list[dict[str, float]]]:
+def _tune(bench: Bench, method: Resolved, objective: Any, rate: float, own: Any) -> tuple[float, list[dict[str, float]]]:
     """The best of the config's number of learning rates, tried side by side on one seed of their own."""
     config = bench.config
     if config.trials == 1:
@@ -275,13 +285,14 @@ def _tune(bench: Bench, objective: Any, rate: float, own: Any) -> tuple[float, l
     key = assemble.seed_keys(config, 1, offset=1_000_000)
     same = lambda tree: jax.tree.map(lambda x: jnp.repeat(x[:1], config.trials, axis=0), tree)
     rates = rate * jnp.array(configs.RATES[: config.trials])
-    rows = same(training.demonstrations(config, bench.task, key))
+    rows = same(training.demonstrations(config, bench.task, key, method.reads))
     lane = lanes.put(training.begin(config, objective, config.updates, same(key), same(bench.start), rates, rows))
-    program = training.build(config, bench.task, bench.kit, objective, config.updates, lanes, lane)
+    program = training.build(config, bench.task, objective, config.updates, lanes, lane, method.reads)
     judge = Judge(config, bench.task, bench.kit, lanes, lane.state.params, [d.name for d in bench.judge.family])
     *_, point = training.run(program, lane, lambda lane: {}, 1)
     measured = judge.measure(point.lane.state.params)
     scores = own(measured) if own and bench.judge.exact else measured["validation_nll"]
+    scores = -measured["greedy_accuracy"] if bench.task.mdp.solutions is not None else scores
     scores = np.where(np.isfinite(scores), scores, np.inf)
     trials = [{"learning_rate": float(r), "score": float(s)} for r, s in zip(rates, scores)]
     return float(rates[int(np.argmin(scores))]), trials
@@ -294,7 +305,7 @@ def _result(bench: Bench, method: Resolved, claim: Any, program: training.Progra
     final |= {k: v for k, v in program.lanes.host(program.probe(point.lane)).items()}
     write_samples(bench, method.name, sequences, log_q)
     metrics, infinite = results.metrics_of(final)
-    best = bench.optima.of(claim) if bench.optima.available else None
+    best = bench.optima.of(claim) if bench.optima.available and own else None
     sweep = _sweep(bench, params) if method.name == "sft" else []
     reason = track.reason or _not_finite(final, point.update)
     return {
@@ -303,6 +314,7 @@ def _result(bench: Bench, method: Resolved, claim: Any, program: training.Progra
         "target": claim.sentence,
         "group": method.group,
         "published": bool(method.fixed.get("published")),
+        "variant": method.name.partition(":")[2] if "penalty" in method.fixed else "std" if method.fixed.get("std") else None,
         "status": "diverged" if reason else "ok",
         "reason": reason,
         "seconds": point.seconds,
@@ -357,9 +369,11 @@ def finish(bench: Bench, complete: bool, changed: Mapping[str, Any]) -> None:
     table = bench.optima.table(extra) if bench.optima.available else {}
     start = bench.judge.measure(bench.lanes.put(bench.start))
     notes = [*task.notes, *([bench.optima.note] if bench.optima.available else [])]
-    whole = results.assemble(configs.as_dict(config), methods, table, bench.expert, start, complete, notes)
+    whole = results.assemble(
+        configs.as_dict(config), methods, table, bench.expert, start, complete, notes, frontier.points(task)
+    )
     reference, metric = ("sft" if "sft" in methods else names[0]), tables.rank_by(whole)
-    for name, against in results.compare_with(methods, reference, metric).items():
+    for name, against in results.compare_with(methods, reference, metric, tables.better(metric)).items():
         methods[name]["against"] = against
     whole["methods"] = methods
     sweep = methods.get("sft", {}).get("temperatures", [])
@@ -380,7 +394,7 @@ def _show(bench: Bench, whole: Mapping[str, Any], ranking: tables.Ranking, compl
     console.print(tables.terminal(ranking, console.width))
     for name, m in whole["methods"].items():
         ends = results.describe_ends(m["gap"])
-        if ends:
+        if ends and m["level"] != "return":  # what misses a return's optimum is biased, and says so itself
             console.print(f"{name}: {ends}.", markup=False)
     where = Path(bench.folder.path) / "report.html"
     if complete:

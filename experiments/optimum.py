@@ -36,6 +36,7 @@ class Optima:
     def __init__(self, config: Any, task: Task, kit: Kit, path: Path):
         self._config, self._task, self._kit, self._path = config, task, kit, path
         self._known: dict[str, Best] = {}
+        self._ends: list[Params] = []  # optima so far: where random starts miss a basin, another divergence's end may lie in it
         if path.exists():
             self._known = {key: Best(**value) for key, value in json.loads(path.read_text()).items()}
         shape = jax.eval_shape(kit.policy.init, jax.random.key(0))
@@ -80,12 +81,30 @@ class Optima:
             initial = [jax.tree.map(np.asarray, kit.policy.init(jax.random.key(self._config.seed)))]
             iterations = SHORT
         else:
-            initial = exact.random_starts(kit.policy, self._config.optimum_starts, self._config.seed)
+            initial = exact.random_starts(kit.policy, self._config.optimum_starts, self._config.seed) + self._ends
             iterations = 5000
-        best = exact.best_in_class(
-            divergences.parse(name), task.space, task.mdp.expert, kit.policy, initial, level, share, iterations
-        )
+        if level == "return":
+            best = exact.best_policy([self._regret()], initial, iterations=iterations)
+        else:
+            best = exact.best_in_class(
+                divergences.parse(name), task.space, task.mdp.expert, kit.policy, initial, level, share, iterations
+            )
+        if not self._large:
+            self._ends.append(best.params)
         return best.value, best.params, [value for value, _ in best.minima]
+
+    def _regret(self) -> Callable:
+        """What a policy's regularised return lacks of the best."""
+        task, mdp = self._task, self._task.mdp
+        with jax.enable_x64(True):
+            p, ref = (jax.tree.map(np.asarray, exact.law(task.space, *m)) for m in (mdp.expert, mdp.regulariser.reference))
+
+        def regret(params):
+            return metrics.return_metrics(task.space, mdp, p.string, ref, exact.law(task.space, self._kit.policy, params))[
+                "regret"
+            ]
+
+        return regret
 
     def _measure(self, params: Params | None) -> dict[str, float]:
         with jax.enable_x64(True):

@@ -18,12 +18,14 @@ from fdiv import statistics
 Rows = list[dict[str, Any]]
 TITLES = {
     "forward_kl": "forward KL (nats)", "reverse_kl": "reverse KL (nats)", "js": "Jensen-Shannon (nats)",
-    "tv": "total variation",
+    "tv": "total variation", "reward": "expected reward", "spent": "divergence from the reference (nats)",
     "valid": "share of valid strings", "entropy": "entropy (nats)", "likelihood": "expert's NLL of the policy's strings (nats)",
     "validation_nll": "validation NLL (nats per token)", "js_token": "JS per token, own prefixes (nats)",
     "gap": "gap to the class optimum (nats)",
     "reverse_kl_token": "reverse KL per token, own prefixes (nats)", "self_bleu": "self-BLEU", "distinct_2": "distinct 2-grams",
     "forward_kl_token_expert": "forward KL per token, expert's prefixes (nats)",
+    "greedy_accuracy": "greedy accuracy", "accuracy": "accuracy", "penalty": "divergence from the start (nats)",
+    "way_entropy": "entropy of right ways (nats)",
 }  # fmt: skip
 
 
@@ -60,7 +62,10 @@ def curves(results: Mapping[str, Any], history: Rows, folder: Path) -> str:
     """IQM over seeds with its 95% band against tokens learned from, one panel a metric."""
     style.use()
     exact = bool(results["class_optimum"])
-    panels = ["gap", "js", "valid", "entropy"] if exact else ["validation_nll", "js_token", "likelihood", "entropy"]
+    returns = ["gap", "reward", "spent", "entropy"] if results["frontier"] else ["gap", "js", "valid", "entropy"]
+    verified = ["greedy_accuracy", "accuracy", "penalty", "way_entropy", "entropy"]
+    sampled = verified if _verified(results) else ["validation_nll", "js_token", "likelihood", "entropy"]
+    panels = returns if exact else sampled
     table = [line | _gap(line, results) for line in history if line["method"] in results["methods"]]
     panels = [panel for panel in panels if any(line.get(panel) is not None for line in table)]
     figure, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 2.7), squeeze=False, layout="constrained")
@@ -73,6 +78,11 @@ def curves(results: Mapping[str, Any], history: Rows, folder: Path) -> str:
         _dress(axis, panel, results)
     legend(figure, results)
     return save(figure, folder, "learning_curves", rows)
+
+
+def _verified(results: Mapping[str, Any]) -> bool:
+    """Whether answers were checked."""
+    return "greedy_accuracy" in results["start"]
 
 
 def _gap(line: dict[str, Any], results: Mapping[str, Any]) -> dict[str, float]:
@@ -110,7 +120,7 @@ def _draw_band(axis: Any, band: Rows, look: dict[str, Any], panel: str) -> None:
 
 
 def _dress(axis: Any, panel: str, results: Mapping[str, Any]) -> None:
-    axis.set_title(TITLES.get(panel, panel))
+    axis.set_title("regret" if panel == "gap" and results["frontier"] else TITLES.get(panel, panel))
     axis.set_xlabel("tokens learned from, per seed")
     axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 3))
     if panel in ("gap", "js", "js_token"):
@@ -133,11 +143,14 @@ def quality_diversity(results: Mapping[str, Any], sweep: Rows, folder: Path) -> 
     """Diversity against quality at the end of training, with the SFT policy swept over temperatures."""
     exact = bool(results["class_optimum"])
     x, y = ("entropy", "valid") if exact and "valid" in results["expert"] else ("entropy", "likelihood")
+    x, y = ("way_entropy", "accuracy") if _verified(results) else (x, y)
     return _plane(results, x, y, folder, "quality_diversity", sweep)
 
 
 def divergence_plane(results: Mapping[str, Any], sweep: Rows, folder: Path) -> str:
-    """What each method pays in either KL."""
+    """What each method pays in either KL; where answers are checked, what it pays for its accuracy."""
+    if _verified(results):
+        return _plane(results, "penalty", "accuracy", folder, "divergence_divergence", sweep)
     if results["class_optimum"]:
         return _plane(results, "forward_kl", "reverse_kl", folder, "divergence_divergence", sweep, log=True)
     return _plane(results, "forward_kl_token_expert", "reverse_kl_token", folder, "divergence_divergence", sweep, log=True)
@@ -152,15 +165,20 @@ def _plane(results: Mapping[str, Any], x: str, y: str, folder: Path, name: str, 
             _plain_ticks(side)
     methods = [(n, m) for n, m in results["methods"].items() if x in m["metrics"] and y in m["metrics"]]
     stars = _distinct([(n, row) for n, row in results["class_optimum"].items() if x in row and y in row], x, y)
-    inside = _frame(
-        axis, [(m["metrics"][x]["iqm"], m["metrics"][y]["iqm"]) for _, m in methods], [(r[x], r[y]) for _, r in stars], log
-    )
+    start = results["start"] | {"penalty": 0.0}
+    begun = [(start[x], start[y])] if _verified(results) and x in start else []
+    ended = [(m["metrics"][x]["iqm"], m["metrics"][y]["iqm"]) for _, m in methods]
+    inside = _frame(axis, ended + begun, [(r[x], r[y]) for _, r in stars], log)
     rows = [*_temperature_curve(axis, sweep, x, y), *_optima(axis, stars, x, y), *_points(axis, methods, x, y, inside)]
     if x in results["expert"] and y in results["expert"] and not log:
         at = (results["expert"][x], results["expert"][y])
         axis.plot(*at, marker="P", color=style.EXPERT, markersize=9, linestyle="")
         axis.annotate("expert", at, textcoords="offset points", xytext=(7, 4), fontsize=8)
         rows.append({"what": "expert", x: at[0], y: at[1]})
+    for at in begun:
+        axis.plot(*at, marker="s", color=style.EXPERT, markersize=6, linestyle="")
+        axis.annotate("start", at, textcoords="offset points", xytext=(7, 4), fontsize=8)
+        rows.append({"what": "start", x: at[0], y: at[1]})
     axis.set_xlabel(TITLES.get(x, x))
     axis.set_ylabel(TITLES.get(y, y))
     legend(figure, results, [n for n, _ in stars])
@@ -248,7 +266,10 @@ def _temperature_curve(axis: Any, sweep: Rows, x: str, y: str) -> Rows:
 def every(results: Mapping[str, Any], history: Rows, sweep: Sequence[dict], folder: Path) -> dict[str, str]:
     """All pictures: name -> SVG."""
     sweep = list(sweep)
-    return {
+    from experiments import frontier
+
+    drawn = {"frontier": frontier.picture(results, folder)} if results["frontier"] else {}
+    return drawn | {
         "learning_curves": curves(results, history, folder),
         "quality_diversity": quality_diversity(results, sweep, folder),
         "divergence_divergence": divergence_plane(results, sweep, folder),

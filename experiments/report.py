@@ -30,12 +30,13 @@ def write(
         r=results,
         title=_title(results),
         ranking=tables.ranking(results),
+        checked="greedy_accuracy" in results["start"],
         pictures=pictures,
         samples=_side_by_side(samples, list(methods)),
         trouble=[row for row in trouble if row[1] != "ok" or row[2]],
         environment=environment,
         changed=changed,
-        colour={name: style.colour(m["minimises"]) for name, m in methods.items()},
+        colour={name: style.method_colour(m) for name, m in methods.items()},
         number=tables.number,
         interval=tables.interval,
     )
@@ -44,7 +45,7 @@ def write(
 
 def _trouble(m: Mapping[str, Any]) -> list[str]:
     """Why a method is worth a second look, in sentences."""
-    ends = describe_ends(m["gap"])
+    ends = "" if m["level"] == "return" else describe_ends(m["gap"])
     found = [m["reason"], *m["alarms"], f"{ends[0].upper()}{ends[1:]}." if ends else ""]
     if m["published"] and any(found):
         found.insert(0, m["target"])

@@ -70,6 +70,7 @@ def assemble(
     start: Mapping[str, Any],
     complete: bool,
     notes: list[str],
+    frontier: list[dict[str, float]],
 ) -> dict[str, Any]:
     """The whole of `results.json`."""
     policy = {k: v for k, v in config["policy"].items() if v is not None}
@@ -83,6 +84,7 @@ def assemble(
         "batch_size": config["batch_size"],
         "demos": config["demos"],
         "trials": config["trials"],
+        "frontier": frontier,
         "class_optimum": {name: _finite(row) for name, row in class_optimum.items()},
         "expert": _finite(expert),
         "start": {k: float(np.mean(v)) for k, v in start.items() if np.all(np.isfinite(v))},
@@ -95,15 +97,16 @@ def _finite(row: Mapping[str, float]) -> dict[str, float]:
     return {k: float(v) for k, v in row.items() if math.isfinite(v)}
 
 
-def compare_with(methods: Mapping[str, dict[str, Any]], reference: str, metric: str) -> dict[str, Any]:
-    """Each method against a reference on a metric where low is better: paired difference, chance of being better."""
+def compare_with(methods: Mapping[str, dict[str, Any]], reference: str, metric: str, way: int = -1) -> dict[str, Any]:
+    """Each method against a reference on a metric: paired difference, and chance of being better (`way` 1: higher)."""
     scores = {name: m["metrics"][metric]["seeds"] for name, m in methods.items() if metric in m["metrics"]}
     found = {}
     for name, values in scores.items():
         if name == reference or reference not in scores:
             continue
         difference = statistics.paired_difference(values, scores[reference])
-        chance, interval = statistics.probability_of_improvement(scores[reference], values)
+        sides = (values, scores[reference]) if way > 0 else (scores[reference], values)
+        chance, interval = statistics.probability_of_improvement(*sides)
         found[name] = {
             "reference": reference,
             "metric": metric,

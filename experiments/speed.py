@@ -70,7 +70,7 @@ def _row(timing: Timing, limit: Timing) -> list[str]:
 
 
 def _setup(config, available: list):
-    """Task, kit, lanes, keys, demonstrations and starting parameters, as a head-to-head makes them."""
+    """Task, kit, lanes, keys and starting parameters, as a head-to-head makes them."""
     from experiments import assemble, teacher, training
     from experiments.config import replace
     from experiments.lanes import Lanes
@@ -81,25 +81,19 @@ def _setup(config, available: list):
         task = task._replace(mdp=task.mdp._replace(expert=teacher.untrained(config, task)))
     kit = assemble.kit(config, task)
     keys = assemble.seed_keys(config, config.seeds)
-    return (
-        task,
-        kit,
-        Lanes(config.seeds, available),
-        keys,
-        training.demonstrations(config, task, keys),
-        training.starts(kit, keys),
-    )
+    return task, kit, Lanes(config.seeds, available), keys, training.starts(config, task, kit, keys)
 
 
-def _method(config, task, kit, lanes, keys, rows, start, method, hyperparameters) -> Timing:
+def _method(config, task, kit, lanes, keys, start, method, hyperparameters) -> Timing:
     import jax.numpy as jnp
 
     from experiments import training
 
     objective = method.build(hyperparameters, kit)
     rates = jnp.full(config.seeds, hyperparameters.learning_rate or config.learning_rate)
+    rows = training.demonstrations(config, task, keys, method.reads)
     lane = lanes.put(training.begin(config, objective, config.updates, keys, start, rates, rows))
-    program = training.build(config, task, kit, objective, config.updates, lanes, lane)
+    program = training.build(config, task, objective, config.updates, lanes, lane, method.reads)
 
     def run(lane, count):
         lane, sums = program.advance(lane, count)
@@ -108,7 +102,7 @@ def _method(config, task, kit, lanes, keys, rows, start, method, hyperparameters
     return _time(method.name, program.compile_seconds, run, lane)
 
 
-def _sampling(config, task, kit, lanes, keys, rows, start) -> Timing:
+def _sampling(config, task, kit, lanes, keys, start) -> Timing:
     import jax
     import jax.numpy as jnp
 

@@ -20,7 +20,28 @@ SOURCES = {  # group -> (marker, line, what it says in a legend)
     "policy_gradient": ("o", "-", "known expert"),
     "adversarial": ("^", "--", "discriminator"),
     "distill": ("D", ":", "exact sum over tokens"),
+    "reinforce": ("o", "-", "score"),
+    "rloo": ("o", "-", "score"),
+    "grpo": ("^", "--", "score, in groups"),
+    "ppo": ("P", "-", "score, value function"),
+    "dpo": ("s", "-", "preferences, implicit reward"),
+    "ipo": ("v", "-.", "preferences, fixed margin"),
+    "kto": ("D", ":", "labels one at a time"),
+    "simpo": ("p", "--", "preferences, no reference"),
+    "fdpg": ("h", "-", "score, its target's law"),
+    "spin": ("<", "-.", "an older self"),
+    "iq_learn": (">", "--", "value function"),
+    "reward_model": ("d", "-.", "learned reward"),
 }
+RETURNS = {  # group -> colour, where all methods have one divergence and differ in how they follow it
+    "reinforce": "#0072B2", "rloo": "#56B4E9", "grpo": "#E69F00", "ppo": "#D55E00", "dpo": "#009E73", "ipo": "#8C564B",
+    "kto": "#CC79A7", "simpo": "#9A9A00", "fdpg": "#332288", "reward_model": "#882255", "spin": "#44AA99",
+    "iq_learn": "#7F3C8D",
+}  # fmt: skip
+VARIANTS = {  # another penalty than the common one -> marker
+    "k2-loss": "v", "k2-loss-string": "<", "k3-loss": "X", "k3-loss-string": ">", "exact-loss": "s", "exact-reward": "p",
+    "k3-ratio": "h", "k3-ratio-string": "H", "k2-reward": "8", "k3-reward": "D", "std": "d",
+}  # fmt: skip
 EXPERT = "#000000"
 
 
@@ -29,10 +50,16 @@ def colour(divergence: str) -> str:
     return COLOURS.get(divergence.partition(":")[0], OTHER)
 
 
+def method_colour(method: dict[str, Any]) -> str:
+    """Of a method in results.json: its divergence's, or its own where it maximises a return."""
+    return RETURNS.get(method["group"], OTHER) if method["level"] == "return" else colour(method["minimises"])
+
+
 def look(method: dict[str, Any]) -> dict[str, Any]:
     """Colour, marker and line of a method in results.json; one run as published keeps its colour and gets a cross."""
     marker, line, _ = SOURCES.get(method["group"], ("v", "-.", ""))
-    return {"color": colour(method["minimises"]), "marker": "X" if method["published"] else marker, "linestyle": line}
+    marker = VARIANTS.get(method.get("variant") or "", marker)
+    return {"color": method_colour(method), "marker": "X" if method["published"] else marker, "linestyle": line}
 
 
 def use() -> None:

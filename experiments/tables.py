@@ -29,36 +29,57 @@ EXACT = {  # metric -> (title, which way is better)
     "forward_kl": ("forward KL", -1), "reverse_kl": ("reverse KL", -1), "js": ("JS", -1), "tv": ("TV", -1),
     "valid": ("valid", 1), "mode_b": ("mode B", 0), "entropy": ("entropy", 0),
 }  # fmt: skip
+RETURN = {
+    "reward": ("reward", 1), "spent": ("spent", 0), "kl_spent": ("KL spent", 0), "tv": ("TV to optimum", -1),
+    "forward_kl": ("forward KL", -1), "reverse_kl": ("reverse KL", -1), "valid": ("valid", 0), "mode_b": ("mode B", 0),
+    "entropy": ("entropy", 0),
+}  # fmt: skip
 ESTIMATED = {
     "validation_nll": ("validation NLL / token", -1), "forward_kl_token_expert": ("forward KL / token", -1),
     "reverse_kl_token": ("reverse KL / token", -1), "js_token": ("JS / token", -1), "likelihood": ("expert's NLL", 0),
     "entropy": ("entropy", 0), "self_bleu": ("self-BLEU", 0), "distinct_2": ("distinct-2", 0),
+}  # fmt: skip
+VERIFIED = {
+    "greedy_accuracy": ("greedy accuracy", 1), "accuracy": ("accuracy", 1), "pass_8": ("pass@8", 1),
+    "answer": ("right answer", 1), "ways": ("distinct ways", 0), "way_entropy": ("entropy of ways", 0),
+    "penalty": ("spent", 0), "entropy": ("entropy", 0),
 }  # fmt: skip
 
 
 SHORT = {  # titles on a terminal
     "gap to class optimum": "gap", "forward KL": "fwd KL", "reverse KL": "rev KL", "validation NLL / token": "NLL/tok",
     "forward KL / token": "fKL/tok", "reverse KL / token": "rKL/tok", "JS / token": "JS/tok", "expert's NLL": "exp.NLL",
-    "self-BLEU": "sBLEU", "distinct-2": "dist-2",
+    "self-BLEU": "sBLEU", "distinct-2": "dist-2", "greedy accuracy": "greedy", "right answer": "answer",
+    "distinct ways": "ways", "entropy of ways": "H(way)",
 }  # fmt: skip
 
 
 def columns(results: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
     """The metrics worth a column in this run."""
     found = {name for m in results["methods"].values() for name in m["metrics"]}
-    chosen = EXACT if results["class_optimum"] else ESTIMATED
+    sampled = VERIFIED if "greedy_accuracy" in found else ESTIMATED
+    chosen = RETURN if "regret" in found else EXACT if results["class_optimum"] else sampled
     return {name: about for name, about in chosen.items() if name in found}
 
 
 def rank_by(results: Mapping[str, Any]) -> str:
-    """The metric that orders the rows: one that no side of the KL debate owns, or the likelihood of held-out text."""
+    """The metric that orders the rows: the regret where there is a reward, the accuracy where answers are checked; else one
+    that no side of the KL debate owns, or the likelihood of held-out text."""
+    for name in ("regret", "greedy_accuracy"):
+        if any(name in m["metrics"] for m in results["methods"].values()):
+            return name
     return "js" if results["class_optimum"] else "validation_nll"
+
+
+def better(metric: str) -> int:
+    """Which way is better for a metric that orders rows: 1 where high is, else -1."""
+    return VERIFIED.get(metric, ("", -1))[1]
 
 
 def ranking(results: Mapping[str, Any]) -> Ranking:
     """Methods, best first. An interval is the 95% bootstrap interval of the IQM over seeds."""
     shown, key = columns(results), rank_by(results)
-    score = lambda m: m["metrics"][key]["iqm"] if key in m["metrics"] else float("inf")
+    score = lambda m: -better(key) * m["metrics"][key]["iqm"] if key in m["metrics"] else float("inf")
     ordered = sorted(results["methods"].items(), key=lambda item: score(item[1]))
     best = {
         name: _best([m["metrics"][name]["iqm"] for _, m in ordered if name in m["metrics"]], way)
@@ -79,7 +100,8 @@ def ranking(results: Mapping[str, Any]) -> Ranking:
             row.append(Cell(interval(m["gap"]) if m["gap"] else "—"))
         for metric in shown:
             found = m["metrics"].get(metric)
-            row.append(Cell(interval(found), found["iqm"] == best[metric]) if found else Cell("not finite"))
+            missing = Cell("not finite" if metric in m["infinite"] else "—")
+            row.append(Cell(interval(found), found["iqm"] == best[metric]) if found else missing)
         rows.append([*row, Cell(m["status"])])
     return Ranking(titles, rows, _notes(results, key))
 
@@ -97,11 +119,29 @@ def _notes(results: Mapping[str, Any], key: str) -> list[str]:
         if exact
         else "Divergences are estimated from samples of both sides.",
     ]
+    if key == "greedy_accuracy":
+        notes[1] = "All values are of held-out problems, but for what is spent: that is of the method's own last batch."
+        notes += _checked(results["start"])
+    if key == "regret":
+        notes.append(
+            "Gap: for methods that maximise the return, the best regularised return of the class less theirs. "
+            "Spent: the divergence from the reference that the return is charged for; KL spent: KL(policy||reference)."
+        )
     if exact:
         notes.append("Gap: a method's own divergence at its own level, minus the least that any policy of the class has.")
     if results["seeds"] < FEW_SEEDS:
         notes.append(FEW_SEEDS_NOTE)
     return notes
+
+
+def _checked(start: Mapping[str, float]) -> list[str]:
+    """What the columns mean where answers are checked, and where everyone began."""
+    begun = [f"{title} {number(start[name])}" for name, (title, _) in VERIFIED.items() if name in start]
+    return [
+        "Accuracy: share of right answers, of the likeliest tokens (greedy) and drawn; pass@8: that one of 8 draws is right; "
+        "right answer: whatever its steps; distinct ways: right ways in 16 draws, and their entropy given the problem.",
+        f"The common start: {', '.join(begun)}.",
+    ]
 
 
 def interval(found: Mapping[str, Any]) -> str:

@@ -37,7 +37,9 @@ def get(config: Any, reading: Reading, task: Task, say: Callable[[str], None]) -
     kit = Kit(policy, task.mdp, None)
     lanes = Lanes(1, jax.local_devices()[:1])
     objective = max_likelihood(policy, task.mdp.vocab)
-    lane = training.begin(own, objective, own.updates, keys, training.starts(kit, keys), jnp.full(1, LEARNING_RATE), ())
+    lane = training.begin(
+        own, objective, own.updates, keys, training.starts(own, task, kit, keys), jnp.full(1, LEARNING_RATE), ()
+    )
 
     folder = _folder(config, reading, own)
     kept = checkpoints.restore(folder, lane)
@@ -45,7 +47,7 @@ def get(config: Any, reading: Reading, task: Task, say: Callable[[str], None]) -
         say(f"Teacher: kept from an earlier run, {kept[1]['loss']:.3f} nats per byte in training.")
         return Model(policy, jax.tree.map(lambda x: x[0], kept[0].state.params))
 
-    program = training.build(own, task, kit, objective, own.updates, lanes, lane)
+    program = training.build(own, task, objective, own.updates, lanes, lane)
     loss = float("nan")
     for point in training.run(program, lane, lambda lane: {}, 20):
         if point.metrics:

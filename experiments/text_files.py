@@ -31,6 +31,8 @@ class Reading(NamedTuple):
         state = hashlib.sha256()
         for row in self.rows:
             state.update(len(row.prompt).to_bytes(8, "big") + row.prompt + b"\0" + row.completion)
+            state.update(b"" if row.rejected is None else b"\0" + row.rejected)
+            state.update(b"" if row.liked is None else bytes([1, row.liked]))
         return state.hexdigest()
 
     def notes(self, config: Text) -> list[str]:
@@ -151,7 +153,7 @@ def _rows(records: Iterable[tuple[int, Any]], config: Text) -> tuple[list[Row], 
             if not isinstance(record, dict):
                 raise ValueError(f"a {type(record).__name__}, not a record")
             columns = columns or _columns(record, config)
-            rows.append(_row(record, *columns))
+            rows.append(_READERS.get(columns, _row)(record, *columns))
         except ValueError as error:
             if isinstance(error, UsageError):
                 raise
@@ -159,8 +161,8 @@ def _rows(records: Iterable[tuple[int, Any]], config: Text) -> tuple[list[Row], 
     return rows, bad
 
 
-def _columns(record: dict, config: Text) -> tuple[str | None, str]:
-    """Which columns hold prompts (None: there are none) and completions, judged by the first record."""
+def _columns(record: dict, config: Text) -> tuple[str | None, ...]:
+    """Which columns hold prompts (None: there are none), completions and judgements, by the first record."""
     for field in ("prompt_field", "completion_field"):
         name = getattr(config, field)
         if name is not None and name not in record:
@@ -170,14 +172,17 @@ def _columns(record: dict, config: Text) -> tuple[str | None, str]:
     if config.prompt_field is not None:
         fix = f"Name the answer's column too; the file has {', '.join(record)}."
         raise UsageError("benchmark.completion_field", None, "is missing beside prompt_field.", fix)
-    for prompt, completion in ((None, "messages"), ("prompt", "completion"), (None, "text")):
-        if completion in record and (prompt is None or prompt in record):
-            return prompt, completion
+    for columns in (*_READERS, (None, "messages"), ("prompt", "completion"), (None, "text")):
+        if all(column is None or column in record for column in columns):
+            return columns
     found = (
         f"The file has {', '.join(record) or 'none'}: name two with --benchmark.prompt-field and --benchmark.completion-field."
     )
     raise UsageError(
-        "benchmark.path", str(config.path), "has none of the usual columns (text, prompt/completion, messages).", found
+        "benchmark.path",
+        str(config.path),
+        "has none of the usual columns (text, prompt/completion[/label], messages, [prompt/]chosen/rejected).",
+        found,
     )
 
 
@@ -192,7 +197,64 @@ def _row(record: dict, prompt_column: str | None, completion_column: str) -> Row
     completion = _text(record[completion_column], completion_column)
     if not completion:
         raise ValueError(f"{completion_column!r} is empty")
-    return Row((prompt + "\n").encode() if prompt else b"", completion.encode())
+    return Row(_ended(prompt).encode(), completion.encode())
+
+
+def _comparison(record: dict, *columns: str | None) -> Row:
+    """Of two answers to one prompt, the one preferred. Without a column for it, the prompt is what both begin with."""
+    for column in columns:
+        if column is not None and column not in record:
+            raise ValueError(f"no field {column!r}")
+    prompt, chosen, rejected = _sides(record, columns[0])
+    for column, text in (("chosen", chosen), ("rejected", rejected)):
+        if not text:
+            raise ValueError(f"{column!r} is empty")
+    if chosen == rejected:
+        raise ValueError("'chosen' and 'rejected' are the same")
+    return Row(prompt.encode(), chosen.encode(), rejected.encode())
+
+
+def _sides(record: dict, prompt_column: str | None) -> tuple[str, str, str]:
+    """Prompt, chosen and rejected; of two texts that begin alike, they make up each text again."""
+    both = [record["chosen"], record["rejected"]]
+    for column, side in zip(("chosen", "rejected"), both):
+        if not isinstance(side, (str, list)):
+            raise ValueError(f"{column!r} is {type(side).__name__}, not text")
+    if prompt_column is not None:
+        return _ended(_text(record[prompt_column], prompt_column)), *(_text(x, k) for x, k in zip(both, ("chosen", "rejected")))
+    shared = 0  # messages, or characters up to the end of a line or a word
+    for a, b in zip(*both):
+        if a != b:
+            break
+        shared += 1
+    texts = all(isinstance(x, str) for x in both)
+    if texts:
+        begin = both[0][:shared] if both[0] != both[1] else ""
+        shared = max(begin.rfind("\n"), begin.rfind(" ")) + 1
+    sides = [_text(x[shared:], k) for x, k in zip(both, ("chosen", "rejected"))]
+    prompt = _text(both[0][:shared], "chosen") if shared else ""
+    return prompt if texts else _ended(prompt), *sides
+
+
+def _ended(prompt: str) -> str:
+    """A prompt of its own ends with its line."""
+    return f"{prompt}\n" if prompt else ""
+
+
+def _labelled(record: dict, prompt_column: str, completion_column: str, label_column: str) -> Row:
+    """One answer, liked or not."""
+    row = _row(record, prompt_column, completion_column)
+    label = record.get(label_column)
+    if label not in (True, False):
+        raise ValueError(f"{label_column!r} is {label!r}, not true or false")
+    return row._replace(liked=bool(label))
+
+
+_READERS = {
+    ("prompt", "chosen", "rejected"): _comparison,
+    (None, "chosen", "rejected"): _comparison,
+    ("prompt", "completion", "label"): _labelled,
+}
 
 
 def _text(value: Any, column: str) -> str:

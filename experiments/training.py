@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.assemble import Task, make_learner
+from experiments.assemble import Task, embedded, make_learner
 from experiments.lanes import Lanes
-from fdiv.types import Kit, LearnerState, Objective, Sequences
+from fdiv.types import Kit, LearnerState, Objective, TokenMDP, UsageError
 
 STRETCH_SECONDS = 2.0  # how long a program runs before the screen and Ctrl-C get a turn
 
@@ -36,24 +36,37 @@ class Program(NamedTuple):
     compile_seconds: float
 
 
-def demonstrations(config: Any, task: Task, keys: jax.Array) -> Any:
-    """Each run's fixed demonstrations, or () where every update draws fresh ones. The same for every method."""
+def source(mdp: TokenMDP, reads: str) -> Callable[[jax.Array, int], Any]:
+    """Where a method's batches come from. Raises `UsageError` where the task has no comparisons, or labels, to give."""
+    found = {"demos": mdp.demos, "pairs": mdp.pairs, "labels": mdp.labels or mdp.pairs}[reads]
+    if found is None:
+        fix = "Use a benchmark with them (rewarded, or text with such columns), or a method that learns from other data."
+        raise UsageError("methods", reads, f"there are no {reads} to learn from here.", fix)
+    return found
+
+
+def demonstrations(config: Any, task: Task, keys: jax.Array, reads: str = "demos") -> Any:
+    """Each run's fixed rows, or () where every update draws fresh ones. The same for every method that reads such rows."""
     if not config.demos:
         return ()
-    return jax.jit(jax.vmap(lambda key: task.mdp.demos(jax.random.fold_in(key, 3), config.demos)))(keys)
+    rows = source(task.mdp, reads)
+    return jax.jit(jax.vmap(lambda key: rows(jax.random.fold_in(key, 3), config.demos)))(keys)
 
 
-def starts(kit: Kit, keys: jax.Array) -> Any:
-    """Each run's initial parameters. The same for every method."""
+def starts(config: Any, task: Task, kit: Kit, keys: jax.Array) -> Any:
+    """Each run's initial parameters, the task's reference where the class holds it. The same for every method."""
+    reference = embedded(config, task)
+    if reference is not None:
+        return jnp.broadcast_to(reference, (len(keys), *reference.shape))
     return jax.jit(jax.vmap(lambda key: kit.policy.init(jax.random.fold_in(key, 0))))(keys)
 
 
-def draw(config: Any, task: Task, rows: Any, key: jax.Array) -> Sequences:
-    """The batch of an update: fresh demonstrations, or rows of the fixed ones drawn with replacement."""
+def draw(config: Any, rows: Callable[[jax.Array, int], Any], kept: Any, key: jax.Array) -> Any:
+    """The batch of an update: fresh rows, or some of the fixed ones drawn with replacement."""
     if not config.demos:
-        return task.mdp.demos(key, config.batch_size)
+        return rows(key, config.batch_size)
     chosen = jax.random.randint(key, config.batch_size, 0, config.demos)
-    return jax.tree.map(lambda x: x[chosen], rows)
+    return jax.tree.map(lambda x: x[chosen], kept)
 
 
 def begin(config: Any, objective: Objective, updates: int, keys: jax.Array, params: Any, rates: jax.Array, rows: Any) -> Lane:
@@ -66,15 +79,18 @@ def begin(config: Any, objective: Objective, updates: int, keys: jax.Array, para
     return jax.jit(jax.vmap(one))(keys, params, rates, rows)
 
 
-def build(config: Any, task: Task, kit: Kit, objective: Objective, updates: int, lanes: Lanes, lane: Lane) -> Program:
+def build(
+    config: Any, task: Task, objective: Objective, updates: int, lanes: Lanes, lane: Lane, reads: str = "demos"
+) -> Program:
     """Compile a method for lanes laid out by `lanes.put`."""
+    rows = source(task.mdp, reads)
 
     def advance(lane: Lane, count: jax.Array):
         learner = make_learner(config, objective, lane.rate, updates)
 
         def one(_, carry):
             state, sums = carry
-            batch = draw(config, task, lane.rows, jax.random.fold_in(lane.data_key, state.step))
+            batch = draw(config, rows, lane.rows, jax.random.fold_in(lane.data_key, state.step))
             state, metrics = learner.update(state, batch)
             kept = jnp.stack([jnp.asarray(metrics[name], jnp.float32) for name in KEPT])
             return state, sums + kept
@@ -84,7 +100,7 @@ def build(config: Any, task: Task, kit: Kit, objective: Objective, updates: int,
 
     def probe(lane: Lane):
         state, key = lane.state, jax.random.fold_in(lane.data_key, -1 - lane.state.step)
-        batch = draw(config, task, lane.rows, key)
+        batch = draw(config, rows, lane.rows, key)
         metrics = objective.prepare(key, state.params, state.aux, batch)[2]
         return {name: value for name, value in metrics.items() if name not in KEPT}
 

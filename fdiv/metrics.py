@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fdiv import exact
+from fdiv import divergences, exact, regularised
 from fdiv import tokens as tk
 from fdiv.estimators import to_actions
-from fdiv.types import Divergence, Kit, Params, Sequences
+from fdiv.types import Divergence, Kit, Params, Sequences, TokenMDP
 
 LOGGED = (
     "forward_kl", "reverse_kl", "js", "gjs:0.1", "gjs:0.9", "skew_kl:0.1", "skew_reverse_kl:0.1", "hellinger2", "tv",
@@ -40,6 +40,24 @@ def exact_metrics(
     found["entropy"] = exact.entropy(q)
     found["length"] = exact.expectation(q, space.sequences.mask.sum(1))
     return found | {name: exact.expectation(q, f(space.sequences)) for name, f in statistics.items()}
+
+
+def return_metrics(space: exact.Space, mdp: TokenMDP, best: Array, ref: exact.Law, q: exact.Law) -> dict[str, Array]:
+    """For a task with a reward: what is spent and earned, exactly, against the optimum `best` (log-probs of strings).
+
+    `spent` is D_f(reference||policy), `kl_spent` KL(policy||reference); `regret` is the best regularised return less this
+    policy's.
+    """
+    d, beta = divergences.parse(mdp.regulariser.divergence), mdp.regulariser.beta
+    rewards = mdp.score(space.sequences).astype(ref.string.dtype)
+    value = lambda log_pi: regularised.value(d, rewards, ref.string, log_pi, beta)
+    spent = d.perspective(ref.string, q.string).sum()
+    return {
+        "spent": spent,
+        "kl_spent": jnp.sum(jnp.exp(q.string) * (q.string - ref.string)),
+        "regularised_return": value(q.string),
+        "regret": value(best) - value(q.string),
+    }
 
 
 def two_sided(d: Divergence, s_expert: Array, s_policy: Array) -> tuple[Array, Array]:
@@ -74,9 +92,9 @@ def sampled_metrics(
     policy, mdp = kit.policy, kit.mdp
     answered, log_q = kit.rollout(key, policy, params, tk.prompts_of(held, mdp.horizon))
     nll = -tk.log_probs(policy, params, held, mdp.vocab).sum(1)
-    found = _averages({"coverage": nll, "entropy": -log_q.sum(1), "length": tk.lengths(answered)})
+    found = averages({"coverage": nll, "entropy": -log_q.sum(1), "length": tk.lengths(answered)})
     found["validation_nll"] = nll.sum() / held.mask.sum()
-    found |= _averages({name: f(answered) for name, f in mdp.statistics.items()})
+    found |= averages({name: f(answered) for name, f in mdp.statistics.items()})
     if expert is None:
         return found, answered
 
@@ -86,17 +104,18 @@ def sampled_metrics(
         own = tk.log_probs(policy, params, strings, mdp.vocab)
         ratios.append(jnp.cumsum(to_actions(log_p - own, strings.mask, mdp.horizon), axis=1))
         token.append((strings, tk.distributions(*mdp.expert, strings.tokens), tk.distributions(policy, params, strings.tokens)))
-        found |= _averages({"likelihood": -log_p.sum(1)})  # the last to be written, the policy's strings, stays
+        found |= averages({"likelihood": -log_p.sum(1)})  # the last to be written, the policy's strings, stays
     for d in family:
         for suffix, ends in (("", [r[:, -1] for r in ratios]), ("_occupancy", ratios)):
             found[d.name + suffix], found[f"{d.name}{suffix}_stderr"] = two_sided(d, *ends)
         for suffix, (strings, log_p, log_own) in zip(("_token_expert", "_token"), token):
             each = jnp.where(strings.mask, d.perspective(log_p, log_own).sum(-1), 0.0).sum(1) / mdp.horizon
-            found |= _averages({d.name + suffix: each})
+            found |= averages({d.name + suffix: each})
     return found, answered
 
 
-def _averages(values: Mapping[str, Array]) -> dict[str, Array]:
+def averages(values: Mapping[str, Array]) -> dict[str, Array]:
+    """The mean of each, and its standard error under `NAME_stderr`."""
     found = {}
     for name, x in values.items():
         found[name], found[f"{name}_stderr"] = x.mean(), _standard_error(x)

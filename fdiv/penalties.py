@@ -5,6 +5,7 @@ With `r = ref / q` of what was sampled from q, and `s = log r`:
     k1 = -log r            unbiased; takes either sign
     k2 = (log r)^2 / 2     biased, never negative
     k3 = r - 1 - log r     unbiased, never negative (`f(r)` of reverse_kl); infinite variance where ref's tails are heavy
+    exact                  the sum over the vocabulary at each prefix
 
 An estimate of a value need not be a loss. With k of whole strings, the expected gradient on policy is
 
@@ -13,7 +14,8 @@ An estimate of a value need not be a loss. With k of whole strings, the expected
     ratio    so is k q / q_old                k1, k3: exact; k2: exact plus what k2 earns as a reward
 
 Token by token, `reward` with all that follows (discount 1) stays what it is for k1; `loss` and `ratio` hold prefixes fixed,
-as does `reward` at discount 0. Sources: Schulman 2020 (joschu.net/blog/kl-approx.html); Tang & Munos 2025 (arXiv 2506.09477).
+as does `reward` at discount 0. The exact sum is differentiated where it stands; as a reward what follows is earned as well,
+which makes it exact. Sources: Schulman 2020 (joschu.net/blog/kl-approx.html); Tang & Munos 2025 (arXiv 2506.09477).
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ from jax import Array
 
 from fdiv import tokens as tk
 from fdiv.checks import one_of, share
+from fdiv.divergences import reverse_kl
 from fdiv.estimators import Scored, advantages, discounted_to_go, score_function_loss, to_actions, to_columns
-from fdiv.types import Kit, Model, Objective, Sequences, UsageError
+from fdiv.types import Divergence, Kit, Model, Objective, Params, Policy, Sequences, UsageError
 
-Estimator = Literal["k1", "k2", "k3"]
+Estimator = Literal["k1", "k2", "k3", "exact"]
 Placement = Literal["reward", "loss", "ratio"]
 Unit = Literal["token", "string"]
 
@@ -54,10 +57,10 @@ ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
 
 @dataclasses.dataclass(frozen=True)
 class Penalty:
-    """How KL(policy||reference) is estimated and applied."""
+    """How the divergence from the reference is estimated and applied."""
 
     estimator: Estimator = "k1"
-    """k1 (the log-ratio), k2 (half its square) or k3 (r - 1 - log r)."""
+    """k1 (the log-ratio, or any f's reward of it), k2 (half its square), k3 (r - 1 - log r) or exact (sum over tokens)."""
     placement: Placement = "reward"
     """Earned as a reward, differentiated as a loss, or as a loss times q / q_old."""
     unit: Unit = "token"
@@ -70,17 +73,86 @@ class Penalty:
         for field, choices in (("estimator", Estimator), ("placement", Placement), ("unit", Unit)):
             one_of(f"penalty.{field}", getattr(self, field), choices)
         share("penalty.discount", self.discount)
+        refuse = lambda field, problem, fix: UsageError(f"penalty.{field}", getattr(self, field), problem, fix)
         if self.discount != 1 and (self.placement, self.unit) != ("reward", "token"):
             problem = f"a {self.placement} per {self.unit} has nothing to discount."
-            raise UsageError("penalty.discount", self.discount, problem, "Leave it at 1, or use a reward per token.")
+            raise refuse("discount", problem, "Leave it at 1, or use a reward per token.")
         if (self.estimator, self.placement) == ("k1", "loss"):
             problem = "the expected gradient of k1 as a loss is exactly zero."
-            raise UsageError("penalty.placement", self.placement, problem, "Use k1 as a reward, or k2 per string as a loss.")
+            raise refuse("placement", problem, "Use k1 as a reward, or k2 per string as a loss.")
+        if self.estimator == "exact" and (self.placement == "ratio" or self.unit == "string"):
+            field = "placement" if self.placement == "ratio" else "unit"
+            raise refuse(field, "the exact sum over the vocabulary has none.", "Use token, and reward or loss.")
+
+    def refuse_unless_kl(self, divergence: str) -> None:
+        """Raise `UsageError` where an estimator of a KL is put before another divergence."""
+        if divergence != "reverse_kl" and (self.estimator, self.placement, self.unit) != ("k1", "reward", "token"):
+            problem = f"as a {self.placement} it estimates KL(policy||reference), and the penalty is {divergence}."
+            fix = "Leave the penalty at k1 as a reward per token, which earns any f's reward(s), or use reverse_kl."
+            raise UsageError("penalty.estimator", self.estimator, problem, fix)
+
+    def bias(self) -> str:
+        """What its expected gradient is instead of the penalty's, or nothing where it is the penalty's."""
+        how = (self.estimator, self.placement, self.unit)
+        if self.placement == "reward":
+            if self.estimator in ("k2", "k3"):
+                return f"{self.estimator} as a reward is of second order, next to nothing near the reference"
+            return "" if self.discount == 1 else "the penalty's effect on later prefixes is discounted"
+        if how in (("k2", "loss", "string"), ("k1", "ratio", "string"), ("k3", "ratio", "string")):
+            return ""
+        if how == ("k3", "loss", "string"):
+            return "k3 as a loss has the gradient of KL(reference||policy)"
+        if how == ("k3", "loss", "token"):
+            return "k3 as a loss has the gradient of KL(reference||policy) of tokens, prefixes held fixed"
+        if how[:2] == ("k2", "ratio"):
+            return "k2 times the ratio also earns k2 as a reward"
+        return "the penalty's effect on later prefixes is dropped"
+
+    def rewards(self, d: Divergence, s: Array, mask: Array, exact: Array | None = None) -> Array:
+        """What each action earns, to be added up over what follows. [B, H] of s = log ref - log q in action coordinates.
+
+        For k1 action k earns reward(s_k) - reward(s_{k-1}) of the prefix's log-ratios: s of its own for reverse_kl. `exact`
+        is the sum over the vocabulary at the prefix before each action, which earns nothing itself: it is differentiated.
+        """
+        if self.placement != "reward":
+            return jnp.zeros_like(s)
+        if self.estimator == "exact":
+            return -self.discount * jnp.pad(exact, [(0, 0), (0, 1)])[:, 1:]
+        if self.estimator == "k1":
+            paid = d.reward(jnp.cumsum(s, axis=1))
+            return jnp.where(mask, jnp.diff(paid, axis=1, prepend=jnp.zeros_like(paid[:, :1])), 0.0)
+        if self.unit == "token":
+            return jnp.where(mask, -ESTIMATORS[self.estimator](s), 0.0)
+        return last_action(mask) * -ESTIMATORS[self.estimator](s.sum(1, keepdims=True))
+
+    def loss(self, log_q: Array, log_old: Array, log_ref: Array, exact: Array | None = None) -> Array:
+        """What is differentiated for each string, [B], from [B, T] in string columns (0 off the mask)."""
+        if self.estimator == "exact":
+            return exact.sum(1)
+        if self.placement == "reward":
+            return jnp.zeros_like(log_q[:, 0])
+        per_unit = (lambda x: x.sum(1, keepdims=True)) if self.unit == "string" else (lambda x: x)
+        k = ESTIMATORS[self.estimator](per_unit(log_ref - log_q))
+        if self.placement == "ratio":
+            k *= jnp.exp(per_unit(log_q - log_old))
+        return k.sum(1)
 
     def build(self, kit: Kit, reference: Model) -> Objective:
         """The penalty alone, as an objective."""
         self.check()
         return kl_penalty(kit, reference, **dataclasses.asdict(self))
+
+
+def last_action(mask: Array) -> Array:
+    """1 at each string's last action, else 0. [B, H]"""
+    return (mask & ~jnp.pad(mask, [(0, 0), (0, 1)])[:, 1:]).astype(jnp.float32)
+
+
+def at_prefixes(d: Divergence, reference: Model, policy: Policy, params: Params, x: Sequences, vocab: int) -> Array:
+    """D_f(ref||q) of the next token's laws, summed over the vocabulary, before each action; 0 off the mask. [B, T]"""
+    summed = lambda own, other: d.perspective(reference.policy.head(reference.params, other), policy.head(params, own)).sum(-1)
+    features = (policy.trunk(params, x.tokens), reference.policy.trunk(reference.params, x.tokens))
+    return jnp.where(x.mask, tk.by_stretches(summed, vocab, *features), 0.0)
 
 
 class Drawn(NamedTuple):
@@ -101,25 +173,25 @@ def kl_penalty(
     discount: float = 1.0,
 ) -> Objective:
     """Any estimator in any placement, the vain ones too, on the prompts of a batch."""
-    policy, mdp, estimate = kit.policy, kit.mdp, ESTIMATORS[estimator]
-    per_unit = (lambda x: x.sum(1, keepdims=True)) if unit == "string" else (lambda x: x)
+    policy, mdp, d = kit.policy, kit.mdp, reverse_kl()
+    penalty = Penalty(estimator, placement, unit, discount)
+
+    def exactly(params, sequences):
+        return at_prefixes(d, reference, policy, params, sequences, mdp.vocab) if estimator == "exact" else None
 
     def prepare(key, params, aux, batch):
         sequences, log_old = kit.rollout(key, policy, params, tk.prompts_of(batch, mdp.horizon))
         log_ref = tk.log_probs(*reference, sequences, mdp.vocab)
-        mask = to_actions(sequences.mask, sequences.mask, mdp.horizon)
-        earned = -estimate(per_unit(to_actions(log_ref - log_old, sequences.mask, mdp.horizon)))
-        returns = discounted_to_go(earned, discount) if unit == "token" else jnp.broadcast_to(earned, mask.shape)
+        actions = lambda x: None if x is None else to_actions(x, sequences.mask, mdp.horizon)
+        mask = actions(sequences.mask)
+        earned = penalty.rewards(d, actions(log_ref - log_old), mask, actions(exactly(params, sequences)))
+        returns = discounted_to_go(earned, discount)
         worth = to_columns(advantages(returns, mask, sequences.weight), sequences.mask)
         return aux, Drawn(tk.normalise(sequences), log_old, log_ref, worth), {"tokens": sequences.mask.sum()}
 
     def loss(params, aux, batch):
         log_q = tk.log_probs(policy, params, batch.sequences, mdp.vocab)
-        if placement == "reward":
-            return score_function_loss(log_q, Scored(batch.sequences, batch.advantages)), {}
-        k = estimate(per_unit(batch.log_ref - log_q))
-        if placement == "ratio":
-            k *= jnp.exp(per_unit(log_q - batch.log_old))
-        return jnp.sum(batch.sequences.weight[:, None] * k), {}
+        direct = penalty.loss(log_q, batch.log_old, batch.log_ref, exactly(params, batch.sequences))
+        return score_function_loss(log_q, Scored(batch.sequences, batch.advantages)) + batch.sequences.weight @ direct, {}
 
     return Objective(lambda key, params: (), prepare, loss)

@@ -31,7 +31,17 @@ def draw(uniform: Array, log_probs: Array) -> Array:
     return jnp.sum(uniform[:, None] * cumulative[:, -1:] >= cumulative[:, :-1], axis=-1).astype(jnp.int32)
 
 
-def sampler(horizon: int, eos: int | None) -> Rollout:
+def likeliest(uniform: Array, log_probs: Array) -> Array:
+    """The token of most probability, in place of a draw; the first where several are alike."""
+    return jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
+
+
+def greedy(horizon: int, eos: int | None) -> Rollout:
+    """As `sampler`, but every action is the likeliest, so the key changes nothing."""
+    return sampler(horizon, eos, likeliest)
+
+
+def sampler(horizon: int, eos: int | None, choose: Callable[[Array, Array], Array] = draw) -> Rollout:
     """(key, policy, params, prompts [B, P]) -> sampled strings [B, P + horizon] and the log-probs of their actions."""
 
     def rollout(key: Array, policy: Policy, params: Params, prompts: Sequences) -> tuple[Sequences, Array]:
@@ -41,7 +51,7 @@ def sampler(horizon: int, eos: int | None) -> Rollout:
         def act(carry, uniform):
             cache, token, alive = carry
             cache, log_probs = policy.step(params, cache, token)
-            token = draw(uniform, log_probs)
+            token = choose(uniform, log_probs)
             log_prob = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
             action = jnp.where(alive, token, PAD)
             if eos is not None:

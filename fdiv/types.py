@@ -67,6 +67,21 @@ class Scorer(NamedTuple):
     head: Callable[[Params, Array], Array]  # params, features [..., D] -> a number per next token [..., V]
 
 
+class Pairs(NamedTuple):
+    """n comparisons: of two strings on one prompt, the one preferred. A string labelled alone leaves the other weight 0."""
+
+    chosen: Sequences
+    rejected: Sequences
+
+
+class Regulariser(NamedTuple):
+    """What a policy pays for leaving a reference: beta D_f(reference||policy); reverse_kl is KL(policy||reference)."""
+
+    divergence: str  # by the name that `divergences.parse` takes
+    beta: float
+    reference: Model | None = None  # None: the policy as it was when training began
+
+
 class TokenMDP(NamedTuple):
     """A task: who asks, who answers well, and when a string ends."""
 
@@ -78,6 +93,12 @@ class TokenMDP(NamedTuple):
     held_out: Callable[[Array, int], Sequences]  # the same, never trained on
     expert: Model | None  # when its law is known
     statistics: Mapping[str, Callable[[Sequences], Array]] = {}  # name -> strings -> [B], reported in expectation
+    score: Callable[[Sequences], Array] | None = None  # the true return of each string [B], where there is one
+    regulariser: Regulariser | None = None  # what is taken off the return
+    pairs: Callable[[Array, int], Pairs] | None = None  # key, n -> labelled comparisons
+    labels: Callable[[Array, int], Pairs] | None = None  # the same, strings judged alone among them; None: as `pairs`
+    held_out_pairs: Callable[[Array, int], Pairs] | None = None  # the same, never trained on
+    solutions: Callable[[Sequences], Array] | None = None  # strings -> which of the right ways each is, -1 for wrong [B]
 
 
 # key, policy, params, prompts -> strings and the log-probs [B, T] of their actions under the policy
@@ -88,7 +109,7 @@ class Claim(NamedTuple):
     """What a method is meant to minimise, at which level, and what it really does, in one sentence."""
 
     minimises: str  # a divergence, by the name that `divergences.parse` takes
-    level: Level
+    level: Level | Literal["return"]  # return: maximises the regularised return, less this divergence from the reference
     sentence: str
     policy_prefixes: float = 1.0  # token level: the share of prefixes that come from the policy
 
@@ -100,6 +121,10 @@ class Kit(NamedTuple):
     mdp: TokenMDP
     rollout: Rollout
     scorer: Scorer | None = None
+    critic: Scorer | None = None  # one number per prefix: a value function
+    penalty: Any = None  # `fdiv.penalties.Penalty`: how the mdp's regulariser is estimated and applied
+    control: Any = None  # `fdiv.control.Control`: how its weight changes
+    whole: bool = False  # the rollout gives all strings by weight: one population, whatever groups are asked for
 
 
 class Objective(NamedTuple):

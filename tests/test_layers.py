@@ -10,11 +10,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # a module imports from earlier lines, or from its own
     {"fdiv.types"},
-    {"fdiv.divergences", "fdiv.tokens", "fdiv.checks", "fdiv.estimators", "fdiv.learner", "fdiv.statistics", "fdiv.penalties"},
+    {"fdiv.divergences", "fdiv.tokens", "fdiv.checks", "fdiv.estimators", "fdiv.learner", "fdiv.statistics"},
+    {"fdiv.penalties", "fdiv.control", "fdiv.regularised"},
     {"fdiv.exact", "fdiv.rollout", "fdiv.conventions"},
-    {"fdiv.policies", "fdiv.discriminator"},
+    {"fdiv.policies", "fdiv.discriminator", "fdiv.reward_model", "fdiv.episodes"},
     {"fdiv.benchmarks"},
-    {"fdiv.objectives", "fdiv.metrics"},
+    {"fdiv.objectives", "fdiv.metrics", "fdiv.verified"},
     {"experiments"},
     {"configs"},
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import optax
 import pytest
 from tables import EVERY, SMOOTH, SPACES, close, world
 
+from experiments import gradients
 from fdiv import divergences, exact, objectives
 from fdiv import tokens as tk
 from fdiv.learner import learner
@@ -20,7 +23,7 @@ from fdiv.objectives.max_likelihood import MaxLikelihood
 from fdiv.objectives.policy_gradient import PolicyGradient
 from fdiv.policies import tabular
 from fdiv.rollout import sampler
-from fdiv.types import PAD, Kit, Sequences, TokenMDP, UsageError
+from fdiv.types import PAD, Kit, Pairs, Regulariser, Sequences, TokenMDP, UsageError
 
 LEVELS = ["sequence", "occupancy", "token"]
 # one name for each objective: methods of one group that fix the same differ in f alone, which the exact gradients cover
@@ -30,15 +33,24 @@ NAMES = [f"{name}:hellinger2" if "{}" in divergence else name for name, divergen
 
 def kit_of(kind: str, seed: int = 0, exactly: bool = True):
     """(kit, random params, all demonstrations by weight) on a small space, rollouts by enumeration or by sampling."""
+    return _kit_of(kind, seed, exactly, jax.config.jax_enable_x64)
+
+
+@functools.cache
+def _kit_of(kind: str, seed: int, exactly: bool, double: bool):
     space, expert, policy, params = world(kind, seed)
     demos = exact.weighted(space, exact.law(space, *expert))
     draw = lambda key, n: sampler(space.horizon, space.eos)(key, *expert, tk.empty_prompts(n))[0]
     prompts = lambda key, n: tk.empty_prompts(n)
     held = (lambda key, n: demos) if exactly else draw
     mdp = TokenMDP(space.vocab, space.horizon, space.eos, prompts, draw, held, expert)
-    scorer = tabular.scorer(tabular.full(space.vocab, space.horizon), space.vocab)
-    rollout = exact.enumerator(space) if exactly else sampler(space.horizon, space.eos)
-    return space, Kit(policy, mdp, rollout, scorer), jnp.asarray(params), demos
+    automaton = tabular.full(space.vocab, space.horizon)
+    nets = (tabular.scorer(automaton, space.vocab), tabular.scorer(automaton, space.vocab, 1))
+    whole = Kit(policy, mdp, exact.enumerator(space), *nets, whole=True)
+    drawing = Kit(policy, mdp, sampler(space.horizon, space.eos), *nets)
+    reference = world(kind, seed + 100)[1]
+    rewarded = gradients.rewarded(gradients.World(space, whole, drawing, params, demos, reference, {}), "reverse_kl")
+    return space, rewarded.exact if exactly else rewarded.sampled, jnp.asarray(params), demos
 
 
 def target(space, kit, spec, level, share=1.0):
@@ -249,10 +261,27 @@ def built(name: str, kind: str = "ending", exactly: bool = False, **fields):
     space, kit, params, demos = kit_of(kind, exactly=exactly)
     method = objectives.resolve(name)
     group = GROUPS[method.group](**{"warmup": 0, **fields} if method.group == "adversarial" else fields)
-    return space, kit, jnp.asarray(params, jnp.float32), method.build(group, kit), demos
+    every = demos if method.reads == "demos" else kit.mdp.pairs(None, 0) if exactly else None
+    return space, kit, jnp.asarray(params, jnp.float32), method.build(group, kit), every
 
 
-@pytest.mark.parametrize("name", NAMES)
+def rows(name: str, kit: Kit):
+    """Where batches of a method come from."""
+    return kit.mdp.demos if objectives.resolve(name).reads == "demos" else kit.mdp.pairs
+
+
+UNSETTLED = {  # what their loss is made of depends on the batch itself: no fixed expectation to compare with
+    "adversarial": "a discriminator that learns from the batch", "reward_model": "a reward model that does",
+    "reinforce": "a mean that holds the string itself", "grpo": "the same", "fdpg": "a normaliser estimated from the batch",
+    "kto": "a reference point from the batch", "dpo": "weights normalised over pairs that differ", "ipo": "the same",
+    "simpo": "the same",
+}  # fmt: skip
+
+
+SETTLED = [n for n in NAMES if n.partition(":")[0] not in UNSETTLED and objectives.resolve(n).group not in UNSETTLED]
+
+
+@pytest.mark.parametrize("name", SETTLED)
 def test_sampled_gradients_average_to_the_exact_one(name):
     """Over many small batches, the mean gradient of a method is its exact one within five standard errors."""
     _, kit, params, objective, _ = built(name)
@@ -261,35 +290,28 @@ def test_sampled_gradients_average_to_the_exact_one(name):
 
     def sampled(key):
         data_key, key = jax.random.split(key)
-        _, batch, _ = objective.prepare(key, params, aux, kit.mdp.demos(data_key, 16))
+        _, batch, _ = objective.prepare(key, params, aux, rows(name, kit)(data_key, 16))
         return jax.grad(lambda x: objective.loss(x, aux, batch)[0])(params)
 
     draws = np.asarray(jax.jit(jax.vmap(sampled))(jax.random.split(jax.random.key(3), 4000)))
-    if objectives.resolve(name).group == "adversarial":
-        return _finite_only(draws)  # its discriminator learns from the batch itself: no fixed expectation to compare with
     wanted = np.asarray(exact_gradient(exact_objective, params, demos))
     error = draws.std(0) / np.sqrt(len(draws))
     np.testing.assert_array_less(np.abs(draws.mean(0) - wanted), 5 * error + 1e-5)
-    return None
-
-
-def _finite_only(draws):
-    assert np.isfinite(draws).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_splitting_a_batch_changes_nothing(name):
     """Trap: normalisation. Microbatches give the same update to 1e-6; the sum over rows is what makes it so."""
     _, kit, params, objective, _ = built(name)
-    batch = kit.mdp.demos(jax.random.key(1), 24)
+    batch = rows(name, kit)(jax.random.key(1), 24)
     updates = []
-    for parts in (1, 2, 6):
+    for parts in (1, 6):
         made = learner(objective, optax.sgd(0.5), accumulate=parts)
         state = made.init(jax.random.key(0), params)
         updates.append(jax.jit(made.update)(state, batch)[0].params)
-    close(updates[0], updates[1], 1e-6)
-    close(updates[0], updates[2], 1e-6)
-    assert float(jnp.abs(updates[0] - params).max()) > 1e-4
+    close(*updates, 1e-6)
+    still = objectives.resolve(name).group == "reward_model"  # at first it learns the reward only
+    assert (float(jnp.abs(updates[0] - params).max()) > 1e-4) != still
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -297,7 +319,7 @@ def test_more_padding_changes_nothing(name):
     """Trap: padding leaks into losses. On prepared strings, so that both see the same samples; poison included."""
     _space, kit, params, objective, _ = built(name)
     aux = objective.init(jax.random.key(0), params)
-    demos = kit.mdp.demos(jax.random.key(1), 16)
+    demos = rows(name, kit)(jax.random.key(1), 16)
     _, batch, _ = jax.jit(lambda a: objective.prepare(jax.random.key(2), params, a, demos))(aux)
 
     def widen(x):
@@ -319,7 +341,7 @@ def test_an_update_compiles_once_and_stays_finite(name):
     @jax.jit
     def update(state, key):
         traces.append(1)
-        return made.update(state, kit.mdp.demos(key, 32))
+        return made.update(state, rows(name, kit)(key, 32))
 
     state = made.init(jax.random.key(0), params)
     for i in range(30):
@@ -335,7 +357,7 @@ def test_far_apart_policies_give_finite_gradients(name):
     _, kit, params, objective, _ = built(name)
     params = -12.0 * jnp.asarray(kit.mdp.expert.params, jnp.float32)
     made = learner(objective, optax.adam(0.05))
-    state, metrics = jax.jit(made.update)(made.init(jax.random.key(0), params), kit.mdp.demos(jax.random.key(1), 32))
+    state, metrics = jax.jit(made.update)(made.init(jax.random.key(0), params), rows(name, kit)(jax.random.key(1), 32))
     assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves((state.params, metrics["gradient_norm"])))
 
 
@@ -469,15 +491,17 @@ def test_prompts_are_answered_and_not_learned():
     prompts = Sequences(tokens, jnp.zeros_like(tokens, bool), jnp.ones(16))
     expert = kit.mdp.expert._replace(policy=policy, params=np.random.default_rng(0).standard_normal(params.shape))
     demos = sampler(space.horizon, space.eos)(jax.random.key(0), *expert, prompts)[0]
-    scorer = tabular.scorer(automaton, space.vocab)
-    mdp = kit.mdp._replace(expert=expert, held_out=lambda key, n: demos)
+    nets = (tabular.scorer(automaton, space.vocab), tabular.scorer(automaton, space.vocab, 1))
+    others = sampler(space.horizon, space.eos)(jax.random.key(1), *expert, prompts)[0]
+    pairs = lambda key, n: Pairs(demos, others)
+    mdp = kit.mdp._replace(expert=expert, held_out=lambda key, n: demos, score=tk.lengths, held_out_pairs=pairs)
+    mdp = mdp._replace(regulariser=Regulariser("reverse_kl", 0.5))  # from the policy as it starts
     for name in NAMES:
-        method = objectives.resolve(name)
-        objective = method.build(
-            GROUPS[method.group](**({"warmup": 0} if method.group == "adversarial" else {})),
-            Kit(policy, mdp, kit.rollout, scorer),
-        )
+        method = objectives.resolve("fdpg:reverse_kl" if name.startswith("fdpg") else name)  # other f have no prompts
+        fields = {"adversarial": {"warmup": 0}}.get(method.group, {})
+        objective = method.build(GROUPS[method.group](**fields), Kit(policy, mdp, kit.rollout, *nets))
         made = learner(objective, optax.sgd(1.0))
-        state, metrics = jax.jit(made.update)(made.init(jax.random.key(0), params), demos)
+        batch = demos if method.reads == "demos" else pairs(None, 16)
+        state, metrics = jax.jit(made.update)(made.init(jax.random.key(0), params), batch)
         assert np.isfinite(np.asarray(state.params)).all()
         assert 0 < float(metrics["tokens"]) <= 2 * 16 * space.horizon

@@ -1,6 +1,7 @@
 """One figure, its numbers and its checks: `python -m experiments.figures KEY [flags] --out DIR`, or `all --out DIR`.
 
-Writes DIR/KEY/KEY.pdf, .png, .csv and .json; `all` makes every figure at its default flags and DIR/index.html around them.
+Writes DIR/KEY/KEY.pdf, .png, .csv and .json; `all` makes every figure at its default flags and DIR/index.html around them,
+`studies` every study, which train. A study's flags start from `--preset small` (two cores) or `--preset cluster`.
 Exit code 1: a check does not hold (or, with `all`, a figure could not be made); 2: the flags cannot be.
 """
 
@@ -20,8 +21,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments import cli
-from experiments.figures import KEYS, figure, gallery
-from experiments.figures.base import Check, Result, keep
+from experiments.figures import KEYS, STUDIES, figure, gallery
+from experiments.figures.base import Check, Figure, Result, keep
 from fdiv.types import UsageError
 
 PROGRAM = "python -m experiments.figures"
@@ -36,33 +37,53 @@ def main(argv: list[str] | None = None) -> int:
             print(_usage())
             return 0 if argv else cli.USAGE_EXIT
         key, *rest = argv
-        if key == "all":
-            return every(_folder(_parse(key, rest, [], "Every figure at its default flags, and one page of them all.").out))
+        if key in PAGES:
+            about = f"Every {PAGES[key][0]} at its default flags, and one page of them all."
+            return every(PAGES[key][1](), _folder(_parse(key, rest, [], about).out))
         known = figure(_known(key))
-        asked = _parse(key, rest, [("flags", known.flags)], f"{known.title}. {known.claim}")
+        start, rest = _preset(known, rest)
+        asked = _parse(key, rest, [("flags", start)], f"{known.title}. {known.claim}")
         return one(key, asked.flags, _folder(asked.out))
     except UsageError as error:
         return cli.refused(error)
 
 
+PAGES = {"all": ("figure", lambda: KEYS), "studies": ("study", lambda: STUDIES)}  # looked up late, for tests replace KEYS
+
+
 def _usage() -> str:
-    keys = textwrap.fill(", ".join(KEYS), 98, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
-    usage = f"usage: {PROGRAM} KEY [flags] --out DIR\n\nKEY is all, or one of\n{keys}\n\n"
-    return f"{usage}{PROGRAM} KEY --help lists a figure's flags."
+    fill = lambda keys: textwrap.fill(", ".join(keys), 98, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    usage = f"usage: {PROGRAM} KEY [flags] --out DIR\n\nKEY is all, or one of\n{fill(KEYS)}\n\n"
+    studies = f"or studies, or one of those that train (--preset small or cluster)\n{fill(STUDIES)}\n\n"
+    return f"{usage}{studies}{PROGRAM} KEY --help lists a figure's flags."
+
+
+def _preset(known: Figure, argv: list[str]) -> tuple[Any, list[str]]:
+    """The flags to start from, and the line without `--preset`."""
+    if "--preset" not in argv:
+        return known.flags(), argv
+    if known.cluster is None:
+        raise UsageError("preset", known.title, "this figure has none.", "Drop --preset; only studies have presets.")
+    at = argv.index("--preset")
+    presets = {"small": known.flags(), "cluster": known.cluster}
+    name = next(iter(argv[at + 1 :]), "")
+    if name not in presets:
+        raise UsageError("preset", name, "there is no preset of that name.", "Use small or cluster.")
+    return presets[name], argv[:at] + argv[at + 2 :]
 
 
 def _known(key: str) -> str:
-    if key not in KEYS:
-        near = difflib.get_close_matches(key.replace("-", "_"), KEYS, n=3, cutoff=0.3) or KEYS
+    if key not in (*KEYS, *STUDIES):
+        near = difflib.get_close_matches(key.replace("-", "_"), (*KEYS, *STUDIES), n=3, cutoff=0.3) or KEYS
         raise UsageError("key", key, "there is no figure of that name.", f"The nearest: {', '.join(near)}.")
     return key
 
 
-def _parse(key: str, argv: list[str], fields: list[tuple[str, type]], description: str) -> Any:
-    """The figure's own flags and --out."""
+def _parse(key: str, argv: list[str], fields: list[tuple[str, Any]], description: str) -> Any:
+    """The figure's own flags, from where they start, and --out."""
     import tyro
 
-    bare = [(name, Annotated[kind, tyro.conf.arg(name="")], dataclasses.field(default_factory=kind)) for name, kind in fields]
+    bare = [(name, Annotated[type(start), tyro.conf.arg(name="")], dataclasses.field(default=start)) for name, start in fields]
     out = ("out", Annotated[Path, tyro.conf.arg(help="Folder to write to.")], dataclasses.field(default=OUT))
     command = dataclasses.make_dataclass("Command", [*bare, out], frozen=True)
     marks = (tyro.conf.FlagConversionOff,)
@@ -112,9 +133,9 @@ def _tally(checks: list[Check]) -> str:
     return f"{sum(check.holds for check in checks)} of {len(checks)} checks hold"
 
 
-def every(out: Path) -> int:
-    """Make all figures at their defaults and the page that shows them; one that cannot be made is listed as such."""
-    entries = [_attempt(key, out) for key in KEYS]
+def every(keys: tuple[str, ...], out: Path) -> int:
+    """Make all of them at their defaults and the page that shows them; one that cannot be made is listed as such."""
+    entries = [_attempt(key, out) for key in keys]
     out.mkdir(parents=True, exist_ok=True)
     gallery.write(out / "index.html", entries)
     failed = [entry.key for entry in entries if not entry.holds]

@@ -39,6 +39,7 @@ class Figure(NamedTuple):
     title: str
     claim: str  # one sentence: what the picture shows
     source: str  # the paper or papers it is known from
+    cluster: Any = None  # a study's flags where there are many devices and hours; None: it is no study
 
 
 def near(name: str, found: float, wanted: float, tolerance: float) -> Check:

@@ -88,11 +88,8 @@ def embed(w: World, small: str, large: str, table: Any) -> np.ndarray:
 
 
 def projection(w: World, name: str) -> np.ndarray:
-    """Forward KL's optimum in closed form: the expert's expected counts of each token in each state, as logits."""
-    mass = np.exp(np.asarray(w.expert.arrival)[:, None] + np.asarray(w.expert.conditional))
-    counts = np.full((w.automaton(name).states, w.mdp.vocab), 1e-300)
-    np.add.at(counts, w.states(name)[w.space.state_at], mass)
-    return np.log(counts)
+    """Forward KL's optimum in closed form, as logits."""
+    return tabular.nearest(w.automaton(name), w.space, w.expert)
 
 
 def accumulated_kl(w: World, q: exact.Law, arrival: Any) -> np.ndarray:

@@ -1,7 +1,6 @@
-"""The law that maximises E_pi r - beta D_f(pi||ref), and the one that f-DPO learns instead, over a few arms.
+"""f-DPO's figure turns the family round: u = pi/ref here, so that D_f(pi||ref) = E_ref[f(u)] and forward_kl is KL(pi||ref).
 
-u = pi/ref here, so that D_f(pi||ref) = E_ref[f(u)] and forward_kl is KL(pi||ref). Where f'(0) = -inf no arm is left out
-and the first law has beta f'(u_i) = r_i plus a constant. All of it in double precision, under `jax.enable_x64`.
+What a budget buys, and what f-DPO learns, over a few arms. In double precision, under `jax.enable_x64`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fdiv import divergences, exact
+from fdiv import divergences, exact, regularised
+from fdiv.divergences import swapped
+from fdiv.regularised import bisect
 from fdiv.types import Divergence
 
 BETAS = (1e-30, 1e6)  # the range in which budgets are met
@@ -18,30 +19,12 @@ BETAS = (1e-30, 1e6)  # the range in which budgets are met
 
 def interior() -> dict[str, Divergence]:
     """Members of the family with f'(0) = -inf, under which every arm keeps some mass."""
-    return {name: d for name, d in divergences.every().items() if d.witness(-300.0) < d.witness(-150.0)}
-
-
-def bisect(function, low, high, steps: int = 50):
-    """Where an increasing function crosses zero, elementwise."""
-
-    def halve(_, ends):
-        middle = 0.5 * (ends[0] + ends[1])
-        above = function(middle) > 0
-        return jnp.where(above, ends[0], middle), jnp.where(above, middle, ends[1])
-
-    return sum(jax.lax.fori_loop(0, steps, halve, tuple(jnp.broadcast_arrays(low, high)))) / 2
+    return {name: d for name, d in divergences.every().items() if regularised.keeps_support(swapped(d))}
 
 
 def optimum(d: Divergence, rewards, log_ref, beta):
-    """log pi of the most E_pi r - beta D_f(pi||ref): f'(e^s) is t at the best arm and (r_best - r) / beta less elsewhere.
-
-    t is such that pi sums to one: at 0 no arm is above the reference, at f'(1 / ref_best) the best has all the mass.
-    """
-    below = (rewards.max() - rewards) / beta
-    most = d.witness(-jnp.asarray(log_ref)[jnp.argmax(rewards)])
-    ratio = lambda t: bisect(lambda s: d.witness(s) - (t - below), jnp.full_like(below, -700.0), 40.0)
-    t = bisect(lambda t: jnp.exp(log_ref + ratio(t)).sum() - 1, 0.0, most)
-    return jax.nn.log_softmax(log_ref + ratio(t))
+    """log pi of the most E_pi r - beta D_f(pi||ref)."""
+    return regularised.optimum(swapped(d), rewards, log_ref, beta)
 
 
 def preferred(d: Divergence, rewards: np.ndarray, log_ref: np.ndarray, beta: float) -> np.ndarray:

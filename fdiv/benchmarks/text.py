@@ -2,6 +2,7 @@
 
 A prompt keeps its last `prompt_length` bytes, a completion its first `horizon`; one that is cut has no EOS. The split is by
 a hash of the row, so a row stays on its side whatever else the file holds. The expert is a teacher, where there is one.
+Rows may be comparisons (a second completion, rejected) or labelled alone: what was preferred or liked is demonstrated.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import at_least, between
-from fdiv.types import PAD, Model, Sequences, TokenMDP, UsageError
+from fdiv.checks import at_least, between, positive
+from fdiv.types import PAD, Model, Pairs, Regulariser, Sequences, TokenMDP, UsageError
 
+Rows = TypeVar("Rows", Sequences, Pairs)
 EOS = 256
 VOCAB = 257
 
@@ -27,6 +30,8 @@ VOCAB = 257
 class Row(NamedTuple):
     prompt: bytes
     completion: bytes
+    rejected: bytes | None = None  # the completion that was not preferred to this one
+    liked: bool | None = None  # the label of one that was judged alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +56,10 @@ class Text:
     """Width of the teacher's transformer."""
     teacher_layers: int = 3
     """Its layers."""
+    beta: float = 0.1
+    """Comparisons: weight of the divergence from the reference, which is the common start."""
+    divergence: str = "reverse_kl"
+    """Comparisons: that divergence, D_f(reference||policy); reverse_kl is KL(policy||reference)."""
 
     def check(self) -> None:
         """Raise `UsageError` naming a field that is out of range."""
@@ -58,19 +67,39 @@ class Text:
         at_least("benchmark.horizon", self.horizon, 1)
         between("benchmark.validation", self.validation, 0, 1)
         at_least("benchmark.teacher_updates", self.teacher_updates, 0)
+        positive("benchmark.beta", self.beta)
+        divergences.parse(self.divergence)
 
     def build(self, rows: list[Row], teacher: Model | None = None) -> TokenMDP:
         """The task from rows that a reader has found sound."""
         self.check()
-        train, held = split(rows, self.validation)
-        for side, name in ((train, "training"), (held, "validation")):
+        sides = split(rows, self.validation)
+        shown = [[row for row in side if row.liked is not False] for side in sides]
+        for side, name in zip(shown, ("training", "validation")):
             if not side:
                 problem = f"leaves no {name} row of {len(rows)}."
                 raise UsageError("benchmark.validation", self.validation, problem, "Change the share, or give more rows.")
-        train_rows, held_rows = self.encode(train), self.encode(held)
-        demos, held_out = _drawn_from(train_rows), _drawn_from(held_rows)
+        demos, held_out = (_drawn_from(self.encode(side)) for side in shown)
         prompts = lambda key, n: tk.prompts_of(demos(key, n), self.horizon)
-        return TokenMDP(VOCAB, self.horizon, EOS, prompts, demos, held_out, teacher)
+        mdp = TokenMDP(VOCAB, self.horizon, EOS, prompts, demos, held_out, teacher)
+        return mdp._replace(**self._judged(sides))
+
+    def _judged(self, sides: tuple[list[Row], list[Row]]) -> dict:
+        """What there is to learn from comparisons and labels: nothing, labels alone, or pairs that serve as labels too."""
+        if not any(row.rejected is not None or row.liked is not None for row in sides[0]):
+            return {}
+        pairs = [[row for row in side if row.rejected is not None] for side in sides]
+        labels = [[row for row in side if row.rejected is not None or row.liked is not None] for side in sides]
+        found = {"regulariser": Regulariser(self.divergence, self.beta), "labels": _drawn_from(self.compare(labels[0]))}
+        found |= {"pairs": _drawn_from(self.compare(pairs[0]))} if pairs[0] else {}
+        return found | ({"held_out_pairs": _drawn_from(self.compare(pairs[1]))} if pairs[1] else {})
+
+    def compare(self, rows: list[Row]) -> Pairs:
+        """Comparisons in numpy; a completion that was judged alone stands on its side, and opposite with weight 0."""
+        chosen = self.encode(rows)
+        rejected = self.encode([row if row.rejected is None else Row(row.prompt, row.rejected) for row in rows])
+        weight = lambda other: np.array([row.liked is not other for row in rows], np.float32)
+        return Pairs(chosen._replace(weight=weight(False)), rejected._replace(weight=weight(True)))
 
     def encode(self, rows: list[Row]) -> Sequences:
         """Rows as strings [N, prompt_length + horizon] in numpy."""
@@ -104,7 +133,8 @@ def decode(tokens, mask) -> str:
     return bytes(kept).decode("utf-8", errors="replace")
 
 
-def _drawn_from(rows: Sequences) -> Callable[[jax.Array, int], Sequences]:
-    """Rows drawn with replacement: (key, n) -> [n, T]."""
+def _drawn_from(rows: Rows) -> Callable[[jax.Array, int], Rows]:
+    """Rows drawn with replacement: (key, n) -> [n, ...]."""
     rows = jax.tree.map(jnp.asarray, rows)
-    return lambda key, n: jax.tree.map(lambda x: x[jax.random.randint(key, n, 0, len(rows.weight))], rows)
+    size = len(jax.tree.leaves(rows)[0])
+    return lambda key, n: jax.tree.map(lambda x: x[jax.random.randint(key, n, 0, size)], rows)

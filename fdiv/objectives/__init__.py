@@ -2,6 +2,8 @@
 
 A group is a frozen dataclass whose fields are flags, among them `learning_rate`, with
 
+    reads                              "demos", "pairs" or "labels", what its batches are (demos, where it does not say)
+    needs                              "scorer", "critic": what of a kit it is built from (nothing, where it does not say)
     reusable                           whether a batch may serve several optimiser steps
     check(divergence, **fixed)         raises `UsageError` for values that cannot be
     claim(divergence, **fixed)         what it minimises, a `Claim`
@@ -16,8 +18,20 @@ from typing import Any, NamedTuple
 from fdiv import divergences
 from fdiv.objectives.adversarial import Adversarial
 from fdiv.objectives.distill import Distill
+from fdiv.objectives.dpo import Dpo
+from fdiv.objectives.fdpg import Fdpg
+from fdiv.objectives.grpo import Grpo
+from fdiv.objectives.ipo import Ipo
+from fdiv.objectives.iq_learn import IqLearn
+from fdiv.objectives.kto import Kto
 from fdiv.objectives.max_likelihood import MaxLikelihood
 from fdiv.objectives.policy_gradient import PolicyGradient
+from fdiv.objectives.ppo import Ppo
+from fdiv.objectives.reinforce import Reinforce, Rloo
+from fdiv.objectives.reward_model import LearnedReward
+from fdiv.objectives.simpo import Simpo
+from fdiv.objectives.spin import Spin
+from fdiv.penalties import Penalty
 from fdiv.types import Claim, Kit, Objective, UsageError
 
 GROUPS: dict[str, type] = {
@@ -25,6 +39,18 @@ GROUPS: dict[str, type] = {
     "distill": Distill,
     "policy_gradient": PolicyGradient,
     "adversarial": Adversarial,
+    "reinforce": Reinforce,
+    "rloo": Rloo,
+    "grpo": Grpo,
+    "ppo": Ppo,
+    "dpo": Dpo,
+    "ipo": Ipo,
+    "kto": Kto,
+    "simpo": Simpo,
+    "fdpg": Fdpg,
+    "spin": Spin,
+    "iq_learn": IqLearn,
+    "reward_model": LearnedReward,
 }
 
 
@@ -35,6 +61,7 @@ class Method(NamedTuple):
     divergence: str | None
     fixed: dict[str, Any] = {}
     default: str | None = None  # the argument where none is written; None: it must be
+    charges: bool = False  # NAME:ESTIMATOR-PLACEMENT[-string] sets its own penalty in place of the common one
 
 
 METHODS: dict[str, Method] = {
@@ -49,6 +76,23 @@ METHODS: dict[str, Method] = {
     "alpha_irl": Method("adversarial", "alpha:{}", default="0.5"),
     "adversarial": Method("adversarial", "{}"),
     "distill": Method("distill", "{}", default="js"),
+    "dagger": Method("distill", "{}", {"policy_prefixes": 1.0}, default="forward_kl"),
+    "reinforce": Method("reinforce", None, charges=True),
+    "rloo": Method("rloo", None, charges=True),
+    "grpo": Method("grpo", None, charges=True),
+    "grpo_std": Method("grpo", None, {"std": True}, charges=True),
+    "ppo": Method("ppo", None, charges=True),
+    "dpo": Method("dpo", "reverse_kl"),
+    "f_dpo": Method("dpo", "{}"),
+    "ipo": Method("ipo", None),
+    "kto": Method("kto", None),
+    "simpo": Method("simpo", None),
+    "fdpg": Method("fdpg", "{}", default="js"),
+    "spin": Method("spin", None),
+    "iq_learn": Method("iq_learn", None),
+    "bt_rloo": Method("reward_model", None, charges=True),
+    "bt_var_rloo": Method("reward_model", None, {"noise": True}, charges=True),
+    "classifier_rloo": Method("reward_model", None, {"reads": "demos"}, charges=True),
 }
 
 
@@ -59,6 +103,12 @@ class Resolved(NamedTuple):
     group: str
     divergence: str | None
     fixed: dict[str, Any]
+    charges: bool = False  # whether a penalty for leaving a reference is part of it
+
+    @property
+    def reads(self) -> str:
+        """What its batches are: "demos", "pairs" or "labels"."""
+        return self.fixed.get("reads") or getattr(GROUPS[self.group], "reads", "demos")
 
     def check(self, hyperparameters: Any) -> None:
         """Raise `UsageError` for hyperparameters (an instance of the group's dataclass) that this method cannot have."""
@@ -83,6 +133,8 @@ def resolve(name: str) -> Resolved:
         raise UsageError("methods", name, "there is no method of that name.", f"The nearest: {', '.join(near)}.")
     method = METHODS[base]
     takes_argument = "{}" in (method.divergence or "")
+    if colon and method.charges:
+        return Resolved(f"{base}:{argument}", method.group, None, method.fixed | {"penalty": _penalty(name, argument)}, True)
     if colon and not takes_argument:
         raise UsageError("methods", name, f"{base} takes no argument.", f"Write {base}, or adversarial:NAME for another f.")
     argument = argument or method.default
@@ -91,4 +143,15 @@ def resolve(name: str) -> Resolved:
     divergence = method.divergence.format(argument) if method.divergence else None
     if divergence is not None:
         divergence = divergences.parse(divergence).name
-    return Resolved(f"{base}:{argument}" if colon else base, method.group, divergence, method.fixed)
+    return Resolved(f"{base}:{argument}" if colon else base, method.group, divergence, method.fixed, method.charges)
+
+
+def _penalty(name: str, argument: str) -> Penalty:
+    """`k3-loss`, `k2-loss-string`: how a method of that name estimates and places its penalty."""
+    parts = argument.split("-")
+    if not 2 <= len(parts) <= 3:
+        problem, fix = "says no estimator and placement.", "Write, for instance, grpo:k3-loss or rloo:k2-loss-string."
+        raise UsageError("methods", name, problem, fix)
+    penalty = Penalty(*parts)
+    penalty.check()
+    return penalty

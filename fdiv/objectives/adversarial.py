@@ -13,7 +13,7 @@ with s from `fdiv.discriminator`. What is published under these names:
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ RewardForm = Literal["ratio", "expert"]
 class Adversarial:
     """Adversarial imitation with any f (gail, airl, fairl, alpha_irl)."""
 
+    needs: ClassVar = ("scorer",)
     level: Level = "sequence"
     """What the discriminator compares: sequence (whole strings), occupancy ((prefix, token) pairs), or token (the next
     token at the expert's prefixes; see adversarial_token)."""

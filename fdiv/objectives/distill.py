@@ -4,7 +4,7 @@
 
 prefixes from the expert's strings, the policy's, or a mixture, and held fixed: the effect of q on later prefixes is dropped.
 With expert prefixes that loses nothing. Sources: Agarwal et al. 2023 (GKD, arXiv 2306.13649); Ko et al. 2024 (DistiLLM,
-arXiv 2402.03898); Ross, Gordon & Bagnell 2011 (DAgger) for prefixes of the policy.
+arXiv 2402.03898); Ross, Gordon & Bagnell 2011 (DAgger) for prefixes of the policy (all of them: `dagger`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from fdiv import divergences
 from fdiv import tokens as tk
 from fdiv.checks import known_expert, share
-from fdiv.types import Claim, Divergence, Kit, Objective
+from fdiv.types import Claim, Divergence, Kit, Objective, UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,22 +32,27 @@ class Distill:
     def reusable(self) -> bool:
         return self.policy_prefixes == 0
 
-    def check(self, divergence: str) -> None:
+    def check(self, divergence: str, policy_prefixes: float | None = None) -> None:
         share("distill.policy_prefixes", self.policy_prefixes)
+        if policy_prefixes is not None and self.policy_prefixes not in (0, policy_prefixes):
+            problem = f"dagger's prefixes are {policy_prefixes:.0%} the policy's."
+            raise UsageError("distill.policy_prefixes", self.policy_prefixes, problem, "Drop it, or use distill alone.")
 
-    def build(self, kit: Kit, divergence: str) -> Objective:
+    def build(self, kit: Kit, divergence: str, policy_prefixes: float | None = None) -> Objective:
         known_expert(kit.mdp, f"distill:{divergence}")
-        return distill(kit, divergences.parse(divergence), self.policy_prefixes)
+        own = self.policy_prefixes if policy_prefixes is None else policy_prefixes
+        return distill(kit, divergences.parse(divergence), own)
 
-    def claim(self, divergence: str) -> Claim:
-        if self.policy_prefixes == 0:
+    def claim(self, divergence: str, policy_prefixes: float | None = None) -> Claim:
+        own = self.policy_prefixes if policy_prefixes is None else policy_prefixes
+        if own == 0:
             said = f"Exact gradient of token-level {divergence} on the expert's prefixes."
         else:
             said = (
-                f"Token-level {divergence}, {self.policy_prefixes:.0%} of prefixes the policy's own and held fixed: "
+                f"Token-level {divergence}, {own:.0%} of prefixes the policy's own and held fixed: "
                 "biased, as it drops the effect on later prefixes."
             )
-        return Claim(divergence, "token", said, self.policy_prefixes)
+        return Claim(divergence, "token", said, own)
 
 
 def distill(kit: Kit, d: Divergence, policy_prefixes: float = 0.0) -> Objective:

@@ -57,13 +57,20 @@ class Architecture:
             from fdiv.policies import transformer  # flax is the slowest import of all, and tables do not need it
 
             return transformer.policy(transformer.Shape(**sizes), vocab)
-        return tabular.policy(tabular.AUTOMATA[self.name](vocab, length, **sizes), vocab)
+        return tabular.policy(self.automaton(vocab, length), vocab)
 
-    def scorer(self, vocab: int, length: int, policy: Architecture | None = None) -> Scorer:
-        """The same architecture giving one number per (prefix, token); it begins from a policy's trunk if that is alike."""
+    def automaton(self, vocab: int, length: int) -> tabular.Automaton:
+        """What a table of this class reads of the prefix."""
+        return tabular.AUTOMATA[self.name](vocab, length, **self.sizes())
+
+    def scorer(self, vocab: int, length: int, policy: Architecture | None = None, outputs: int | None = None) -> Scorer:
+        """The same architecture giving one number per (prefix, token); it begins from a policy's trunk if that is alike.
+
+        With `outputs` so many numbers per prefix instead: one for a value function.
+        """
         sizes = self.sizes("scorer")
         if self.name == "transformer":
             from fdiv.policies import transformer
 
-            return transformer.scorer(transformer.Shape(**sizes), vocab, from_policy=self == policy)
-        return tabular.scorer(tabular.AUTOMATA[self.name](vocab, length, **sizes), vocab)
+            return transformer.scorer(transformer.Shape(**sizes), vocab, self == policy, outputs)
+        return tabular.scorer(self.automaton(vocab, length), vocab, outputs)

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.exact import Chain
+from fdiv.exact import Chain, Law, Space
 from fdiv.types import PAD, Params, Policy, Scorer, Sequences, UsageError
 
 MOST_ENTRIES = 1 << 26
@@ -102,6 +102,27 @@ def policy(automaton: Automaton, vocab: int) -> Policy:
     )
 
 
+def nearest(automaton: Automaton, space: Space, p: Law) -> np.ndarray:
+    """The class's table nearest to a law in forward KL, in closed form: expected counts of each token in each state, as logits.
+
+    A law that the class holds comes out as it is; states that it never reaches are uniform.
+    """
+    mass = np.exp(np.asarray(p.arrival, np.float64)[:, None] + np.asarray(p.conditional, np.float64))
+    counts = np.full((automaton.states, space.vocab), 1e-300)
+    np.add.at(counts, np.asarray(read(automaton, space.sequences.tokens))[space.state_at], mass)
+    return np.log(counts)
+
+
+def written(space: Space, log_string: np.ndarray) -> np.ndarray:
+    """Any law of whole strings as a table of the full prefix tree."""
+    automaton, mask = full(space.vocab, space.horizon), space.sequences.mask
+    mass = np.broadcast_to(np.exp(np.asarray(log_string, np.float64))[:, None], mask.shape)
+    counts = np.full((automaton.states, space.vocab), 1e-300)
+    states = np.asarray(read(automaton, space.sequences.tokens))
+    np.add.at(counts, (states[mask], space.sequences.tokens[mask]), mass[mask])
+    return np.log(counts)
+
+
 def chain(automaton: Automaton, params: Params) -> Chain:
     """The policy as a chain of states, for dynamic programming."""
     table = tk.real(params)
@@ -109,11 +130,11 @@ def chain(automaton: Automaton, params: Params) -> Chain:
     return Chain(jax.nn.log_softmax(table), np.asarray(automaton.advance(jnp.asarray(state), jnp.asarray(token))))
 
 
-def scorer(automaton: Automaton, vocab: int) -> Scorer:
-    """A number per (state, token): params [states, V], zero at first."""
+def scorer(automaton: Automaton, vocab: int, outputs: int | None = None) -> Scorer:
+    """A number per (state, token), or so many `outputs` per state: params [states, V], zero at first."""
     _check_size(automaton, vocab)
     rows = lambda params, tokens: params[read(automaton, tokens)]
-    return Scorer(lambda key, start: jnp.zeros((automaton.states, vocab)), rows, lambda params, features: features)
+    return Scorer(lambda key, start: jnp.zeros((automaton.states, outputs or vocab)), rows, lambda params, features: features)
 
 
 AUTOMATA = {"independent": independent, "markov": markov, "markov_t": markov_t, "full": full}

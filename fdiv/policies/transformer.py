@@ -188,14 +188,14 @@ def policy(shape: Shape, vocab: int) -> Policy:
     return Policy(init, lambda params, tokens: features(params, tokens)[0], head, start, step)
 
 
-def scorer(shape: Shape, vocab: int, from_policy: bool = False) -> Scorer:
-    """A linear read-out of the trunk's features, one number per next token, zero at first.
+def scorer(shape: Shape, vocab: int, from_policy: bool = False, outputs: int | None = None) -> Scorer:
+    """A linear read-out of the trunk's features, one number per next token (or so many `outputs`), zero at first.
 
     With `from_policy` (the policy is of the same shape) the trunk begins as the policy's: what it knows of the text serves.
     """
     own = policy(shape, vocab)
 
     def init(key: Array, start: Params) -> Params:
-        return {"trunk": start if from_policy else own.init(key), "read_out": jnp.zeros((shape.width, vocab))}
+        return {"trunk": start if from_policy else own.init(key), "read_out": jnp.zeros((shape.width, outputs or vocab))}
 
     return Scorer(init, lambda params, tokens: own.trunk(params["trunk"], tokens), lambda params, x: x @ params["read_out"])

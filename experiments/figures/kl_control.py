@@ -1,0 +1,148 @@
+"""Holding a KL: `python -m experiments.figures kl_control [--target NATS --betas B ...]`.
+
+RLOO on the two-template language with a reward, its penalty's weight constant or adapted as in Ziegler et al. (2019), from
+several first weights. A constant weight ends wherever it ends; the adapted ones all come to hold the target, and their
+weight comes to the one whose exact optimum spends that much: .533 for .2 nats, from .01, .1 and 1 alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments import style
+from experiments.config import Config, replace
+from experiments.figures import trained
+from experiments.figures.base import Check, Figure, Result
+from fdiv import divergences, exact, regularised, statistics
+from fdiv.benchmarks import Rewarded
+from fdiv.checks import at_least, positive
+from fdiv.control import Control
+from fdiv.policies import Architecture
+from fdiv.types import UsageError
+
+KINDS = {"constant": "--", "adaptive": "-"}
+HELD = 1 / 3  # the last share of a run, in which the target must be held
+NEAR = 0.1  # of the target
+ENOUGH = 600  # updates from which that is asked
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Constant and adapted weights of a KL penalty on the same task."""
+
+    target: float = 0.2
+    """KL from the reference to hold, nats per string."""
+    betas: tuple[float, ...] = (0.01, 0.1, 1.0)
+    """First weights."""
+    horizon: float = 4000.0
+    """Strings over which an error of 20% changes the weight by 20%."""
+    updates: int = 1200
+    """Updates of 256 strings."""
+    seeds: int = 5
+    """Runs of each."""
+
+
+def make(flags: Flags) -> Result:
+    """Train from every first weight, with either kind of control."""
+    _check(flags)
+    wanted = _weight_that_spends(flags.target)
+    runs = {(kind, beta): _run(flags, kind, beta) for beta in flags.betas for kind in KINDS}
+    rows, checks = [], []
+    for (kind, beta), course in runs.items():
+        late = course.update >= (1 - HELD) * flags.updates
+        spent, weight = (course.metrics[name][late] for name in ("kl_spent", "beta"))  # [points, seeds]
+        rows.append(
+            {"control": kind, "first beta": beta, "last beta": statistics.iqm(weight[-1]), "KL held": statistics.iqm(spent),
+             "lowest": float(spent.min()), "highest": float(spent.max())}
+        )  # fmt: skip
+        if kind == "adaptive" and flags.updates >= ENOUGH:
+            off = float(np.abs(spent.mean(0) / flags.target - 1).max())
+            checks.append(Check(f"from {beta:g}: the KL is held within {NEAR:.0%}", off < NEAR, f"seeds are off by {off:.1%}"))
+            away = abs(np.log(statistics.iqm(weight) / wanted))
+            said = f"{statistics.iqm(weight):.4g} against {wanted:.4g}"
+            checks.append(Check(f"from {beta:g}: beta is the one whose optimum spends the target", away < 0.15, said))
+    values = {"target": flags.target, "beta_that_spends_it": wanted, "runs": rows}
+    curve = [
+        {"control": kind, "first_beta": beta, "update": int(u), "seed": i, "kl": float(k), "beta": float(b)}
+        for (kind, beta), c in runs.items()
+        for u, ks, bs in zip(c.update, c.metrics["kl_spent"], c.metrics["beta"])
+        for i, (k, b) in enumerate(zip(ks, bs))
+    ]
+    least = min(row["beta"] for row in curve)
+    checks.append(Check("every weight stays positive", least > 0, f"the least is {least:.4g}"))
+    return Result(values, checks, rows, _picture(flags, runs, wanted), curve)
+
+
+def _check(flags: Flags) -> None:
+    Control("adaptive", flags.target, flags.horizon).check()
+    for beta in flags.betas:
+        positive("betas", beta)
+    if not flags.betas or len(set(flags.betas)) < len(flags.betas):
+        raise UsageError("betas", flags.betas, "is empty or holds one twice.", "Give each once.")
+    for field in ("updates", "seeds"):
+        at_least(field, getattr(flags, field), 1)
+    most = float(_frontier(np.array([1e-4]))[0])
+    if flags.target >= most:
+        raise UsageError(
+            "target", flags.target, f"no policy that follows this reward spends over {most:.3g} nats.", "Aim lower."
+        )
+
+
+def _frontier(betas: np.ndarray) -> np.ndarray:
+    """What the optimum at each weight spends."""
+    mdp = Rewarded().build()
+    with jax.enable_x64(True):
+        space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
+        ref = exact.law(space, *mdp.regulariser.reference).string
+        rewards = jnp.asarray(mdp.score(space.sequences), float)
+        return np.asarray(regularised.frontier(divergences.reverse_kl(), rewards, ref, jnp.asarray(betas))[0])
+
+
+def _weight_that_spends(target: float) -> float:
+    """The weight whose optimum spends the target: what is spent falls as the weight grows."""
+    betas = np.geomspace(1e-3, 1e3, 4001)
+    return float(np.exp(np.interp(-target, -_frontier(betas), np.log(betas))))
+
+
+def _run(flags: Flags, kind: str, beta: float) -> trained.Course:
+    control = Control(kind, flags.target, flags.horizon) if kind == "adaptive" else Control()
+    config = replace(
+        Config(), benchmark=Rewarded(beta=beta), policy=Architecture("full"), methods=("rloo",), seeds=flags.seeds,
+        updates=flags.updates, batch_size=256, learning_rate=0.02, schedule="constant", evaluations=40, control=control,
+    )  # fmt: skip
+    return trained.train(config).courses["rloo"]
+
+
+def _picture(flags: Flags, runs: dict[tuple[str, float], trained.Course], wanted: float):
+    style.use()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.9), layout="constrained")
+    shades = dict(zip(flags.betas, plt.get_cmap("viridis")(np.linspace(0.05, 0.8, len(flags.betas)))))
+    for (kind, beta), course in runs.items():
+        for axis, name in ((left, "kl_spent"), (right, "beta")):
+            each = course.metrics[name]
+            middle = np.array([statistics.iqm(x) for x in each])
+            label = f"{kind}, from {beta:g}" if axis is left else None
+            axis.plot(course.update, middle, KINDS[kind], color=shades[beta], label=label, linewidth=1.4)
+            axis.fill_between(course.update, each.min(1), each.max(1), color=shades[beta], alpha=0.15, linewidth=0)
+    left.axhline(flags.target, color=style.EXPERT, linewidth=0.9, linestyle=":")
+    left.annotate("target", (flags.updates, flags.target), ha="right", va="bottom", fontsize=7.5)
+    right.axhline(wanted, color=style.EXPERT, linewidth=0.9, linestyle=":")
+    right.annotate("its optimum spends the target", (flags.updates, 0.9 * wanted), ha="right", va="top", fontsize=7.5)
+    left.set(xlabel="update", ylabel="KL from the reference (nats)", ylim=(0, None))
+    right.set(xlabel="update", ylabel=r"weight $\beta$", yscale="log")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+FIGURE = Figure(
+    flags=Flags,
+    make=make,
+    title="Holding a KL",
+    claim="A constant weight ends at whatever KL it leads to; an adapted one holds the target, whatever it starts from.",
+    source="Ziegler et al. 2019 (arXiv 1909.08593), section 2.2",
+)

@@ -1,0 +1,69 @@
+"""Students of a head-to-head's methods, trained as `compare` trains them, with their learning curves in memory: for studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import assemble, devices, training
+from experiments import config as configs
+from experiments.assemble import Task
+from experiments.evaluation import Judge
+from experiments.lanes import Lanes
+from fdiv.types import Kit
+
+
+class Course(NamedTuple):
+    """One method on all its seeds."""
+
+    update: np.ndarray  # [points]
+    metrics: dict[str, np.ndarray]  # name -> [points, seeds], as `compare` logs them
+    params: Any  # [seeds, ...] at the end
+
+
+class School(NamedTuple):
+    """What was taught, and how each method fared."""
+
+    task: Task
+    kit: Kit
+    courses: dict[str, Course]
+
+
+def train(config: Any, data: Sequence[Any] = ()) -> School:
+    """Every method of a `compare` config, from the same start on the same data. Raises `UsageError` as `compare` does.
+
+    With `data`, other benchmarks of the same law whose fixed demonstrations or comparisons take the place of the config's,
+    there is a run for each of them and each seed, in one program: [data, seeds] in one row, seeds changing fastest.
+    """
+    configs.check(config, config)
+    task = assemble.task(config)
+    kit = assemble.kit(config, task)
+    runs = config.seeds * max(1, len(data))
+    lanes = Lanes(runs, devices.chosen(config.devices))
+    keys = assemble.seed_keys(config, config.seeds)
+    given = [task._replace(mdp=benchmark.build()) for benchmark in data] or [task]
+    keys, one = jnp.tile(keys, len(given)), keys
+    start = training.starts(config, task, kit, keys)
+    extra = [method.divergence for method, _ in configs.resolve(config) if method.divergence]
+    judge = Judge(config, task, kit, lanes, lanes.put(start), extra)
+    courses = {}
+    for method, hyperparameters in configs.resolve(config):
+        objective = method.build(hyperparameters, kit)
+        rates = jnp.full(runs, hyperparameters.learning_rate or config.learning_rate)
+        kept = [training.demonstrations(config, task, one, method.reads) for task in given]
+        rows = jax.tree.map(lambda *xs: jnp.concatenate(xs), *kept)
+        lane = lanes.put(training.begin(config, objective, config.updates, keys, start, rates, rows))
+        program = training.build(config, task, objective, config.updates, lanes, lane, method.reads)
+        measure = lambda lane, program=program: judge.measure(lane.state.params) | lanes.host(program.probe(lane))
+        curve = []
+        for point in training.run(program, lane, measure, config.evaluations):
+            if point.metrics is not None:
+                curve.append((point.update, point.metrics))
+        found = {name: np.stack([metrics[name] for _, metrics in curve]) for name in curve[0][1]}
+        params = jax.tree.map(np.asarray, lanes.get(point.lane.state.params))
+        courses[method.name] = Course(np.array([update for update, _ in curve]), found, params)
+    return School(task, kit, courses)

@@ -1,0 +1,149 @@
+"""A small language with a reward: the optimum of E_pi[r] - beta D_f(ref||pi) is known exactly, and is the expert.
+
+The reference is the policy of a class nearest to the language in forward KL, as supervised training would leave it; the
+reward is one of the language's statistics, or a table. Comparisons are Bradley-Terry in r / temperature, the two strings
+drawn from the reference, a share of the labels flipped. With `exact` labels each pair is seen both ways round, weighed by
+its probability. `spread` makes people disagree more about some strings than others: the temperature of a comparison is
+multiplied by e^{+-spread}, up where the two strings differ in their first token. Demonstrations may slip as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdiv import divergences, exact, regularised
+from fdiv.benchmarks.markov import Markov
+from fdiv.benchmarks.two_template import TwoTemplate
+from fdiv.checks import at_least, one_of, positive, share
+from fdiv.policies import tabular
+from fdiv.rollout import demonstrations, sampler
+from fdiv.types import Model, Pairs, Regulariser, Sequences, TokenMDP, UsageError
+
+Labels = Literal["drawn", "exact"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewarded:
+    """A language with a reward, a reference policy and what leaving it costs."""
+
+    base: TwoTemplate | Markov = dataclasses.field(default_factory=TwoTemplate)
+    """The language."""
+    reward: str = "valid"
+    """A statistic of the language (two_template: valid, mode_b), or table: standard normal for each string."""
+    table_seed: int = 0
+    """Which table."""
+    beta: float = 0.1
+    """Weight of the divergence from the reference."""
+    divergence: str = "reverse_kl"
+    """What leaving the reference costs, D_f(reference||policy): reverse_kl is KL(policy||reference)."""
+    reference: Literal["independent", "markov", "full"] = "markov"
+    """The reference: the policy of this class nearest to the language; full is the language itself."""
+    labels: Labels = "drawn"
+    """Comparisons: their labels drawn, or exact."""
+    temperature: float = 1.0
+    """Comparisons: P(x before y) = sigmoid((r(x) - r(y)) / temperature)."""
+    flips: float = 0.0
+    """Comparisons: share of labels that are turned round."""
+    spread: float = 0.0
+    """Comparisons: how much noisier those are whose strings begin differently, in logs."""
+    slips: float = 0.0
+    """Demonstrations: share that the reference wrote, in the expert's place."""
+
+    def build(self) -> TokenMDP:
+        """The task; its expert is the optimum. Raises `UsageError` where strings are too many, or a field cannot be."""
+        self._check()
+        base = self.base.build()
+        score = self._score(base)
+        with jax.enable_x64(True):
+            space = exact.enumerate_strings(base.vocab, base.horizon, base.eos)
+            reference = self._reference(base, space)
+            log_ref = exact.law(space, *reference).string
+            d = divergences.parse(self.divergence)
+            best = regularised.optimum(d, jnp.asarray(score(space.sequences), float), log_ref, self.beta)
+            table = tabular.written(space, np.asarray(best))
+        full = tabular.policy(tabular.full(base.vocab, base.horizon), base.vocab)
+        expert = Model(full, table)
+        good, poor = (demonstrations(m, base.prompts, base.horizon, base.eos) for m in (expert, reference))
+        demos = self._slipped(good, poor) if self.slips else good
+        pairs = self._pairs(base, reference, score)
+        regulariser = Regulariser(d.name, self.beta, reference)
+        statistics = {"reward": lambda x: score(x).astype(jnp.float32), **base.statistics}
+        return base._replace(
+            expert=expert, demos=demos, held_out=good, statistics=statistics, score=score, regulariser=regulariser,
+            pairs=pairs, held_out_pairs=pairs,
+        )  # fmt: skip
+
+    def _check(self) -> None:
+        for field in ("beta", "temperature"):
+            positive(f"benchmark.{field}", getattr(self, field))
+        at_least("benchmark.table_seed", self.table_seed, 0)
+        regularised.refuse_unless_kept("benchmark.divergence", divergences.parse(self.divergence))
+        one_of("benchmark.reference", self.reference, Literal["independent", "markov", "full"])
+        one_of("benchmark.labels", self.labels, Labels)
+        share("benchmark.flips", self.flips)
+        share("benchmark.slips", self.slips)
+        if not (math.isfinite(self.spread) and self.spread >= 0):
+            raise UsageError("benchmark.spread", self.spread, "is negative.", "Give 0 or more.")
+
+    def _score(self, base: TokenMDP):
+        if self.reward == "table":
+            automaton = tabular.full(base.vocab, base.horizon)
+            draw = np.random.default_rng(self.table_seed)
+            table = draw.standard_normal((automaton.states, base.vocab)).astype(np.float32)
+
+            def score(x: Sequences):
+                """That of the last prefix and token, so one number for each string."""
+                last = x.mask.sum(1) - 1
+                at = lambda values: jnp.take_along_axis(values, last[:, None], axis=1)[:, 0]
+                return jnp.asarray(table)[at(tabular.read(automaton, x.tokens)), at(x.tokens)]
+
+            return score
+        if self.reward not in base.statistics:
+            choices = ", ".join([*base.statistics, "table"])
+            raise UsageError("benchmark.reward", self.reward, "is no statistic of this language.", f"Use one of {choices}.")
+        return base.statistics[self.reward]
+
+    def _reference(self, base: TokenMDP, space: exact.Space) -> Model:
+        automaton = tabular.AUTOMATA[self.reference](base.vocab, base.horizon)
+        table = tabular.nearest(automaton, space, exact.law(space, *base.expert))
+        return Model(tabular.policy(automaton, base.vocab), table)
+
+    def _slipped(self, good, poor):
+        def demos(key: jax.Array, n: int) -> Sequences:
+            slip_key, good_key, poor_key = jax.random.split(key, 3)
+            slip = jax.random.bernoulli(slip_key, self.slips, (n,))
+            choose = lambda a, b: jnp.where(slip.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+            return jax.tree.map(choose, poor(poor_key, n), good(good_key, n))
+
+        return demos
+
+    def _pairs(self, base: TokenMDP, reference: Model, score):
+        rollout = sampler(base.horizon, base.eos)
+
+        def pairs(key: jax.Array, n: int) -> Pairs:
+            first_key, second_key, label_key = jax.random.split(key, 3)
+            strings = n if self.labels == "drawn" else n // 2
+            draw = lambda k: rollout(k, *reference, base.prompts(label_key, strings))[0]
+            x, y = draw(first_key), draw(second_key)
+            chance = self.preference(score(x), score(y), x.tokens[:, 0] != y.tokens[:, 0])
+            if self.labels == "exact":
+                both = lambda a, b, w: jax.tree.map(lambda u, v: jnp.concatenate([u, v]), a, b)._replace(weight=w)
+                weight = 2 * jnp.concatenate([chance, 1 - chance])
+                return Pairs(both(x, y, weight), both(y, x, weight))
+            first = jax.random.uniform(label_key, (n,)) < chance
+            chosen = lambda a, b: jnp.where(first.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+            return Pairs(jax.tree.map(chosen, x, y), jax.tree.map(chosen, y, x))
+
+        return pairs
+
+    def preference(self, first, second, differ):
+        """P(the first is preferred), from both rewards and whether the strings begin differently."""
+        temperature = self.temperature * jnp.exp(jnp.where(differ, self.spread, -self.spread))
+        chance = jax.nn.sigmoid((first - second) / temperature)
+        return (1 - self.flips) * chance + self.flips * (1 - chance)

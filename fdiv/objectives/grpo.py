@@ -1,0 +1,115 @@
+"""GRPO: answers to one prompt are compared with each other, and a clipped ratio lets a batch serve several steps.
+
+    loss = -E[ sum_k min(rho_k A_k, clip(rho_k, 1 - c, 1 + c) A_k) ],   rho = q / q_old
+
+A is the return to go less the group's mean; `grpo_std` also divides it by the group's standard deviation, as published,
+which weighs prompts by how alike their answers are. With the ratio of whole strings it is GSPO. Published as well, and had
+by name: the penalty k3 in the loss (`grpo_std:k3-loss`), whose gradient is another KL's. Sources: Shao et al. 2024
+(arXiv 2402.03300); Liu et al. 2025 (Dr. GRPO, arXiv 2503.20783); Zheng et al. 2025 (GSPO, arXiv 2507.18071).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+from jax import Array
+
+from fdiv import tokens as tk
+from fdiv.checks import between, one_of
+from fdiv.episodes import GROUP, Episodes, check_group, grouped, stage, to_go
+from fdiv.estimators import to_columns
+from fdiv.objectives.reinforce import claim
+from fdiv.penalties import Drawn, Penalty
+from fdiv.types import Claim, Kit, Objective
+
+Ratio = Literal["token", "sequence"]
+SMALL = 1e-4  # so that a group whose returns differ by rounding alone teaches nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Grpo:
+    """Group-relative policy optimisation."""
+
+    group: int = GROUP
+    """Answers to each prompt."""
+    clip: float = 0.2
+    """How far the ratio q / q_old may leave 1 and still be paid for."""
+    ratio: Ratio = "token"
+    """What is clipped: each token's ratio, or the whole string's (its geometric mean over tokens, GSPO)."""
+    aggregate: tk.Aggregate = "string"
+    """How strings of different lengths weigh: string (unbiased), token, string_mean (as published) or constant."""
+    learning_rate: float | None = None
+    """Learning rate in place of --learning-rate."""
+
+    def reusable(self) -> bool:
+        return True
+
+    def check(self, divergence: None, std: bool = False, penalty: Penalty | None = None) -> None:
+        check_group("grpo.group", self.group)
+        between("grpo.clip", self.clip, 0, 1)
+        one_of("grpo.ratio", self.ratio, Ratio)
+        one_of("grpo.aggregate", self.aggregate, tk.Aggregate)
+
+    def build(self, kit: Kit, divergence: None, std: bool = False, penalty: Penalty | None = None) -> Objective:
+        fields = {name: getattr(self, name) for name in ("group", "clip", "ratio", "aggregate")}
+        return grpo(kit, penalty or kit.penalty or Penalty(), std=std, **fields)
+
+    def claim(self, divergence: None, std: bool = False, penalty: Penalty | None = None) -> Claim:
+        biases = ["returns are divided by their group's standard deviation"] if std else []
+        biases += ["strings are reweighted by their length"] if self.aggregate in ("token", "string_mean") else []
+        biases += ["the ratio of strings is a geometric mean over tokens"] if self.ratio == "sequence" else []
+        said = f"Clipped policy gradient, the group's mean as baseline (its length shrunk by 1 - 1/{self.group})"
+        return claim(penalty, said, "; ".join(biases))
+
+
+def grpo(
+    kit: Kit,
+    penalty: Penalty,
+    group: int = GROUP,
+    clip: float = 0.2,
+    ratio: Ratio = "token",
+    aggregate: tk.Aggregate = "string",
+    std: bool = False,
+) -> Objective:
+    """The objective on a batch of prompts, of which B / group are answered."""
+    on = stage(kit, penalty)
+
+    def prepare(key, params, aux, batch):
+        x = on.play(key, params, aux, batch, group)
+        worth = grouped(x, to_go(x), "mean")
+        if std:
+            worth = worth / (spread(x) + SMALL)
+        aux, metrics = on.after(aux, x)
+        worth = to_columns(worth, x.sequences.mask)
+        return aux, Drawn(tk.normalise(x.sequences, aggregate), x.log_old, x.log_ref, worth), metrics
+
+    def loss(params, aux, batch):
+        log_q = tk.log_probs(kit.policy, params, batch.sequences, kit.mdp.vocab)
+        gain = clipped(batch, log_q, clip, ratio)
+        return -jnp.sum(batch.sequences.weight[:, None] * gain) + on.charge(params, aux, batch), {}
+
+    return Objective(lambda key, params: on.init(params), prepare, loss)
+
+
+def spread(x: Episodes) -> Array:
+    """Standard deviation of the strings' returns within each group, [B, 1]."""
+    split = lambda a: a.reshape(-1, x.groups)
+    total, weight = split(x.rewards.sum(1)), split(x.sequences.weight)
+    share = weight / jnp.maximum(weight.sum(1, keepdims=True), 1e-9)
+    centre = (share * total).sum(1, keepdims=True)
+    root = jnp.sqrt((share * (total - centre) ** 2).sum(1, keepdims=True))
+    return jnp.broadcast_to(root, total.shape).reshape(-1, 1)
+
+
+def clipped(batch: Drawn, log_q: Array, clip: float, ratio: Ratio = "token") -> Array:
+    """The clipped surrogate of each action, [B, T]. Schulman et al. 2017 (PPO, arXiv 1707.06347)."""
+    change = jnp.where(batch.sequences.mask, log_q - batch.log_old, 0.0)
+    if ratio == "sequence":
+        size = jnp.maximum(batch.sequences.mask.sum(1, keepdims=True), 1)
+        change = change.sum(1, keepdims=True) / size
+    rho = jnp.exp(change)
+    held = jnp.clip(rho, 1 - clip, 1 + clip)
+    worth = jnp.where(batch.sequences.mask, batch.advantages, 0.0)
+    return jnp.minimum(rho * worth, held * worth)

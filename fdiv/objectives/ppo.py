@@ -1,0 +1,148 @@
+"""PPO with a penalty for leaving a reference: a clipped ratio, and a learned value function in place of a baseline.
+
+    A_k   = sum over j >= k of lambda^(j - k) (what action j earns + V(after j) - V(before j)),   V = 0 at the end
+    loss  = -E[ sum_k min(rho_k A_k, clip(rho_k, 1 - c, 1 + c) A_k) ] - entropy bonus,   rho = q / q_old
+
+V learns E[A_k + V] by squared error, its change clipped likewise. At lambda 1 the gradient is exact whatever V is; below,
+where V is. Sources: Schulman et al. 2017 (arXiv 1707.06347), 2016 (GAE, arXiv 1506.02438); Ziegler et al. 2019 (arXiv
+1909.08593) for the penalty.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from fdiv import tokens as tk
+from fdiv.checks import at_least, between, positive, share
+from fdiv.episodes import Charged, stage
+from fdiv.estimators import discounted_to_go, to_actions, to_columns
+from fdiv.objectives.grpo import clipped
+from fdiv.objectives.reinforce import claim
+from fdiv.penalties import Drawn, Penalty
+from fdiv.types import Claim, Kit, Objective, Sequences, UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Ppo:
+    """Proximal policy optimisation."""
+
+    needs: ClassVar = ("critic",)
+    clip: float = 0.2
+    """How far the ratio q / q_old may leave 1 and still be paid for."""
+    gae_lambda: float = 0.95
+    """Weight of later surprises in an advantage: 1 trusts returns, 0 the value function."""
+    entropy: float = 0.0
+    """Coefficient of an entropy bonus of next-token laws; it changes the optimum."""
+    value_learning_rate: float = 0.02
+    """Adam's step for the value function."""
+    value_steps: int = 4
+    """Value steps per update."""
+    value_clip: float = 0.2
+    """How far a value may move in one update."""
+    learning_rate: float | None = None
+    """Learning rate of the policy in place of --learning-rate."""
+
+    def reusable(self) -> bool:
+        return True
+
+    def check(self, divergence: None, penalty: Penalty | None = None) -> None:
+        between("ppo.clip", self.clip, 0, 1)
+        share("ppo.gae_lambda", self.gae_lambda)
+        if not self.entropy >= 0:
+            raise UsageError("ppo.entropy", self.entropy, "is negative.", "Give 0 or more.")
+        positive("ppo.value_learning_rate", self.value_learning_rate)
+        at_least("ppo.value_steps", self.value_steps, 1)
+        positive("ppo.value_clip", self.value_clip)
+
+    def build(self, kit: Kit, divergence: None, penalty: Penalty | None = None) -> Objective:
+        names = ("clip", "gae_lambda", "entropy", "value_learning_rate", "value_steps", "value_clip")
+        return ppo(kit, penalty or kit.penalty or Penalty(), **{name: getattr(self, name) for name in names})
+
+    def claim(self, divergence: None, penalty: Penalty | None = None) -> Claim:
+        biases = [f"advantages trust the value function (lambda {self.gae_lambda:g})"] if self.gae_lambda < 1 else []
+        biases += [f"an entropy bonus of {self.entropy:g}"] if self.entropy else []
+        return claim(penalty, "Clipped policy gradient with a value function", "; ".join(biases))
+
+
+class PpoState(NamedTuple):
+    charged: Charged
+    value: Any  # (params, optimiser state)
+
+
+def ppo(
+    kit: Kit,
+    penalty: Penalty,
+    clip: float = 0.2,
+    gae_lambda: float = 0.95,
+    entropy: float = 0.0,
+    value_learning_rate: float = 0.02,
+    value_steps: int = 4,
+    value_clip: float = 0.2,
+) -> Objective:
+    """The objective on a batch of prompts."""
+    on, critic, horizon = stage(kit, penalty), kit.critic, kit.mdp.horizon
+    tx = optax.adam(value_learning_rate)
+
+    def values(params, x: Sequences) -> Array:
+        """V before each action, [B, H]; 0 after the last."""
+        found = jnp.where(x.mask, critic.head(params, critic.trunk(params, x.tokens))[..., 0], 0.0)
+        return to_actions(found, x.mask, horizon)
+
+    def init(key, params):
+        value = critic.init(key, params)
+        return PpoState(on.init(params), (value, tx.init(value)))
+
+    def prepare(key, params, aux, batch):
+        x = on.play(key, params, aux.charged, batch, 1)
+        before = values(aux.value[0], x.sequences)
+        surprise = x.rewards + jnp.pad(before, [(0, 0), (0, 1)])[:, 1:] - before
+        worth = jnp.where(x.mask, discounted_to_go(surprise, gae_lambda), 0.0)
+        sequences = tk.normalise(x.sequences)
+        value = _learn(aux.value, sequences, before, before + worth)
+        charged, metrics = on.after(aux.charged, x)
+        explained = 1 - jnp.sum(sequences.weight @ worth**2) / jnp.maximum(
+            jnp.sum(sequences.weight @ (worth + before) ** 2), 1e-9
+        )
+        worth = to_columns(worth, x.sequences.mask)
+        metrics |= {"value_explained": explained}
+        return PpoState(charged, value), Drawn(sequences, x.log_old, x.log_ref, worth), metrics
+
+    def _learn(state, x: Sequences, before: Array, wanted: Array):
+        def loss(params):
+            now = values(params, x)
+            held = before + jnp.clip(now - before, -value_clip, value_clip)
+            mask = to_actions(x.mask, x.mask, horizon)
+            return 0.5 * jnp.sum(x.weight @ jnp.where(mask, jnp.maximum((now - wanted) ** 2, (held - wanted) ** 2), 0.0))
+
+        def step(state, _):
+            params, opt = state
+            updates, opt = tx.update(jax.grad(loss)(params), opt, params)
+            return (optax.apply_updates(params, updates), opt), None
+
+        return jax.lax.scan(step, state, None, length=value_steps)[0]
+
+    def loss(params, aux, batch):
+        x = batch.sequences
+        log_q = tk.log_probs(kit.policy, params, x, kit.mdp.vocab)
+        total = -jnp.sum(x.weight @ clipped(batch, log_q, clip)) + on.charge(params, aux.charged, batch)
+        if entropy:
+            total -= entropy * jnp.sum(x.weight @ jnp.where(x.mask, _entropies(kit, params, x), 0.0))
+        return total, {}
+
+    return Objective(init, prepare, loss)
+
+
+def _entropies(kit: Kit, params: Any, x: Sequences) -> Array:
+    """Entropy of the next token's law at each position, [B, T]."""
+
+    def each(features):
+        log_q = kit.policy.head(params, features)
+        return -(jnp.exp(log_q) * log_q).sum(-1)
+
+    return tk.by_stretches(each, kit.mdp.vocab, kit.policy.trunk(params, x.tokens))

@@ -1,0 +1,87 @@
+"""REINFORCE and RLOO: the policy gradient of a score less what leaving the reference costs.
+
+    loss = -E_{x ~ q}[ sum_k A_k log q(action_k | prefix) ],   A_k = sum over j >= k of what action j earns, less a baseline
+
+The baseline is the batch's mean (reinforce, Williams 1992) or the mean of a prompt's other answers (rloo, Kool, van Hoof &
+Welling 2019; Ahmadian et al. 2024, arXiv 2402.14740).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from fdiv import tokens as tk
+from fdiv.checks import one_of
+from fdiv.episodes import GROUP, check_group, grouped, stage, to_go
+from fdiv.estimators import Baseline, score_function_loss, to_columns
+from fdiv.penalties import Drawn, Penalty
+from fdiv.types import Claim, Kit, Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Reinforce:
+    """REINFORCE."""
+
+    baseline: Literal["none", "mean"] = "mean"
+    """What is subtracted from the returns: none, or the mean over the batch."""
+    learning_rate: float | None = None
+    """Learning rate in place of --learning-rate."""
+
+    def reusable(self) -> bool:
+        return False
+
+    def check(self, divergence: None, penalty: Penalty | None = None) -> None:
+        one_of("reinforce.baseline", self.baseline, Literal["none", "mean"])
+
+    def build(self, kit: Kit, divergence: None, penalty: Penalty | None = None) -> Objective:
+        return reinforce(kit, penalty or kit.penalty or Penalty(), self.baseline, None)
+
+    def claim(self, divergence: None, penalty: Penalty | None = None) -> Claim:
+        return claim(penalty, "Policy gradient, the batch's mean as baseline" if self.baseline == "mean" else "Policy gradient")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rloo:
+    """REINFORCE with a leave-one-out baseline."""
+
+    group: int = GROUP
+    """Answers to each prompt."""
+    learning_rate: float | None = None
+    """Learning rate in place of --learning-rate."""
+
+    def reusable(self) -> bool:
+        return False
+
+    def check(self, divergence: None, penalty: Penalty | None = None) -> None:
+        check_group("rloo.group", self.group)
+
+    def build(self, kit: Kit, divergence: None, penalty: Penalty | None = None) -> Objective:
+        return reinforce(kit, penalty or kit.penalty or Penalty(), "leave_one_out", self.group)
+
+    def claim(self, divergence: None, penalty: Penalty | None = None) -> Claim:
+        return claim(penalty, "Policy gradient, the prompt's other answers as baseline")
+
+
+def claim(penalty: Penalty | None, said: str, bias: str = "") -> Claim:
+    """For methods that maximise the regularised return: what is biased is said."""
+    found = "; ".join(filter(None, (bias, penalty.bias() if penalty else "")))
+    return Claim("reverse_kl", "return", f"{said}. " + (f"Biased: {found}." if found else "Unbiased."))
+
+
+def reinforce(kit: Kit, penalty: Penalty, baseline: Baseline = "mean", group: int | None = None, score=None) -> Objective:
+    """The objective on a batch of prompts; without a `group` every string answers a prompt of its own."""
+    on = stage(kit, penalty, score)
+
+    def prepare(key, params, aux, batch):
+        x = on.play(key, params, aux, batch, group or 1)
+        x = x if group else x._replace(groups=x.score.shape[0])  # one baseline for all
+        worth = to_columns(grouped(x, to_go(x), baseline), x.sequences.mask)
+        aux, metrics = on.after(aux, x)
+        return aux, Drawn(tk.normalise(x.sequences), x.log_old, x.log_ref, worth), metrics
+
+    def loss(params, aux, batch):
+        log_q = tk.log_probs(kit.policy, params, batch.sequences, kit.mdp.vocab)
+        return score_function_loss(log_q, batch) + on.charge(params, aux, batch), {}
+
+    return Objective(lambda key, params: on.init(params), prepare, loss)

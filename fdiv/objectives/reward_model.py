@@ -1,0 +1,186 @@
+"""A reward is learned first, then followed: reinforcement learning from human feedback in two stages.
+
+    updates 1 .. K   the reward model alone learns (`fdiv.reward_model`), the policy stands still
+    from then on     the model is frozen; RLOO maximises E_q[proxy] - beta D_f(ref||q)
+
+    bt_rloo          comparisons, Bradley-Terry                               proxy R
+    bt_var_rloo      the same, each comparison's noise learned as well        proxy R
+    classifier_rloo  demonstrations against samples of the reference          proxy -beta reward(-s), s its logit
+
+A comparison at temperature 1 says R in the task's own units, so beta is as it is. The optimum for an f earns
+r = -beta reward(log ref / p) + constant, beta log p / ref for reverse_kl: the classifier's s gives it back. `proxy` is what
+the policy earns by the model and `score` by the task: where the first goes on up and the second down, the policy has found
+what the model got wrong. Sources: Christiano et al. 2017 (arXiv 1706.03741); Ziegler et al. 2019 (arXiv 1909.08593); Gao,
+Schulman & Hilton 2023 (arXiv 2210.10760) on over-optimisation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from fdiv import divergences
+from fdiv import tokens as tk
+from fdiv.checks import at_least, positive
+from fdiv.episodes import GROUP, Charged, check_group
+from fdiv.objectives.compared import filled, mean, told_apart, weighed
+from fdiv.objectives.dpo import reward as reward_of
+from fdiv.objectives.reinforce import claim, reinforce
+from fdiv.penalties import Penalty
+from fdiv.reward_model import RewardModel, accuracy, bradley_terry, calibration, classifier, fit, with_noise
+from fdiv.types import Claim, Kit, Model, Objective, Pairs, Sequences, UsageError
+
+Reads = Literal["pairs", "demos"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedReward:
+    """A reward model, then RLOO on it (bt_rloo, bt_var_rloo, classifier_rloo)."""
+
+    reads: ClassVar = "pairs"
+    needs: ClassVar = ("scorer",)
+    reward_updates: int = 300
+    """Updates in which the reward model alone learns; then it is frozen."""
+    reward_steps: int = 1
+    """Steps of the reward model per update."""
+    reward_learning_rate: float = 0.05
+    """Adam's first step for the reward model; it falls to 0 as a cosine, so that the last batches are not all it knows."""
+    group: int = GROUP
+    """Answers to each prompt."""
+    learning_rate: float | None = None
+    """Learning rate of the policy in place of --learning-rate."""
+
+    def reusable(self) -> bool:
+        return False
+
+    def check(self, divergence: None, reads: Reads = "pairs", noise: bool = False, penalty: Penalty | None = None) -> None:
+        at_least("reward_model.reward_updates", self.reward_updates, 1)
+        at_least("reward_model.reward_steps", self.reward_steps, 1)
+        positive("reward_model.reward_learning_rate", self.reward_learning_rate)
+        check_group("reward_model.group", self.group)
+
+    def build(
+        self, kit: Kit, divergence: None, reads: Reads = "pairs", noise: bool = False, penalty: Penalty | None = None
+    ) -> Objective:
+        if kit.mdp.regulariser is None:
+            fix = "Use a benchmark with one (rewarded, or text with comparisons), or an adversarial method."
+            raise UsageError(
+                "methods", "reward model", "needs a task with a reference to stay near, and this one has none.", fix
+            )
+        taught = demonstrations(kit) if reads == "demos" else comparisons(kit, noise)
+        fields = {name: getattr(self, name) for name in ("reward_updates", "reward_steps", "reward_learning_rate", "group")}
+        return reward_model(kit, taught, penalty or kit.penalty or Penalty(), **fields)
+
+    def claim(self, divergence: None, reads: Reads = "pairs", noise: bool = False, penalty: Penalty | None = None) -> Claim:
+        learned = "A Bradley-Terry model of the reward" + (" and of each comparison's noise" if noise else "")
+        learned = "A classifier of demonstrations against samples of the reference" if reads == "demos" else learned
+        said = f"{learned} is learned for {self.reward_updates} updates and frozen, then RLOO follows it"
+        return claim(penalty, said, "what is maximised is the learned reward in the task's place")
+
+
+class Teaching(NamedTuple):
+    """What a reward model is, and what it learns from."""
+
+    model: RewardModel
+    proxy: Callable[[Array], Array]  # what the model says of strings -> what the policy earns, [B] each
+    evidence: Callable[[Array, Charged, Any], Pairs]  # key, state, rows -> by weight
+    held: Callable[[Array, int], Any] | None  # key, n -> rows never trained on
+    prompts: Callable[[Any], Sequences]  # rows -> what the policy answers
+
+
+def comparisons(kit: Kit, noise: bool = False) -> Teaching:
+    """Strings labelled alone, and rows that compare a string with itself, weigh 0."""
+    mdp = kit.mdp
+    if mdp.pairs is None:
+        fix = "Use a benchmark with them (rewarded, or text with such columns), or classifier_rloo."
+        raise UsageError("methods", "reward model", "needs a task with comparisons, and this one has none.", fix)
+
+    def evidence(key, charged, pairs):
+        paired, same = told_apart(pairs)
+        weight = jnp.where(paired & ~same, pairs.chosen.weight, 0.0)
+        weight = weight / filled(weight.sum())
+        return weighed(pairs, weight, weight)
+
+    prompts = lambda pairs: pairs.chosen._replace(weight=jnp.ones_like(pairs.chosen.weight))  # they weigh alike, labels do not
+    model = with_noise(kit.scorer, mdp.vocab, mdp.horizon) if noise else bradley_terry(kit.scorer, mdp.vocab)
+    return Teaching(model, lambda said: said, evidence, mdp.held_out_pairs, prompts)
+
+
+def demonstrations(kit: Kit) -> Teaching:
+    """Demonstrations, and fresh answers of the reference to the same prompts."""
+    mdp, (name, beta, known) = kit.mdp, kit.mdp.regulariser
+    d = divergences.parse(name)
+    positive("beta", beta)
+
+    def evidence(key, charged, demos):
+        reference = known or Model(kit.policy, charged.start)
+        drawn, _ = kit.rollout(key, *reference, tk.prompts_of(demos, mdp.horizon))
+        return Pairs(tk.normalise(demos), tk.normalise(drawn))
+
+    model = classifier(kit.scorer, mdp.vocab)
+    return Teaching(model, lambda said: -beta * reward_of(d, -said), evidence, mdp.held_out, lambda demos: demos)
+
+
+class RewardState(NamedTuple):
+    reward: Any  # the model's (params, optimiser state)
+    charged: Charged
+    step: Array
+
+
+def reward_model(
+    kit: Kit,
+    taught: Teaching,
+    penalty: Penalty,
+    reward_updates: int = 300,
+    reward_steps: int = 1,
+    reward_learning_rate: float = 0.05,
+    group: int = GROUP,
+) -> Objective:
+    """The objective on a batch of comparisons or of demonstrations, whose prompts the policy answers."""
+    mdp, (model, proxy, evidence, held, prompts) = kit.mdp, taught
+    tx = optax.adam(optax.cosine_decay_schedule(reward_learning_rate, reward_updates * reward_steps))
+
+    def following(learned) -> Objective:
+        return reinforce(kit, penalty, "leave_one_out", group, lambda x: proxy(model.reward(learned, x)))
+
+    followed = following(None)  # its start and its loss read no reward
+
+    def init(key, params):
+        learned = model.init(key, params)
+        return RewardState((learned, tx.init(learned)), followed.init(key, params), jnp.zeros((), jnp.int32))
+
+    def prepare(key, params, aux, batch):
+        fit_key, held_key, play_key = jax.random.split(key, 3)
+        learning = aux.step < reward_updates
+        rows = lambda k: evidence(k, aux.charged, batch)
+        reward = fit(model, tx, aux.reward, rows, fit_key, jnp.where(learning, reward_steps, 0))
+        charged, drawn, found = following(aux.reward[0]).prepare(play_key, params, aux.charged, prompts(batch))
+        charged = jax.tree.map(lambda now, then: jnp.where(learning, then, now), charged, aux.charged)
+        metrics = {"proxy": found.pop("score")} | found | gold(drawn.sequences)
+        metrics |= health(held_key, aux, len(drawn.sequences.weight))
+        x = drawn.sequences._replace(weight=jnp.where(learning, 0.0, drawn.sequences.weight))
+        return RewardState(reward, charged, aux.step + 1), drawn._replace(sequences=x), metrics
+
+    def gold(x: Sequences) -> dict:
+        """What the policy's strings earn from the task."""
+        if mdp.score is None:
+            return {}
+        score = jnp.asarray(mdp.score(x), x.weight.dtype)
+        finite = jnp.isfinite(score)
+        return {"score": mean(jnp.where(finite, score, 0.0), jnp.where(finite, x.weight, 0.0))}
+
+    def health(key, aux, rows: int) -> dict:
+        """How well the model predicts what it has not learned from."""
+        if held is None:
+            return {}
+        held_key, sample_key = jax.random.split(key)
+        judged = model.judged(aux.reward[0], evidence(sample_key, aux.charged, held(held_key, rows)))
+        return {"reward_accuracy": accuracy(judged), "reward_calibration": calibration(judged)}
+
+    return Objective(init, prepare, lambda params, aux, batch: followed.loss(params, aux.charged, batch))

@@ -1,0 +1,57 @@
+"""SimPO: mean log-probs per token, no reference, and a margin.
+
+    loss = E[ -log sigmoid(beta (log q(chosen) / |chosen| - log q(rejected) / |rejected| - margin)) ]
+
+The margin is gamma / beta, nats per token. Without one, and under Bradley-Terry preferences in r, the loss is least where
+log q(x) = |x| (r(x) / beta + c), c such that q sums to one: a law of rewards and lengths that knows no reference. With one,
+preferences count for more than they are, no law of strings fits all of them, and the minimiser has no closed form.
+Source: Meng, Xia & Chen 2024 (arXiv 2405.14734).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+from jax.nn import softplus
+
+from fdiv.objectives.compared import compared, regulariser
+from fdiv.types import Claim, Kit, Objective, UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Simpo:
+    """Simple preference optimisation."""
+
+    reads: ClassVar = "pairs"
+    margin: float = 0.5
+    """How far ahead the chosen string is to be, in nats per token (gamma / beta)."""
+    learning_rate: float | None = None
+    """Learning rate in place of --learning-rate."""
+
+    def reusable(self) -> bool:
+        return True
+
+    def check(self, divergence: None) -> None:
+        if not (math.isfinite(self.margin) and self.margin >= 0):
+            raise UsageError("simpo.margin", self.margin, "would have the rejected string ahead.", "Give 0 or more.")
+
+    def build(self, kit: Kit, divergence: None) -> Objective:
+        return simpo(kit, self.margin)
+
+    def claim(self, divergence: None) -> Claim:
+        said = "SimPO: log q per token follows r / beta at margin 0, and more than that with one; it knows no reference, so "
+        return Claim("reverse_kl", "return", said + "not ref exp(r / beta), and no divergence's gradient on the way.")
+
+
+def simpo(kit: Kit, margin: float = 0.5) -> Objective:
+    """The objective on a batch of comparisons."""
+    beta = regulariser(kit.mdp).beta
+
+    def per_token(log_q: Array, log_ref: Array, size: Array) -> Array:
+        return log_q / jnp.maximum(size, 1)
+
+    return compared(kit, per_token, lambda ahead: softplus(-beta * (ahead - margin)), referenced=False)
