@@ -28,6 +28,7 @@ class Best(NamedTuple):
     value: float
     metrics: dict[str, float]  # every divergence and statistic at that policy
     local: list[float]  # values of the local optima met, best first
+    end: list[Any] = []  # the leaves of its parameters, where later searches start from it too
 
 
 class Optima:
@@ -36,7 +37,6 @@ class Optima:
     def __init__(self, config: Any, task: Task, kit: Kit, path: Path):
         self._config, self._task, self._kit, self._path = config, task, kit, path
         self._known: dict[str, Best] = {}
-        self._ends: list[Params] = []  # optima so far: where random starts miss a basin, another divergence's end may lie in it
         if path.exists():
             self._known = {key: Best(**value) for key, value in json.loads(path.read_text()).items()}
         shape = jax.eval_shape(kit.policy.init, jax.random.key(0))
@@ -69,7 +69,8 @@ class Optima:
         key = f"{name} {level} {share:g}"
         if key not in self._known:
             value, params, local = self._search(name, level, share)
-            self._known[key] = Best(value, self._measure(params), local)
+            end = [] if self._large else [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(params)]
+            self._known[key] = Best(value, self._measure(params), local, end)
             self._path.write_text(json.dumps({k: v._asdict() for k, v in self._known.items()}, indent=1))
         return self._known[key]
 
@@ -81,7 +82,8 @@ class Optima:
             initial = [jax.tree.map(np.asarray, kit.policy.init(jax.random.key(self._config.seed)))]
             iterations = SHORT
         else:
-            initial = exact.random_starts(kit.policy, self._config.optimum_starts, self._config.seed) + self._ends
+            initial = exact.random_starts(kit.policy, self._config.optimum_starts, self._config.seed)
+            initial += self._ends(initial[0])
             iterations = 5000
         if level == "return":
             best = exact.best_policy([self._regret()], initial, iterations=iterations)
@@ -89,9 +91,12 @@ class Optima:
             best = exact.best_in_class(
                 divergences.parse(name), task.space, task.mdp.expert, kit.policy, initial, level, share, iterations
             )
-        if not self._large:
-            self._ends.append(best.params)
         return best.value, best.params, [value for value, _ in best.minima]
+
+    def _ends(self, like: Params) -> list[Params]:
+        """Optima found so far: where random starts miss a basin, another divergence's end may lie in it."""
+        structure = jax.tree.structure(like)
+        return [structure.unflatten(map(np.array, best.end)) for best in self._known.values() if best.end]
 
     def _regret(self) -> Callable:
         """What a policy's regularised return lacks of the best."""
