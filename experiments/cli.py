@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import pkgutil
 import sys
 import textwrap
@@ -17,7 +18,11 @@ from typing import Any
 from fdiv.types import UsageError
 
 USAGE_EXIT = 2
-SHORT = {"--beta": "--benchmark.beta"}  # what is typed often, and where it lives
+SHORT = {  # what is typed often, and where it lives
+    "--beta": ("--benchmark.beta",),
+    "--spread": ("--benchmark.spread",),
+    "--noise": ("--benchmark.flips", "--benchmark.slips"),
+}
 IMPORTED: list[ModuleType] = []  # what `--import` has loaded, in order
 
 
@@ -77,9 +82,17 @@ def imported() -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
 
 
-def _spelled_out(argument: str) -> str:
-    name, equals, value = argument.partition("=")
-    return f"{SHORT.get(name, name)}{equals}{value}"
+def _spelled_out(argv: list[str]) -> list[str]:
+    """`--beta B` or `--beta=B` as the flags that it stands for."""
+    rest, found = iter(argv), []
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name in SHORT:
+            value = [value] if equals else list(itertools.islice(rest, 1))
+            found += [word for flag in SHORT[name] for word in (flag, *value)]
+        else:
+            found.append(argument)
+    return found
 
 
 def parse(program: str, argv: list[str], adapt: Callable | None = None) -> tuple[str, Any]:
@@ -92,6 +105,6 @@ def parse(program: str, argv: list[str], adapt: Callable | None = None) -> tuple
         raise UsageError("preset", argv[0], "there is no preset (benchmark) of that name.", f"The nearest: {', '.join(near)}.")
     choices = {name: (text, adapt(config) if adapt else config) for name, (text, config) in known.items()}
     marks = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
-    argv = [_spelled_out(argument) for argument in argv]
+    argv = _spelled_out(argv)
     config = tyro.extras.overridable_config_cli(choices, prog=f"python -m {program}", args=argv, config=marks)
     return argv[0], config

@@ -36,8 +36,8 @@ class Common:
     methods: tuple[str, ...] = ("sft", "reverse_kl", "js", "gail", "airl", "fairl", "alpha_irl")
     """What to compare: sft, reverse_kl, forward_kl, js, gail, airl, fairl, alpha_irl[:A], distill[:F], dagger[:F],
     adversarial:F, policy_gradient:F, spin, iq_learn, for any divergence F; with a reward: reinforce, rloo, grpo, grpo_std, ppo
-    (each with :PENALTY, such as grpo:k3-loss), fdpg[:F], bt_rloo, bt_var_rloo, classifier_rloo; with comparisons: dpo,
-    f_dpo:F, ipo, kto, simpo."""
+    (each with :PENALTY, such as grpo:k3-loss), fdpg[:F], bt_rloo, bt_grpo, bt_ppo, bt_var_rloo, classifier_rloo; with
+    comparisons: dpo, f_dpo:F, ipo, kto, simpo."""
     seeds: int = 5
     """Runs of each method, trained side by side."""
     seed: int = 0
@@ -153,7 +153,7 @@ def _check_methods(config: Any) -> None:
         method.check(hyperparameters)
         if hyperparameters.learning_rate is not None:
             positive(f"{method.group}.learning_rate", hyperparameters.learning_rate)
-        if config.epochs * config.minibatches > 1 and not hyperparameters.reusable():
+        if config.epochs * config.minibatches > 1 and not method.reusable(hyperparameters):
             problem = f"{method.name} learns from samples of the policy as it is, good for one step."
             value = (config.epochs, config.minibatches)
             raise UsageError("epochs, minibatches", value, problem, f"Leave both at 1, or leave {method.name} out.")

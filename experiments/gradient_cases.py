@@ -94,7 +94,8 @@ def measure(world: World, case: Case, trained: dict) -> list[Found]:
     start = jax.jit(whole.init, compiler_options=QUICK)(jax.random.key(0), world.params)
     critics = {None: start}
     if isinstance(start, RewardState):
-        critics = {"optimal": with_critic(start, true_reward(world, case, start))}
+        policy = with_critic(start.policy, values(world)) if isinstance(start.policy, PpoState) else start.policy
+        critics = {"optimal": with_critic(start._replace(policy=policy), true_reward(world, case, start))}
     if isinstance(start, PpoState):
         critics = {"optimal": with_critic(start, values(world)), "trained": with_critic(start, _trained(world, case, trained))}
     if isinstance(start, (AdversarialState, ContrastState)):

@@ -298,6 +298,14 @@ def _tune(bench: Bench, method: Resolved, objective: Any, rate: float, own: Any)
     return float(rates[int(np.argmin(scores))]), trials
 
 
+def _variant(method: Resolved) -> str | None:
+    """What sets a method apart from the others of its group, for the eye."""
+    if "penalty" in method.fixed:
+        return method.name.partition(":")[2]
+    marks = {"std": "std", "noise": "noise", "reads": "demos"}
+    return next((mark for name, mark in marks.items() if method.fixed.get(name)), method.fixed.get("by"))
+
+
 def _result(bench: Bench, method: Resolved, claim: Any, program: training.Program, track: Track, own: Any) -> dict[str, Any]:
     """A method's entry in results.json, and its samples written."""
     point, params = track.point, track.point.lane.state.params
@@ -314,7 +322,7 @@ def _result(bench: Bench, method: Resolved, claim: Any, program: training.Progra
         "target": claim.sentence,
         "group": method.group,
         "published": bool(method.fixed.get("published")),
-        "variant": method.name.partition(":")[2] if "penalty" in method.fixed else "std" if method.fixed.get("std") else None,
+        "variant": _variant(method),
         "status": "diverged" if reason else "ok",
         "reason": reason,
         "seconds": point.seconds,

@@ -266,9 +266,10 @@ def _temperature_curve(axis: Any, sweep: Rows, x: str, y: str) -> Rows:
 def every(results: Mapping[str, Any], history: Rows, sweep: Sequence[dict], folder: Path) -> dict[str, str]:
     """All pictures: name -> SVG."""
     sweep = list(sweep)
-    from experiments import frontier
+    from experiments import frontier, overoptimisation
 
     drawn = {"frontier": frontier.picture(results, folder)} if results["frontier"] else {}
+    drawn["overoptimisation"] = overoptimisation.picture(results, history, folder)
     return drawn | {
         "learning_curves": curves(results, history, folder),
         "quality_diversity": quality_diversity(results, sweep, folder),

@@ -38,9 +38,10 @@ RETURNS = {  # group -> colour, where all methods have one divergence and differ
     "kto": "#CC79A7", "simpo": "#9A9A00", "fdpg": "#332288", "reward_model": "#882255", "spin": "#44AA99",
     "iq_learn": "#7F3C8D",
 }  # fmt: skip
-VARIANTS = {  # another penalty than the common one -> marker
+VARIANTS = {  # what sets a method apart in its group: another penalty than the common one, or how it is fixed -> marker
     "k2-loss": "v", "k2-loss-string": "<", "k3-loss": "X", "k3-loss-string": ">", "exact-loss": "s", "exact-reward": "p",
     "k3-ratio": "h", "k3-ratio-string": "H", "k2-reward": "8", "k3-reward": "D", "std": "d",
+    "noise": "D", "demos": "s", "GRPO": "^", "PPO": "P",
 }  # fmt: skip
 EXPERT = "#000000"
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any, get_args
 
-from fdiv.types import TokenMDP, UsageError
+import jax
+import jax.numpy as jnp
+
+from fdiv.types import Kit, Model, TokenMDP, UsageError
 
 
 def at_least(field: str, value: int, least: int) -> None:
@@ -43,3 +46,20 @@ def known_expert(mdp: TokenMDP, method: str) -> None:
     if mdp.expert is None:
         fix = "Train a teacher (--benchmark.teacher-updates 600), or use sft or an adversarial method."
         raise UsageError("methods", method, "needs an expert whose probabilities are known, and here there is none.", fix)
+
+
+def one_vocabulary(kit: Kit) -> None:
+    """Policy, expert and reference all give a law over the task's V symbols, or a `UsageError`."""
+    mdp = kit.mdp
+    own = Model(kit.policy, jax.eval_shape(kit.policy.init, jax.random.key(0)))
+    models = {"policy": own, "expert": mdp.expert, "reference": mdp.regulariser and mdp.regulariser.reference}
+    for name, model in models.items():
+        if model is not None and (size := _symbols(model)) != mdp.vocab:
+            problem = f"has a law over that many symbols, and the task {mdp.vocab}."
+            raise UsageError(f"{name}.vocab", size, problem, f"Give a {name} over the same vocabulary.")
+
+
+def _symbols(model: Model) -> int:
+    """V of a model's next-token laws, without computing any."""
+    read = lambda params, tokens: model.policy.head(params, model.policy.trunk(params, tokens))
+    return jax.eval_shape(read, model.params, jnp.zeros((1, 1), jnp.int32)).shape[-1]

@@ -55,11 +55,10 @@ class Stage(NamedTuple):
     beta: float
 
 
-def stage(kit: Kit, penalty: Penalty, score: Callable[[Sequences], Array] | None = None) -> Stage:
-    """Raises `UsageError` where the task has no score or no reference to be near. `score` stands in for the task's own."""
+def stage(kit: Kit, penalty: Penalty) -> Stage:
+    """Raises `UsageError` where the task has no score or no reference to be near."""
     policy, mdp, control = kit.policy, kit.mdp, kit.control or Control()
-    score = score or mdp.score
-    if score is None or mdp.regulariser is None:
+    if mdp.score is None or mdp.regulariser is None:
         fix = "Use a benchmark with one (rewarded, arithmetic), or a method that learns from demonstrations."
         raise UsageError("methods", "reinforcement learning", "needs a task with a score, and this one has none.", fix)
     d, beta = divergences.parse(mdp.regulariser.divergence), mdp.regulariser.beta
@@ -82,7 +81,7 @@ def stage(kit: Kit, penalty: Penalty, score: Callable[[Sequences], Array] | None
         prompts = prompts if kit.whole else repeated(prompts, group)
         drawn, log_old = kit.rollout(key, policy, params, prompts)
         log_ref = tk.log_probs(*reference(aux), drawn, mdp.vocab)
-        earned = jnp.asarray(score(drawn), jnp.result_type(float))  # scores may be integers
+        earned = jnp.asarray(mdp.score(drawn), jnp.result_type(float))  # scores may be integers
         finite = jnp.isfinite(earned)
         earned = jnp.where(finite, earned, 0.0)
         actions = lambda x: None if x is None else to_actions(x, drawn.mask, mdp.horizon)

@@ -47,6 +47,9 @@ BAD = {
     "no such file": (["text", "--benchmark.path", "/nowhere/rows.jsonl"], ["benchmark.path", "is not a file"]),
     "no such import": (["two-template", "--import", "/nowhere/mine.py"], ["import = '/nowhere/mine.py'", "Python file"]),
     "samples cannot be reused": (["two-template", "--epochs", "2"], ["epochs", "reverse_kl"]),
+    "prefixes cannot be reused": (["two-template", "--methods", "dagger", "--epochs", "2"], ["epochs", "dagger"]),
+    "short for two flags": (["rlhf", "--noise", "1.5"], ["benchmark.flips = 1.5", "from 0 to 1"]),
+    "short for a flag": (["rlhf", "--beta=-1"], ["benchmark.beta = -1.0", "above 0"]),
 }
 
 

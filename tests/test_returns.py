@@ -17,7 +17,7 @@ from fdiv.objectives import GROUPS
 from fdiv.penalties import Penalty
 from fdiv.policies import tabular
 from fdiv.rollout import sampler
-from fdiv.types import Kit, Regulariser, TokenMDP, UsageError
+from fdiv.types import Kit, Model, Regulariser, TokenMDP, UsageError
 
 METHODS = ["reinforce", "rloo", "grpo", "ppo"]
 EXACT_PENALTIES = ["k1-reward", "k2-loss-string", "k3-ratio-string", "exact-reward"]
@@ -406,6 +406,19 @@ def test_a_task_without_a_score_is_refused():
     _, kit, _, _ = kit_of("fixed")
     with pytest.raises(UsageError, match="needs a task with a score"):
         GROUPS["rloo"]().build(kit._replace(mdp=kit.mdp._replace(score=None)), None)
+
+
+@pytest.mark.parametrize("who", ["policy", "expert", "reference"])
+def test_models_over_another_vocabulary_are_refused(who):
+    _, kit, _, _ = kit_of("fixed")
+    other = Model(tabular.policy(tabular.markov(kit.mdp.vocab + 1, kit.mdp.horizon), kit.mdp.vocab + 1), None)
+    other = other._replace(params=jnp.zeros((kit.mdp.vocab + 2, kit.mdp.vocab + 1)))
+    held = {"reference": {"regulariser": kit.mdp.regulariser._replace(reference=other)}, "expert": {"expert": other}}
+    mdp = kit.mdp._replace(**held.get(who, {}))
+    with pytest.raises(UsageError, match=rf"{who}.vocab = {kit.mdp.vocab + 1}: .* the task {kit.mdp.vocab}"):
+        objectives.resolve("rloo").build(
+            GROUPS["rloo"](), kit._replace(mdp=mdp, policy=other.policy if who == "policy" else kit.policy)
+        )
 
 
 def test_demonstrations_may_slip():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import jax
@@ -23,6 +24,7 @@ from fdiv.rollout import sampler
 from fdiv.types import PAD, Kit, Model, Pairs, Regulariser, Sequences, TokenMDP, UsageError
 
 NAMES = ["bt_rloo", "bt_var_rloo", "classifier_rloo"]
+FOLLOWED = {"bt_grpo": "grpo", "bt_ppo": "ppo"}  # bt_rloo but for what follows the reward
 COMPARING = NAMES[:2]
 BETA, UPDATES = 0.3, 3
 
@@ -76,8 +78,8 @@ def kit_of(kind: str, divergence: str = "reverse_kl", exactly: bool = True, seed
     prompts = lambda key, n: tk.empty_prompts(n)
     task = TokenMDP(space.vocab, space.horizon, space.eos, prompts, draw, draw, None, {}, score)
     mdp = task._replace(regulariser=Regulariser(divergence, BETA, reference), pairs=pairs, held_out_pairs=pairs)
-    scorer = tabular.scorer(automaton, space.vocab)
-    return space, Kit(policy, mdp, rollout, scorer, whole=exactly), jnp.asarray(params), rewards
+    scorer, critic = tabular.scorer(automaton, space.vocab), tabular.scorer(automaton, space.vocab, outputs=1)
+    return space, Kit(policy, mdp, rollout, scorer, critic, whole=exactly), jnp.asarray(params), rewards
 
 
 def built(name: str, kit: Kit, **fields):
@@ -241,19 +243,18 @@ def test_a_perfect_model_gives_the_exact_gradient_and_none_before(name, penalty)
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("name", NAMES)
-def test_whatever_was_learned_the_policy_does_rloo_on_it(name):
+@pytest.mark.parametrize("name", [*NAMES, *FOLLOWED])
+def test_whatever_was_learned_the_policy_follows_it(name):
     space, kit, params, _ = kit_of("fixed")
     table = table_of(space, np.random.default_rng(9).standard_normal(len(space.state)))
     proxy = lambda x: tk.taken(kit.scorer, table, x, space.vocab).sum(1)
     scale = BETA if name == "classifier_rloo" else 1.0
-    rloo = objectives.resolve("rloo").build(
-        GROUPS["rloo"](), kit._replace(mdp=kit.mdp._replace(score=lambda x: scale * proxy(x)))
-    )
-    objective = built(name, kit)
+    told = kit._replace(mdp=kit.mdp._replace(score=lambda x: scale * proxy(x)))
+    follower = FOLLOWED.get(name, "rloo")
+    alone, objective = objectives.resolve(follower).build(GROUPS[follower](), told), built(name, kit)
     aux = at(objective, params, UPDATES, learned(name, table))
     found = gradient(objective, rows_of(name, kit))(params, aux)
-    close(found, gradient(rloo, rows_of("classifier_rloo", kit))(params, rloo.init(jax.random.key(0), params)), 1e-9)
+    close(found, gradient(alone, rows_of("classifier_rloo", kit))(params, alone.init(jax.random.key(0), params)), 1e-9)
 
 
 @pytest.mark.usefixtures("double")
@@ -268,7 +269,7 @@ def test_a_perfect_classifier_leads_to_the_expert_under_any_divergence(divergenc
     assert sizes[0] < 1e-8 < 1e-3 < sizes[1]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *FOLLOWED])
 def test_first_the_model_learns_and_then_the_policy(name):
     """UPDATES updates of the one, with the penalty's weight left alone; from then on the other, the model frozen."""
     _, kit, params, _ = kit_of("ending", exactly=False)
@@ -282,8 +283,9 @@ def test_first_the_model_learns_and_then_the_policy(name):
         fitting = step < UPDATES
         assert moved(after.aux.reward[0], state.aux.reward[0]) == fitting
         assert moved(after.params, state.params) != fitting
-        assert moved(after.aux.charged.weight.beta, state.aux.charged.weight.beta) != fitting
-        assert int(after.aux.charged.weight.step) == max(0, step + 1 - UPDATES)
+        weights = [x.aux.policy.charged.weight if name == "bt_ppo" else x.aux.policy.weight for x in (after, state)]
+        assert moved(weights[0].beta, weights[1].beta) != fitting
+        assert int(weights[0].step) == max(0, step + 1 - UPDATES)
         assert (float(metrics["gradient_norm"]) == 0) == fitting
         state = after
 
@@ -511,16 +513,23 @@ def test_reward_models_lead_to_the_optimum_from_the_command_line(tmp_path):
     """On a small language little is left on the table, and what the model says stands beside what the task says."""
     from experiments import cli, compare
 
-    names = ["bt_rloo", "classifier_rloo"]
+    names = ["bt_ppo", "classifier_rloo"]
     flags = [
         "rlhf", "--benchmark.base.vocab", "2", "--benchmark.base.horizon", "3", "--benchmark.labels", "exact", "--seeds", "2",
         "--benchmark.reward", "table", "--beta", "0.5", "--updates", "600", "--reward-model.reward-updates", "300",
-        "--batch-size", "64", "--evaluations", "1", "--optimum-starts", "1", "--methods", *names,
+        "--batch-size", "64", "--evaluations", "4", "--optimum-starts", "1", "--methods", *names,
         "--out", str(tmp_path / "run"),
     ]  # fmt: skip
     assert cli.run(compare.main, "experiments.compare", flags) == 0
     methods = json.loads((tmp_path / "run" / "results.json").read_text())["methods"]
+    drawn = list(csv.DictReader((tmp_path / "run" / "figures" / "overoptimisation.csv").open()))
+    assert {row["method"] for row in drawn} == set(names)
     for name in names:
+        first, *_, last = (row for row in drawn if row["method"] == name)
+        assert (float(first["spent"]), first["gold"]) == (pytest.approx(0, abs=1e-6), first["proxy"])
+        assert float(last["gold"]) - float(first["gold"]) == pytest.approx(
+            float(last["proxy"]) - float(first["proxy"]), abs=0.2
+        )
         found = {name: metric["seeds"] for name, metric in methods[name]["metrics"].items()}
         assert max(found["tv"]) < 0.02  # the reference itself is at .476
         assert np.allclose(found["score"], found["reward"], atol=0.2)  # of 64 strings and of all

@@ -12,10 +12,12 @@ A group is a frozen dataclass whose fields are flags, among them `learning_rate`
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from typing import Any, NamedTuple
 
 from fdiv import divergences
+from fdiv.checks import one_vocabulary
 from fdiv.objectives.adversarial import Adversarial
 from fdiv.objectives.distill import Distill
 from fdiv.objectives.dpo import Dpo
@@ -91,6 +93,8 @@ METHODS: dict[str, Method] = {
     "spin": Method("spin", None),
     "iq_learn": Method("iq_learn", None),
     "bt_rloo": Method("reward_model", None, charges=True),
+    "bt_grpo": Method("reward_model", None, {"by": "GRPO"}, charges=True),
+    "bt_ppo": Method("reward_model", None, {"by": "PPO"}, charges=True),
     "bt_var_rloo": Method("reward_model", None, {"noise": True}, charges=True),
     "classifier_rloo": Method("reward_model", None, {"reads": "demos"}, charges=True),
 }
@@ -117,7 +121,13 @@ class Resolved(NamedTuple):
     def build(self, hyperparameters: Any, kit: Kit) -> Objective:
         """The objective, from an instance of the group's dataclass."""
         self.check(hyperparameters)
+        one_vocabulary(kit)
         return hyperparameters.build(kit, self.divergence, **self.fixed)
+
+    def reusable(self, hyperparameters: Any) -> bool:
+        """Whether a batch may serve several optimiser steps; what the name fixes comes before a flag."""
+        fixed = {name: value for name, value in self.fixed.items() if hasattr(hyperparameters, name)}
+        return dataclasses.replace(hyperparameters, **fixed).reusable()
 
     def claim(self, hyperparameters: Any) -> Claim:
         """What it minimises."""

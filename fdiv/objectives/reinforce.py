@@ -69,9 +69,9 @@ def claim(penalty: Penalty | None, said: str, bias: str = "") -> Claim:
     return Claim("reverse_kl", "return", f"{said}. " + (f"Biased: {found}." if found else "Unbiased."))
 
 
-def reinforce(kit: Kit, penalty: Penalty, baseline: Baseline = "mean", group: int | None = None, score=None) -> Objective:
+def reinforce(kit: Kit, penalty: Penalty, baseline: Baseline = "mean", group: int | None = None) -> Objective:
     """The objective on a batch of prompts; without a `group` every string answers a prompt of its own."""
-    on = stage(kit, penalty, score)
+    on = stage(kit, penalty)
 
     def prepare(key, params, aux, batch):
         x = on.play(key, params, aux, batch, group or 1)

@@ -1,11 +1,11 @@
 """A reward is learned first, then followed: reinforcement learning from human feedback in two stages.
 
     updates 1 .. K   the reward model alone learns (`fdiv.reward_model`), the policy stands still
-    from then on     the model is frozen; RLOO maximises E_q[proxy] - beta D_f(ref||q)
+    from then on     the model is frozen; the policy maximises E_q[proxy] - beta D_f(ref||q) by RLOO, GRPO or PPO
 
-    bt_rloo          comparisons, Bradley-Terry                               proxy R
-    bt_var_rloo      the same, each comparison's noise learned as well        proxy R
-    classifier_rloo  demonstrations against samples of the reference          proxy -beta reward(-s), s its logit
+    bt_rloo, bt_grpo, bt_ppo  comparisons, Bradley-Terry                               proxy R
+    bt_var_rloo               the same, each comparison's noise learned as well        proxy R
+    classifier_rloo           demonstrations against samples of the reference          proxy -beta reward(-s), s its logit
 
 A comparison at temperature 1 says R in the task's own units, so beta is as it is. The optimum for an f earns
 r = -beta reward(log ref / p) + constant, beta log p / ref for reverse_kl: the classifier's s gives it back. `proxy` is what
@@ -28,23 +28,30 @@ from jax import Array
 from fdiv import divergences
 from fdiv import tokens as tk
 from fdiv.checks import at_least, positive
-from fdiv.episodes import GROUP, Charged, check_group
-from fdiv.objectives.compared import filled, mean, told_apart, weighed
+from fdiv.episodes import GROUP, check_group
+from fdiv.objectives.compared import filled, mean, start, told_apart, weighed
 from fdiv.objectives.dpo import reward as reward_of
+from fdiv.objectives.grpo import grpo
+from fdiv.objectives.ppo import ppo
 from fdiv.objectives.reinforce import claim, reinforce
 from fdiv.penalties import Penalty
 from fdiv.reward_model import RewardModel, accuracy, bradley_terry, calibration, classifier, fit, with_noise
-from fdiv.types import Claim, Kit, Model, Objective, Pairs, Sequences, UsageError
+from fdiv.types import Claim, Kit, Model, Objective, Pairs, Params, Sequences, UsageError
 
 Reads = Literal["pairs", "demos"]
+FOLLOWERS: dict[str, Callable[[Kit, Penalty, int], Objective]] = {  # how the learned reward is maximised
+    "RLOO": lambda kit, penalty, group: reinforce(kit, penalty, "leave_one_out", group),
+    "GRPO": grpo,
+    "PPO": lambda kit, penalty, group: ppo(kit, penalty),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class LearnedReward:
-    """A reward model, then RLOO on it (bt_rloo, bt_var_rloo, classifier_rloo)."""
+    """A reward model, then a policy that follows it (bt_rloo, bt_grpo, bt_ppo, bt_var_rloo, classifier_rloo)."""
 
     reads: ClassVar = "pairs"
-    needs: ClassVar = ("scorer",)
+    needs: ClassVar = ("scorer", "critic")
     reward_updates: int = 300
     """Updates in which the reward model alone learns; then it is frozen."""
     reward_steps: int = 1
@@ -52,22 +59,23 @@ class LearnedReward:
     reward_learning_rate: float = 0.05
     """Adam's first step for the reward model; it falls to 0 as a cosine, so that the last batches are not all it knows."""
     group: int = GROUP
-    """Answers to each prompt."""
+    """Answers to each prompt (rloo, grpo)."""
     learning_rate: float | None = None
     """Learning rate of the policy in place of --learning-rate."""
 
     def reusable(self) -> bool:
         return False
 
-    def check(self, divergence: None, reads: Reads = "pairs", noise: bool = False, penalty: Penalty | None = None) -> None:
+    def check(self, divergence: None, **fixed: Any) -> None:
         at_least("reward_model.reward_updates", self.reward_updates, 1)
         at_least("reward_model.reward_steps", self.reward_steps, 1)
         positive("reward_model.reward_learning_rate", self.reward_learning_rate)
         check_group("reward_model.group", self.group)
 
     def build(
-        self, kit: Kit, divergence: None, reads: Reads = "pairs", noise: bool = False, penalty: Penalty | None = None
-    ) -> Objective:
+        self, kit: Kit, divergence: None, reads: Reads = "pairs", noise: bool = False, by: str = "RLOO",
+        penalty: Penalty | None = None,
+    ) -> Objective:  # fmt: skip
         if kit.mdp.regulariser is None:
             fix = "Use a benchmark with one (rewarded, or text with comparisons), or an adversarial method."
             raise UsageError(
@@ -75,12 +83,14 @@ class LearnedReward:
             )
         taught = demonstrations(kit) if reads == "demos" else comparisons(kit, noise)
         fields = {name: getattr(self, name) for name in ("reward_updates", "reward_steps", "reward_learning_rate", "group")}
-        return reward_model(kit, taught, penalty or kit.penalty or Penalty(), **fields)
+        return reward_model(kit, taught, penalty or kit.penalty or Penalty(), by, **fields)
 
-    def claim(self, divergence: None, reads: Reads = "pairs", noise: bool = False, penalty: Penalty | None = None) -> Claim:
+    def claim(
+        self, divergence: None, reads: Reads = "pairs", noise: bool = False, by: str = "RLOO", penalty: Penalty | None = None
+    ) -> Claim:
         learned = "A Bradley-Terry model of the reward" + (" and of each comparison's noise" if noise else "")
         learned = "A classifier of demonstrations against samples of the reference" if reads == "demos" else learned
-        said = f"{learned} is learned for {self.reward_updates} updates and frozen, then RLOO follows it"
+        said = f"{learned} is learned for {self.reward_updates} updates and frozen, then {by} follows it"
         return claim(penalty, said, "what is maximised is the learned reward in the task's place")
 
 
@@ -89,7 +99,7 @@ class Teaching(NamedTuple):
 
     model: RewardModel
     proxy: Callable[[Array], Array]  # what the model says of strings -> what the policy earns, [B] each
-    evidence: Callable[[Array, Charged, Any], Pairs]  # key, state, rows -> by weight
+    evidence: Callable[[Array, Params, Any], Pairs]  # key, the policy as it was, rows -> by weight
     held: Callable[[Array, int], Any] | None  # key, n -> rows never trained on
     prompts: Callable[[Any], Sequences]  # rows -> what the policy answers
 
@@ -101,7 +111,7 @@ def comparisons(kit: Kit, noise: bool = False) -> Teaching:
         fix = "Use a benchmark with them (rewarded, or text with such columns), or classifier_rloo."
         raise UsageError("methods", "reward model", "needs a task with comparisons, and this one has none.", fix)
 
-    def evidence(key, charged, pairs):
+    def evidence(key, origin, pairs):
         paired, same = told_apart(pairs)
         weight = jnp.where(paired & ~same, pairs.chosen.weight, 0.0)
         weight = weight / filled(weight.sum())
@@ -118,8 +128,8 @@ def demonstrations(kit: Kit) -> Teaching:
     d = divergences.parse(name)
     positive("beta", beta)
 
-    def evidence(key, charged, demos):
-        reference = known or Model(kit.policy, charged.start)
+    def evidence(key, origin, demos):
+        reference = known or Model(kit.policy, origin)
         drawn, _ = kit.rollout(key, *reference, tk.prompts_of(demos, mdp.horizon))
         return Pairs(tk.normalise(demos), tk.normalise(drawn))
 
@@ -129,7 +139,8 @@ def demonstrations(kit: Kit) -> Teaching:
 
 class RewardState(NamedTuple):
     reward: Any  # the model's (params, optimiser state)
-    charged: Charged
+    policy: Any  # the state of what follows the model
+    origin: Params  # the policy as it was, where that is the reference, else ()
     step: Array
 
 
@@ -137,6 +148,7 @@ def reward_model(
     kit: Kit,
     taught: Teaching,
     penalty: Penalty,
+    by: str = "RLOO",
     reward_updates: int = 300,
     reward_steps: int = 1,
     reward_learning_rate: float = 0.05,
@@ -147,25 +159,27 @@ def reward_model(
     tx = optax.adam(optax.cosine_decay_schedule(reward_learning_rate, reward_updates * reward_steps))
 
     def following(learned) -> Objective:
-        return reinforce(kit, penalty, "leave_one_out", group, lambda x: proxy(model.reward(learned, x)))
+        score = lambda x: proxy(model.reward(learned, x))
+        return FOLLOWERS[by](kit._replace(mdp=mdp._replace(score=score)), penalty, group)
 
     followed = following(None)  # its start and its loss read no reward
 
     def init(key, params):
         learned = model.init(key, params)
-        return RewardState((learned, tx.init(learned)), followed.init(key, params), jnp.zeros((), jnp.int32))
+        policy = followed.init(jax.random.fold_in(key, 1), params)
+        return RewardState((learned, tx.init(learned)), policy, start(mdp, params), jnp.zeros((), jnp.int32))
 
     def prepare(key, params, aux, batch):
         fit_key, held_key, play_key = jax.random.split(key, 3)
         learning = aux.step < reward_updates
-        rows = lambda k: evidence(k, aux.charged, batch)
+        rows = lambda k: evidence(k, aux.origin, batch)
         reward = fit(model, tx, aux.reward, rows, fit_key, jnp.where(learning, reward_steps, 0))
-        charged, drawn, found = following(aux.reward[0]).prepare(play_key, params, aux.charged, prompts(batch))
-        charged = jax.tree.map(lambda now, then: jnp.where(learning, then, now), charged, aux.charged)
+        policy, drawn, found = following(aux.reward[0]).prepare(play_key, params, aux.policy, prompts(batch))
+        policy = jax.tree.map(lambda now, then: jnp.where(learning, then, now), policy, aux.policy)
         metrics = {"proxy": found.pop("score")} | found | gold(drawn.sequences)
         metrics |= health(held_key, aux, len(drawn.sequences.weight))
         x = drawn.sequences._replace(weight=jnp.where(learning, 0.0, drawn.sequences.weight))
-        return RewardState(reward, charged, aux.step + 1), drawn._replace(sequences=x), metrics
+        return aux._replace(reward=reward, policy=policy, step=aux.step + 1), drawn._replace(sequences=x), metrics
 
     def gold(x: Sequences) -> dict:
         """What the policy's strings earn from the task."""
@@ -180,7 +194,7 @@ def reward_model(
         if held is None:
             return {}
         held_key, sample_key = jax.random.split(key)
-        judged = model.judged(aux.reward[0], evidence(sample_key, aux.charged, held(held_key, rows)))
+        judged = model.judged(aux.reward[0], evidence(sample_key, aux.origin, held(held_key, rows)))
         return {"reward_accuracy": accuracy(judged), "reward_calibration": calibration(judged)}
 
-    return Objective(init, prepare, lambda params, aux, batch: followed.loss(params, aux.charged, batch))
+    return Objective(init, prepare, lambda params, aux, batch: followed.loss(params, aux.policy, batch))

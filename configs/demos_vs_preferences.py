@@ -1,0 +1,37 @@
+"""python -m experiments.compare demos-vs-preferences [--noise E] [--spread S] [--demos N]
+
+The rlhf task from 4,096 labels a run: demonstrations of the optimum (each divergence), or comparisons (a reward model with
+RLOO, GRPO or PPO behind it, and the DPO family). --noise E makes a share E of both wrong: demonstrations are the reference's
+instead, comparisons are turned round. --spread S makes people disagree e^S times more about strings that begin differently
+and e^S times less about the others, so that one Bradley-Terry temperature fits neither.
+"""
+
+from pathlib import Path
+
+from experiments.config import Config
+from fdiv.benchmarks import Rewarded
+from fdiv.objectives import GROUPS
+from fdiv.policies import Architecture
+
+PRESETS = {
+    "demos-vs-preferences": (
+        "As many labels as demonstrations or as comparisons, some of them wrong.",
+        Config(
+            benchmark=Rewarded(),
+            policy=Architecture("full"),
+            scorer=Architecture("markov"),
+            methods=(
+                "sft", "gail", "airl", "alpha_irl", "bt_rloo", "bt_grpo", "bt_ppo", "bt_var_rloo", "dpo", "ipo", "kto",
+                "simpo",
+            ),
+            demos=4096,
+            updates=400,
+            batch_size=256,
+            learning_rate=0.02,
+            evaluations=16,
+            optimum_starts=6,
+            reward_model=GROUPS["reward_model"](reward_updates=100),
+            out=Path("runs/demos-vs-preferences"),
+        ),
+    ),
+}  # fmt: skip
