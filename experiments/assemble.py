@@ -71,7 +71,7 @@ def embedded(config: Any, task: Task) -> Any:
         return None
     automaton = config.policy.automaton(task.mdp.vocab, task.length)
     with jax.enable_x64(True):
-        return tabular.nearest(automaton, task.space, exact.law(task.space, *regulariser.reference)).astype(np.float32)
+        return tabular.nearest(automaton, task.space, exact.known_law(task.space, regulariser.reference)).astype(np.float32)
 
 
 def config_methods(config: Any):

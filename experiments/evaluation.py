@@ -33,7 +33,7 @@ class Judge:
         expert, known = None, task.mdp.expert
         if known is not None and not self.exact:
             expert = jax.jit(lambda key: kit.rollout(key, *known, prompts)[0])(jax.random.fold_in(self._key, 1))
-        p = exact.law(task.space, *known) if self.exact else None
+        p = exact.known_law(task.space, known) if self.exact else None
         ref = _reference(task) if self.exact else None
         self._expert = {"law": p, "strings": expert, "task": task}
 
@@ -69,11 +69,14 @@ class Judge:
         """What the expert itself scores, as far as it is known: all of it exactly, or entropy and length from samples."""
         task, known = self._expert["task"], self._expert["task"].mdp.expert
         if self.exact:
-            p = self._expert["law"]
-            found = metrics.exact_metrics(self.family, task.space, p, p, task.mdp.statistics)
-            ref = _reference(task)
-            found |= {} if ref is None else metrics.return_metrics(task.space, task.mdp, p.string, ref, p)
-            return {name: float(value) for name, value in found.items()}
+            p, ref = self._expert["law"], _reference(task)
+
+            @jax.jit
+            def own(p):
+                found = metrics.exact_metrics(self.family, task.space, p, p, task.mdp.statistics)
+                return found | ({} if ref is None else metrics.return_metrics(task.space, task.mdp, p.string, ref, p))
+
+            return {name: float(value) for name, value in own(p).items()}
         if known is None:
             return {"length": float(tk.lengths(self._held).mean())}
         strings = self._expert["strings"]
@@ -108,7 +111,7 @@ class Judge:
 def _reference(task: Task) -> exact.Law | None:
     """The reference's law, where the task has one."""
     regulariser = task.mdp.regulariser
-    return exact.law(task.space, *regulariser.reference) if regulariser and regulariser.reference else None
+    return exact.known_law(task.space, regulariser.reference) if regulariser and regulariser.reference else None
 
 
 def own_divergence(claim: Any, mdp: TokenMDP) -> Callable[[Measured], np.ndarray] | None:

@@ -24,7 +24,7 @@ def points(task: Task) -> list[dict[str, float]]:
     if task.space is None or regulariser is None or regulariser.reference is None:
         return []
     with jax.enable_x64(True):
-        ref = exact.law(task.space, *regulariser.reference)
+        ref = exact.known_law(task.space, regulariser.reference)
         rewards = jnp.asarray(task.mdp.score(task.space.sequences), float)
         betas = regulariser.beta * BETAS[::-1]
         spent, reward = regularised.frontier(divergences.parse(regulariser.divergence), rewards, ref.string, jnp.asarray(betas))

@@ -102,7 +102,7 @@ class Optima:
         """What a policy's regularised return lacks of the best."""
         task, mdp = self._task, self._task.mdp
         with jax.enable_x64(True):
-            p, ref = (jax.tree.map(np.asarray, exact.law(task.space, *m)) for m in (mdp.expert, mdp.regulariser.reference))
+            p, ref = (exact.known_law(task.space, m) for m in (mdp.expert, mdp.regulariser.reference))
 
         def regret(params):
             return metrics.return_metrics(task.space, mdp, p.string, ref, exact.law(task.space, self._kit.policy, params))[

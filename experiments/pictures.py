@@ -31,6 +31,8 @@ TITLES = {
 
 def save(figure: Any, folder: Path, name: str, rows: Rows) -> str:
     """Write NAME.pdf, .png and .csv; return the picture as SVG for the report."""
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # laid out once: what follows only draws
     figure.savefig(folder / f"{name}.pdf")
     figure.savefig(folder / f"{name}.png")
     vector = io.StringIO()

@@ -118,6 +118,11 @@ def law(space: Space, policy: Policy, params: Params) -> Law:
     return Law(conditional, before[space.state_at], prefix[space.node_at], prefix[:, -1])
 
 
+def known_law(space: Space, model: Model) -> Law:
+    """`law` as data: computed once, compiled, in the precision of the moment."""
+    return jax.tree.map(np.asarray, jax.jit(lambda params: law(space, model.policy, params))(model.params))
+
+
 def divergence(d: Divergence, space: Space, p: Law, q: Law, level: Level = "sequence", policy_prefixes: float = 1.0) -> Array:
     """Exact `D_f(p||q)` in nats at a level (module docstring).
 
@@ -273,7 +278,7 @@ def best_in_class(
 ) -> Optimum:
     """The policy of a class nearest to the expert in `d` at a level."""
     with jax.enable_x64(True):  # once, as data: traced, the compiler would work it out again in every loss
-        p = jax.tree.map(np.asarray, law(space, expert.policy, expert.params))
+        p = known_law(space, expert)
 
     def loss(measure: Divergence):
         def value(params):

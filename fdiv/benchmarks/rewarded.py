@@ -63,7 +63,7 @@ class Rewarded:
         with jax.enable_x64(True):
             space = exact.enumerate_strings(base.vocab, base.horizon, base.eos)
             reference = self._reference(base, space)
-            log_ref = exact.law(space, *reference).string
+            log_ref = exact.known_law(space, reference).string
             d = divergences.parse(self.divergence)
             best = regularised.optimum(d, jnp.asarray(score(space.sequences), float), log_ref, self.beta)
             table = tabular.written(space, np.asarray(best))
@@ -111,7 +111,7 @@ class Rewarded:
 
     def _reference(self, base: TokenMDP, space: exact.Space) -> Model:
         automaton = tabular.AUTOMATA[self.reference](base.vocab, base.horizon)
-        table = tabular.nearest(automaton, space, exact.law(space, *base.expert))
+        table = tabular.nearest(automaton, space, exact.known_law(space, base.expert))
         return Model(tabular.policy(automaton, base.vocab), table)
 
     def _slipped(self, good, poor):
