@@ -1,4 +1,4 @@
-"""Several processes, one on each host, that run the same program over all devices: joining, and agreeing on what a clock decides.
+"""Several processes, one on each host, run the same program over all devices: joining, and agreeing on what a clock decides.
 
 All of them compute; the first alone writes. Each sees the same run folder.
 """
