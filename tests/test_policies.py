@@ -87,7 +87,7 @@ def test_a_window_is_as_long_as_it_says():
 
 
 def test_half_precision_and_computing_again_change_little_and_nothing():
-    """bfloat16 keeps 8 bits of a product: log-probs within .05, and within .02 between sampler and trainer. Remat repeats the same sums."""
+    """bfloat16 keeps 8 bits of a product: log-probs move by less than .05, and by .02 between sampler and trainer."""
     shape = {"width": 16, "layers": 2, "heads": 4, "kv_heads": 2}
     _, params = made("transformer")
     narrow = Architecture("transformer", **shape, precision="bfloat16").policy(V, P + H)
