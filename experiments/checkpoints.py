@@ -7,9 +7,11 @@ arrays is kept with it: Orbax restores flipped bytes without a word.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +22,7 @@ import jax
 import numpy as np
 
 KEEP = 2
+ROOM = 1 << 20  # bytes that must be left beside the arrays
 
 
 def save(folder: Path, step: int, lane: Any, about: dict[str, Any], keep: int = KEEP) -> None:
@@ -68,17 +71,27 @@ def _write(folder: Path, step: int, arrays: list[np.ndarray], about: dict[str, A
         shutil.rmtree(left)
     draft.mkdir()
     try:
+        _check_room(folder, arrays)
         with _orbax() as checkpointer:
             checkpointer.save((draft / "arrays").resolve(), arrays)
         (draft / "about.json").write_text(json.dumps({**about, "checksum": _checksum(arrays)}))
         if not place.exists():  # else an earlier start of the same run came to the same numbers
             draft.rename(place)
-    except Exception as error:
-        raise error if isinstance(error, OSError) else OSError(_first_line(error)) from error
+    except OSError:
+        raise
+    except Exception as error:  # Orbax and tensorstore have errors of their own for what the system refuses
+        full = any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "No space left", "quota", "File too large"))
+        raise OSError(errno.ENOSPC if full else errno.EIO, _first_line(error), str(folder)) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     for old in _places(folder)[:-keep]:
         shutil.rmtree(old.rename(old.with_name(f"old-{old.name}")))
+
+
+def _check_room(folder: Path, arrays: list[np.ndarray]) -> None:
+    """Raise `OSError` where a save would fill the disk: quieter than what Orbax says then."""
+    if shutil.disk_usage(folder).free < ROOM + sum(array.nbytes for array in arrays):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def _read(place: Path, like: Any) -> tuple[list[np.ndarray], dict[str, Any]]:

@@ -11,7 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import assemble, cli, devices, frontier, health, lasting, pictures, report, results, tables, teacher, training
+from experiments import (
+    assemble,
+    checkpoints,
+    cli,
+    devices,
+    frontier,
+    health,
+    lasting,
+    pictures,
+    report,
+    results,
+    tables,
+    teacher,
+    training,
+)
 from experiments import config as configs
 from experiments.alarms import alarms
 from experiments.assemble import Task
@@ -188,6 +202,10 @@ def _method(bench: Bench, method: Resolved, hyperparameters: Any) -> None:
     program = training.build(bench.config, bench.task, objective, updates, bench.lanes, laid, method.reads)
     track = _train(bench, method, program, lane, own)
     result = _result(bench, method, claim, program, track, own) | {"learning_rate": rate, "trials": trials}
+    end = {"update": track.point.update}
+    checkpoints.save(
+        folder.checkpoints(f"{method.name}-final"), track.point.update, program.lanes.get(track.point.lane), end, keep=1
+    )
     folder.keep_method(method.name, result)
     screen.state(method.name, f"done in {track.point.seconds:.1f} s" if result["status"] == "ok" else result["status"])
     for message in result["alarms"]:
