@@ -8,6 +8,7 @@ import operator
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.devices import Devices
 from fdiv import exact, objectives
 from fdiv.benchmarks import BENCHMARKS, Text, TwoTemplate
 from fdiv.checks import at_least, one_of, positive
@@ -82,8 +83,8 @@ class Common:
     not_finite: Literal["stop", "skip"] = "stop"
     """What an update with a number that is not finite does: its method is marked diverged, and ends once all its seeds are;
     or the update is left out."""
-    devices: int = 0
-    """Devices to spread the seeds over; 0 is all there are."""
+    devices: Devices = dataclasses.field(default_factory=Devices)
+    """Which devices, and whether seeds or one model are spread over them."""
     cache: Path | None = None
     """Where teachers and compiled programs are kept; none: $FDIV_CACHE, or ~/.cache/fdiv."""
     out: Path = Path("runs/compare")
@@ -137,7 +138,7 @@ def check(config: Any, preset: Any) -> None:
         raise UsageError("trials", config.trials, "is too many.", f"Give at most {len(RATES)}.")
     one_of("not_finite", config.not_finite, Literal["stop", "skip"])
     at_least("batch_size", config.batch_size, 2)
-    for field in ("demos", "warm_start", "seed", "clip", "exact_limit", "devices", "save_every"):
+    for field in ("demos", "warm_start", "seed", "clip", "exact_limit", "save_every"):
         at_least(field, getattr(config, field), 0)
     positive("learning_rate", config.learning_rate)
     for temperature in config.temperatures:
@@ -146,6 +147,7 @@ def check(config: Any, preset: Any) -> None:
     if config.batch_size % parts:
         problem = f"does not divide into {config.minibatches} minibatches of {config.accumulate} parts."
         raise UsageError("batch_size", config.batch_size, problem, f"Give a multiple of {parts}.")
+    config.devices.check()
     config.policy.sizes("policy")
     config.scorer.sizes("scorer")
     config.penalty.check()

@@ -87,7 +87,6 @@ def build(
 ) -> Program:
     """Compile a method for lanes laid out by `lanes.put`."""
     rows = source(task.mdp, reads)
-
     watched: list[tuple[str, ...]] = []  # names, which are known once the update is traced
 
     def advance(lane: Lane, count: jax.Array, fresh: jax.Array):
@@ -95,7 +94,7 @@ def build(
 
         def one(_, carry):
             state, log = carry
-            batch = draw(config, rows, lane.rows, jax.random.fold_in(lane.data_key, state.step))
+            batch = lanes.rows(draw(config, rows, lane.rows, jax.random.fold_in(lane.data_key, state.step)))
             new, metrics = learner.update(state, batch)
             state, log, names = health.record(log, state, new, metrics, skip=config.not_finite == "skip")
             watched.append(names)
@@ -106,7 +105,7 @@ def build(
 
     def probe(lane: Lane):
         state, key = lane.state, jax.random.fold_in(lane.data_key, -1 - lane.state.step)
-        batch = draw(config, rows, lane.rows, key)
+        batch = lanes.rows(draw(config, rows, lane.rows, key))
         metrics = objective.prepare(key, state.params, state.aux, batch)[2]
         return {name: value for name, value in metrics.items() if name not in (*health.MEANS, "tokens")}
 
