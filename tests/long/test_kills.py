@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -20,9 +21,8 @@ import pytest
 from experiments import checkpoints, cli, compare
 
 KILLS = 20
-UPDATES = 240
 SMALL = {
-    "vocab": 2, "horizon": 3, "policy.name": "full", "seeds": 2, "updates": UPDATES, "batch-size": 16, "evaluations": 80,
+    "vocab": 2, "horizon": 3, "policy.name": "full", "seeds": 2, "updates": 240, "batch-size": 16, "evaluations": 80,
     "temperatures": 1.0, "samples": 16, "save-every": 0,
 }  # fmt: skip
 KINDS = {
@@ -72,9 +72,10 @@ def saves(out: Path) -> set[str]:
 
 
 def kill_at_random(process, out: Path, chance: random.Random) -> str:
-    """One in five at any moment of a start; else up to .15 s after it has begun a save. Says where it was."""
+    """One in five at any moment of a start; else up to .15 s after it has begun a save or two. Says where it was."""
     deadline = time.monotonic() + (chance.uniform(0, 8) if chance.random() < 0.2 else 120)
-    seen, wanted = saves(out), chance.randint(1, 6)
+    before, wanted = saves(out), chance.randint(1, 4)
+    seen = before
     while wanted and time.monotonic() < deadline and process.is_alive():
         time.sleep(0.002)
         wanted -= saves(out) - seen != set()
@@ -82,11 +83,11 @@ def kill_at_random(process, out: Path, chance: random.Random) -> str:
     time.sleep(chance.uniform(0, 0.15))
     process.kill()
     process.join()
-    if process.exitcode == 0:
-        return "too late"
-    if any(out.glob("checkpoints/*/draft-*")):
-        return "in a save"
-    return "between saves" if any(saves(out)) else "before the first save"
+    if process.exitcode != -signal.SIGKILL:
+        return f"not killed: it had ended with {process.exitcode}"
+    if saves(out) == before:
+        return "before a save"
+    return "in a save" if any(out.glob("checkpoints/*/draft-*")) else "between saves"
 
 
 def numbers(out: Path) -> dict:
@@ -109,14 +110,14 @@ def test_twenty_kills_change_no_bit(kind, start, tmp_path):
     whole, out, log = tmp_path / "whole", tmp_path / "run", tmp_path / "log"
     undisturbed = start(flags(kind, whole), log)
     undisturbed.join()
-    assert undisturbed.exitcode == 0, log.read_text()
+    assert undisturbed.exitcode == 0, log.read_text()[-4000:]
     moments = [kill_at_random(start(flags(kind, out), log), out, chance) for _ in range(KILLS)]
     print(kind, {moment: moments.count(moment) for moment in moments})
-    assert "too late" not in moments
+    assert set(moments) <= {"before a save", "in a save", "between saves"}, log.read_text()[-4000:]
     assert moments.count("in a save") >= 3
     last = start(flags(kind, out), log)
     last.join()
-    assert last.exitcode == 0, log.read_text()
+    assert last.exitcode == 0, log.read_text()[-4000:]
     assert "Traceback" not in log.read_text()
     assert "damaged" not in log.read_text()
     found, wanted = numbers(out), numbers(whole)
