@@ -95,8 +95,8 @@ def _method(config, task, kit, lanes, keys, start, method, hyperparameters) -> T
     program = training.build(config, task, objective, config.updates, lanes, lane, method.reads)
 
     def run(lane, count):
-        lane, sums = program.advance(lane, count)
-        return lane, sums["tokens"]
+        lane = program.advance(lane, count, jnp.bool_(True))
+        return lane, lane.log.tokens
 
     return _time(method.name, program.compile_seconds, run, lane)
 

@@ -110,7 +110,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(whole, tmp_path,
             yield point
 
     monkeypatch.setattr(training, "run", interrupted)
-    assert run(*METHODS, out=out) == head_to_head.INTERRUPTED_EXIT
+    assert run(*METHODS, out=out) == head_to_head.STOPPED_EXIT
     assert results(out)["complete"] is False
     assert set(results(out)["methods"]) == {"sft"}
     assert "goes on from here" in capsys.readouterr().out.replace("\n", " ")
