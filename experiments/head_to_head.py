@@ -20,6 +20,7 @@ from experiments import (
     health,
     lasting,
     pictures,
+    processes,
     report,
     results,
     tables,
@@ -63,8 +64,10 @@ class Bench(NamedTuple):
 
 def run(preset: str, config: Any, default: Any) -> int:
     """Train, measure and report; 0 when all is done, `STOPPED_EXIT` when stopped. Raises `UsageError` for what cannot be."""
+    processes.join(config.devices.coordinator, config.devices.processes, config.devices.process)
     try:
-        return _run(preset, config, default)
+        with processes.folder(config.out) as out:
+            return _run(preset, configs.replace(config, out=out), default)
     except OSError as error:
         raise unusable(config.out, error) from error
 
@@ -93,7 +96,8 @@ def _run(preset: str, config: Any, default: Any) -> int:
     live = {"greedy_accuracy": "greedy", "accuracy": "accuracy"} if plain_task.mdp.solutions is not None else live
     with StopFlag() as stop, Screen([method.name for method, _ in methods], live | LIVE) as screen:
         _introduce(screen, preset, config, changed, plain_task, lanes)
-        expert = teacher.get(config, reading, plain_task, screen.say) if reading else plain_task.mdp.expert
+        taught = lambda: teacher.get(config, reading, plain_task, screen.say)
+        expert = processes.in_turn(taught) if reading else plain_task.mdp.expert
         task = plain_task._replace(mdp=plain_task.mdp._replace(expert=expert))
         for method, hyperparameters in methods:
             method.build(hyperparameters, kit._replace(mdp=task.mdp))  # what lacks an expert is refused before any training
@@ -188,7 +192,7 @@ def _method(bench: Bench, method: Resolved, hyperparameters: Any) -> None:
     if folder.method(method.name):
         screen.state(method.name, "kept")
         return
-    if bench.stop.asked:
+    if processes.any_of(bench.stop.asked):
         raise Interrupted
     screen.state(method.name, "compiling")
     claim, objective = _claim(bench, method, hyperparameters), method.build(hyperparameters, bench.kit)
