@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,14 +14,10 @@ from experiments import (
     checkpoints,
     cli,
     devices,
-    frontier,
     health,
     lasting,
-    pictures,
     processes,
-    report,
     results,
-    tables,
     teacher,
     training,
 )
@@ -107,7 +101,12 @@ def _run(preset: str, config: Any, default: Any) -> int:
             print("Stopped before the first method. The same command goes on from here.")
             return STOPPED_EXIT
         complete = _methods(bench, methods)
-    finish(bench, complete, changed)
+    if stop.hurried:
+        print("Stopped; all is saved. The same command goes on from here.")
+        return STOPPED_EXIT
+    from experiments import outcome
+
+    outcome.finish(bench, complete, changed)
     return 0 if complete else STOPPED_EXIT
 
 
@@ -141,9 +140,6 @@ def _prepare(config: Any, task: Task, kit: Kit, lanes: Lanes, folder: RunFolder,
     extra = [method.divergence for method, _ in configs.resolve(config) if method.divergence]
     judge = Judge(config, task, kit, lanes, lanes.put(start), extra)
     optima = Optima(config, task, kit, folder.path / "class_optimum.json")
-    if optima.available:
-        screen.say("Searching the best policies of the class (L-BFGS, double precision) ...")
-        optima.table(extra)
     bench = Bench(config, task, kit, lanes, keys, rows, start, judge, optima, folder, screen, stop, judge.expert())
     for name in ("data", "expert", "start"):
         folder.drop_lines("samples.jsonl", name)
@@ -318,6 +314,7 @@ def _result(bench: Bench, method: Resolved, claim: Any, program: training.Progra
     final |= {k: v for k, v in program.lanes.host(program.probe(point.lane)).items()}
     write_samples(bench, method.name, sequences, log_q)
     metrics, infinite = results.metrics_of(final)
+    _search(bench)
     best = bench.optima.of(claim) if bench.optima.available and own else None
     sweep = _sweep(bench, params) if method.name == "sft" else []
     reason = track.reason or _not_finite(final)
@@ -340,6 +337,15 @@ def _result(bench: Bench, method: Resolved, claim: Any, program: training.Progra
         "alarms": track.alarms,
         "temperatures": sweep,
     }
+
+
+def _search(bench: Bench) -> None:
+    """The class's best policies, which no training waits for; always in one order, as each search starts from those before."""
+    names = [method.divergence for method, _ in configs.resolve(bench.config) if method.divergence]
+    if bench.optima.available:
+        if not bench.optima.knows(names):
+            bench.screen.say("Searching the best policies of the class (L-BFGS, double precision) ...")
+        bench.optima.table(names)
 
 
 def _sweep(bench: Bench, params: Any) -> list[dict[str, float]]:
@@ -365,52 +371,3 @@ def write_samples(bench: Bench, name: str, sequences: Any, log_q: Any, shown: in
                 for i, (prompt, text) in enumerate(texts)
             ),
         )
-
-
-# --- after the methods ---------------------------------------------------------------------------------------------
-
-
-def finish(bench: Bench, complete: bool, changed: Mapping[str, Any]) -> None:
-    """Write results, pictures, tables and the report from what is kept in the folder, and show the table."""
-    config, folder, task = bench.config, bench.folder, bench.task
-    names = [method.name for method, _ in configs.resolve(config)]
-    methods = {name: kept for name in names if (kept := folder.method(name))}
-    if not methods:
-        print(f"No method has finished. The same command goes on from here; what is done is in {folder.path}.")
-        return
-    extra = [m["minimises"] for m in methods.values()]
-    table = bench.optima.table(extra) if bench.optima.available else {}
-    start = bench.judge.measure(bench.lanes.put(bench.start))
-    notes = [*task.notes, *([bench.optima.note] if bench.optima.available else [])]
-    whole = results.assemble(
-        configs.as_dict(config), methods, table, bench.expert, start, complete, notes, frontier.points(task)
-    )
-    reference, metric = ("sft" if "sft" in methods else names[0]), tables.rank_by(whole)
-    for name, against in results.compare_with(methods, reference, metric, tables.better(metric)).items():
-        methods[name]["against"] = against
-    whole["methods"] = methods
-    sweep = methods.get("sft", {}).get("temperatures", [])
-
-    write_json(folder.path / "results.json", whole)
-    results.write_parquet(folder.path / "results.parquet", whole)
-    ranking = tables.ranking(whole)
-    for suffix, form in (("md", tables.markdown), ("csv", tables.comma_separated), ("tex", tables.tex)):
-        (folder.path / f"table.{suffix}").write_text(form(ranking))
-    drawn = pictures.every(whole, folder.lines("metrics.jsonl"), sweep, folder.path / "figures")
-    environment = json.loads((folder.path / "environment.json").read_text())
-    report.write(folder.path / "report.html", whole, drawn, folder.lines("samples.jsonl"), environment, changed)
-    _show(bench, whole, ranking, complete)
-
-
-def _show(bench: Bench, whole: Mapping[str, Any], ranking: tables.Ranking, complete: bool) -> None:
-    console = bench.screen.console
-    console.print(tables.terminal(ranking, console.width))
-    for name, m in whole["methods"].items():
-        ends = results.describe_ends(m["gap"])
-        if ends and m["level"] != "return":  # what misses a return's optimum is biased, and says so itself
-            console.print(f"{name}: {ends}.", markup=False)
-    where = Path(bench.folder.path) / "report.html"
-    if complete:
-        console.print(f"Report: {where}", markup=False)
-    else:
-        console.print(f"Interrupted. Report so far: {where}. The same command goes on from here.", markup=False)

@@ -2,6 +2,7 @@
 
 Ctrl-C, SIGTERM and SIGUSR1 (what schedulers send before a time limit or a preemption) ask for it; a second signal leaves at
 once, which costs the updates since the last save and nothing else. Either way the exit code is `STOPPED_EXIT`: start me again.
+A scheduler soon kills what it has asked to end, so only Ctrl-C still gets a report of the methods done so far.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class StopFlag:
 
     def __init__(self):
         self.asked = False
+        self.hurried = False  # asked by a scheduler
 
     def __enter__(self) -> StopFlag:
         self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
@@ -36,6 +38,6 @@ class StopFlag:
         name = signal.Signals(number).name
         if self.asked:
             raise KeyboardInterrupt(name)
-        self.asked = True
+        self.asked, self.hurried = True, number != signal.SIGINT
         # not print: the signal may have come in the middle of one
         os.write(2, f"\n{name}: stopping after this stretch, keeping what is done (once more to leave at once).\n".encode())
