@@ -3,7 +3,10 @@
 The rlhf task from 4,096 labels a run: demonstrations of the optimum (each divergence), or comparisons (a reward model with
 RLOO, GRPO or PPO behind it, and the DPO family). --noise E makes a share E of both wrong: demonstrations are the reference's
 instead, comparisons are turned round. --spread S makes people disagree e^S times more about strings that begin differently
-and e^S times less about the others, so that one Bradley-Terry temperature fits neither.
+and e^S times less about the others, so that one Bradley-Terry temperature fits neither. At --noise .2 --spread 1.5, in 104
+seconds on two cores: reward .9334 for .2275 nats (sft), .9537 for .5590 (bt_rloo, bt_grpo), .9479 for .5406 (bt_ppo), .9465
+for .5871 (bt_var_rloo), .9402 for .4978 (dpo); the optimum has 1.0 for .41. Whole curves over noise are a figure:
+python -m experiments.figures demos_vs_preferences.
 """
 
 from pathlib import Path
