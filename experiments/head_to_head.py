@@ -62,6 +62,9 @@ def run(preset: str, config: Any, default: Any) -> int:
     try:
         with processes.folder(config.out) as out:
             return _run(preset, configs.replace(config, out=out), default)
+    except Interrupted:
+        print("Stopped before the first method. The same command goes on from here.")
+        return STOPPED_EXIT
     except OSError as error:
         raise unusable(config.out, error) from error
 
@@ -90,16 +93,12 @@ def _run(preset: str, config: Any, default: Any) -> int:
     live = {"greedy_accuracy": "greedy", "accuracy": "accuracy"} if plain_task.mdp.solutions is not None else live
     with StopFlag() as stop, Screen([method.name for method, _ in methods], live | LIVE) as screen:
         _introduce(screen, preset, config, changed, plain_task, lanes)
-        taught = lambda: teacher.get(config, reading, plain_task, screen.say)
-        expert = processes.in_turn(taught) if reading else plain_task.mdp.expert
+        saves = _saves(config, folder, "teacher")
+        expert = teacher.get(config, reading, plain_task, screen.say, saves, stop) if reading else plain_task.mdp.expert
         task = plain_task._replace(mdp=plain_task.mdp._replace(expert=expert))
         for method, hyperparameters in methods:
             method.build(hyperparameters, kit._replace(mdp=task.mdp))  # what lacks an expert is refused before any training
-        try:
-            bench = _prepare(config, task, kit._replace(mdp=task.mdp), lanes, folder, screen, stop)
-        except Interrupted:
-            print("Stopped before the first method. The same command goes on from here.")
-            return STOPPED_EXIT
+        bench = _prepare(config, task, kit._replace(mdp=task.mdp), lanes, folder, screen, stop)
         complete = _methods(bench, methods)
     if stop.hurried:
         print("Stopped; all is saved. The same command goes on from here.")

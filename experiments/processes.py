@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +57,6 @@ def folder(out: Path) -> Iterator[Path]:
             shutil.copytree(out, Path(own) / "run")
         meet("copied")
         yield Path(own) / "run"
-
-
-def in_turn(function: Callable[[], Any]) -> Any:
-    """The first process first, so that the others find in the cache what it has made."""
-    if jax.process_index() > 0:
-        meet("made")
-    made = function()
-    if jax.process_index() == 0:
-        meet("made")
-    return made
 
 
 def meet(name: str) -> None:

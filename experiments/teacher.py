@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import checkpoints, training
+from experiments import checkpoints, lasting, training
 from experiments.assemble import Task
 from experiments.devices import cache_folder
 from experiments.lanes import Lanes
+from experiments.stopping import StopFlag
 from experiments.text_files import Reading
 from fdiv.benchmarks import Text
 from fdiv.objectives.max_likelihood import max_likelihood
@@ -27,8 +31,13 @@ CLIP = 1.0
 VERSION = 2  # raise it when a change of code changes what is trained
 
 
-def get(config: Any, reading: Reading, task: Task, say: Callable[[str], None]) -> Model | None:
-    """The teacher for these rows and sizes: from the cache, or trained now. None where teacher_updates is 0."""
+def get(
+    config: Any, reading: Reading, task: Task, say: Callable[[str], None], saves: lasting.Saves, stop: StopFlag
+) -> Model | None:
+    """The teacher for these rows and sizes: from the cache, or trained now. None where teacher_updates is 0.
+
+    Raises `Interrupted` where it is stopped, saved on the way to `saves`.
+    """
     if not config.benchmark.teacher_updates:
         return None
     policy = _policy(config.benchmark, task)
@@ -47,16 +56,26 @@ def get(config: Any, reading: Reading, task: Task, say: Callable[[str], None]) -
         say(f"Teacher: kept from an earlier run, {kept[1]['loss']:.3f} nats per byte in training.")
         return Model(policy, jax.tree.map(lambda x: x[0], kept[0].state.params))
 
+    lane, start = lasting.resume(saves, lane)
     program = training.build(own, task, objective, own.updates, lanes, lane)
     loss = float("nan")
-    for point in training.run(program, lane, lambda lane: {}, 20):
-        if point.metrics:
-            if "loss" in point.metrics:
-                loss = float(point.metrics["loss"][0]) * own.batch_size * point.update / max(1.0, float(point.tokens[0]))
+    for point in lasting.run(saves, stop, program, lane, start, points=20):
+        if point.metrics and "loss" in point.metrics:
+            loss = float(point.metrics["loss"][0]) * own.batch_size * point.update / max(1.0, float(point.tokens[0]))
             say(f"Teacher: {point.update} of {own.updates} updates, {loss:.3f} nats per byte, {point.seconds:.0f} s.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    checkpoints.save(folder, own.updates, point.lane, {"update": own.updates, "loss": loss})
+    _keep(folder, own.updates, point.lane, {"update": own.updates, "loss": loss})
     return Model(policy, jax.tree.map(lambda x: x[0], point.lane.state.params))
+
+
+def _keep(folder: Path, updates: int, lane: Any, about: dict[str, Any]) -> None:
+    """Whole or not at all: other runs may train the same teacher at this moment, and one of them is enough."""
+    draft = folder.with_name(f"draft-{folder.name}-{platform.node()}-{os.getpid()}")
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    checkpoints.save(draft, updates, lane, about)
+    try:
+        draft.rename(folder)
+    except OSError:
+        shutil.rmtree(draft)
 
 
 def untrained(config: Any, task: Task) -> Model:
