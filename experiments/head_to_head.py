@@ -391,9 +391,10 @@ def finish(bench: Bench, complete: bool, changed: Mapping[str, Any]) -> None:
     ranking = tables.ranking(whole)
     for suffix, form in (("md", tables.markdown), ("csv", tables.comma_separated), ("tex", tables.tex)):
         (folder.path / f"table.{suffix}").write_text(form(ranking))
-    drawn = pictures.every(whole, folder.lines("metrics.jsonl"), sweep, folder.path / "figures")
-    environment = json.loads((folder.path / "environment.json").read_text())
-    report.write(folder.path / "report.html", whole, drawn, folder.lines("samples.jsonl"), environment, changed)
+    if config.report:
+        drawn = pictures.every(whole, folder.lines("metrics.jsonl"), sweep, folder.path / "figures")
+        environment = json.loads((folder.path / "environment.json").read_text())
+        report.write(folder.path / "report.html", whole, drawn, folder.lines("samples.jsonl"), environment, changed)
     _show(bench, whole, ranking, complete)
 
 
@@ -404,8 +405,8 @@ def _show(bench: Bench, whole: Mapping[str, Any], ranking: tables.Ranking, compl
         ends = results.describe_ends(m["gap"])
         if ends and m["level"] != "return":  # what misses a return's optimum is biased, and says so itself
             console.print(f"{name}: {ends}.", markup=False)
-    where = Path(bench.folder.path) / "report.html"
+    where = Path(bench.folder.path) / ("report.html" if bench.config.report else "results.json")
     if complete:
-        console.print(f"Report: {where}", markup=False)
+        console.print(f"{where.stem.capitalize()}: {where}", markup=False)
     else:
         console.print(f"Interrupted. Report so far: {where}. The same command goes on from here.", markup=False)
