@@ -8,6 +8,7 @@ import operator
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.devices import Devices
 from fdiv import exact, objectives
 from fdiv.benchmarks import BENCHMARKS, Text, TwoTemplate
 from fdiv.checks import at_least, positive
@@ -79,8 +80,8 @@ class Common:
     """Draw the figures and write report.html; a sweep, which draws one of all its runs, can do without."""
     save_every: float = 30.0
     """Seconds between checkpoints."""
-    devices: int = 0
-    """Devices to spread the seeds over; 0 is all there are."""
+    devices: Devices = dataclasses.field(default_factory=Devices)
+    """Which devices, and whether seeds or one model are spread over them."""
     cache: Path | None = None
     """Where teachers and compiled programs are kept; none: $FDIV_CACHE, or ~/.cache/fdiv."""
     out: Path = Path("runs/compare")
@@ -127,7 +128,7 @@ def check(config: Any, preset: Any) -> None:
     if config.trials > len(RATES):
         raise UsageError("trials", config.trials, "is too many.", f"Give at most {len(RATES)}.")
     at_least("batch_size", config.batch_size, 2)
-    for field in ("demos", "warm_start", "seed", "clip", "exact_limit", "devices", "save_every"):
+    for field in ("demos", "warm_start", "seed", "clip", "exact_limit", "save_every"):
         at_least(field, getattr(config, field), 0)
     positive("learning_rate", config.learning_rate)
     for temperature in config.temperatures:
@@ -136,6 +137,7 @@ def check(config: Any, preset: Any) -> None:
     if config.batch_size % parts:
         problem = f"does not divide into {config.minibatches} minibatches of {config.accumulate} parts."
         raise UsageError("batch_size", config.batch_size, problem, f"Give a multiple of {parts}.")
+    config.devices.check()
     config.policy.sizes("policy")
     config.scorer.sizes("scorer")
     config.penalty.check()

@@ -1,13 +1,80 @@
-"""Devices, and where compiled programs and teachers are kept."""
+"""Devices, how runs are laid over them, and where compiled programs and teachers are kept."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 from pathlib import Path
 
 import jax
 
+from experiments.lanes import Lanes
+from experiments.mesh import Mesh
+from fdiv.checks import at_least
 from fdiv.types import UsageError
+
+FILL = -1  # as many as are left
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """Which devices a run uses. All of data, fsdp, tensor at 1: seeds are spread over them, one copy of a model on each."""
+
+    count: int = 0
+    """Devices to use; 0 is all there are."""
+    data: int = 1
+    """One model over a mesh: parts of each batch (-1: as many as are left)."""
+    fsdp: int = 1
+    """Parts of each batch and of each parameter (-1: as many as are left)."""
+    tensor: int = 1
+    """Parts of each layer's heads and hidden units (-1: as many as are left)."""
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """The mesh as asked for."""
+        return {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+
+    @property
+    def meshed(self) -> bool:
+        """Whether one model is spread over devices."""
+        return any(size != 1 for size in self.axes.values())
+
+    def check(self) -> None:
+        """Raise `UsageError` naming a field that is out of range."""
+        at_least("devices.count", self.count, 0)
+        open_ended = [name for name, size in self.axes.items() if size == FILL]
+        for name, size in self.axes.items():
+            if size != FILL and size < 1:
+                raise UsageError(f"devices.{name}", size, "is no number of devices.", "Give 1 or more, or -1 for what is left.")
+        if len(open_ended) > 1:
+            names = " and ".join(open_ended)
+            raise UsageError(f"devices.{open_ended[1]}", FILL, f"{names} cannot both be what is left.", "Give one of them.")
+
+    def shape(self, available: int) -> dict[str, int]:
+        """The mesh over so many devices. Raises `UsageError` where they do not divide, or are too few."""
+        fixed = math.prod(size for size in self.axes.values() if size != FILL)
+        if available < fixed or (FILL in self.axes.values() and available % fixed):
+            problem = f"there are {available} devices, and the other axes take {fixed}."
+            raise UsageError("devices", tuple(self.axes.values()), problem, "Change data, fsdp or tensor.")
+        return {name: available // fixed if size == FILL else size for name, size in self.axes.items()}
+
+
+def chosen(devices: Devices) -> list:
+    """The first so many devices of all processes."""
+    available = jax.devices()
+    if devices.count > len(available):
+        raise UsageError("devices.count", devices.count, f"there are only {len(available)} here.", "Give fewer, or 0 for all.")
+    return available[: devices.count or None]
+
+
+def lanes(count: int, devices: Devices) -> Lanes | Mesh:
+    """A layout for `count` runs."""
+    available = chosen(devices)
+    return Mesh(count, available, devices.shape(len(available))) if devices.meshed else Lanes(count, available)
+
+
+# --- what is kept --------------------------------------------------------------------------------------------------
 
 
 def cache_folder(chosen: Path | None) -> Path:
@@ -26,11 +93,3 @@ def use_compile_cache(chosen: Path | None) -> None:
         raise UsageError("cache", str(folder), f"cannot be made ({error.strerror}).", "Give a folder you can write.") from error
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-
-
-def chosen(count: int) -> list:
-    """The first `count` local devices, all of them for 0."""
-    devices = jax.local_devices()
-    if count > len(devices):
-        raise UsageError("devices", count, f"there are only {len(devices)} here.", "Give fewer, or 0 for all.")
-    return devices[: count or None]

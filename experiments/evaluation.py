@@ -45,14 +45,14 @@ class Judge:
                 return found | ({} if ref is None else metrics.return_metrics(task.space, task.mdp, p.string, ref, q)), ()
             key = jax.random.fold_in(self._key, 2)
             own = kit._replace(policy=policy)
-            found, answered = metrics.sampled_metrics(self.family, own, key, params, held, expert)
+            found, answered = metrics.sampled_metrics(self.family, own, key, params, *lanes.rows((held, expert)))
             if task.mdp.solutions is not None:
                 likeliest = greedy(task.mdp.horizon, task.mdp.eos)
-                found |= verified_metrics(own, likeliest, jax.random.fold_in(key, 1), params, prompts)
+                found |= verified_metrics(own, likeliest, jax.random.fold_in(key, 1), params, lanes.rows(prompts))
             return found, answered
 
         def answer(params):
-            return kit.rollout(jax.random.fold_in(self._key, 3), kit.policy, params, prompts)
+            return kit.rollout(jax.random.fold_in(self._key, 3), kit.policy, params, lanes.rows(prompts))
 
         one = jax.numpy.float32(1.0)
         self._measure, seconds = lanes.compile(measure, params, one, shared=(1,))

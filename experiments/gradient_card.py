@@ -21,6 +21,7 @@ TITLES = {
     "sequence": "sequence", "occupancy": "occupancy",
     "token": "token,\npolicy's prefixes", "token_expert": "token,\nexpert's prefixes",
 }  # fmt: skip
+COLUMNS = ("objective", "verdict", "cosine", "norm ratio", "rel. error", "variance", "trained")
 EXACT = 1e-6
 EVEN_IN_ANGLE = FuncNorm((lambda x: np.arcsin(np.clip(x, -1, 1)), np.sin), -1, 1)  # most cosines are close to 1
 WIDE = 190  # columns where nothing says how wide the terminal is
@@ -36,28 +37,34 @@ def show(rows: Rows) -> None:
         "Cosine, norm ratio and relative error are against what the objective claims; the variance is one string's "
         "(trace of covariance). Discriminators are optimal; the last column is the cosine with a trained one."
     )
-    table.add_column("objective")
-    table.add_column("verdict")
-    for title in ("cosine", "norm ratio", "rel. error", "variance", "trained"):
-        table.add_column(title, justify="right")
-    for label, row in rows.items():
-        if row["discriminator"] != "trained":
-            cells = [
-                f"{row['cosine']:.4f}",
-                f"{row['norm_ratio']:.4f}",
-                f"{row['relative_error']:.1e}",
-                f"{row['variance']:.3g}",
-            ]
-            trained = rows.get(f"{label} (trained)")
-            table.add_row(escape(label), escape(row["verdict"]), *cells, f"{trained['cosine']:.4f}" if trained else "")
+    for title in COLUMNS:
+        table.add_column(title, justify="left" if title in COLUMNS[:2] else "right")
+    for cells in _lines(rows):
+        table.add_row(*map(escape, cells))
     console.print(table)
 
 
+def _lines(rows: Rows) -> Iterator[list[str]]:
+    """The cells of each objective's line."""
+    for label, row in rows.items():
+        if row["discriminator"] != "trained":
+            numbers = f"{row['cosine']:.4f} {row['norm_ratio']:.4f} {row['relative_error']:.1e} {row['variance']:.3g}".split()
+            trained = rows.get(f"{label} (trained)")
+            yield [label, row["verdict"], *numbers, f"{trained['cosine']:.4f}" if trained else ""]
+
+
+def markdown(rows: Rows) -> str:
+    """The same as a table in Markdown."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *_lines(rows)]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
 def write(folder: Path, flags: Mapping[str, Any], rows: Rows) -> None:
-    """gradients.json, .csv, .png and .pdf."""
+    """gradients.json, .md, .csv, .png and .pdf."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = {k: v for k, v in flags.items() if k not in ("expect", "out")}
     write_json(folder / "gradients.json", {"flags": kept, "rows": rows})
+    (folder / "gradients.md").write_text(markdown(rows))
     pictures.save(heat_map(rows), folder, "gradients", list(_long(rows)))
     print(f"written to {folder}")
 

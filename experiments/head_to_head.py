@@ -74,7 +74,7 @@ class StopFlag:
 def run(preset: str, config: Any, default: Any) -> int:
     """Train, measure and report; 0 when all is done, 130 when interrupted."""
     configs.check(config, default)
-    available = devices.chosen(config.devices)
+    lanes = devices.lanes(config.seeds, config.devices)
     reading = assemble.data(config)
     identity = configs.identity(config) | ({"data": reading.digest()} if reading else {})
     identity |= {"imports": cli.imported()} if cli.IMPORTED else {}
@@ -95,12 +95,12 @@ def run(preset: str, config: Any, default: Any) -> int:
     live = {"reward": "reward", "spent": "spent"} if plain_task.mdp.regulariser is not None else live
     live = {"greedy_accuracy": "greedy", "accuracy": "accuracy"} if plain_task.mdp.solutions is not None else live
     with StopFlag() as stop, Screen([method.name for method, _ in methods], live | LIVE) as screen:
-        _introduce(screen, preset, config, changed, plain_task, available)
+        _introduce(screen, preset, config, changed, plain_task, lanes)
         expert = teacher.get(config, reading, plain_task, screen.say) if reading else plain_task.mdp.expert
         task = plain_task._replace(mdp=plain_task.mdp._replace(expert=expert))
         for method, hyperparameters in methods:
             method.build(hyperparameters, kit._replace(mdp=task.mdp))  # what lacks an expert is refused before any training
-        bench = _prepare(config, task, kit._replace(mdp=task.mdp), available, folder, screen)
+        bench = _prepare(config, task, kit._replace(mdp=task.mdp), lanes, folder, screen)
         complete = True
         for method, hyperparameters in methods:
             try:
@@ -112,7 +112,7 @@ def run(preset: str, config: Any, default: Any) -> int:
     return 0 if complete else INTERRUPTED_EXIT
 
 
-def _introduce(screen: Screen, preset: str, config: Any, changed: Mapping, task: Task, available: list) -> None:
+def _introduce(screen: Screen, preset: str, config: Any, changed: Mapping, task: Task, lanes: Lanes) -> None:
     """The resolved config and how it differs from the preset."""
     screen.say(f"{preset}: {', '.join(f'{k} {v}' for k, v in configs.as_dict(config)['benchmark'].items() if v is not None)}")
     sizes = {k: v for k, v in configs.as_dict(config)["policy"].items() if v is not None}
@@ -124,7 +124,7 @@ def _introduce(screen: Screen, preset: str, config: Any, changed: Mapping, task:
     for method, hyperparameters in configs.resolve(config):
         screen.say(f"  {method.name:<12} {method.claim(hyperparameters).sentence}")
     screen.say("Differs from the preset: " + (", ".join(f"{k}={v}" for k, v in changed.items()) or "in nothing."))
-    screen.say(f"Devices: {len(available)} x {available[0].device_kind}. Results go to {config.out}.")
+    screen.say(f"Devices: {lanes}. Results go to {config.out}.")
     for note in task.notes:
         screen.say(note)
 
@@ -132,8 +132,7 @@ def _introduce(screen: Screen, preset: str, config: Any, changed: Mapping, task:
 # --- before the methods --------------------------------------------------------------------------------------------
 
 
-def _prepare(config: Any, task: Task, kit: Kit, available: list, folder: RunFolder, screen: Screen) -> Bench:
-    lanes = Lanes(config.seeds, available)
+def _prepare(config: Any, task: Task, kit: Kit, lanes: Lanes, folder: RunFolder, screen: Screen) -> Bench:
     keys = assemble.seed_keys(config, config.seeds)
     read = dict.fromkeys(["demos", *(method.reads for method, _ in configs.resolve(config))])
     rows = {reads: training.demonstrations(config, task, keys, reads) for reads in read}
@@ -281,7 +280,7 @@ def _tune(bench: Bench, method: Resolved, objective: Any, rate: float, own: Any)
     config = bench.config
     if config.trials == 1:
         return rate, []
-    lanes = Lanes(config.trials, bench.lanes.devices)
+    lanes = devices.lanes(config.trials, config.devices)
     key = assemble.seed_keys(config, 1, offset=1_000_000)
     same = lambda tree: jax.tree.map(lambda x: jnp.repeat(x[:1], config.trials, axis=0), tree)
     rates = rate * jnp.array(configs.RATES[: config.trials])

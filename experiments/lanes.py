@@ -20,6 +20,9 @@ class Lanes:
         self.devices = devices[: -(-count // self.per)]
         self.several = len(self.devices) > 1
 
+    def __str__(self) -> str:
+        return f"{len(self.devices)} x {self.devices[0].device_kind}"
+
     def put(self, tree: Any) -> Any:
         """[count, ...] -> this layout; lanes that fill up the last device repeat the last run and are dropped by `get`."""
         if not self.several:
@@ -27,6 +30,10 @@ class Lanes:
         used, per = len(self.devices), self.per
         fill = jnp.minimum(jnp.arange(used * per), self.count - 1)
         return jax.tree.map(lambda x: jnp.asarray(x)[fill].reshape(used, per, *x.shape[1:]), tree)
+
+    def rows(self, tree: Any) -> Any:
+        """Inside a program: rows of one run as they are."""
+        return tree
 
     def get(self, tree: Any) -> Any:
         """This layout -> [count, ...]."""

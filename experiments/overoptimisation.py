@@ -47,22 +47,26 @@ def _point(lines: pictures.Rows) -> dict[str, float] | None:
 
 
 def picture(results: Mapping[str, Any], history: pictures.Rows, folder: Path) -> str:
-    """True reward (solid) and learned reward (dashed) against what is spent; nothing where no reward was learned."""
+    """A panel a method: true reward (solid) and learned reward (dashed) against what is spent; none where none was learned."""
     drawn = curves(history)
     if not drawn:
         return ""
     style.use()
-    figure, axis = plt.subplots(figsize=(4.9, 3.6), layout="constrained")
-    for name, points in drawn.items():
-        look = style.look(results["methods"][name])
+    size = (1.2 + 2.1 * len(drawn), 2.9)
+    figure, axes = plt.subplots(1, len(drawn), figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained")
+    best = results["frontier"][len(results["frontier"]) // 2] if results["frontier"] else None
+    for axis, (name, points) in zip(axes[0], drawn.items()):
+        colour = style.look(results["methods"][name])["color"]
         spent, gold, proxy = (np.array([point[key] for point in points]) for key in ("spent", "gold", "proxy"))
-        axis.plot(spent, gold, color=look["color"], marker=look["marker"], markersize=4)
+        axis.plot(spent, gold, color=colour, marker="o", markersize=3, label="true reward")
         axis.plot(
-            spent, proxy, color=look["color"], marker=look["marker"], markersize=4, linestyle="--", markerfacecolor="none"
+            spent, proxy, color=colour, marker="o", markersize=3, linestyle="--", markerfacecolor="none", label="learned reward"
         )
-    for row in results["frontier"] and [results["frontier"][len(results["frontier"]) // 2]]:
-        axis.plot(row["spent"], row["reward"], marker="*", markersize=12, color=style.EXPERT, markerfacecolor="none")
-    axis.set(xlabel="divergence from the reference (nats)", ylabel="reward")
-    pictures.legend(figure, results | {"methods": {name: results["methods"][name] for name in drawn}})
+        if best:
+            star = {"marker": "*", "markersize": 12, "linestyle": "", "markerfacecolor": "none", "label": "optimum"}
+            axis.plot(best["spent"], best["reward"], color=style.EXPERT, **star)
+        axis.set(title=name, xlabel="divergence (nats)")
+    axes[0][0].set_ylabel("reward")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     rows = [{"method": name} | point for name, points in drawn.items() for point in points]
     return pictures.save(figure, folder, "overoptimisation", rows)

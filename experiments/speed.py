@@ -43,14 +43,14 @@ def main(preset: str, config) -> int:
     configs.check(config, default)
     if config.out != default.out:
         raise UsageError("out", str(config.out), "speed writes nothing.", "Drop it.")
-    available = devices.chosen(config.devices)
-    setup = _setup(config, available)
+    lanes = devices.lanes(config.seeds, config.devices)
+    setup = _setup(config, lanes)
     limit = _sampling(config, *setup)
     timings = [limit, *(_method(config, *setup, method, chosen) for method, chosen in configs.resolve(config))]
     titles = ["program", "compile s", "ms/update", "spread", "tokens/s", "of sampling"]
     caption = (
         f"{preset}: {config.seeds} seeds x {config.batch_size} strings, {limit.tokens:,.0f} tokens an update; "
-        f"{len(available)} x {available[0].device_kind}. Median of {REPETITIONS} repetitions of {SECONDS:g} s; "
+        f"{lanes}. Median of {REPETITIONS} repetitions of {SECONDS:g} s; "
         "spread is (slowest - fastest) / median; of sampling: share of the speed of drawing strings and learning nothing."
     )
     print_table(titles, [_row(timing, limit) for timing in timings], caption)
@@ -69,11 +69,10 @@ def _row(timing: Timing, limit: Timing) -> list[str]:
     ]
 
 
-def _setup(config, available: list):
+def _setup(config, lanes):
     """Task, kit, lanes, keys and starting parameters, as a head-to-head makes them."""
     from experiments import assemble, teacher, training
     from experiments.config import replace
-    from experiments.lanes import Lanes
 
     reading = assemble.data(config)
     task = assemble.task(replace(config, exact_limit=0), reading)  # nothing here needs the strings enumerated
@@ -81,7 +80,7 @@ def _setup(config, available: list):
         task = task._replace(mdp=task.mdp._replace(expert=teacher.untrained(config, task)))
     kit = assemble.kit(config, task)
     keys = assemble.seed_keys(config, config.seeds)
-    return task, kit, Lanes(config.seeds, available), keys, training.starts(config, task, kit, keys)
+    return task, kit, lanes, keys, training.starts(config, task, kit, keys)
 
 
 def _method(config, task, kit, lanes, keys, start, method, hyperparameters) -> Timing:

@@ -34,7 +34,7 @@ SOURCES = {  # group -> (marker, line, what it says in a legend)
     "reward_model": ("d", "-.", "learned reward"),
 }
 RETURNS = {  # group -> colour, where all methods have one divergence and differ in how they follow it
-    "reinforce": "#0072B2", "rloo": "#56B4E9", "grpo": "#E69F00", "ppo": "#D55E00", "dpo": "#009E73", "ipo": "#8C564B",
+    "reinforce": "#0072B2", "rloo": "#56B4E9", "grpo": "#E69F00", "ppo": "#D55E00", "dpo": "#4B0092", "ipo": "#8C564B",
     "kto": "#CC79A7", "simpo": "#9A9A00", "fdpg": "#332288", "reward_model": "#882255", "spin": "#44AA99",
     "iq_learn": "#7F3C8D",
 }  # fmt: skip

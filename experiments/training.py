@@ -90,7 +90,7 @@ def build(
 
         def one(_, carry):
             state, sums = carry
-            batch = draw(config, rows, lane.rows, jax.random.fold_in(lane.data_key, state.step))
+            batch = lanes.rows(draw(config, rows, lane.rows, jax.random.fold_in(lane.data_key, state.step)))
             state, metrics = learner.update(state, batch)
             kept = jnp.stack([jnp.asarray(metrics[name], jnp.float32) for name in KEPT])
             return state, sums + kept
@@ -100,7 +100,7 @@ def build(
 
     def probe(lane: Lane):
         state, key = lane.state, jax.random.fold_in(lane.data_key, -1 - lane.state.step)
-        batch = draw(config, rows, lane.rows, key)
+        batch = lanes.rows(draw(config, rows, lane.rows, key))
         metrics = objective.prepare(key, state.params, state.aux, batch)[2]
         return {name: value for name, value in metrics.items() if name not in KEPT}
 

@@ -24,7 +24,7 @@ from fdiv.policies import transformer
 from fdiv.rollout import greedy, sampler
 from fdiv.types import PAD, Kit, Sequences, UsageError
 
-KINDS = [(2, 9, True), (3, 19, True), (3, 120, False), (4, 9, True), (4, 999, False)]  # terms, largest, direct
+KINDS = [(2, 9, True), (3, 120, False), (4, 9, True)]  # terms, largest, direct
 STEP = re.compile(r"(0|[1-9]\d*)\+(0|[1-9]\d*)=(0|[1-9]\d*)")
 
 

@@ -35,7 +35,13 @@ BAD = {
         ["two-template", "--batch-size", "10", "--accumulate", "4"],
         ["batch_size = 10", "multiple of 4"],
     ),
-    "more devices than there are": (["two-template", "--devices", "99"], ["devices = 99"]),
+    "more devices than there are": (["two-template", "--devices.count", "99"], ["devices.count = 99"]),
+    "two axes of what is left": (
+        ["text", "--devices.data", "-1", "--devices.fsdp", "-1"],
+        ["devices.fsdp = -1", "data and fsdp cannot both be what is left"],
+    ),
+    "no number of devices": (["text", "--devices.tensor", "0"], ["devices.tensor = 0", "1 or more"]),
+    "mesh over too few devices": (["two-template", "--devices.data", "99"], ["devices", "there are 1 devices", "take 99"]),
     "too many trials": (["two-template", "--trials", "9"], ["trials = 9", "at most 5"]),
     "option without a use": (
         ["two-template", "--methods", "sft", "--adversarial.warmup", "3"],

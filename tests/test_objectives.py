@@ -77,7 +77,8 @@ def exact_gradient(objective, params, demos, aux=None):
 @pytest.mark.parametrize("level", LEVELS)
 def test_policy_gradient_is_exact_for_every_divergence(kind, baseline, level):
     space, kit, params, demos = kit_of(kind)
-    for spec in EVERY if baseline == "leave_one_out" else ["js"]:
+    turn = (kind == "ending") ^ (level == "occupancy")  # every divergence at every level, on one of the spaces
+    for spec in EVERY[turn::2] if baseline == "leave_one_out" else ["js"]:
         objective = PolicyGradient(level=level, baseline=baseline).build(kit, spec)
         found = exact_gradient(objective, params, demos)
         close(found, jax.grad(target(space, kit, spec, level))(params))
@@ -138,7 +139,7 @@ def test_distillation_is_the_token_level_with_its_prefixes_held(kind, share):
     space, kit, params, demos = kit_of(kind)
     q = exact.law(space, kit.policy, params)
     p = exact.law(space, *kit.mdp.expert)
-    for spec in EVERY:
+    for spec in EVERY[(kind == "ending") ^ (share == 0.4) :: 2]:
         found = exact_gradient(Distill(policy_prefixes=share).build(kit, spec), params, demos)
 
         def held(x, spec=spec):

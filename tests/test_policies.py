@@ -86,6 +86,27 @@ def test_a_window_is_as_long_as_it_says():
         assert (float(jnp.abs(a - b).max()) > 1e-5) == (at >= 3), at
 
 
+def test_half_precision_and_computing_again_change_little_and_nothing():
+    """bfloat16 keeps 8 bits of a product: log-probs move by less than .05, and by .02 between sampler and trainer."""
+    shape = {"width": 16, "layers": 2, "heads": 4, "kv_heads": 2}
+    _, params = made("transformer")
+    narrow = Architecture("transformer", **shape, precision="bfloat16").policy(V, P + H)
+    write = jax.jit(lambda params: sampler(H, EOS)(jax.random.key(4), narrow, params, ragged_prompts()))
+    strings, sampled = write(params)
+    said, slope = {}, {}
+    for name, more in {"plain": {}, "narrow": {"precision": "bfloat16"}, "again": {"remat": True}}.items():
+        policy = Architecture("transformer", **shape, **more).policy(V, P + H)
+        assert jax.tree.structure(policy.init(jax.random.key(0))) == jax.tree.structure(params)
+        each = lambda p, policy=policy: tk.log_probs(policy, p, strings, V)
+        both = jax.jit(lambda p, each=each: (each(p), jax.grad(lambda p: each(p).mean())(p)))
+        said[name], slope[name] = both(params)
+        assert {x.dtype for x in jax.tree.leaves((said[name], slope[name]))} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(said["narrow"], said["plain"], atol=0.05)
+    np.testing.assert_allclose(sampled, said["narrow"], atol=0.02)
+    assert float(jnp.abs(said["narrow"] - said["plain"]).max()) > 1e-4
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), slope["again"], slope["plain"])
+
+
 def test_classes_are_nested():
     """A table of each class is one of the next, read on every string of a small space."""
     space = exact.enumerate_strings(3, 4, 2)

@@ -43,7 +43,11 @@ class Flags:
     """How much noisier comparisons are whose strings begin differently, in logs."""
     methods: tuple[str, ...] = ("sft", "gail", "dpo", "ipo", "bt_rloo", "bt_var_rloo")
     """What learns."""
-    reward_model: Literal["independent", "markov", "markov_t", "full"] = "markov"
+    reward: Literal["valid", "table"] = "table"
+    """What strings earn: 1 if valid, or a number of each string's own."""
+    beta: float = 0.3
+    """Weight of the KL from the reference."""
+    reward_model: Literal["independent", "markov", "markov_t", "full"] = "full"
     """What reward models (and gail's discriminator) read: a number for each state of this class and token, added up."""
     updates: int = 400
     """Updates of 256 strings."""
@@ -55,7 +59,7 @@ def make(flags: Flags) -> Result:
     """Every method on all noises, spreads and seeds side by side."""
     names = _check(flags)
     cells = list(itertools.product(flags.spreads, flags.noise))
-    school = trained.train(_config(flags, names), [Rewarded(flips=e, slips=e, spread=s) for s, e in cells])
+    school = trained.train(_config(flags, names), [_task(flags, e, s) for s, e in cells])
     shape = (len(flags.spreads), len(flags.noise), flags.seeds)
     last = {name: {k: v[-1].reshape(shape) for k, v in c.metrics.items()} for name, c in school.courses.items()}
     first = next(iter(school.courses.values())).metrics
@@ -87,9 +91,13 @@ def _check(flags: Flags) -> list[str]:
     return [objectives.resolve(name).name for name in flags.methods]
 
 
+def _task(flags: Flags, noise: float = 0.0, spread: float = 0.0) -> Rewarded:
+    return Rewarded(reward=flags.reward, beta=flags.beta, flips=noise, slips=noise, spread=spread)
+
+
 def _config(flags: Flags, names: list[str]):
     return replace(
-        Config(), benchmark=Rewarded(), policy=Architecture("full"),
+        Config(), benchmark=_task(flags), policy=Architecture("full"),
         scorer=Architecture(flags.reward_model), methods=tuple(names), seeds=flags.seeds,
         demos=flags.labels, updates=flags.updates, batch_size=256, evaluations=8, learning_rate=0.02,
         reward_model=GROUPS["reward_model"](reward_updates=max(1, flags.updates // 4)),
@@ -107,7 +115,7 @@ def _checks(flags: Flags, names: list[str], last: dict) -> list[Check]:
     if "sft" in names:
         apart = float(np.ptp(last["sft"]["regret"], axis=0).max())
         checks.append(near("sft: the same whatever the spread of comparisons", apart, 0.0, 1e-6))
-    return checks + [_labels(Rewarded(flips=e, spread=s)) for s, e in itertools.product(flags.spreads, flags.noise)]
+    return checks + [_labels(_task(flags, e, s)) for s, e in itertools.product(flags.spreads, flags.noise)]
 
 
 def _labels(task: Rewarded) -> Check:
@@ -117,9 +125,8 @@ def _labels(task: Rewarded) -> Check:
         space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
         q = np.exp(np.asarray(exact.law(space, *mdp.regulariser.reference).string))
         r, first = np.asarray(mdp.score(space.sequences)), space.sequences.tokens[:, 0]
-        higher, lower = r == r.max(), r == r.min()
-        chance = np.asarray(task.preference(r.max(), r.min(), first[higher][:, None] != first[lower][None]))
-        weight = q[higher][:, None] * q[lower][None]
+        chance = np.asarray(task.preference(r[:, None], r[None], first[:, None] != first[None]))
+        weight = q[:, None] * q[None] * (r[:, None] > r[None])
     wanted = float((weight * chance).sum() / weight.sum())
     better, worse = (np.asarray(mdp.score(x)) for x in mdp.pairs(jax.random.key(0), DRAWN))
     told = better != worse

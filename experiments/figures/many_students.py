@@ -18,7 +18,6 @@ from scipy.special import log_softmax
 
 from experiments import devices
 from experiments.figures.one_student import SOURCES, Course, seed_key, student
-from experiments.lanes import Lanes
 from fdiv import divergences, exact
 from fdiv.types import Sequences
 
@@ -74,7 +73,7 @@ def demonstrations(course: Course) -> Sequences:
 def train(course: Course, source: str, rows: Sequences, kinds: Sequence[int], starts: int) -> Students:
     """A source's students of the divergences of those indices, their lanes spread over the devices, and the class's best."""
     count, seed, rate = (np.array(column) for column in zip(*settings(course)))
-    lanes = Lanes(len(count), devices.chosen(0))
+    lanes = devices.lanes(len(count), devices.Devices())
     cells = lanes.put((count.astype(np.int32), seed.astype(np.int32), rate.astype(np.float32)))
 
     def lane(cell, rows):

@@ -13,7 +13,6 @@ from experiments import assemble, devices, training
 from experiments import config as configs
 from experiments.assemble import Task
 from experiments.evaluation import Judge
-from experiments.lanes import Lanes
 from fdiv.types import Kit
 
 
@@ -43,7 +42,7 @@ def train(config: Any, data: Sequence[Any] = ()) -> School:
     task = assemble.task(config)
     kit = assemble.kit(config, task)
     runs = config.seeds * max(1, len(data))
-    lanes = Lanes(runs, devices.chosen(config.devices))
+    lanes = devices.lanes(runs, config.devices)
     keys = assemble.seed_keys(config, config.seeds)
     given = [task._replace(mdp=benchmark.build()) for benchmark in data] or [task]
     keys, one = jnp.tile(keys, len(given)), keys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from fdiv.policies import tabular
 from fdiv.types import Policy, Scorer, UsageError
@@ -14,7 +14,7 @@ SIZES = {
     "markov": ("order",),
     "markov_t": ("order",),
     "full": (),
-    "transformer": ("layers", "width", "heads", "kv_heads", "window"),
+    "transformer": ("layers", "width", "heads", "kv_heads", "window", "precision", "remat"),
 }
 
 
@@ -36,8 +36,12 @@ class Architecture:
     """transformer: heads of keys and values, shared by groups of heads (2)."""
     window: int | None = None
     """transformer: how many tokens back attention reaches (all)."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """transformer: bfloat16 multiplies in half the width, and keeps parameters and sums in float32 (float32)."""
+    remat: bool | None = None
+    """transformer: compute layers again for the gradient rather than keep them in memory (no)."""
 
-    def sizes(self, field: str = "policy") -> dict[str, int]:
+    def sizes(self, field: str = "policy") -> dict[str, Any]:
         """The sizes given. Raises `UsageError` for one that this architecture does not have."""
         if self.name not in SIZES:
             raise UsageError(f"{field}.name", self.name, "is not an architecture.", f"Use one of {', '.join(SIZES)}.")

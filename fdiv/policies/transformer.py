@@ -2,14 +2,15 @@
 
 An optional attention window bounds how far back a token looks. One module serves training and decoding: a call takes the
 keys and values of what came before as an argument and returns its own, so the cache is a plain array and the sampler's
-log-probs are the trainer's. Sources: Zhang & Sennrich 2019 (RMSNorm), Su et al. 2021 (rotary), Shazeer 2020 (gated MLP),
+log-probs are the trainer's. In bfloat16 products are half as wide; parameters, sums, norms, softmaxes and the residual stream
+stay in float32. Sources: Zhang & Sennrich 2019 (RMSNorm), Su et al. 2021 (rotary), Shazeer 2020 (gated MLP),
 Ainslie et al. 2023 (grouped queries).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,7 +18,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from fdiv import tokens as tk
+from fdiv.checks import one_of
 from fdiv.types import PAD, Params, Policy, Scorer, Sequences, UsageError
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,13 @@ class Shape:
     heads: int = 4
     kv_heads: int = 2
     window: int | None = None  # how many tokens back attention reaches, itself included; None: all of them
+    precision: Precision = "float32"  # of products
+    remat: bool = False  # compute a layer again on the way back rather than keep what it computed
+
+    @property
+    def narrow(self) -> jnp.dtype | None:
+        """What products are computed in, where that is not the parameters' own type."""
+        return jnp.bfloat16 if self.precision == "bfloat16" else None
 
     def check(self) -> None:
         """Raise `UsageError` naming the field that does not fit."""
@@ -40,6 +51,7 @@ class Shape:
             raise UsageError("policy.width", self.width, problem, f"Give a multiple of {2 * self.heads}.")
         if self.heads % self.kv_heads:
             raise UsageError("policy.kv_heads", self.kv_heads, f"does not divide {self.heads} heads.", "Give a divisor.")
+        one_of("policy.precision", self.precision, Precision)
         if self.window is not None and self.window < 1:
             raise UsageError("policy.window", self.window, "is too small.", "Give at least 1, or leave it out for no window.")
 
@@ -77,30 +89,35 @@ class Attention(nn.Module):
     def __call__(self, x: Array, position: Array, allowed: Array, past: tuple[Array, Array, Array] | None):
         """`allowed` [B, T, S] says who may look where; `past` is (keys, values, slot) to write into."""
         heads, groups = self.shape.heads, self.shape.kv_heads
-        size = self.shape.width // heads
-        project = lambda name, n: nn.DenseGeneral((n, size), use_bias=False, name=name)(x)
-        query, key = (rotate(project(name, n), position) for name, n in (("query", heads), ("key", groups)))
+        size, narrow = self.shape.width // heads, self.shape.narrow
+        project = lambda name, n: nn.DenseGeneral((n, size), use_bias=False, dtype=narrow, name=name)(x)
+        query, key = (_cast(rotate(project(name, n), position), narrow) for name, n in (("query", heads), ("key", groups)))
         value = project("value", groups)
         if past is not None:
             keys, values, slot = past
             key = jax.lax.dynamic_update_slice_in_dim(keys, key, slot, axis=1)
             value = jax.lax.dynamic_update_slice_in_dim(values, value, slot, axis=1)
         query = query.reshape(*query.shape[:2], groups, heads // groups, size)
-        scores = jnp.einsum("btghd,bsgd->bghts", query, key) * size**-0.5
+        wide = None if narrow is None else jnp.float32
+        scores = jnp.einsum("btghd,bsgd->bghts", query, key, preferred_element_type=wide) * size**-0.5
         scores = jnp.where(allowed[:, None, None], scores, -1e30)
-        mixed = jnp.einsum("bghts,bsgd->btghd", jax.nn.softmax(scores, axis=-1), value)
-        out = nn.DenseGeneral(self.shape.width, axis=(-3, -2, -1), use_bias=False, name="out")(mixed)
+        mixed = jnp.einsum("bghts,bsgd->btghd", _cast(jax.nn.softmax(scores, axis=-1), narrow), value)
+        out = nn.DenseGeneral(self.shape.width, axis=(-3, -2, -1), use_bias=False, dtype=narrow, name="out")(mixed)
         return out, (key, value)
 
 
+def _cast(x: Array, narrow: jnp.dtype | None) -> Array:
+    return x if narrow is None else x.astype(narrow)
+
+
 class GatedMLP(nn.Module):
-    width: int
+    shape: Shape
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        dense = lambda name, size: nn.Dense(size, use_bias=False, name=name)
-        hidden = nn.silu(dense("gate", 3 * self.width)(x)) * dense("up", 3 * self.width)(x)
-        return dense("down", self.width)(hidden)
+        dense = lambda name, size: nn.Dense(size, use_bias=False, dtype=self.shape.narrow, name=name)
+        hidden = nn.silu(dense("gate", 3 * self.shape.width)(x)) * dense("up", 3 * self.shape.width)(x)
+        return dense("down", self.shape.width)(hidden)
 
 
 class Trunk(nn.Module):
@@ -117,14 +134,15 @@ class Trunk(nn.Module):
         )
         x = table[jnp.where(read == PAD, self.vocab, read)] * self.shape.width**0.5
         written = []
+        again = nn.remat if self.shape.remat else lambda module: module
         for layer in range(self.shape.layers):
             before = None if past is None else past[layer]
-            mixed, kv = Attention(self.shape, name=f"attention_{layer}")(
+            mixed, kv = again(Attention)(self.shape, name=f"attention_{layer}")(
                 RMSNorm(name=f"norm_a{layer}")(x), position, allowed, before
             )
             x = x + mixed
             y = RMSNorm(name=f"norm_b{layer}")(x)
-            x = x + GatedMLP(self.shape.width, name=f"mlp_{layer}")(y)
+            x = x + again(GatedMLP)(self.shape, name=f"mlp_{layer}")(y)
             written.append(kv)
         return RMSNorm(name="norm_out")(x), written
 
@@ -161,7 +179,8 @@ def policy(shape: Shape, vocab: int) -> Policy:
         return trunk.apply(params, read, jnp.maximum(position, 0), allowed)
 
     def head(params: Params, x: Array) -> Array:
-        return jax.nn.log_softmax(x @ params["params"]["embedding"][:vocab].T)
+        x, table = (_cast(a, shape.narrow) for a in (x, params["params"]["embedding"][:vocab]))
+        return jax.nn.log_softmax(jnp.matmul(x, table.T, preferred_element_type=shape.narrow and jnp.float32))
 
     def start(params: Params, prompts: Sequences, horizon: int) -> Cache:
         batch, width = prompts.tokens.shape
@@ -170,7 +189,7 @@ def policy(shape: Shape, vocab: int) -> Policy:
         slots = jnp.arange(width + horizon)
         position = jnp.where(slots[None] < size[:, None], slots[None], -1)
         if width == 0:
-            empty = jnp.zeros((batch, horizon, shape.kv_heads, shape.width // shape.heads))
+            empty = jnp.zeros((batch, horizon, shape.kv_heads, shape.width // shape.heads), shape.narrow)
             written = [(empty, empty)] * shape.layers
         else:
             written = [tuple(jnp.pad(x, room) for x in kv) for kv in features(params, prompts.tokens)[1]]

@@ -1,0 +1,67 @@
+"""Several processes, one on each host, run the same program over all devices: joining, and agreeing on what a clock decides.
+
+All of them compute; the first alone writes. Each sees the same run folder.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+from fdiv.types import UsageError
+
+
+def join(coordinator: str, processes: int, process: int) -> None:
+    """Become one of several processes, before any other use of JAX: as said by the flags, or inside `srun` by SLURM.
+
+    Raises `UsageError` for flags that do not fit together.
+    """
+    if coordinator or processes:
+        _check(coordinator, processes, process)
+        jax.distributed.initialize(coordinator, processes, process)
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_STEP_NODELIST" in os.environ:
+        jax.distributed.initialize()
+
+
+def _check(coordinator: str, processes: int, process: int) -> None:
+    if not coordinator:
+        fix = "Give the host and port of the first process, such as node1:1234."
+        raise UsageError("devices.coordinator", coordinator, "is missing.", fix)
+    if processes < 1:
+        raise UsageError("devices.processes", processes, "is no number of processes.", "Give how many there are.")
+    if not 0 <= process < processes:
+        raise UsageError("devices.process", process, "is no process.", f"Give a number from 0 to {processes - 1}.")
+
+
+def writes() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def meet(name: str) -> None:
+    """Wait until every process is here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def first(value: int) -> int:
+    """The first process's number, for all: what a clock or a file says may differ between them."""
+    return int(_gathered(value)[0])
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it is so in any process."""
+    return bool(_gathered(flag).any())
+
+
+def _gathered(value: Any) -> np.ndarray:
+    if jax.process_count() == 1:
+        return np.array([value])
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(np.asarray(value))).reshape(-1)

@@ -1,0 +1,68 @@
+"""One model over many devices gives what one device gives: every mesh, an objective of each kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SIZES = [
+    word
+    for owner in ("policy", "scorer")
+    for word in (f"--{owner}.name", "transformer", f"--{owner}.layers", "1", f"--{owner}.width", "16", f"--{owner}.heads", "8",
+                 f"--{owner}.kv-heads", "8")
+]  # fmt: skip
+RUN = [
+    "two-template", "--benchmark.horizon", "3", "--seeds", "1", "--updates", "8", "--batch-size", "64", "--evaluations", "2",
+    "--optimum-starts", "1", "--learning-rate", "0.003", "--temperatures", "1.0", "--adversarial.warmup", "2",
+    "--methods", "sft", "distill:js", "js", "gail", *SIZES,
+]  # fmt: skip
+MESHES = {"8x1x1": (8, 1, 1), "2x2x2": (2, 2, 2), "1x8x1": (1, 8, 1), "1x1x8": (1, 1, 8), "1x2x-1": (1, 2, -1)}
+
+
+def command(out: Path, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "experiments.compare", *RUN, *flags, "--out", str(out)]
+
+
+def environment(devices: int) -> dict[str, str]:
+    forced = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "XLA_FLAGS": forced, "PJRT_NPROC": "8", "JAX_PLATFORMS": "cpu"}
+
+
+def metrics(out: Path) -> dict[tuple[str, str], list[float]]:
+    methods = json.loads((out / "results.json").read_text())["methods"]
+    assert list(methods) == ["sft", "distill:js", "js", "gail"]
+    return {(name, k): v["seeds"] for name, m in methods.items() for k, v in m["metrics"].items()}
+
+
+def same(one: Path, other: Path) -> None:
+    """In single precision, sums in another order; counts of strings may not differ at all."""
+    wanted, found = metrics(one), metrics(other)
+    assert wanted.keys() == found.keys()
+    for key, values in wanted.items():
+        np.testing.assert_allclose(found[key], values, rtol=1e-5, atol=1e-5, err_msg=str(key))
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """On one device."""
+    out = tmp_path_factory.mktemp("one") / "run"
+    subprocess.run(command(out), cwd=ROOT, env=environment(1), check=True, capture_output=True)
+    return out
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_every_mesh_gives_what_one_device_gives(mesh, one, tmp_path):
+    sizes = [word for axis, n in zip(("data", "fsdp", "tensor"), MESHES[mesh]) for word in (f"--devices.{axis}", str(n))]
+    done = subprocess.run(
+        command(tmp_path / "run", *sizes), cwd=ROOT, env=environment(8), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "a mesh of" in done.stdout
+    same(one, tmp_path / "run")
