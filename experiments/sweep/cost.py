@@ -40,7 +40,7 @@ def _pace(config: Any, name: str) -> tuple[float, float]:
     from experiments import devices, speed, training
 
     devices.use_compile_cache(config.cache)
-    task, kit, lanes, keys, start = speed._setup(config, devices.chosen(config.devices))
+    task, kit, lanes, keys, start = speed._setup(config, devices.lanes(config.seeds, config.devices))
     method, chosen = configs.resolve(config)[config.methods.index(name)]
     objective, rates = method.build(chosen, kit), jnp.full(config.seeds, config.learning_rate)
     rows = training.demonstrations(config, task, keys, method.reads)
