@@ -175,17 +175,13 @@ def _launched(sweep: SweepFolder, line: Line, launcher: str) -> Ended:
 @contextlib.contextmanager
 def _into(path: Path) -> Iterator[None]:
     """All that this process and its children say goes to the end of a file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
-    with path.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number, before in zip((1, 2), kept):
-            os.dup2(before, number)
-            os.close(before)
+    with path.open("a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+        try:
+            yield
+        finally:
+            for number, before in zip((1, 2), kept):
+                os.dup2(before, number)
+                os.close(before)
