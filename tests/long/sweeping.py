@@ -52,6 +52,11 @@ def wait(what: str, seconds: float, ready: Callable[[], object]) -> None:
         time.sleep(0.5)
 
 
+def queue(*words: str) -> str:
+    """What SLURM has of ours."""
+    return subprocess.run(["squeue", "--noheader", *words], capture_output=True, text=True, check=True).stdout
+
+
 def finals(out: Path, line: int = 0) -> dict:
     """A line's results without the clock."""
     methods = json.loads((out / "runs" / f"{line:04d}" / "results.json").read_text())["methods"]

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from sweeping import ROOT, SLOW, TINY, finals, planned, states, steps, sweep, wait
+from sweeping import SLOW, TINY, finals, planned, queue, states, steps, sweep, wait
 
-SCRIPT = str(ROOT / "slurm" / "local.sh")
 LONG = {"preset": "two-template", "flags": TINY | {"updates": 40, "evaluations": 40}}  # slowed down: about a second a point
 
 
-@pytest.fixture(scope="module", autouse=True)
-def slurm(tmp_path_factory):
-    """A SLURM of our own, stopped at the end; skipped, with the reason, where the machine cannot host one."""
-    folder = tmp_path_factory.mktemp("slurm") / "s"
-    own = os.environ | {"FDIV_SLURM": str(folder)}
-    for step in ("install", "start"):
-        done = subprocess.run([SCRIPT, step], env=own, capture_output=True, text=True, check=False)
-        if done.returncode == 3:
-            pytest.skip(done.stderr.strip())
-        assert done.returncode == 0, done.stderr
-    before, os.environ["SLURM_CONF"] = os.environ.get("SLURM_CONF"), str(folder / "slurm.conf")
-    yield
-    os.environ.pop("SLURM_CONF") if before is None else os.environ.update(SLURM_CONF=before)
-    subprocess.run([SCRIPT, "stop"], env=own, check=True)
+pytestmark = pytest.mark.usefixtures("slurm")
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +21,6 @@ def whole(tmp_path_factory) -> dict:
     out = planned(tmp_path_factory.mktemp("whole") / "w", LONG, "--import", SLOW)
     sweep("run", out, "--local", 1)
     return finals(out)
-
-
-def queue(*words: str) -> str:
-    return subprocess.run(["squeue", "--noheader", *words], capture_output=True, text=True, check=True).stdout
 
 
 def points(out: Path) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from sweeping import ROOT, TINY, planned, states, sweep, wait
-from test_slurm import queue, slurm  # noqa: F401
+from sweeping import ROOT, TINY, planned, queue, states, sweep, wait
 
 from experiments.sweep import lease
 from experiments.sweep.folder import SweepFolder
@@ -84,8 +82,7 @@ def test_local_workers_killed_at_random_and_the_whole_command_too(whole, tmp_pat
     same_as(whole, out)
 
 
-@pytest.mark.skipif(not shutil.which("sbatch"), reason="no SLURM")
-def test_array_tasks_killed_at_random(whole, slurm, tmp_path):  # noqa: F811
+def test_array_tasks_killed_at_random(slurm, whole, tmp_path):
     out, generator = planned(tmp_path / "slurm", GRID), random.Random(1)
     words = ("--partition", "main", "--lines-per-task", max(1, RUNS // 8), "--concurrent", WORKERS, "--lapse", LAPSE)
     killed, rounds = 0, 0
