@@ -385,7 +385,6 @@ def finish(bench: Bench, complete: bool, changed: Mapping[str, Any]) -> None:
     whole["methods"] = methods
     sweep = methods.get("sft", {}).get("temperatures", [])
 
-    write_json(folder.path / "results.json", whole)
     results.write_parquet(folder.path / "results.parquet", whole)
     ranking = tables.ranking(whole)
     for suffix, form in (("md", tables.markdown), ("csv", tables.comma_separated), ("tex", tables.tex)):
@@ -394,6 +393,7 @@ def finish(bench: Bench, complete: bool, changed: Mapping[str, Any]) -> None:
         drawn = pictures.every(whole, folder.lines("metrics.jsonl"), sweep, folder.path / "figures")
         environment = json.loads((folder.path / "environment.json").read_text())
         report.write(folder.path / "report.html", whole, drawn, folder.lines("samples.jsonl"), environment, changed)
+    write_json(folder.path / "results.json", whole)  # last: it marks the run as finished
     _show(bench, whole, ranking, complete)
 
 

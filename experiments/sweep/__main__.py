@@ -42,8 +42,10 @@ def run(dir: Dir, local: int = 1, worker: bool = False, launcher: str = "", laps
     seconds without a sign make a worker dead, --launcher what starts a line as a process of its own."""
     sweep = SweepFolder(dir, lapse)
     if worker or task is not None:
-        from experiments.sweep import slurm, work
+        from experiments.sweep import lease, slurm, work
 
+        if task is not None and (job := lease.me()["job"]):  # back from the queue: whoever it was before is gone
+            lease.bury(sweep.leases, lease.FREE, job=job)
         lines = slurm.share(sweep, share, task) if share is not None and task is not None else None
         return work.work(sweep, lines, launcher, most)
     from experiments.sweep import local as here
@@ -70,7 +72,11 @@ def submit(dir: Dir, site: Path | None = None, flags: Flags = DEFAULT, dry_run: 
 
 
 def resume(dir: Dir, local: int = 0, site: Path | None = None, flags: Flags = DEFAULT, lapse: float = 120.0) -> int:
-    """Run what is missing, the failed ones too: with --local N here, else on SLURM."""
+    """Run what is missing, the failed ones too: with --local N here, else on SLURM, as submitted last unless told anew."""
+    from experiments.sweep import slurm
+
+    if site is None and flags == DEFAULT:
+        flags = slurm.last_site(SweepFolder(dir))
     again = SweepFolder(dir, lapse).forget_failures()
     print(f"{again} failed lines are open again." if again else "No line had failed.", flush=True)
     return run(dir, local=local, lapse=lapse) if local else submit(dir, site, flags, lapse=lapse)

@@ -80,12 +80,13 @@ def read(folder: Path, seconds: float) -> dict[str, Seen]:
     return newest
 
 
-def bury(folder: Path, pid: int) -> int:
-    """Mark every lease of a process of this host that is known to have died, so that nobody waits for it; how many."""
-    held = [path for path in folder.glob("*.[0-9]*") if (_holder(path.read_text()) or {}) == me() | {"pid": pid}]
-    for path in held:
-        path.write_text(DIED)
-    return len(held)
+def bury(folder: Path, mark: str = DIED, **who: Any) -> int:
+    """Mark every lease of a holder of this pid, job or host that is known to be gone, so that nobody waits for it; how many."""
+    holders = {path: _holder(path.read_text()) for path in folder.glob("*.[0-9]*")}
+    gone = [path for path, holder in holders.items() if holder and who.items() <= holder.items()]
+    for path in gone:
+        path.write_text(mark)
+    return len(gone)
 
 
 def forgive(folder: Path) -> None:

@@ -61,7 +61,7 @@ def _died(sweep: SweepFolder, worker: subprocess.Popen) -> bool:
     """Whether a worker died at a line, which is then free at once. Raises `UsageError` for one that never got to a line."""
     if worker.returncode in LEFT:
         return False
-    buried = lease.bury(sweep.leases, worker.pid)
+    buried = lease.bury(sweep.leases, **lease.me() | {"pid": worker.pid})
     print(f"A worker died ({_cause(worker.returncode)}).", flush=True)
     if not buried and worker.returncode > 0:
         logs = sweep.path / "logs"

@@ -90,18 +90,23 @@ def submit(sweep: SweepFolder, site: Site, dry_run: bool = False) -> list[str]:
         raise UsageError(
             "dir", str(sweep.path), "there is no sbatch here to submit it with.", "Use a login node, or run --local N."
         )
+    if dry_run:
+        return _submit(sweep, site, dry_run)
     held = lease.take(sweep.leases, "submit", sweep.lapse, lease.read(sweep.leases, sweep.lapse).get("submit"))
     if held is None:
         raise UsageError("dir", str(sweep.path), "is being submitted by another process.", "Wait for it.")
     try:
-        waiting = queued(sweep)
-        numbers = [line["line"] for line in sweep.idle_lines() if line["line"] not in waiting]
-        size = max(1, site.lines_per_task)
-        shares = [numbers[i : i + size] for i in range(0, len(numbers), size)]
-        arrays = [shares[i : i + LARGEST] for i in range(0, len(shares), LARGEST)]
-        return [_array(sweep, site, array, dry_run) for array in arrays]
+        return _submit(sweep, site, dry_run)
     finally:
         held.give_back()
+
+
+def _submit(sweep: SweepFolder, site: Site, dry_run: bool) -> list[str]:
+    waiting, size = queued(sweep), max(1, site.lines_per_task)
+    numbers = [line["line"] for line in sweep.idle_lines() if line["line"] not in waiting]
+    shares = [numbers[i : i + size] for i in range(0, len(numbers), size)]
+    arrays = [shares[i : i + LARGEST] for i in range(0, len(shares), LARGEST)]
+    return [_array(sweep, site, array, dry_run) for array in arrays]
 
 
 def _array(sweep: SweepFolder, site: Site, shares: list[list[int]], dry_run: bool) -> str:
@@ -129,6 +134,11 @@ def _array(sweep: SweepFolder, site: Site, shares: list[list[int]], dry_run: boo
 def submissions(sweep: SweepFolder) -> list[dict[str, Any]]:
     """What was submitted so far: {job, shares, site}."""
     return [json.loads(path.read_text()) for path in sorted((sweep.path / "slurm").glob("[0-9]*.json"))]
+
+
+def last_site(sweep: SweepFolder) -> Site:
+    """What the cluster was told the last time; the defaults where nothing was submitted."""
+    return Site(**submissions(sweep)[-1]["site"]) if submissions(sweep) else Site()
 
 
 def share(sweep: SweepFolder, number: int, task: int) -> list[int]:

@@ -74,6 +74,7 @@ def test_local_workers_killed_at_random_and_the_whole_command_too(whole, tmp_pat
     while states(out)["done"] < RUNS:
         rounds += 1
         assert rounds < 10, states(out)
+        time.sleep(LAPSE)  # for the leases of the dead
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as parent:
             end = time.monotonic() + generator.uniform(20, 60) if rounds == 1 else float("inf")
             killed += killing(out, generator, lambda: parent.poll() is None and time.monotonic() < end)  # noqa: B023
