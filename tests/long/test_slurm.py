@@ -72,7 +72,7 @@ def test_preempted_by_a_higher_partition_and_requeued(tmp_path, whole):
 def test_stopped_before_its_time_limit_and_resumed(tmp_path, whole):
     """Two minutes are the least with a signal inside them: SLURM may send it a minute early."""
     out = planned(tmp_path / "t", LONG, "--import", SLOW)
-    sweep("submit", out, "--partition", "main", "--time", 2, "--signal", 40, SLOW="3.5")
+    sweep("submit", out, "--partition", "main", "--time", 2, "--signal", 40, SLOW="2.5")
     done_as(whole, out, 300)
 
 
