@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from experiments.stopping import STOPPED_EXIT
 from fdiv.types import UsageError
 
 USAGE_EXIT = 2
@@ -46,6 +47,9 @@ def run(main: Callable[[str, Any], int], program: str, argv: list[str] | None = 
         return main(preset, config)
     except UsageError as error:
         return refused(error)
+    except KeyboardInterrupt:
+        print("Left at once. The same command goes on from the last save.", file=sys.stderr)
+        return STOPPED_EXIT
 
 
 def refused(error: UsageError) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from experiments.devices import Devices
 from fdiv import exact, objectives
 from fdiv.benchmarks import BENCHMARKS, Text, TwoTemplate
-from fdiv.checks import at_least, positive
+from fdiv.checks import at_least, one_of, positive
 from fdiv.control import Control
 from fdiv.objectives import GROUPS, Resolved
 from fdiv.penalties import Penalty
@@ -80,6 +80,11 @@ class Common:
     """Draw the figures and write report.html; a sweep, which draws one of all its runs, can do without."""
     save_every: float = 30.0
     """Seconds between checkpoints."""
+    keep: int = 2
+    """Checkpoints kept of each method; one that turns out damaged costs the updates since the one before it."""
+    not_finite: Literal["stop", "skip"] = "stop"
+    """What an update with a number that is not finite does: its method is marked diverged, and ends once all its seeds are;
+    or the update is left out."""
     devices: Devices = dataclasses.field(default_factory=Devices)
     """Which devices, and whether seeds or one model are spread over them."""
     cache: Path | None = None
@@ -100,7 +105,7 @@ Config = dataclasses.make_dataclass(
 replace = dataclasses.replace
 RATES = (1.0, 1 / 3, 3.0, 0.1, 10.0)  # what --trials multiplies the learning rate by, in this order
 # fields that change where and how a run lives, not what it computes
-WHERE_ONLY = ("out", "devices", "save_every", "cache", "report")
+WHERE_ONLY = ("out", "devices", "save_every", "keep", "cache", "report")
 
 
 def resolve(config: Any) -> list[tuple[Resolved, Any]]:
@@ -123,10 +128,12 @@ def check(config: Any, preset: Any) -> None:
         "minibatches",
         "accumulate",
         "optimum_starts",
+        "keep",
     ):
         at_least(field, getattr(config, field), 1)
     if config.trials > len(RATES):
         raise UsageError("trials", config.trials, "is too many.", f"Give at most {len(RATES)}.")
+    one_of("not_finite", config.not_finite, Literal["stop", "skip"])
     at_least("batch_size", config.batch_size, 2)
     for field in ("demos", "warm_start", "seed", "clip", "exact_limit", "save_every"):
         at_least(field, getattr(config, field), 0)

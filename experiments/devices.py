@@ -29,6 +29,12 @@ class Devices:
     """Parts of each batch and of each parameter (-1: as many as are left)."""
     tensor: int = 1
     """Parts of each layer's heads and hidden units (-1: as many as are left)."""
+    coordinator: str = ""
+    """Several processes without SLURM: host:port of the first."""
+    processes: int = 0
+    """Several processes without SLURM: how many."""
+    process: int = 0
+    """Several processes without SLURM: which one this is."""
 
     @property
     def axes(self) -> dict[str, int]:
@@ -71,6 +77,9 @@ def chosen(devices: Devices) -> list:
 def lanes(count: int, devices: Devices) -> Lanes | Mesh:
     """A layout for `count` runs."""
     available = chosen(devices)
+    if jax.process_count() > 1 and not devices.meshed:
+        fix = "Give --devices.data -1, or run seeds apart in a sweep."
+        raise UsageError("devices", jax.process_count(), "processes need one model over a mesh of all devices.", fix)
     return Mesh(count, available, devices.shape(len(available))) if devices.meshed else Lanes(count, available)
 
 
@@ -85,11 +94,27 @@ def cache_folder(chosen: Path | None) -> Path:
 
 
 def use_compile_cache(chosen: Path | None) -> None:
-    """Keep compiled programs between runs."""
+    """Keep compiled programs between runs, in a folder that any number of processes may share."""
     folder = cache_folder(chosen) / "programs"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError("cache", str(folder), f"cannot be made ({error.strerror}).", "Give a folder you can write.") from error
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    _write_entries_whole()
+
+
+def _write_entries_whole() -> None:
+    """JAX writes an entry in place: a process that reads it meanwhile, or all later ones where the writer is killed, would
+    find a part of it, compile again and never mend it. Renamed into its place, it is there whole or not at all."""
+    from jax._src import lru_cache
+
+    def put(self, key: str, value: bytes) -> None:
+        place = Path(str(self.path)) / f"{key}-cache"
+        draft = place.with_name(f".{key}.{os.getpid()}.draft")
+        if not place.exists():
+            draft.write_bytes(value)
+            draft.replace(place)
+
+    lru_cache.LRUCache.put = put

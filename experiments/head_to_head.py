@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import signal
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import assemble, checkpoints, cli, devices, frontier, pictures, report, results, tables, teacher, training
+from experiments import (
+    assemble,
+    checkpoints,
+    cli,
+    devices,
+    health,
+    lasting,
+    processes,
+    results,
+    teacher,
+    training,
+)
 from experiments import config as configs
 from experiments.alarms import alarms
 from experiments.assemble import Task
@@ -20,18 +28,14 @@ from experiments.console import Screen
 from experiments.evaluation import Judge, own_divergence
 from experiments.lanes import Lanes
 from experiments.optimum import Optima
-from experiments.run_folder import RunFolder, write_json
+from experiments.run_folder import RunFolder, unusable, write_json
+from experiments.stopping import STOPPED_EXIT, Interrupted, StopFlag
 from fdiv.objectives import Resolved
 from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.statistics import iqm
 from fdiv.types import Claim, Kit
 
-INTERRUPTED_EXIT = 130
 LIVE = {"entropy": "entropy", "gradient_norm": "grad norm"}  # shown while training, after what the rows are ranked by
-
-
-class Interrupted(Exception):
-    """Ctrl-C, noticed between two stretches."""
 
 
 class Bench(NamedTuple):
@@ -48,31 +52,21 @@ class Bench(NamedTuple):
     optima: Optima
     folder: RunFolder
     screen: Screen
+    stop: StopFlag
     expert: Mapping[str, float]
 
 
-class StopFlag:
-    """Ctrl-C asks once for an end between stretches; the second time it ends at once."""
-
-    def __init__(self):
-        self.asked = False
-
-    def __enter__(self) -> StopFlag:
-        self._before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _ask(self, *_: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nStopping after this stretch, keeping what is done (Ctrl-C again to leave at once).", flush=True)
-
-
 def run(preset: str, config: Any, default: Any) -> int:
-    """Train, measure and report; 0 when all is done, 130 when interrupted."""
+    """Train, measure and report; 0 when all is done, `STOPPED_EXIT` when stopped. Raises `UsageError` for what cannot be."""
+    processes.join(config.devices.coordinator, config.devices.processes, config.devices.process)
+    try:
+        with processes.folder(config.out) as out:
+            return _run(preset, configs.replace(config, out=out), default)
+    except OSError as error:
+        raise unusable(config.out, error) from error
+
+
+def _run(preset: str, config: Any, default: Any) -> int:
     configs.check(config, default)
     lanes = devices.lanes(config.seeds, config.devices)
     reading = assemble.data(config)
@@ -96,20 +90,24 @@ def run(preset: str, config: Any, default: Any) -> int:
     live = {"greedy_accuracy": "greedy", "accuracy": "accuracy"} if plain_task.mdp.solutions is not None else live
     with StopFlag() as stop, Screen([method.name for method, _ in methods], live | LIVE) as screen:
         _introduce(screen, preset, config, changed, plain_task, lanes)
-        expert = teacher.get(config, reading, plain_task, screen.say) if reading else plain_task.mdp.expert
+        taught = lambda: teacher.get(config, reading, plain_task, screen.say)
+        expert = processes.in_turn(taught) if reading else plain_task.mdp.expert
         task = plain_task._replace(mdp=plain_task.mdp._replace(expert=expert))
         for method, hyperparameters in methods:
             method.build(hyperparameters, kit._replace(mdp=task.mdp))  # what lacks an expert is refused before any training
-        bench = _prepare(config, task, kit._replace(mdp=task.mdp), lanes, folder, screen)
-        complete = True
-        for method, hyperparameters in methods:
-            try:
-                _method(bench, method, hyperparameters, stop)
-            except Interrupted:
-                complete = False
-                break
-    finish(bench, complete, changed)
-    return 0 if complete else INTERRUPTED_EXIT
+        try:
+            bench = _prepare(config, task, kit._replace(mdp=task.mdp), lanes, folder, screen, stop)
+        except Interrupted:
+            print("Stopped before the first method. The same command goes on from here.")
+            return STOPPED_EXIT
+        complete = _methods(bench, methods)
+    if stop.hurried:
+        print("Stopped; all is saved. The same command goes on from here.")
+        return STOPPED_EXIT
+    from experiments import outcome
+
+    outcome.finish(bench, complete, changed)
+    return 0 if complete else STOPPED_EXIT
 
 
 def _introduce(screen: Screen, preset: str, config: Any, changed: Mapping, task: Task, lanes: Lanes) -> None:
@@ -132,20 +130,17 @@ def _introduce(screen: Screen, preset: str, config: Any, changed: Mapping, task:
 # --- before the methods --------------------------------------------------------------------------------------------
 
 
-def _prepare(config: Any, task: Task, kit: Kit, lanes: Lanes, folder: RunFolder, screen: Screen) -> Bench:
+def _prepare(config: Any, task: Task, kit: Kit, lanes: Lanes, folder: RunFolder, screen: Screen, stop: StopFlag) -> Bench:
     keys = assemble.seed_keys(config, config.seeds)
     read = dict.fromkeys(["demos", *(method.reads for method, _ in configs.resolve(config))])
     rows = {reads: training.demonstrations(config, task, keys, reads) for reads in read}
     start = training.starts(config, task, kit, keys)
     if config.warm_start:
-        start = _warm_start(config, task, kit, lanes, keys, start, rows["demos"], folder, screen)
+        start = _warm_start(config, task, kit, lanes, keys, start, rows["demos"], folder, screen, stop)
     extra = [method.divergence for method, _ in configs.resolve(config) if method.divergence]
     judge = Judge(config, task, kit, lanes, lanes.put(start), extra)
     optima = Optima(config, task, kit, folder.path / "class_optimum.json")
-    if optima.available:
-        screen.say("Searching the best policies of the class (L-BFGS, double precision) ...")
-        optima.table(extra)
-    bench = Bench(config, task, kit, lanes, keys, rows, start, judge, optima, folder, screen, judge.expert())
+    bench = Bench(config, task, kit, lanes, keys, rows, start, judge, optima, folder, screen, stop, judge.expert())
     for name in ("data", "expert", "start"):
         folder.drop_lines("samples.jsonl", name)
     write_samples(bench, "start", *judge.strings(lanes.put(start)))
@@ -154,35 +149,46 @@ def _prepare(config: Any, task: Task, kit: Kit, lanes: Lanes, folder: RunFolder,
     return bench
 
 
-def _warm_start(config, task, kit, lanes, keys, params, rows, folder: RunFolder, screen: Screen):
+def _warm_start(config, task, kit, lanes, keys, params, rows, folder: RunFolder, screen: Screen, stop: StopFlag):
     """The common start: likelihood training of every seed, kept with the run."""
     own = configs.replace(config, updates=config.warm_start, epochs=1, minibatches=1, schedule="constant")
     objective = max_likelihood(kit.policy, task.mdp.vocab)
     rates = jnp.full(config.seeds, config.learning_rate)
-    lane = training.begin(own, objective, own.updates, keys, params, rates, rows)
-    kept = checkpoints.restore(folder.checkpoints("start"), lane)
-    if kept is None:
+    saves = _saves(config, folder, "start")
+    lane, start = lasting.resume(saves, training.begin(own, objective, own.updates, keys, params, rates, rows))
+    if start is None or start.update < own.updates:
         screen.say(f"Warm start: {own.updates} likelihood updates.")
         laid = lanes.put(lane)
         program = training.build(own, task, objective, own.updates, lanes, laid)
-        *_, point = training.run(program, laid, lambda lane: {}, 1)
+        *_, point = lasting.run(saves, stop, program, laid, start, keep_end=True)
         lane = lanes.get(point.lane)
-        checkpoints.save(folder.checkpoints("start"), own.updates, lane, {})
-    else:
-        lane = kept[0]
     return lane.state.params
+
+
+def _saves(config: Any, folder: RunFolder, name: str) -> lasting.Saves:
+    return lasting.Saves(folder.checkpoints(name), config.keep, config.save_every)
 
 
 # --- one method ----------------------------------------------------------------------------------------------------
 
 
-def _method(bench: Bench, method: Resolved, hyperparameters: Any, stop: StopFlag) -> None:
+def _methods(bench: Bench, methods: list) -> bool:
+    """Every method in turn; whether all came to their end."""
+    try:
+        for method, hyperparameters in methods:
+            _method(bench, method, hyperparameters)
+    except Interrupted:
+        return False
+    return True
+
+
+def _method(bench: Bench, method: Resolved, hyperparameters: Any) -> None:
     """Train a method on all seeds and keep its result; a finished one is not run again, an interrupted one goes on."""
     folder, screen = bench.folder, bench.screen
     if folder.method(method.name):
         screen.state(method.name, "kept")
         return
-    if stop.asked:
+    if processes.any_of(bench.stop.asked):
         raise Interrupted
     screen.state(method.name, "compiling")
     claim, objective = _claim(bench, method, hyperparameters), method.build(hyperparameters, bench.kit)
@@ -193,8 +199,12 @@ def _method(bench: Bench, method: Resolved, hyperparameters: Any, stop: StopFlag
     lane = training.begin(bench.config, objective, updates, bench.keys, bench.start, rates, rows)
     laid = bench.lanes.put(lane)
     program = training.build(bench.config, bench.task, objective, updates, bench.lanes, laid, method.reads)
-    track = _train(bench, method, program, lane, own, stop)
+    track = _train(bench, method, program, lane, own)
     result = _result(bench, method, claim, program, track, own) | {"learning_rate": rate, "trials": trials}
+    end = {"update": track.point.update}
+    checkpoints.save(
+        folder.checkpoints(f"{method.name}-final"), track.point.update, program.lanes.get(track.point.lane), end, keep=1
+    )
     folder.keep_method(method.name, result)
     screen.state(method.name, f"done in {track.point.seconds:.1f} s" if result["status"] == "ok" else result["status"])
     for message in result["alarms"]:
@@ -215,14 +225,11 @@ class Track(NamedTuple):
     alarms: list[str]
 
 
-def _train(bench: Bench, method: Resolved, program: training.Program, lane: Any, own: Any, stop: StopFlag) -> Track:
+def _train(bench: Bench, method: Resolved, program: training.Program, lane: Any, own: Any) -> Track:
     config, folder, screen = bench.config, bench.folder, bench.screen
-    saves = folder.checkpoints(method.name)
-    kept = checkpoints.restore(saves, lane)
-    start = None
-    if kept is not None:
-        lane, about = kept
-        start = training.Point(about["update"], about["seconds"], np.array(about["tokens"]), None, None)
+    saves = _saves(config, folder, method.name)
+    lane, start = lasting.resume(saves, lane)
+    if start:
         screen.say(f"  {method.name}: goes on from update {start.update}.")
     folder.drop_lines("metrics.jsonl", method.name, start.update if start else -1)
     folder.drop_lines("samples.jsonl", method.name)
@@ -231,29 +238,22 @@ def _train(bench: Bench, method: Resolved, program: training.Program, lane: Any,
         measured = bench.judge.measure(lane.state.params) | program.lanes.host(program.probe(lane))
         return measured | ({"own": own(measured)} if own else {})
 
-    def save(point: training.Point) -> None:
-        about = {"update": point.update, "seconds": point.seconds, "tokens": [float(x) for x in point.tokens]}
-        checkpoints.save(saves, point.update, program.lanes.get(point.lane), about)
-
-    reason, found, saved_at = "", [], 0.0
-    for point in training.run(program, bench.lanes.put(lane), evaluate, config.evaluations, start):
+    found = []
+    laid = bench.lanes.put(lane)
+    for point in lasting.run(saves, bench.stop, program, laid, start, evaluate, config.evaluations):
         measured = point.metrics
         medians = {k: float(np.median(v)) for k, v in measured.items()} if measured else None
         screen.progress(method.name, point.update, config.updates, point.seconds, float(point.tokens.sum()), medians)
         if measured:
             folder.append("metrics.jsonl", _lines(method.name, point))
-            reason = reason or _not_finite(measured, point.update)
             still = method.group == "adversarial" and point.update <= getattr(config, method.group).warmup
             found = [a.message for a in alarms(measured, bench.expert, method.group, warm=point.update > 0 and not still)]
-        if stop.asked and point.update < config.updates:
-            save(point)
-            raise Interrupted
-        if point.seconds - saved_at > config.save_every and point.update < config.updates:
-            save(point)
-            saved_at = point.seconds
-        if measured and not np.any(np.isfinite(measured.get("loss", np.zeros(1)))):
-            break
-    return Track(point, reason, found)
+            log = program.lanes.host(point.lane.log)
+            if config.not_finite == "stop" and np.all(log.broke):
+                break
+    skip = config.not_finite == "skip"
+    said = health.said(program.lanes.host(point.lane.log), program.watched, skip)
+    return Track(point, "" if skip else said, found + [f"Updates left out: {said}."] * bool(skip and said))
 
 
 def _lines(method: str, point: training.Point) -> list[dict[str, Any]]:
@@ -266,13 +266,10 @@ def _lines(method: str, point: training.Point) -> list[dict[str, Any]]:
     ]
 
 
-def _not_finite(measured: Mapping[str, np.ndarray], update: int) -> str:
-    """Which seeds have broken, and what first."""
-    for name in ("loss", "gradient_norm", "coverage"):
-        broken = np.flatnonzero(~np.isfinite(measured.get(name, np.zeros(1))))
-        if broken.size:
-            return f"{name} was not finite on seed {', '.join(map(str, broken))} by update {update}."
-    return ""
+def _not_finite(measured: Mapping[str, np.ndarray]) -> str:
+    """Which seeds have lost their coverage, whose metrics say no more."""
+    broken = np.flatnonzero(~np.isfinite(measured.get("coverage", np.zeros(1))))
+    return f"seed {', '.join(map(str, broken))}: coverage is not finite at the end" if broken.size else ""
 
 
 def _tune(bench: Bench, method: Resolved, objective: Any, rate: float, own: Any) -> tuple[float, list[dict[str, float]]]:
@@ -285,11 +282,16 @@ def _tune(bench: Bench, method: Resolved, objective: Any, rate: float, own: Any)
     same = lambda tree: jax.tree.map(lambda x: jnp.repeat(x[:1], config.trials, axis=0), tree)
     rates = rate * jnp.array(configs.RATES[: config.trials])
     rows = same(training.demonstrations(config, bench.task, key, method.reads))
-    lane = lanes.put(training.begin(config, objective, config.updates, same(key), same(bench.start), rates, rows))
-    program = training.build(config, bench.task, objective, config.updates, lanes, lane, method.reads)
-    judge = Judge(config, bench.task, bench.kit, lanes, lane.state.params, [d.name for d in bench.judge.family])
-    *_, point = training.run(program, lane, lambda lane: {}, 1)
-    measured = judge.measure(point.lane.state.params)
+    saves = _saves(config, bench.folder, f"{method.name}-trials")
+    begun = training.begin(config, objective, config.updates, same(key), same(bench.start), rates, rows)
+    lane, start = lasting.resume(saves, begun)
+    ended = lane = lanes.put(lane)
+    if start is None or start.update < config.updates:
+        program = training.build(config, bench.task, objective, config.updates, lanes, lane, method.reads)
+        *_, point = lasting.run(saves, bench.stop, program, lane, start, keep_end=True)
+        ended = point.lane
+    judge = Judge(config, bench.task, bench.kit, lanes, ended.state.params, [d.name for d in bench.judge.family])
+    measured = judge.measure(ended.state.params)
     scores = own(measured) if own and bench.judge.exact else measured["validation_nll"]
     scores = -measured["greedy_accuracy"] if bench.task.mdp.solutions is not None else scores
     scores = np.where(np.isfinite(scores), scores, np.inf)
@@ -312,9 +314,10 @@ def _result(bench: Bench, method: Resolved, claim: Any, program: training.Progra
     final |= {k: v for k, v in program.lanes.host(program.probe(point.lane)).items()}
     write_samples(bench, method.name, sequences, log_q)
     metrics, infinite = results.metrics_of(final)
+    _search(bench)
     best = bench.optima.of(claim) if bench.optima.available and own else None
     sweep = _sweep(bench, params) if method.name == "sft" else []
-    reason = track.reason or _not_finite(final, point.update)
+    reason = track.reason or _not_finite(final)
     return {
         "minimises": claim.minimises,
         "level": claim.level,
@@ -334,6 +337,15 @@ def _result(bench: Bench, method: Resolved, claim: Any, program: training.Progra
         "alarms": track.alarms,
         "temperatures": sweep,
     }
+
+
+def _search(bench: Bench) -> None:
+    """The class's best policies, which no training waits for; always in one order, as each search starts from those before."""
+    names = [method.divergence for method, _ in configs.resolve(bench.config) if method.divergence]
+    if bench.optima.available:
+        if not bench.optima.knows(names):
+            bench.screen.say("Searching the best policies of the class (L-BFGS, double precision) ...")
+        bench.optima.table(names)
 
 
 def _sweep(bench: Bench, params: Any) -> list[dict[str, float]]:
@@ -359,53 +371,3 @@ def write_samples(bench: Bench, name: str, sequences: Any, log_q: Any, shown: in
                 for i, (prompt, text) in enumerate(texts)
             ),
         )
-
-
-# --- after the methods ---------------------------------------------------------------------------------------------
-
-
-def finish(bench: Bench, complete: bool, changed: Mapping[str, Any]) -> None:
-    """Write results, pictures, tables and the report from what is kept in the folder, and show the table."""
-    config, folder, task = bench.config, bench.folder, bench.task
-    names = [method.name for method, _ in configs.resolve(config)]
-    methods = {name: kept for name in names if (kept := folder.method(name))}
-    if not methods:
-        print(f"No method has finished. The same command goes on from here; what is done is in {folder.path}.")
-        return
-    extra = [m["minimises"] for m in methods.values()]
-    table = bench.optima.table(extra) if bench.optima.available else {}
-    start = bench.judge.measure(bench.lanes.put(bench.start))
-    notes = [*task.notes, *([bench.optima.note] if bench.optima.available else [])]
-    whole = results.assemble(
-        configs.as_dict(config), methods, table, bench.expert, start, complete, notes, frontier.points(task)
-    )
-    reference, metric = ("sft" if "sft" in methods else names[0]), tables.rank_by(whole)
-    for name, against in results.compare_with(methods, reference, metric, tables.better(metric)).items():
-        methods[name]["against"] = against
-    whole["methods"] = methods
-    sweep = methods.get("sft", {}).get("temperatures", [])
-
-    results.write_parquet(folder.path / "results.parquet", whole)
-    ranking = tables.ranking(whole)
-    for suffix, form in (("md", tables.markdown), ("csv", tables.comma_separated), ("tex", tables.tex)):
-        (folder.path / f"table.{suffix}").write_text(form(ranking))
-    if config.report:
-        drawn = pictures.every(whole, folder.lines("metrics.jsonl"), sweep, folder.path / "figures")
-        environment = json.loads((folder.path / "environment.json").read_text())
-        report.write(folder.path / "report.html", whole, drawn, folder.lines("samples.jsonl"), environment, changed)
-    write_json(folder.path / "results.json", whole)  # last: it marks the run as finished
-    _show(bench, whole, ranking, complete)
-
-
-def _show(bench: Bench, whole: Mapping[str, Any], ranking: tables.Ranking, complete: bool) -> None:
-    console = bench.screen.console
-    console.print(tables.terminal(ranking, console.width))
-    for name, m in whole["methods"].items():
-        ends = results.describe_ends(m["gap"])
-        if ends and m["level"] != "return":  # what misses a return's optimum is biased, and says so itself
-            console.print(f"{name}: {ends}.", markup=False)
-    where = Path(bench.folder.path) / ("report.html" if bench.config.report else "results.json")
-    if complete:
-        console.print(f"{where.stem.capitalize()}: {where}", markup=False)
-    else:
-        console.print(f"Interrupted. Report so far: {where}. The same command goes on from here.", markup=False)

@@ -65,8 +65,12 @@ class Optima:
         """Sequence-level optima: minimised divergence -> metric -> value."""
         return {name: self._best(name, "sequence", 1.0).metrics for name in dict.fromkeys([*STANDARD, *names])}
 
+    def knows(self, names: list[str]) -> bool:
+        """Whether that table needs no search any more."""
+        return all(_key(name, "sequence", 1.0) in self._known for name in (*STANDARD, *names))
+
     def _best(self, name: str, level: str, share: float) -> Best:
-        key = f"{name} {level} {share:g}"
+        key = _key(name, level, share)
         if key not in self._known:
             value, params, local = self._search(name, level, share)
             end = [] if self._large else [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(params)]
@@ -128,6 +132,10 @@ class Optima:
             return metrics.exact_metrics(family, task.space, p, q, task.mdp.statistics)
 
         return jax.jit(everything)
+
+
+def _key(name: str, level: str, share: float) -> str:
+    return f"{name} {level} {share:g}"
 
 
 def ended_in(values: np.ndarray, best: Best) -> list[int | None]:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 
 from experiments.optimum import NEAR, Best, ended_in
 from fdiv import statistics
@@ -133,4 +131,6 @@ def write_parquet(path: Path, results: Mapping[str, Any]) -> None:
         for metric, found in [*m["metrics"].items(), *([("gap", m["gap"])] if m["gap"] else [])]
         for i, x in enumerate(found["seeds"])
     ]
+    import pyarrow.parquet  # slow to load
+
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)

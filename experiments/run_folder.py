@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -39,6 +40,19 @@ def file_name(method: str) -> str:
     return method.replace(":", "-").replace("/", "-")
 
 
+def unusable(folder: Path, error: OSError) -> UsageError:
+    """What is the matter with a folder in which something could not be read or written, and what to do about it."""
+    problem = {
+        "is on a full disk": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+        "cannot be written": (errno.EROFS, errno.EACCES, errno.EPERM),
+    }
+    said = next((text for text, numbers in problem.items() if error.errno in numbers), f"cannot be used: {error}")
+    fix = {"is on a full disk": "Free some space", "cannot be written": "Make it writable"}.get(said, "See to it")
+    if not Path(folder).exists():
+        said, fix = "has gone", "Bring it back (is its file system mounted?)"
+    return UsageError("out", str(folder), f"{said}.", f"{fix}; what was saved is whole, and the same command goes on from it.")
+
+
 class RunFolder:
     """The folder of one config. Opening it raises `UsageError` if it holds anything else; nothing is then touched."""
 
@@ -69,7 +83,7 @@ class RunFolder:
 
     def create(self, preset: str, changed: dict[str, Any]) -> None:
         """Make the folder and write the config (once) and the environment (at every start)."""
-        for name in ("methods", "figures"):
+        for name in ("methods", "figures", "checkpoints"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         if not (self.path / "config.json").exists():
             write_json(self.path / "config.json", {"preset": preset, "changed": changed, "config": self._identity})

@@ -2,6 +2,7 @@
 
 The limit that a method is held against is sampling alone: as many strings of the same policy, on the same seeds side by
 side, and nothing learned from them. A teacher, where the benchmark has one, is used untrained: its speed is the same.
+`python -m experiments.speed start [PRESET] [flags]` times what comes before the first update.
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ def _method(config, task, kit, lanes, keys, start, method, hyperparameters) -> T
     program = training.build(config, task, objective, config.updates, lanes, lane, method.reads)
 
     def run(lane, count):
-        lane, sums = program.advance(lane, count)
-        return lane, sums["tokens"]
+        lane = program.advance(lane, count, jnp.bool_(True))
+        return lane, lane.log.tokens
 
     return _time(method.name, program.compile_seconds, run, lane)
 
@@ -147,4 +148,8 @@ def _time(name: str, compile_seconds: float, run: Callable, lane) -> Timing:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["start"]:
+        from experiments import start_up
+
+        sys.exit(start_up.main(sys.argv[2:]))
     sys.exit(cli.run(main, "experiments.speed"))

@@ -24,7 +24,7 @@ from fdiv.types import Kit, Model, Policy
 
 LEARNING_RATE = 2e-3
 CLIP = 1.0
-VERSION = 1  # raise it when a change of code changes what is trained
+VERSION = 2  # raise it when a change of code changes what is trained
 
 
 def get(config: Any, reading: Reading, task: Task, say: Callable[[str], None]) -> Model | None:
@@ -54,6 +54,7 @@ def get(config: Any, reading: Reading, task: Task, say: Callable[[str], None]) -
             if "loss" in point.metrics:
                 loss = float(point.metrics["loss"][0]) * own.batch_size * point.update / max(1.0, float(point.tokens[0]))
             say(f"Teacher: {point.update} of {own.updates} updates, {loss:.3f} nats per byte, {point.seconds:.0f} s.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     checkpoints.save(folder, own.updates, point.lane, {"update": own.updates, "loss": loss})
     return Model(policy, jax.tree.map(lambda x: x[0], point.lane.state.params))
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import health, processes
 from experiments.assemble import Task, embedded, make_learner
 from experiments.lanes import Lanes
 from fdiv.types import Kit, LearnerState, Objective, TokenMDP, UsageError
@@ -18,21 +19,23 @@ STRETCH_SECONDS = 2.0  # how long a program runs before the screen and Ctrl-C ge
 
 
 class Lane(NamedTuple):
-    """One run: what it is (state), at which learning rate, and which demonstrations it sees."""
+    """One run: what it is (state), at which learning rate, which demonstrations it sees, and what its updates have left."""
 
     state: LearnerState
     rate: jax.Array
     data_key: jax.Array
     rows: Any  # its fixed demonstrations [N, T], or () for fresh ones
+    log: health.Log
 
 
 class Program(NamedTuple):
     """A method compiled for its lanes."""
 
     lanes: Lanes
-    advance: Callable  # lane, n updates -> lane, means over them
+    advance: Callable  # lane, n updates, whether its log starts anew -> lane
     probe: Callable  # lane -> the method's own metrics
     updates: int
+    watched: tuple[str, ...]  # what is looked at for numbers that are not finite
     compile_seconds: float
 
 
@@ -74,7 +77,7 @@ def begin(config: Any, objective: Objective, updates: int, keys: jax.Array, para
 
     def one(key, params, rate, rows):
         state = make_learner(config, objective, rate, updates).init(jax.random.fold_in(key, 1), params)
-        return Lane(state, rate, jax.random.fold_in(key, 2), rows)
+        return Lane(state, rate, jax.random.fold_in(key, 2), rows, health.empty())
 
     return jax.jit(jax.vmap(one))(keys, params, rates, rows)
 
@@ -84,32 +87,31 @@ def build(
 ) -> Program:
     """Compile a method for lanes laid out by `lanes.put`."""
     rows = source(task.mdp, reads)
+    watched: list[tuple[str, ...]] = []  # names, which are known once the update is traced
 
-    def advance(lane: Lane, count: jax.Array):
+    def advance(lane: Lane, count: jax.Array, fresh: jax.Array):
         learner = make_learner(config, objective, lane.rate, updates)
 
         def one(_, carry):
-            state, sums = carry
+            state, log = carry
             batch = lanes.rows(draw(config, rows, lane.rows, jax.random.fold_in(lane.data_key, state.step)))
-            state, metrics = learner.update(state, batch)
-            kept = jnp.stack([jnp.asarray(metrics[name], jnp.float32) for name in KEPT])
-            return state, sums + kept
+            new, metrics = learner.update(state, batch)
+            state, log, names = health.record(log, state, new, metrics, skip=config.not_finite == "skip")
+            watched.append(names)
+            return state, log
 
-        state, sums = jax.lax.fori_loop(0, count, one, (lane.state, jnp.zeros(len(KEPT))))
-        return lane._replace(state=state), dict(zip(KEPT, sums))
+        state, log = jax.lax.fori_loop(0, count, one, (lane.state, health.since_evaluation(lane.log, fresh)))
+        return lane._replace(state=state, log=log)
 
     def probe(lane: Lane):
         state, key = lane.state, jax.random.fold_in(lane.data_key, -1 - lane.state.step)
         batch = lanes.rows(draw(config, rows, lane.rows, key))
         metrics = objective.prepare(key, state.params, state.aux, batch)[2]
-        return {name: value for name, value in metrics.items() if name not in KEPT}
+        return {name: value for name, value in metrics.items() if name not in (*health.MEANS, "tokens")}
 
-    advance, seconds = lanes.compile(advance, lane, jnp.int32(1), shared=(1,), donate=(0,))
+    advance, seconds = lanes.compile(advance, lane, jnp.int32(1), jnp.bool_(True), shared=(1, 2), donate=(0,))
     probe, more = lanes.compile(probe, lane)
-    return Program(lanes, advance, probe, updates, seconds + more)
-
-
-KEPT = ("loss", "gradient_norm", "tokens")
+    return Program(lanes, advance, probe, updates, watched[-1], seconds + more)
 
 
 class Point(NamedTuple):
@@ -127,29 +129,24 @@ def run(
 ) -> Iterator[Point]:
     """Train to the end, yielding after every stretch; from `start` (its `lane` included) where a run goes on."""
     done, seconds = (start.update, start.seconds) if start else (0, 0.0)
-    tokens = start.tokens if start else np.zeros(program.lanes.count)
     early = program.updates / points * np.array([0.125, 0.25, 0.5])  # most of a curve happens at its beginning
     stops = np.unique(np.concatenate([np.linspace(0, program.updates, points + 1), early if points > 1 else []]).astype(int))
+    tokens = start.tokens if start else np.zeros(program.lanes.count)
+    before = tokens if done in stops else tokens - program.lanes.host(lane.log).tokens  # up to the last evaluation
     if start is None:
         yield Point(0, 0.0, tokens, evaluate(lane), lane)
     pace = None
-    sums, since = _none(), 0
     while done < program.updates:
         left = int(stops[np.searchsorted(stops, done, side="right")]) - done
         count = left if pace is None and left < 20 else min(left, max(1, int(STRETCH_SECONDS / (pace or 0.1))))
+        count = processes.first(count)
         began = time.perf_counter()
-        lane, new = jax.block_until_ready(program.advance(lane, jnp.int32(count)))
+        lane = jax.block_until_ready(program.advance(lane, jnp.int32(count), jnp.bool_(done in stops)))
         spent = time.perf_counter() - began
         pace, done, seconds = spent / count, done + count, seconds + spent
-        new = program.lanes.host(new)
-        sums, since = {name: sums[name] + new[name] for name in KEPT}, since + count
-        tokens = tokens + new["tokens"]
-        metrics = None
+        log = program.lanes.host(lane.log)
+        tokens, metrics = before + log.tokens, None
         if done in stops:
-            metrics = evaluate(lane) | {name: sums[name] / since for name in ("loss", "gradient_norm")}
-            sums, since = _none(), 0
+            means = np.where(log.used > 0, log.sums.T / np.maximum(log.used, 1), np.nan)
+            metrics, before = evaluate(lane) | dict(zip(health.MEANS, means)), tokens
         yield Point(done, seconds, tokens, metrics, lane)
-
-
-def _none() -> dict[str, float]:
-    return dict.fromkeys(KEPT, 0.0)

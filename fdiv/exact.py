@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from scipy.optimize import minimize
 
 from fdiv import tokens as tk
 from fdiv.types import PAD, Divergence, Level, Model, Objective, Params, Policy, Rollout, Sequences, UsageError
@@ -236,6 +235,8 @@ def best_policy(
     Minima whose values differ by less than `apart` count as one. The losses are traced in float64: give them numpy
     float64 constants. Source: Liu & Nocedal 1989, through scipy.
     """
+    from scipy.optimize import minimize  # slow to load, and training does without it
+
     with jax.enable_x64(True):
         initial = [jax.tree.map(lambda x: np.asarray(x, np.float64), params) for params in initial]
         _, unravel = ravel_pytree(initial[0])

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 
-from experiments import checkpoints, cli, compare, head_to_head, training
+from experiments import cli, compare
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -99,46 +97,6 @@ def test_a_finished_run_is_not_run_again(whole, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
 
 
-def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(whole, tmp_path, monkeypatch, capsys):
-    """Stopped inside the second method; the whole then equals the undisturbed run to the bit."""
-    out, original = tmp_path / "run", training.run
-
-    def interrupted(program, *rest, **more):
-        for point in original(program, *rest, **more):
-            if (out / "methods" / "sft.json").exists() and point.update >= 20:
-                os.kill(os.getpid(), signal.SIGINT)
-            yield point
-
-    monkeypatch.setattr(training, "run", interrupted)
-    assert run(*METHODS, out=out) == head_to_head.INTERRUPTED_EXIT
-    assert results(out)["complete"] is False
-    assert set(results(out)["methods"]) == {"sft"}
-    assert "goes on from here" in capsys.readouterr().out.replace("\n", " ")
-    monkeypatch.setattr(training, "run", original)
-    assert run(*METHODS, out=out) == 0
-    assert "js: goes on from update 20" in capsys.readouterr().out
-    assert finals(out) == finals(whole)
-    assert curve(out) == curve(whole)
-
-
-def test_kill_nine_loses_nothing_but_time(whole, tmp_path):
-    out = tmp_path / "run"
-    command = [sys.executable, "-m", "experiments.compare", *SMALL, *METHODS, "--save-every", "0", "--out", str(out)]
-    slow = "import experiments.training as t, time, runpy, sys; o=t.run\n" + (
-        "def run(*a, **k):\n for p in o(*a, **k):\n  yield p\n  time.sleep(0.3)\n"
-        "t.run=run\nsys.argv=sys.argv[1:]\nrunpy.run_module('experiments.compare', run_name='__main__')"
-    )
-    with subprocess.Popen([sys.executable, "-c", slow, *command[2:]], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while not list(out.glob("checkpoints/gail/0*/about.json")) and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.02)
-        assert process.poll() is None, "it ended before it could be killed"
-        process.kill()
-    assert run(*METHODS, "--save-every", "0", out=out) == 0
-    assert finals(out) == finals(whole)
-    assert curve(out) == curve(whole)
-
-
 def test_four_devices_give_what_one_gives(whole, tmp_path):
     """Seeds mapped over forced host devices; five would not divide, and neither do three over four."""
     out = tmp_path / "run"
@@ -189,22 +147,6 @@ def test_fixed_demonstrations_trials_and_a_full_class(tmp_path):
         assert len(m["trials"]) == 2
         assert m["learning_rate"] in [t["learning_rate"] for t in m["trials"]]
         assert m["learning_rate"] == min(m["trials"], key=lambda t: t["score"])["learning_rate"]
-
-
-def test_damaged_checkpoints_are_set_aside(tmp_path):
-    lane = {"a": np.arange(6.0), "b": np.ones((2, 3), np.float32)}
-    for step in (1, 2):
-        checkpoints.save(tmp_path, step, lane, {"update": step})
-    assert checkpoints.restore(tmp_path, lane)[1]["update"] == 2
-    about = tmp_path / "000000002" / "about.json"
-    about.write_text(about.read_text().replace('"checksum": "', '"checksum": "0'))
-    again, kept = checkpoints.restore(tmp_path, lane)
-    assert kept["update"] == 1
-    np.testing.assert_array_equal(again["a"], lane["a"])
-    assert [p.name for p in tmp_path.glob("damaged-*")] == ["damaged-000000002"]
-    checkpoints.save(tmp_path, 3, lane, {"update": 3})
-    next((tmp_path / "000000003").glob("arrays/**/*manifest*")).unlink()
-    assert checkpoints.restore(tmp_path, lane)[1]["update"] == 1
 
 
 def test_text_end_to_end(tmp_path):

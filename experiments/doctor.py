@@ -1,0 +1,201 @@
+"""Is this machine ready? `python -m experiments.doctor [--out DIR] [--cache DIR]`
+
+A line for each thing that a run needs: ok with what was found, or what to do about it. Exit code 0 when all is ok, 1 otherwise.
+A laptop without SLURM is ok: it is needed for sweeps on a cluster alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+PYTHON, JAX = (3, 11), (0, 10, 2)
+FREE = 2 << 30  # bytes: a run of the presets with its cache takes far less
+
+
+class Trouble(Exception):
+    """What to do about something that is not ok."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Look at everything that a run needs, and say what is missing."""
+
+    out: Path = Path("runs")
+    """Folder that runs are to go to."""
+    cache: Path | None = None
+    """Where teachers and compiled programs are kept; none: $FDIV_CACHE, or ~/.cache/fdiv."""
+
+
+def check_python(options: Options) -> str:
+    if sys.version_info < PYTHON:
+        raise Trouble(f"{platform.python_version()} is too old: install Python 3.11 or newer and make a new environment.")
+    return platform.python_version()
+
+
+def check_jax(options: Options) -> str:
+    import jax
+    import jaxlib
+
+    if jax.__version_info__ < JAX:
+        raise Trouble(f"{jax.__version__} is too old: pip install -c constraints.txt -e .")
+    return f"{jax.__version__}, jaxlib {jaxlib.__version__}"
+
+
+def check_devices(options: Options) -> str:
+    import jax
+
+    found = jax.devices()
+    if found[0].platform == "cpu" and shutil.which("nvidia-smi"):
+        raise Trouble(
+            "there is a GPU that JAX does not see: pip install -c constraints.txt -e '.[cuda13]', and look at nvidia-smi."
+        )
+    return f"{len(found)} x {found[0].device_kind}"
+
+
+def check_attention(options: Options) -> str:
+    """The platform's kernel against the plain formula, forward and backward."""
+    import jax
+    import numpy as np
+
+    kernel = "cudnn" if jax.default_backend() == "gpu" else "xla"
+    x = jax.random.normal(jax.random.key(0), (2, 128, 4, 64), "bfloat16" if kernel == "cudnn" else "float32")
+
+    def slope(name: str):
+        attend = lambda x: (
+            jax.nn.dot_product_attention(x, x, x, is_causal=True, implementation=name).astype("float32") ** 2
+        ).sum()
+        return np.asarray(jax.jit(jax.grad(attend))(x), np.float32)
+
+    try:
+        apart = float(np.abs(slope(kernel) - slope("xla")).max())
+    except Exception as error:
+        raise Trouble(f"{kernel} fails ({type(error).__name__}): update the driver and '.[cuda13]'.") from error
+    if apart > 0.5:
+        raise Trouble(f"{kernel} is {apart:.2g} away from the plain formula: update the driver and '.[cuda13]'.")
+    return kernel
+
+
+def check_output(options: Options) -> str:
+    return _writable(options.out, "--out")
+
+
+def check_cache(options: Options) -> str:
+    from experiments.devices import cache_folder
+
+    return _writable(cache_folder(options.cache), "--cache or $FDIV_CACHE")
+
+
+def check_disk(options: Options) -> str:
+    free = shutil.disk_usage(_existing(options.out)).free
+    if free < FREE:
+        raise Trouble(f"{free / 1e9:.1f} GB free for {options.out}: make room, or give another --out.")
+    return f"{free / 1e9:.0f} GB free for {options.out}"
+
+
+def check_slurm(options: Options) -> str:
+    if shutil.which("sbatch") is None:
+        return "not found; sweeps run here, with sweep run --local"
+    try:
+        said = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+        subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Trouble("sbatch is there and the controller does not answer: ask scontrol ping, or the site's staff.") from error
+    return said
+
+
+def check_training(options: Options) -> str:
+    """Ten updates of the smallest task, saved and restored in the output folder."""
+    import jax
+    import numpy as np
+
+    from experiments import checkpoints
+
+    ended = _ten_updates()
+    with tempfile.TemporaryDirectory(dir=_existing(options.out)) as folder:
+        checkpoints.save(Path(folder), 10, ended, {})
+        kept = checkpoints.restore(Path(folder), ended)
+    same = kept is not None and all(map(np.array_equal, *(jax.tree.leaves(x.state.params) for x in (kept[0], ended))))
+    if not same or int(ended.state.step[0]) != 10 or int(ended.log.broke[0]):
+        raise Trouble("ten updates do not come out as they should: run make test, and report what fails.")
+    loss = np.asarray(ended.log.sums / ended.log.used[:, None])[0, 0]
+    return f"ten updates, mean loss {loss:.3f}, saved and restored"
+
+
+CHECKS: dict[str, Callable[[Options], str]] = {
+    "Python": check_python,
+    "jax": check_jax,
+    "devices": check_devices,
+    "attention kernel": check_attention,
+    "output folder": check_output,
+    "cache folder": check_cache,
+    "disk": check_disk,
+    "SLURM": check_slurm,
+    "training": check_training,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print a line for each check; 1 where one is not ok."""
+    import tyro
+
+    options = tyro.cli(Options, prog="python -m experiments.doctor", args=argv)
+    return int(not all([_line(name, check, options) for name, check in CHECKS.items()]))
+
+
+def _line(name: str, check: Callable[[Options], str], options: Options) -> bool:
+    try:
+        print(f"{name:<17} ok   {check(options)}", flush=True)
+    except Trouble as trouble:
+        print(f"{name:<17} --   {trouble}", flush=True)
+    except Exception as error:
+        print(f"{name:<17} --   {type(error).__name__}: {error}"[:300], flush=True)
+    else:
+        return True
+    return False
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.is_dir())
+
+
+def _writable(folder: Path, flag: str) -> str:
+    place = _existing(folder)
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"1" * 4096)
+            file.flush()
+    except OSError as error:
+        raise Trouble(f"{place} cannot be written ({error.strerror}): give another with {flag}.") from error
+    return f"{folder} can be {'written' if place == folder.absolute() else 'made'}"
+
+
+def _ten_updates():
+    """The lane after ten updates of likelihood training on a small two-template language."""
+    import jax
+    import jax.numpy as jnp
+
+    from experiments import assemble, training
+    from experiments.config import Config, resolve
+    from experiments.lanes import Lanes
+    from fdiv.benchmarks import TwoTemplate
+
+    config = Config(TwoTemplate(vocab=2, horizon=3), methods=("sft",), seeds=1, updates=10, batch_size=32)
+    task = assemble.task(config)
+    kit, keys, lanes = assemble.kit(config, task), assemble.seed_keys(config, 1), Lanes(1, jax.local_devices()[:1])
+    ((method, hyperparameters),) = resolve(config)
+    objective = method.build(hyperparameters, kit)
+    rates = jnp.full(1, config.learning_rate)
+    start = training.starts(config, task, kit, keys)
+    lane = lanes.put(training.begin(config, objective, 10, keys, start, rates, ()))
+    return training.build(config, task, objective, 10, lanes, lane).advance(lane, jnp.int32(10), jnp.bool_(True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
