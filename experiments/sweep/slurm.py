@@ -114,7 +114,8 @@ def _array(sweep: SweepFolder, site: Site, shares: list[list[int]], dry_run: boo
     number = len(list(folder.glob("[0-9]*.json"))) + 1
     place = folder / f"{number:04d}.sbatch"
     words = [f"--array=0-{len(shares) - 1}%{site.concurrent}", str(place), str(sweep.path), "--share", str(number)]
-    words += ["--launcher", "srun --overlap"] if (site.nodes or 1) > 1 else []
+    if (site.nodes or 1) > 1:  # in so many words: the worker is itself a step, of one node, and srun would take that over
+        words += ["--launcher", f"srun --overlap --kill-on-bad-exit=1 --nodes={site.nodes} --ntasks={site.nodes}"]
     command = ["sbatch", "--parsable", *words, "--lapse", str(sweep.lapse)]
     print(f"{shlex.join(command)}\n" + (f"\n{script}" if dry_run else ""), end="")
     if dry_run:

@@ -87,4 +87,15 @@ def test_cancelled_in_the_middle_and_resumed(tmp_path, whole):
     done_as(whole, out)
 
 
-# A step over two nodes with jax.distributed, equal to the run of one process, belongs here: slurm/multi_node.sbatch.
+def test_a_line_over_two_nodes_is_the_line_of_one_process(tmp_path):
+    """Each line is a step of two processes that jax.distributed joins, half of every batch on each."""
+    grid = {"preset": "two-template", "flags": TINY | {"updates": 20, "evaluations": 1, "methods": ["sft", "gail"]}}
+    one, two = planned(tmp_path / "1", grid), planned(tmp_path / "2", grid | {"list": [{"devices.data": -1}]})
+    sweep("run", one, "--local", 1)
+    sweep("submit", two, "--partition", "main", "--nodes", 2)
+    wait("both nodes", 200, lambda: states(two)["done"] == 1)
+    assert "2 x cpu" in (two / "logs" / "0000.log").read_text()
+    for method, found in finals(two).items():
+        for metric, values in finals(one)[method]["metrics"].items():
+            assert found["metrics"][metric]["seeds"] == pytest.approx(values["seeds"], abs=1e-5), (method, metric)
+    wait("the end of the job", 30, lambda: not queue())
