@@ -4,13 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: compare test speed lint clean
+.PHONY: compare test test-slurm test-long speed lint clean
 
 compare: $(READY)
 	$(BIN)/python -m experiments.compare two-template
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
+
+# a SLURM of its own comes up for it (root, once, for the packages); 3 says that this machine cannot host one
+test-slurm: $(READY)
+	slurm/local.sh install
+	$(BIN)/python -m pytest tests/long/test_slurm.py
+
+# kills, meshes, the 200-run sweep, SLURM: under 45 minutes on two cores; what needs a SLURM is skipped, and said, without one
+test-long: $(READY)
+	$(BIN)/python -m pytest -rs tests/long
 
 speed: $(READY)
 	$(BIN)/python -m experiments.speed two-template

@@ -76,6 +76,8 @@ class Common:
     """Most strings to enumerate; 0 turns exact values off and estimates instead."""
     optimum_starts: int = 12
     """Random starts of the search for the best policy in the class."""
+    report: bool = True
+    """Draw the figures and write report.html; a sweep, which draws one of all its runs, can do without."""
     save_every: float = 30.0
     """Seconds between checkpoints."""
     keep: int = 2
@@ -102,13 +104,8 @@ Config = dataclasses.make_dataclass(
 
 replace = dataclasses.replace
 RATES = (1.0, 1 / 3, 3.0, 0.1, 10.0)  # what --trials multiplies the learning rate by, in this order
-WHERE_ONLY = (
-    "out",
-    "devices",
-    "save_every",
-    "keep",
-    "cache",
-)  # fields that change where and how a run lives, not what it computes
+# fields that change where and how a run lives, not what it computes
+WHERE_ONLY = ("out", "devices", "save_every", "keep", "cache", "report")
 
 
 def resolve(config: Any) -> list[tuple[Resolved, Any]]:

@@ -36,14 +36,15 @@ def finish(bench: Any, complete: bool, changed: Mapping[str, Any]) -> None:
     whole["methods"] = methods
     sweep = methods.get("sft", {}).get("temperatures", [])
 
-    write_json(folder.path / "results.json", whole)
     results.write_parquet(folder.path / "results.parquet", whole)
     ranking = tables.ranking(whole)
     for suffix, form in (("md", tables.markdown), ("csv", tables.comma_separated), ("tex", tables.tex)):
         (folder.path / f"table.{suffix}").write_text(form(ranking))
-    drawn = pictures.every(whole, folder.lines("metrics.jsonl"), sweep, folder.path / "figures")
-    environment = json.loads((folder.path / "environment.json").read_text())
-    report.write(folder.path / "report.html", whole, drawn, folder.lines("samples.jsonl"), environment, changed)
+    if config.report:
+        drawn = pictures.every(whole, folder.lines("metrics.jsonl"), sweep, folder.path / "figures")
+        environment = json.loads((folder.path / "environment.json").read_text())
+        report.write(folder.path / "report.html", whole, drawn, folder.lines("samples.jsonl"), environment, changed)
+    write_json(folder.path / "results.json", whole)  # last: it marks the run as finished
     _show(bench, whole, ranking, complete)
 
 
@@ -54,8 +55,8 @@ def _show(bench: Any, whole: Mapping[str, Any], ranking: tables.Ranking, complet
         ends = results.describe_ends(m["gap"])
         if ends and m["level"] != "return":  # what misses a return's optimum is biased, and says so itself
             console.print(f"{name}: {ends}.", markup=False)
-    where = Path(bench.folder.path) / "report.html"
+    where = Path(bench.folder.path) / ("report.html" if bench.config.report else "results.json")
     if complete:
-        console.print(f"Report: {where}", markup=False)
+        console.print(f"{where.stem.capitalize()}: {where}", markup=False)
     else:
         console.print(f"Interrupted. Report so far: {where}. The same command goes on from here.", markup=False)

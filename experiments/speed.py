@@ -84,7 +84,7 @@ def _setup(config, lanes):
     return task, kit, lanes, keys, training.starts(config, task, kit, keys)
 
 
-def _method(config, task, kit, lanes, keys, start, method, hyperparameters) -> Timing:
+def _method(config, task, kit, lanes, keys, start, method, hyperparameters, repetitions: int = REPETITIONS) -> Timing:
     import jax.numpy as jnp
 
     from experiments import training
@@ -99,7 +99,7 @@ def _method(config, task, kit, lanes, keys, start, method, hyperparameters) -> T
         lane = program.advance(lane, count, jnp.bool_(True))
         return lane, lane.log.tokens
 
-    return _time(method.name, program.compile_seconds, run, lane)
+    return _time(method.name, program.compile_seconds, run, lane, repetitions)
 
 
 def _sampling(config, task, kit, lanes, keys, start) -> Timing:
@@ -127,7 +127,7 @@ def _sampling(config, task, kit, lanes, keys, start) -> Timing:
     return _time("sampling alone", seconds, run, lane)
 
 
-def _time(name: str, compile_seconds: float, run: Callable, lane) -> Timing:
+def _time(name: str, compile_seconds: float, run: Callable, lane, repetitions: int = REPETITIONS) -> Timing:
     """Repetitions of about a second each; the lanes that fill up the last device count as they cost."""
     import jax
     import jax.numpy as jnp
@@ -140,7 +140,7 @@ def _time(name: str, compile_seconds: float, run: Callable, lane) -> Timing:
     lane, _, _ = timed(lane, 1)
     lane, pace, _ = timed(lane, 3)
     count, found, per = max(1, round(SECONDS / pace)), [], []
-    for _ in range(REPETITIONS):
+    for _ in range(repetitions):
         lane, seconds, tokens = timed(lane, count)
         found.append(seconds)
         per.append(tokens)

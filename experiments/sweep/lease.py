@@ -1,0 +1,119 @@
+"""Who works on what: a lock that lapses when its holder stops beating, safe on a network file system.
+
+A lease on NAME is the file NAME.0001; whoever takes it over makes NAME.0002, and so on. A file is only ever made with O_EXCL,
+never renamed or removed, so of any number of workers that see the same lapsed lease exactly one gets the next. Ages are taken
+on the file server's clock, from a file just written there: the clocks of the hosts do not matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FREE, DIED = "free", "died"  # what the file of a lease that was given back, or whose holder is known to be dead, says
+
+
+class Seen(NamedTuple):
+    """The newest lease on a name, as it stood when the folder was read."""
+
+    generation: int
+    holder: Mapping[str, Any] | None  # {host, pid, job}; none where it was given back
+    age: float  # seconds since its last beat
+    deaths: int  # earlier holders, and this one if it lapsed, that never gave it back
+
+    def held(self, seconds: float) -> bool:
+        """Whether somebody may be working."""
+        return self.holder is not None and self.age <= seconds
+
+
+class Lease:
+    """A name held by this process. `beat` it several times per lapse; `give_back` when done."""
+
+    def __init__(self, path: Path, seconds: float):
+        self.path, self.seconds, self._beaten = path, seconds, time.monotonic()
+
+    def beat(self) -> bool:
+        """Go on holding it; False when it was lost: it lapsed while this process was stopped, or another has taken over."""
+        if time.monotonic() - self._beaten > self.seconds or _next(self.path).exists():
+            return False
+        os.utime(self.path)
+        self._beaten = time.monotonic()
+        return True
+
+    def give_back(self) -> None:
+        """Let others have it at once."""
+        self.path.write_text(FREE)
+
+
+def take(folder: Path, name: str, seconds: float, seen: Seen | None) -> Lease | None:
+    """The lease on a name that nobody holds, or None when another was faster. `seen`: its entry of `read`."""
+    if seen and seen.held(seconds):
+        return None
+    path = folder / f"{name}.{(seen.generation if seen else 0) + 1:04d}"
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return None
+    with os.fdopen(descriptor, "w") as file:
+        file.write(json.dumps(me()))
+    return Lease(path, seconds)
+
+
+def read(folder: Path, seconds: float) -> dict[str, Seen]:
+    """The newest lease on every name."""
+    newest: dict[str, Seen] = {}
+    now = _now(folder)
+    for path in sorted(folder.glob("*.[0-9]*")):
+        name, _, generation = path.name.rpartition(".")
+        before = newest.get(name)
+        text, age = path.read_text(), now - path.stat().st_mtime
+        holder = _holder(text)
+        died = text == DIED or (holder is not None and age > seconds)
+        newest[name] = Seen(int(generation), holder, age, (before.deaths if before else 0) + died)
+    return newest
+
+
+def bury(folder: Path, mark: str = DIED, **who: Any) -> int:
+    """Mark every lease of a holder of this pid, job or host that is known to be gone, so that nobody waits for it; how many."""
+    holders = {path: _holder(path.read_text()) for path in folder.glob("*.[0-9]*")}
+    gone = [path for path, holder in holders.items() if holder and who.items() <= holder.items()]
+    for path in gone:
+        path.write_text(mark)
+    return len(gone)
+
+
+def forgive(folder: Path) -> None:
+    """Count no deaths from here on."""
+    for path in folder.glob("*.[0-9]*"):
+        if path.read_text() == DIED or _next(path).exists():
+            path.write_text(FREE)
+
+
+def me() -> dict[str, Any]:
+    """This process, as others will know it."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
+
+
+def _next(path: Path) -> Path:
+    name, _, generation = path.name.rpartition(".")
+    return path.with_name(f"{name}.{int(generation) + 1:04d}")
+
+
+def _holder(text: str) -> Any:
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
+    return None if text in (FREE, DIED) else {}  # being written: somebody's
+
+
+def _now(folder: Path) -> float:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
+        file.write(b".")
+        file.flush()
+        return os.fstat(file.fileno()).st_mtime

@@ -1,0 +1,113 @@
+"""From a grid to a plan: every line resolved and checked before anything is written."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import cli
+from experiments import config as configs
+from experiments.sweep import grid
+from experiments.sweep.folder import PARTS, SweepFolder, write_whole
+from fdiv.types import UsageError
+
+PROGRAM = "experiments.compare"
+OWN = ("out", "cache")  # flags that a line does not choose
+
+
+def make(source: Path, out: Path, imports: Sequence[str] = ()) -> tuple[SweepFolder, int]:
+    """Write the plan of a grid into a new folder; the sweep, and how many points were the same run as an earlier one.
+
+    Raises `UsageError` for a point that cannot be run, and for a folder that holds anything but this very plan.
+    """
+    points = grid.expand(grid.read(source))
+    if not points:
+        raise UsageError("grid", str(source), "has no point left.", "Skip fewer.")
+    lines = _axes_only(_distinct([resolve(number, point, imports) for number, point in enumerate(points)]))
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    _refuse_if_taken(out, text)
+    for part in PARTS:
+        (out / part).mkdir(parents=True, exist_ok=True)
+    write_whole(out / "plan.jsonl", text)
+    return SweepFolder(out), len(points) - len(lines)
+
+
+def resolve(number: int, point: grid.Point, imports: Sequence[str] = ()) -> dict[str, Any]:
+    """A line of the plan: preset, flags, the point with its values as resolved, and the config."""
+    point = dict(point)
+    preset = point.pop("preset", None)
+    words = list(_words(point))
+    shown = f"{preset} {' '.join(words)}".strip()
+    if preset is None:
+        raise UsageError("grid", shown, "names no preset.", f"Give one of {', '.join(cli.presets())} as preset.")
+    for flag in point:
+        if flag.replace("-", "_") in OWN:
+            raise UsageError("grid", flag, "is the sweep's own to choose.", "Drop it.")
+    config = parsed(preset, words, f"point {number} ({shown})")
+    identity = json.loads(json.dumps(configs.identity(config), default=str))
+    flat = configs.flatten(identity) | {"preset": preset}
+    values = {"preset": preset} | {flag: flat.get(flag.replace("-", "_"), value) for flag, value in point.items()}
+    return {"line": number, "preset": preset, "flags": words, "point": values, "imports": list(imports), "config": identity}
+
+
+def parsed(preset: str, words: Sequence[str], where: str) -> Any:
+    """The config of a line; what is wrong with it is said with `where` it stands."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            _, config = cli.parse(PROGRAM, [preset, *words])
+        configs.check(config, cli.presets()[preset][1])
+        _build(configs.replace(config, seed=0, seeds=1, learning_rate=1.0, updates=1, evaluations=1, out=Path()))
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.field}", error.value, error.problem, error.fix) from error
+    except SystemExit as error:  # tyro's own way out
+        reason = " ".join("".join(c for c in said.getvalue() if c.isascii()).split())
+        raise UsageError("grid", where, reason, "Names and values are those of the flags.") from error
+    return config
+
+
+@functools.cache
+def _build(config: Any) -> None:
+    """Refuse what can only be told from the task itself: strings too many to enumerate, a law that is not known."""
+    from experiments import assemble
+
+    reading = assemble.data(config)
+    task = assemble.task(config, reading)
+    kit = assemble.kit(config, task)
+    for method, hyperparameters in configs.resolve(config) if reading is None else ():  # text has its teacher only in the run
+        method.build(hyperparameters, kit)
+
+
+def _words(point: grid.Point):
+    for flag, value in point.items():
+        yield f"--{flag.replace('_', '-')}"
+        yield from map(str, value) if isinstance(value, (list, tuple)) else [str(value)]
+
+
+def _distinct(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the points whose run an earlier one is already, numbered anew."""
+    kept = {json.dumps([line["config"], line["imports"]], sort_keys=True): line for line in reversed(lines)}
+    first = sorted(kept.values(), key=lambda line: line["line"])
+    return [line | {"line": number} for number, line in enumerate(first)]
+
+
+def _axes_only(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each line's point without what is the same in all of them."""
+    said = [{flag: json.dumps(value) for flag, value in line["point"].items()} for line in lines]
+    varied = [flag for flag in dict.fromkeys(f for one in said for f in one) if len({one.get(flag) for one in said}) > 1]
+    return [line | {"point": {flag: line["point"][flag] for flag in varied if flag in line["point"]}} for line in lines]
+
+
+def _refuse_if_taken(out: Path, text: str) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError("out", str(out), "is a file.", "Give a folder.")
+    held = out / "plan.jsonl"
+    if held.exists() and held.read_text() != text:
+        raise UsageError("out", str(out), "holds another plan.", "Give another folder, or that plan's grid.")
+    if not held.exists() and out.exists() and any(out.iterdir()):
+        raise UsageError("out", str(out), "holds files that are no sweep's.", "Give a new or empty folder.")

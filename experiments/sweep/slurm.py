@@ -1,0 +1,169 @@
+"""A sweep on SLURM: what is missing becomes an array of tasks, each with a share of the lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.sweep import lease
+from experiments.sweep.folder import SweepFolder, write_whole
+from fdiv.types import UsageError
+
+TEMPLATE = Path(__file__).resolve().parents[2] / "slurm" / "array.sbatch"
+LARGEST = 1000  # tasks in an array; SLURM's own default limit is 1001
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """What a cluster is told. None leaves its default; a YAML file of the same names can hold all of it (--site)."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    time: str | None = None
+    """Limit of a task, as SLURM writes it: 4:00:00."""
+    mem: str | None = None
+    """Memory of a node, such as 16G."""
+    cpus_per_task: int | None = None
+    gpus_per_node: int | None = None
+    nodes: int | None = None
+    """Nodes of a task; with more than one, each line is a step over all of them."""
+    signal: int | None = None
+    """Seconds before the limit at which a run saves and leaves."""
+    concurrent: int = 16
+    """Most tasks at once."""
+    lines_per_task: int = 1
+    """Lines that a task runs, one after another in one process."""
+    setup: str = ""
+    """Shell lines before the run, such as `module load cuda`."""
+
+
+def read_site(path: Path | None, flags: Site) -> Site:
+    """The site of a file, with what the flags say instead of it."""
+    import yaml
+
+    if path is None:
+        return flags
+    try:
+        said = yaml.safe_load(path.read_text()) or {}
+        known = {field.name for field in dataclasses.fields(Site)}
+        unknown = set(said) - known
+    except (OSError, yaml.YAMLError, TypeError) as error:
+        raise UsageError("site", str(path), "cannot be read.", "Give a YAML file of names and values.") from error
+    if unknown:
+        raise UsageError(
+            "site", ", ".join(sorted(unknown)), "is nothing that a site has.", f"Known: {', '.join(sorted(known))}."
+        )
+    default = Site()
+    changed = {k: v for k, v in dataclasses.asdict(flags).items() if v != getattr(default, k)}
+    return Site(**said | changed)
+
+
+def render(site: Site, sweep: SweepFolder) -> str:
+    """The script: the template with the site's options, its own where the site is silent."""
+    options = {
+        k.replace("_", "-"): v
+        for k, v in dataclasses.asdict(site).items()
+        if v is not None and k not in ("concurrent", "lines_per_task", "setup", "signal")
+    }
+    options |= {"signal": f"USR1@{site.signal}"} if site.signal is not None else {}
+    options |= {"output": f"{(sweep.path / 'slurm').resolve()}/%A_%a.log"}
+    first, *rest = TEMPLATE.read_text().splitlines()
+    kept = [text for text in rest if not any(text.startswith(f"#SBATCH --{name}=") for name in options)]
+    script = "\n".join([first, *(f"#SBATCH --{name}={value}" for name, value in options.items()), *kept]) + "\n"
+    return script.replace("${FDIV_PYTHON:-python}", shlex.quote(sys.executable)).replace("# (site)", site.setup)
+
+
+def submit(sweep: SweepFolder, site: Site, dry_run: bool = False) -> list[str]:
+    """Queue the lines that are neither done, nor at work, nor in the queue already; the numbers of the jobs.
+
+    A second call finds nothing to queue. Two calls at once: the second is refused.
+    """
+    if not dry_run and not shutil.which("sbatch"):
+        raise UsageError(
+            "dir", str(sweep.path), "there is no sbatch here to submit it with.", "Use a login node, or run --local N."
+        )
+    if dry_run:
+        return _submit(sweep, site, dry_run)
+    held = lease.take(sweep.leases, "submit", sweep.lapse, lease.read(sweep.leases, sweep.lapse).get("submit"))
+    if held is None:
+        raise UsageError("dir", str(sweep.path), "is being submitted by another process.", "Wait for it.")
+    try:
+        return _submit(sweep, site, dry_run)
+    finally:
+        held.give_back()
+
+
+def _submit(sweep: SweepFolder, site: Site, dry_run: bool) -> list[str]:
+    waiting, size = queued(sweep), max(1, site.lines_per_task)
+    numbers = [line["line"] for line in sweep.idle_lines() if line["line"] not in waiting]
+    shares = [numbers[i : i + size] for i in range(0, len(numbers), size)]
+    arrays = [shares[i : i + LARGEST] for i in range(0, len(shares), LARGEST)]
+    return [_array(sweep, site, array, dry_run) for array in arrays]
+
+
+def _array(sweep: SweepFolder, site: Site, shares: list[list[int]], dry_run: bool) -> str:
+    script, folder = render(site, sweep), sweep.path / "slurm"
+    number = len(list(folder.glob("[0-9]*.json"))) + 1
+    place = folder / f"{number:04d}.sbatch"
+    words = [f"--array=0-{len(shares) - 1}%{site.concurrent}", str(place), str(sweep.path), "--share", str(number)]
+    if (site.nodes or 1) > 1:  # in so many words: the worker is itself a step, of one node, and srun would take that over
+        words += ["--launcher", f"srun --overlap --kill-on-bad-exit=1 --nodes={site.nodes} --ntasks={site.nodes}"]
+    command = ["sbatch", "--parsable", *words, "--lapse", str(sweep.lapse)]
+    print(f"{shlex.join(command)}\n" + (f"\n{script}" if dry_run else ""), end="")
+    if dry_run:
+        return ""
+    write_whole(place, script)
+    record = {"job": None, "shares": shares, "site": dataclasses.asdict(site)}
+    write_whole(place.with_suffix(".json"), json.dumps(record) + "\n")  # before it can start
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        place.with_suffix(".json").unlink()
+        raise UsageError("sbatch", " ".join(words), f"was refused: {done.stderr.strip()}.", "See docs/cluster.md.")
+    job = done.stdout.strip().split(";")[0]
+    write_whole(place.with_suffix(".json"), json.dumps(record | {"job": job}) + "\n")
+    return job
+
+
+def submissions(sweep: SweepFolder) -> list[dict[str, Any]]:
+    """What was submitted so far: {job, shares, site}."""
+    return [json.loads(path.read_text()) for path in sorted((sweep.path / "slurm").glob("[0-9]*.json"))]
+
+
+def last_site(sweep: SweepFolder) -> Site:
+    """What the cluster was told the last time; the defaults where nothing was submitted."""
+    return Site(**submissions(sweep)[-1]["site"]) if submissions(sweep) else Site()
+
+
+def share(sweep: SweepFolder, number: int, task: int) -> list[int]:
+    """The lines of a task of a submission."""
+    return json.loads((sweep.path / "slurm" / f"{number:04d}.json").read_text())["shares"][task]
+
+
+def queued(sweep: SweepFolder) -> set[int]:
+    """Lines of tasks that SLURM still has, waiting or at work."""
+    known = {one["job"]: one["shares"] for one in submissions(sweep)}
+    if not known or not shutil.which("squeue"):
+        return set()
+    asked = subprocess.run(
+        ["squeue", "--noheader", "--array", "--me", "--format=%F %K"], capture_output=True, text=True, check=False
+    )
+    if asked.returncode:
+        raise UsageError("squeue", asked.stderr.strip(), "does not answer.", "Try again; nothing was submitted.")
+    tasks = [text.split() for text in asked.stdout.splitlines()]
+    return {line for job, task in tasks if job in known and task.isdigit() for line in known[job][int(task)]}
+
+
+def cancel(sweep: SweepFolder) -> list[str]:
+    """Take every task of this sweep out of the queue; those at work save and leave."""
+    jobs = [one["job"] for one in submissions(sweep) if one["job"]]
+    if jobs and shutil.which("scancel"):
+        subprocess.run(["scancel", "--quiet", *jobs], check=False)
+    return jobs

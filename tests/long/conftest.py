@@ -1,0 +1,27 @@
+"""A SLURM for the tests that ask for one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+from sweeping import ROOT
+
+SCRIPT = str(ROOT / "slurm" / "local.sh")
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory):
+    """A SLURM of our own, stopped at the end; skipped, with the reason, where the machine cannot host one."""
+    folder = tmp_path_factory.mktemp("slurm") / "s"
+    own = os.environ | {"FDIV_SLURM": str(folder)}
+    for step in ("install", "start"):
+        done = subprocess.run([SCRIPT, step], env=own, capture_output=True, text=True, check=False)
+        if done.returncode == 3:
+            pytest.skip(done.stderr.strip())
+        assert done.returncode == 0, done.stderr
+    before, os.environ["SLURM_CONF"] = os.environ.get("SLURM_CONF"), str(folder / "slurm.conf")
+    yield
+    os.environ.pop("SLURM_CONF") if before is None else os.environ.update(SLURM_CONF=before)
+    subprocess.run([SCRIPT, "stop"], env=own, check=True)
