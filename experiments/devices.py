@@ -29,6 +29,12 @@ class Devices:
     """Parts of each batch and of each parameter (-1: as many as are left)."""
     tensor: int = 1
     """Parts of each layer's heads and hidden units (-1: as many as are left)."""
+    coordinator: str = ""
+    """Several processes without SLURM: host:port of the first."""
+    processes: int = 0
+    """Several processes without SLURM: how many."""
+    process: int = 0
+    """Several processes without SLURM: which one this is."""
 
     @property
     def axes(self) -> dict[str, int]:
@@ -71,6 +77,9 @@ def chosen(devices: Devices) -> list:
 def lanes(count: int, devices: Devices) -> Lanes | Mesh:
     """A layout for `count` runs."""
     available = chosen(devices)
+    if jax.process_count() > 1 and not devices.meshed:
+        fix = "Give --devices.data -1, or run seeds apart in a sweep."
+        raise UsageError("devices", jax.process_count(), "processes need one model over a mesh of all devices.", fix)
     return Mesh(count, available, devices.shape(len(available))) if devices.meshed else Lanes(count, available)
 
 

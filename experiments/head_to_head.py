@@ -16,6 +16,7 @@ from experiments import (
     devices,
     health,
     lasting,
+    processes,
     results,
     teacher,
     training,
@@ -57,8 +58,10 @@ class Bench(NamedTuple):
 
 def run(preset: str, config: Any, default: Any) -> int:
     """Train, measure and report; 0 when all is done, `STOPPED_EXIT` when stopped. Raises `UsageError` for what cannot be."""
+    processes.join(config.devices.coordinator, config.devices.processes, config.devices.process)
     try:
-        return _run(preset, config, default)
+        with processes.folder(config.out) as out:
+            return _run(preset, configs.replace(config, out=out), default)
     except Interrupted:
         print("Stopped before the first method. The same command goes on from here.")
         return STOPPED_EXIT
@@ -184,7 +187,7 @@ def _method(bench: Bench, method: Resolved, hyperparameters: Any) -> None:
     if folder.method(method.name):
         screen.state(method.name, "kept")
         return
-    if bench.stop.asked:
+    if processes.any_of(bench.stop.asked):
         raise Interrupted
     screen.state(method.name, "compiling")
     claim, objective = _claim(bench, method, hyperparameters), method.build(hyperparameters, bench.kit)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import checkpoints, training
+from experiments import checkpoints, processes, training
 from experiments.stopping import Interrupted, StopFlag
 
 
@@ -47,12 +47,12 @@ def run(
         for point in training.run(program, lane, evaluate, points, start):
             yield point
             ended = point.update == program.updates
-            due = point.seconds - saved_at > saves.every
-            if keep_end if ended else due or stop.asked:
+            due, asked = processes.first(point.seconds - saved_at > saves.every), processes.any_of(stop.asked)
+            if keep_end if ended else due or asked:
                 about = {"update": point.update, "seconds": point.seconds, "tokens": [float(x) for x in point.tokens]}
                 write(point.update, program.lanes.get(point.lane), about)
                 saved_at = point.seconds
-            if stop.asked and not ended:
+            if asked and not ended:
                 break
         else:
             return

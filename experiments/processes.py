@@ -1,15 +1,21 @@
 """Several processes, one on each host, run the same program over all devices: joining, and agreeing on what a clock decides.
 
-All of them compute; the first alone writes. Each sees the same run folder.
+All of them compute; the first one's folder is the one that stays. Each must see it, and the cache.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from fdiv.types import UsageError
 
@@ -36,21 +42,31 @@ def _check(coordinator: str, processes: int, process: int) -> None:
         raise UsageError("devices.process", process, "is no process.", f"Give a number from 0 to {processes - 1}.")
 
 
-def writes() -> bool:
-    """Whether this process is the one that writes."""
-    return jax.process_index() == 0
+@contextlib.contextmanager
+def folder(out: Path) -> Iterator[Path]:
+    """Where this process keeps its run: the first in `out`, each other quietly in a copy that is thrown away.
+
+    So all of them start from the same files, and one alone writes where users look.
+    """
+    if jax.process_index() == 0:
+        meet("copied")
+        yield out
+        return
+    with tempfile.TemporaryDirectory() as own, open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        if out.is_dir():
+            shutil.copytree(out, Path(own) / "run")
+        meet("copied")
+        yield Path(own) / "run"
 
 
 def meet(name: str) -> None:
     """Wait until every process is here."""
     if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
         multihost_utils.sync_global_devices(name)
 
 
 def first(value: int) -> int:
-    """The first process's number, for all: what a clock or a file says may differ between them."""
+    """The first process's number, for all: what a clock says differs between them."""
     return int(_gathered(value)[0])
 
 
@@ -62,6 +78,4 @@ def any_of(flag: bool) -> bool:
 def _gathered(value: Any) -> np.ndarray:
     if jax.process_count() == 1:
         return np.array([value])
-    from jax.experimental import multihost_utils
-
     return np.asarray(multihost_utils.process_allgather(np.asarray(value))).reshape(-1)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import health
+from experiments import health, processes
 from experiments.assemble import Task, embedded, make_learner
 from experiments.lanes import Lanes
 from fdiv.types import Kit, LearnerState, Objective, TokenMDP, UsageError
@@ -139,6 +139,7 @@ def run(
     while done < program.updates:
         left = int(stops[np.searchsorted(stops, done, side="right")]) - done
         count = left if pace is None and left < 20 else min(left, max(1, int(STRETCH_SECONDS / (pace or 0.1))))
+        count = processes.first(count)
         began = time.perf_counter()
         lane = jax.block_until_ready(program.advance(lane, jnp.int32(count), jnp.bool_(done in stops)))
         spent = time.perf_counter() - began

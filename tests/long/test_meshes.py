@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,30 @@ def test_every_mesh_gives_what_one_device_gives(mesh, one, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "a mesh of" in done.stdout
     same(one, tmp_path / "run")
+
+
+def test_two_processes_of_four_devices_give_what_one_gives(one, tmp_path):
+    """Joined by flags, as hosts without SLURM would be; the first one's folder is the one that is written."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ["--devices.data", "-1", "--devices.coordinator", f"127.0.0.1:{port}", "--devices.processes", "2"]
+    start = lambda i: subprocess.Popen(
+        ["timeout", "-s", "KILL", "900", *command(tmp_path / "run", *flags, "--devices.process", str(i))],
+        cwd=ROOT, env=environment(4), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    processes = [start(i) for i in range(2)]
+    said = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said[0][-2000:] + said[1][-2000:]
+    assert "a mesh of data 8" in said[0]
+    assert "a mesh of" not in said[1]
+    same(one, tmp_path / "run")
+
+
+def test_processes_without_a_mesh_are_refused(tmp_path):
+    flags = ["--devices.coordinator", "127.0.0.1:1", "--devices.processes", "2", "--devices.process", "2"]
+    done = subprocess.run(
+        command(tmp_path / "run", *flags), cwd=ROOT, env=environment(1), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "devices.process = 2" in done.stderr
