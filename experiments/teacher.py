@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import checkpoints, lasting, training
+from experiments import checkpoints, lasting, processes, training
 from experiments.assemble import Task
 from experiments.devices import cache_folder
 from experiments.lanes import Lanes
@@ -52,7 +52,8 @@ def get(
 
     folder = _folder(config, reading, own)
     kept = checkpoints.restore(folder, lane)
-    if kept is not None and kept[1]["update"] == own.updates:
+    lacking = kept is None or kept[1]["update"] != own.updates
+    if not processes.any_of(lacking):  # several processes train it in step, each for itself
         say(f"Teacher: kept from an earlier run, {kept[1]['loss']:.3f} nats per byte in training.")
         return Model(policy, jax.tree.map(lambda x: x[0], kept[0].state.params))
 
