@@ -20,13 +20,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.stopping import STOPPED_EXIT
 from experiments.sweep import lease
 from experiments.sweep.folder import MOST_DEATHS, Line, SweepFolder, name
 from fdiv.types import UsageError
 
-INTERRUPTED_EXIT = 130
 LOST_EXIT = 75  # another worker has this one's line: nothing more may be written
-STATES = {0: "done", 2: "refused", INTERRUPTED_EXIT: "preempted"}
+STATES = {0: "done", 2: "refused", STOPPED_EXIT: "preempted"}
 
 
 class Ended(NamedTuple):
@@ -72,13 +72,13 @@ def work(sweep: SweepFolder, share: Sequence[int] | None = None, launcher: str =
             notice.look()
             if notice.asked:
                 held.give_back()
-                return INTERRUPTED_EXIT
+                return STOPPED_EXIT
             with _beating(held, notice):
                 ended = _attempt(sweep, line, launcher)
             held.give_back()
             taken, done = taken + 1, done + 1
             if ended.state == "preempted" or notice.asked:
-                return INTERRUPTED_EXIT if sweep.open_lines() else 0
+                return STOPPED_EXIT if sweep.open_lines() else 0
             if done == most:
                 return 0
         if not taken:
@@ -150,7 +150,7 @@ def _here(sweep: SweepFolder, line: Line) -> Ended:
         print(f"error: {error}")
         return Ended(2, str(error))
     except KeyboardInterrupt:
-        return Ended(INTERRUPTED_EXIT, "left at once, at the second signal")
+        return Ended(STOPPED_EXIT, "left at once, at the second signal")
     except BaseException as error:  # a failing line must not take the others with it
         traceback.print_exc()
         return Ended(1, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
@@ -169,7 +169,7 @@ def _launched(sweep: SweepFolder, line: Line, launcher: str) -> Ended:
     command = [*shlex.split(launcher), sys.executable, "-m", "experiments.compare", *words]
     code = subprocess.run(command, check=False).returncode
     said = sweep.log(line).read_text().strip().splitlines()[-1:]
-    return Ended(code, "" if code in (0, INTERRUPTED_EXIT) else f"exit code {code}: {''.join(said)[:300]}")
+    return Ended(code, "" if code in (0, STOPPED_EXIT) else f"exit code {code}: {''.join(said)[:300]}")
 
 
 @contextlib.contextmanager
