@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from experiments import compare
+from experiments.stopping import STOPPED_EXIT
 from experiments.sweep import __main__ as commands
 from experiments.sweep import grid, lease, merge, slurm, status, work
 from experiments.sweep.collect import KEY, rows
@@ -191,13 +192,13 @@ def test_a_failing_line_takes_no_other_with_it(sweep, handlers, monkeypatch, cap
 def test_a_worker_that_is_told_to_leave_leaves_its_line_to_be_resumed(sweep, handlers, monkeypatch):
     def main(preset, config):
         os.kill(os.getpid(), signal.SIGTERM)
-        return work.INTERRUPTED_EXIT
+        return STOPPED_EXIT
 
     monkeypatch.setattr(compare, "main", main)
-    assert work.work(sweep) == work.INTERRUPTED_EXIT
+    assert work.work(sweep) == STOPPED_EXIT
     assert [row.state for row in status.rows(sweep)] == ["preempted", *["not started"] * 3]
     sweep.stop.touch()
-    assert work.work(sweep) == work.INTERRUPTED_EXIT
+    assert work.work(sweep) == STOPPED_EXIT
     assert len(sweep.idle_lines()) == 4
 
 

@@ -11,7 +11,7 @@ from tyro.conf import FlagConversionOff, OmitArgPrefixes, Positional
 
 from experiments import cli
 from experiments.sweep.folder import SweepFolder
-from experiments.sweep.slurm import Site
+from experiments.sweep.site import Site, read_site
 from fdiv.types import UsageError
 
 Dir = Positional[Path]
@@ -66,7 +66,7 @@ def submit(dir: Dir, site: Path | None = None, flags: Flags = DEFAULT, dry_run: 
     sweep = SweepFolder(dir, lapse)
     if not dry_run:
         sweep.stop.unlink(missing_ok=True)
-    jobs = slurm.submit(sweep, slurm.read_site(site, flags), dry_run)
+    jobs = slurm.submit(sweep, read_site(site, flags), dry_run)
     print("" if dry_run and jobs else f"Submitted {' '.join(jobs)}." if jobs else "Nothing to submit.")
     return 0
 

@@ -11,12 +11,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from experiments.stopping import STOPPED_EXIT
 from experiments.sweep import lease
 from experiments.sweep.folder import SweepFolder
-from experiments.sweep.work import INTERRUPTED_EXIT
 from fdiv.types import UsageError
 
-LEFT = (0, INTERRUPTED_EXIT)  # how a worker ends that has not died
+LEFT = (0, STOPPED_EXIT)  # how a worker ends that has not died
 
 
 def run(sweep: SweepFolder, count: int, launcher: str = "") -> int:
@@ -41,7 +41,7 @@ def run(sweep: SweepFolder, count: int, launcher: str = "") -> int:
                     workers[slot] = _start(sweep, slot, launcher)
         shown = _show(sweep, shown)
     states = Counter((sweep.end(line) or {"state": "open"})["state"] for line in sweep.lines)
-    return 0 if states["done"] == len(sweep.lines) else INTERRUPTED_EXIT if asked or sweep.stop.exists() else 1
+    return 0 if states["done"] == len(sweep.lines) else STOPPED_EXIT if asked or sweep.stop.exists() else 1
 
 
 def _start(sweep: SweepFolder, slot: int, launcher: str) -> subprocess.Popen:

@@ -9,36 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import signal
-import subprocess
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from experiments.stopping import STOPPED_EXIT
 from experiments.sweep import lease
+from experiments.sweep.attempt import attempt
 from experiments.sweep.folder import MOST_DEATHS, Line, SweepFolder, name
-from fdiv.types import UsageError
 
-INTERRUPTED_EXIT = 130
 LOST_EXIT = 75  # another worker has this one's line: nothing more may be written
-STATES = {0: "done", 2: "refused", INTERRUPTED_EXIT: "preempted"}
-
-
-class Ended(NamedTuple):
-    """How an attempt at a line ended."""
-
-    code: int
-    reason: str = ""
-
-    @property
-    def state(self) -> str:
-        """Its word in the table of `status`."""
-        return STATES.get(self.code, "failed")
 
 
 class Notice:
@@ -72,13 +54,13 @@ def work(sweep: SweepFolder, share: Sequence[int] | None = None, launcher: str =
             notice.look()
             if notice.asked:
                 held.give_back()
-                return INTERRUPTED_EXIT
+                return STOPPED_EXIT
             with _beating(held, notice):
-                ended = _attempt(sweep, line, launcher)
+                ended = attempt(sweep, line, launcher)
             held.give_back()
             taken, done = taken + 1, done + 1
             if ended.state == "preempted" or notice.asked:
-                return INTERRUPTED_EXIT if sweep.open_lines() else 0
+                return STOPPED_EXIT if sweep.open_lines() else 0
             if done == most:
                 return 0
         if not taken:
@@ -126,62 +108,3 @@ def _beating(held: lease.Lease, notice: Notice) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-def _attempt(sweep: SweepFolder, line: Line, launcher: str) -> Ended:
-    began = time.monotonic()
-    with _into(sweep.log(line)):
-        print(f"--- {name(line)}: {line['preset']} {shlex.join(line['flags'])}", flush=True)
-        ended = _launched(sweep, line, launcher) if launcher else _here(sweep, line)
-        print(f"--- {name(line)}: {ended.state} {ended.reason}", flush=True)
-    sweep.keep_end(line, ended.state, ended.reason, time.monotonic() - began)
-    return ended
-
-
-def _here(sweep: SweepFolder, line: Line) -> Ended:
-    """Run a line in this process."""
-    try:
-        from experiments import cli, compare
-
-        cli.load_plugins([word for path in line["imports"] if path not in _loaded() for word in ("--import", path)])
-        preset, config = cli.parse("experiments.compare", [line["preset"], *line["flags"], "--out", str(sweep.run(line))])
-        return Ended(compare.main(preset, config))
-    except UsageError as error:
-        print(f"error: {error}")
-        return Ended(2, str(error))
-    except KeyboardInterrupt:
-        return Ended(INTERRUPTED_EXIT, "left at once, at the second signal")
-    except BaseException as error:  # a failing line must not take the others with it
-        traceback.print_exc()
-        return Ended(1, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-
-
-def _loaded() -> list[str]:
-    from experiments import cli
-
-    return [module.__file__ for module in cli.IMPORTED]
-
-
-def _launched(sweep: SweepFolder, line: Line, launcher: str) -> Ended:
-    """Run a line as a process; whoever signals this worker signals the step of the line too, so nothing is passed on."""
-    imports = [word for path in line["imports"] for word in ("--import", path)]
-    words = [line["preset"], *line["flags"], *imports, "--out", str(sweep.run(line))]
-    command = [*shlex.split(launcher), sys.executable, "-m", "experiments.compare", *words]
-    code = subprocess.run(command, check=False).returncode
-    said = sweep.log(line).read_text().strip().splitlines()[-1:]
-    return Ended(code, "" if code in (0, INTERRUPTED_EXIT) else f"exit code {code}: {''.join(said)[:300]}")
-
-
-@contextlib.contextmanager
-def _into(path: Path) -> Iterator[None]:
-    """All that this process and its children say goes to the end of a file."""
-    kept = os.dup(1), os.dup(2)
-    with path.open("a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        for number in (1, 2):
-            os.dup2(file.fileno(), number)
-        try:
-            yield
-        finally:
-            for number, before in zip((1, 2), kept):
-                os.dup2(before, number)
-                os.close(before)
