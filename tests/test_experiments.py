@@ -101,19 +101,8 @@ def test_four_devices_give_what_one_gives(whole, tmp_path):
     """Seeds mapped over forced host devices; five would not divide, and neither do three over four."""
     out = tmp_path / "run"
     forced = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PJRT_NPROC": "8"}
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.compare",
-        *SMALL,
-        "--methods",
-        "sft",
-        "gail",
-        "--seeds",
-        "3",
-        "--out",
-        str(out),
-    ]
+    flags = [*SMALL, "--methods", "sft", "gail", "--adversarial.warmup", "5", "--seeds", "3", "--out", str(out)]
+    command = [sys.executable, "-m", "experiments.compare", *flags]
     done = subprocess.run(command, cwd=ROOT, env=forced, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(json.loads((out / "environment.json").read_text())["devices"]) == 4
