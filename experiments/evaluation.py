@@ -13,7 +13,7 @@ from experiments.lanes import Lanes
 from fdiv import divergences, exact, metrics
 from fdiv import tokens as tk
 from fdiv.rollout import greedy, tempered
-from fdiv.types import Kit, Sequences, TokenMDP
+from fdiv.types import Kit, Sequences
 from fdiv.verified import verified_metrics
 
 Measured = dict[str, np.ndarray]  # name -> [count]
@@ -114,11 +114,15 @@ def _reference(task: Task) -> exact.Law | None:
     return exact.known_law(task.space, regulariser.reference) if regulariser and regulariser.reference else None
 
 
-def own_divergence(claim: Any, mdp: TokenMDP) -> Callable[[Measured], np.ndarray] | None:
-    """What a method minimises, read from its metrics, at its own level; the regret of one that maximises the task's return."""
+def own_divergence(claim: Any, task: Task) -> Callable[[Measured], np.ndarray] | None:
+    """What a method minimises, read from its metrics, at its own level; the regret, where it is known, of one that maximises
+    the task's return. None where nothing says it."""
+    if task.mdp.expert is None:
+        return None
     name, share = claim.minimises, claim.policy_prefixes
     if claim.level == "return":
-        judged = mdp.regulariser and mdp.regulariser.reference and mdp.regulariser.divergence == name
+        regulariser = task.mdp.regulariser
+        judged = task.space is not None and regulariser and regulariser.reference and regulariser.divergence == name
         return (lambda m: m["regret"]) if judged else None
     if claim.level != "token":
         return lambda m: m[name if claim.level == "sequence" else f"{name}_occupancy"]

@@ -191,7 +191,7 @@ def _method(bench: Bench, method: Resolved, hyperparameters: Any) -> None:
         raise Interrupted
     screen.state(method.name, "compiling")
     claim, objective = _claim(bench, method, hyperparameters), method.build(hyperparameters, bench.kit)
-    own = own_divergence(claim, bench.task.mdp) if bench.task.mdp.expert is not None else None
+    own = own_divergence(claim, bench.task)
     rate, trials = _tune(bench, method, objective, hyperparameters.learning_rate or bench.config.learning_rate, own)
     rates = jnp.full(bench.config.seeds, rate)
     rows, updates = bench.rows[method.reads], bench.config.updates
