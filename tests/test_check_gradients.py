@@ -155,7 +155,7 @@ def test_the_card_of_a_small_mdp(fewer, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gradient_cases, "CRITIC_UPDATES", 150)
     names = ["reverse_kl", "fairl", "distill:reverse_kl"]
     assert check_gradients.main([*names, *SMALL, "--out", str(tmp_path)]) == 0
-    assert {p.name for p in tmp_path.iterdir()} == {f"gradients.{kind}" for kind in ("json", "csv", "png", "pdf")}
+    assert {p.name for p in tmp_path.iterdir()} == {f"gradients.{kind}" for kind in ("json", "md", "csv", "png", "pdf")}
     rows = json.loads((tmp_path / "gradients.json").read_text())["rows"]
     drops = "biased: drops the effect on later prefixes of"
     assert {label: row["verdict"] for label, row in rows.items()} == {
