@@ -58,6 +58,25 @@ def one(tmp_path_factory):
     return out
 
 
+def test_seeds_over_four_devices_give_what_one_gives(tmp_path):
+    """Three seeds: neither five nor three divide by four. Counts of draws may round the other way."""
+    flags = ["--seeds", "3", "--policy.name", "markov", "--scorer.name", "full"]
+    flags += [
+        x
+        for size in ("layers", "width", "heads", "kv-heads")
+        for owner in ("policy", "scorer")
+        for x in (f"--{owner}.{size}", "None")
+    ]
+    for devices in (1, 4):
+        out = tmp_path / f"on-{devices}"
+        subprocess.run(command(out, *flags), cwd=ROOT, env=environment(devices), check=True, capture_output=True)
+        assert len(json.loads((out / "environment.json").read_text())["devices"]) == devices
+    wanted, found = metrics(tmp_path / "on-1"), metrics(tmp_path / "on-4")
+    for key, values in wanted.items():
+        if key[1] not in ("self_bleu", "d_accuracy", "d_accuracy_train", "length_accuracy", "d_calibration"):
+            np.testing.assert_allclose(found[key], values, rtol=2e-3, atol=2e-4, err_msg=str(key))
+
+
 @pytest.mark.parametrize("mesh", MESHES)
 def test_every_mesh_gives_what_one_device_gives(mesh, one, tmp_path):
     sizes = [word for axis, n in zip(("data", "fsdp", "tensor"), MESHES[mesh]) for word in (f"--devices.{axis}", str(n))]
