@@ -22,22 +22,19 @@ import dataclasses
 import itertools
 from typing import Literal
 
-import jax
-import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import style
 from experiments.config import Config, replace
 from experiments.figures import trained
 from experiments.figures.base import Check, Figure, Result, near
-from fdiv import exact, objectives, statistics
+from experiments.figures.demos_vs_preferences_picture import draw, labels_are_right
+from fdiv import objectives, statistics
 from fdiv.benchmarks import Rewarded
 from fdiv.checks import at_least, one_of, share
 from fdiv.objectives import GROUPS
 from fdiv.policies import Architecture
 from fdiv.types import UsageError
 
-DRAWN = 20_000  # comparisons, to see how many are right
 MEASURES = {"regret": "regret", "reward": "expected reward", "tv": "total variation to the optimum"}
 
 
@@ -85,7 +82,7 @@ def make(flags: Flags) -> Result:
         ends = {f"{k}_{end}": x for k, c in found.items() for end, x in zip(("low", "high"), c.ci95)}
         rows.append({"method": name, "spread": spread, "noise": noise} | {k: c.iqm for k, c in found.items()})
         curve.append(rows[-1] | ends)
-    return Result(values, _checks(flags, names, last), rows, _picture(flags, names, curve, values["start"]), curve)
+    return Result(values, _checks(flags, names, last), rows, draw(flags.spreads, names, curve, values["start"]), curve)
 
 
 def _check(flags: Flags) -> list[str]:
@@ -125,57 +122,7 @@ def _checks(flags: Flags, names: list[str], last: dict) -> list[Check]:
     if "sft" in names:
         apart = float(np.ptp(last["sft"]["regret"], axis=0).max())
         checks.append(near("sft: the same whatever the spread of comparisons", apart, 0.0, 1e-6))
-    return checks + [_labels(_task(flags, e, s)) for s, e in itertools.product(flags.spreads, flags.noise)]
-
-
-def _labels(task: Rewarded) -> Check:
-    """How often the string of higher reward is chosen, where rewards differ: drawn, and by enumeration."""
-    mdp = task.build()
-    with jax.enable_x64(True):
-        space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
-        q = np.exp(np.asarray(exact.law(space, *mdp.regulariser.reference).string))
-        r, first = np.asarray(mdp.score(space.sequences)), space.sequences.tokens[:, 0]
-        chance = np.asarray(task.preference(r[:, None], r[None], first[:, None] != first[None]))
-        weight = q[:, None] * q[None] * (r[:, None] > r[None])
-    wanted = float((weight * chance).sum() / weight.sum())
-    better, worse = (np.asarray(mdp.score(x)) for x in mdp.pairs(jax.random.key(0), DRAWN))
-    told = better != worse
-    found, error = float((better > worse)[told].mean()), 0.5 / told.sum() ** 0.5
-    return near(f"right labels at noise {task.flips:g}, spread {task.spread:g}", found, wanted, 4 * error)
-
-
-def _picture(flags: Flags, names: list[str], rows: list[dict], start: dict[str, float]):
-    style.use()
-    figure, axes = plt.subplots(1, len(flags.spreads), figsize=(6.8, 3.1), sharey=True, layout="constrained", squeeze=False)
-    for axis, spread in zip(axes[0], flags.spreads):
-        for name in names:
-            mine = [row for row in rows if row["method"] == name and row["spread"] == spread]
-            resolved = objectives.resolve(name)
-            level = "return" if resolved.group in style.RETURNS else "sequence"
-            look = style.look(
-                {"group": resolved.group, "level": level, "minimises": resolved.divergence or "forward_kl", "published": False}
-            )
-            if name == "bt_var_rloo":
-                look |= {"linestyle": "-", "marker": "D"}
-            x, middle, low, high = (
-                np.array([row[k] for row in mine]) for k in ("noise", "regret", "regret_low", "regret_high")
-            )
-            axis.errorbar(
-                x,
-                middle,
-                np.abs(np.stack([middle - low, high - middle])),
-                capsize=2,
-                linewidth=1.3,
-                markersize=4.5,
-                label=name,
-                **look,
-            )
-        axis.axhline(start["regret"], color=style.EXPERT, linewidth=0.8, linestyle=":")
-        axis.annotate("the reference", (0, start["regret"]), fontsize=7.5, va="bottom")
-        axis.set(xlabel="share of wrong labels", yscale="log", title=f"spread {spread:g}" if spread else "one temperature")
-    axes[0][0].set_ylabel("regret")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(names)))
-    return figure
+    return checks + [labels_are_right(_task(flags, e, s)) for s, e in itertools.product(flags.spreads, flags.noise)]
 
 
 FIGURE = Figure(
