@@ -17,7 +17,7 @@ test-slurm: $(READY)
 	slurm/local.sh install
 	$(BIN)/python -m pytest tests/long/test_slurm.py
 
-# kills, meshes, the 200-run sweep, SLURM: under 45 minutes on two cores; what needs a SLURM is skipped, and said, without one
+# kills, meshes, the 200-run sweep, SLURM; what needs a SLURM is skipped, and said, without one
 test-long: $(READY)
 	$(BIN)/python -m pytest -rs tests/long
 

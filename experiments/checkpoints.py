@@ -122,18 +122,19 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
-def _is_key(x: Any) -> bool:
+def is_key(x: Any) -> bool:
+    """Whether x is an array of typed PRNG keys."""
     return isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _numpy(tree: Any) -> list[np.ndarray]:
     """Copies of the leaves in order, typed keys as their data: a list restores into any structure of the same leaves."""
-    return [np.array(jax.random.key_data(x) if _is_key(x) else x) for x in jax.tree.leaves(tree)]
+    return [np.array(jax.random.key_data(x) if is_key(x) else x) for x in jax.tree.leaves(tree)]
 
 
 def _like(arrays: list[np.ndarray], like: Any) -> Any:
     leaves, structure = jax.tree.flatten(like)
-    typed = [jax.random.wrap_key_data(a) if _is_key(x) else jax.numpy.asarray(a) for a, x in zip(arrays, leaves)]
+    typed = [jax.random.wrap_key_data(a) if is_key(x) else jax.numpy.asarray(a) for a, x in zip(arrays, leaves)]
     return jax.tree.unflatten(structure, typed)
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from experiments.checkpoints import is_key
+
 PARTS: dict[str, tuple[str | None, ...]] = {  # a transformer's parameters by name: the axis of each dimension
     "query/kernel": ("fsdp", "tensor", None),
     "key/kernel": ("fsdp", "tensor", None),
@@ -84,12 +86,8 @@ class Mesh:
         return PartitionSpec(None, *(axis if axis and n % self._sizes[axis] == 0 else None for axis, n in zip(axes, shape[1:])))
 
 
-def _is_key(x: Any) -> bool:
-    return isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
 def _placed(x: Any, sharding: NamedSharding) -> jax.Array:
-    if _is_key(x):
+    if is_key(x):
         whole = NamedSharding(sharding.mesh, PartitionSpec())
         return jax.random.wrap_key_data(_placed(jax.random.key_data(x), whole), impl=jax.random.key_impl(x))
     x = np.asarray(x)
@@ -99,6 +97,6 @@ def _placed(x: Any, sharding: NamedSharding) -> jax.Array:
 def _whole(x: Any) -> Any:
     if not isinstance(x, jax.Array) or x.is_fully_addressable:
         return x
-    if _is_key(x):
+    if is_key(x):
         return jax.random.wrap_key_data(_whole(jax.random.key_data(x)), impl=jax.random.key_impl(x))
     return np.asarray(x) if x.is_fully_replicated else multihost_utils.process_allgather(x, tiled=True)

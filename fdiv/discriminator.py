@@ -22,6 +22,7 @@ from jax.nn import softplus
 
 from fdiv import tokens as tk
 from fdiv.estimators import to_actions
+from fdiv.reward_model import Judged, calibration
 from fdiv.types import Divergence, Level, Scorer, Sequences
 
 Training = Literal["logistic", "bound"]
@@ -175,13 +176,11 @@ def _share(x: Array) -> Array:
     return jnp.mean(x.astype(jnp.float32))
 
 
-def _calibration(real: Array, fake: Array, bins: int = 10) -> Array:
+def _calibration(real: Array, fake: Array) -> Array:
     logits = jnp.concatenate([real.ravel(), fake.ravel()])
     label = jnp.concatenate([jnp.ones(real.size), jnp.zeros(fake.size)])
     weight = jnp.concatenate([jnp.full(real.size, 0.5 / real.size), jnp.full(fake.size, 0.5 / fake.size)])
-    chance = jax.nn.sigmoid(logits)
-    member = jnp.clip((chance * bins).astype(jnp.int32), 0, bins - 1)[:, None] == jnp.arange(bins)[None]
-    return jnp.abs((member * (weight * (chance - label))[:, None]).sum(0)).sum()
+    return calibration(Judged(logits, label, weight))
 
 
 def length_accuracy(demos: Sequences, samples: Sequences, held: Sequences) -> Array:
