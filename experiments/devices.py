@@ -83,6 +83,16 @@ def lanes(count: int, devices: Devices) -> Lanes | Mesh:
     return Mesh(count, available, devices.shape(len(available))) if devices.meshed else Lanes(count, available)
 
 
+def memory(taken: int, devices: list) -> str:
+    """Bytes taken on each device as people read them, and of how many, where the platform says."""
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    return f"{_bytes(taken)} of memory on each device" + (f" of {_bytes(limit)}" if limit else "")
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
+
+
 # --- what is kept --------------------------------------------------------------------------------------------------
 
 

@@ -60,25 +60,30 @@ def check_devices(options: Options) -> str:
 
 
 def check_attention(options: Options) -> str:
-    """The platform's kernel against the plain formula, forward and backward."""
+    """What a transformer's gradient goes through in half precision here, against XLA's plain attention."""
     import jax
+    import jax.numpy as jnp
     import numpy as np
 
-    kernel = "cudnn" if jax.default_backend() == "gpu" else "xla"
-    x = jax.random.normal(jax.random.key(0), (2, 128, 4, 64), "bfloat16" if kernel == "cudnn" else "float32")
+    from fdiv.policies import transformer
 
-    def slope(name: str):
-        attend = lambda x: (
-            jax.nn.dot_product_attention(x, x, x, is_causal=True, implementation=name).astype("float32") ** 2
-        ).sum()
-        return np.asarray(jax.jit(jax.grad(attend))(x), np.float32)
+    tokens = jax.random.randint(jax.random.key(0), (4, 128), 0, 32)
 
+    def slope(kernel: str):
+        shape = transformer.Shape(layers=1, width=128, heads=2, precision="bfloat16", attention=kernel)
+        policy = transformer.policy(shape, 32)
+        mean = lambda params: jnp.mean(policy.head(params, policy.trunk(params, tokens))[..., 0])
+        found = jax.tree.leaves(jax.jit(jax.grad(mean))(policy.init(jax.random.key(1))))
+        return shape.kernel, np.concatenate([np.ravel(x) for x in found])
+
+    fix = "update the driver and '.[cuda13]', or train with --policy.attention xla."
     try:
-        apart = float(np.abs(slope(kernel) - slope("xla")).max())
+        (kernel, found), (_, wanted) = slope("auto"), slope("xla")
     except Exception as error:
-        raise Trouble(f"{kernel} fails ({type(error).__name__}): update the driver and '.[cuda13]'.") from error
-    if apart > 0.5:
-        raise Trouble(f"{kernel} is {apart:.2g} away from the plain formula: update the driver and '.[cuda13]'.")
+        raise Trouble(f"fails ({type(error).__name__}): {fix}") from error
+    apart = float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+    if not apart < 0.05:
+        raise Trouble(f"gradients by {kernel} are {apart:.0%} away from those of the plain formula: {fix}")
     return kernel
 
 

@@ -121,7 +121,8 @@ def _introduce(screen: Screen, preset: str, config: Any, changed: Mapping, task:
     for method, hyperparameters in configs.resolve(config):
         screen.say(f"  {method.name:<12} {method.claim(hyperparameters).sentence}")
     screen.say("Differs from the preset: " + (", ".join(f"{k}={v}" for k, v in changed.items()) or "in nothing."))
-    screen.say(f"Devices: {lanes}. Results go to {config.out}.")
+    attention = f"; attention by {config.policy.kernel}" if config.policy.kernel else ""
+    screen.say(f"Devices: {lanes}{attention}. Results go to {config.out}.")
     for note in task.notes:
         screen.say(note)
 
@@ -198,6 +199,8 @@ def _method(bench: Bench, method: Resolved, hyperparameters: Any) -> None:
     lane = training.begin(bench.config, objective, updates, bench.keys, bench.start, rates, rows)
     laid = bench.lanes.put(lane)
     program = training.build(bench.config, bench.task, objective, updates, bench.lanes, laid, method.reads)
+    takes = devices.memory(program.bytes, bench.lanes.devices)
+    screen.say(f"  {method.name}: compiled in {program.compile_seconds:.1f} s; takes {takes}.")
     track = _train(bench, method, program, lane, own)
     result = _result(bench, method, claim, program, track, own) | {"learning_rate": rate, "trials": trials}
     end = {"update": track.point.update}
@@ -328,6 +331,7 @@ def _result(bench: Bench, method: Resolved, claim: Any, program: training.Progra
         "reason": reason,
         "seconds": point.seconds,
         "compile_seconds": program.compile_seconds,
+        "bytes": program.bytes,
         "tokens": float(point.tokens.sum()),
         "best": best.value if best else None,
         "gap": results.gap_of(own(final), best) if own else None,
@@ -339,12 +343,18 @@ def _result(bench: Bench, method: Resolved, claim: Any, program: training.Progra
 
 
 def _search(bench: Bench) -> None:
-    """The class's best policies, which no training waits for; always in one order, as each search starts from those before."""
+    """The class's best policies, which no training waits for; always in one order, as each search starts from those before.
+
+    Raises `Interrupted` between two searches.
+    """
     names = [method.divergence for method, _ in configs.resolve(bench.config) if method.divergence]
-    if bench.optima.available:
-        if not bench.optima.knows(names):
-            bench.screen.say("Searching the best policies of the class (L-BFGS, double precision) ...")
-        bench.optima.table(names)
+    lacking = bench.optima.lacking(names) if bench.optima.available else []
+    if lacking:
+        bench.screen.say("Searching the best policies of the class (L-BFGS, double precision) ...")
+    for name in lacking:
+        if processes.any_of(bench.stop.asked):
+            raise Interrupted
+        bench.optima.search(name)
 
 
 def _sweep(bench: Bench, params: Any) -> list[dict[str, float]]:

@@ -22,7 +22,7 @@ PARTS: dict[str, tuple[str | None, ...]] = {  # a transformer's parameters by na
     "query/kernel": ("fsdp", "tensor", None),
     "key/kernel": ("fsdp", "tensor", None),
     "value/kernel": ("fsdp", "tensor", None),
-    "out/kernel": ("tensor", None, None, "fsdp"),
+    "out/kernel": ("tensor", None, "fsdp"),
     "gate/kernel": ("fsdp", "tensor"),
     "up/kernel": ("fsdp", "tensor"),
     "down/kernel": ("tensor", "fsdp"),

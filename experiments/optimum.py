@@ -65,9 +65,13 @@ class Optima:
         """Sequence-level optima: minimised divergence -> metric -> value."""
         return {name: self._best(name, "sequence", 1.0).metrics for name in dict.fromkeys([*STANDARD, *names])}
 
-    def knows(self, names: list[str]) -> bool:
-        """Whether that table needs no search any more."""
-        return all(_key(name, "sequence", 1.0) in self._known for name in (*STANDARD, *names))
+    def lacking(self, names: list[str]) -> list[str]:
+        """Which rows of that table are still to be searched."""
+        return [name for name in dict.fromkeys([*STANDARD, *names]) if _key(name, "sequence", 1.0) not in self._known]
+
+    def search(self, name: str) -> None:
+        """Find one row of it."""
+        self._best(name, "sequence", 1.0)
 
     def _best(self, name: str, level: str, share: float) -> Best:
         key = _key(name, level, share)

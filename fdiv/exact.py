@@ -130,10 +130,27 @@ def divergence(d: Divergence, space: Space, p: Law, q: Law, level: Level = "sequ
     if level == "sequence":
         return d.perspective(p.string, q.string).sum()
     if level == "occupancy":
-        return jnp.sum(space.node_time * d.perspective(p.node, q.node)) / space.horizon
+        return _over_nodes(space, d.perspective(p.node, q.node))
     each = d.perspective(p.conditional, q.conditional).sum(-1)
-    arrival = sum(share * jnp.exp(x.arrival) for share, x in ((policy_prefixes, q), (1 - policy_prefixes, p)) if share)
-    return jnp.sum(arrival * each) / space.horizon
+    return sum(share * _over_states(space, x, each) for share, x in ((policy_prefixes, q), (1 - policy_prefixes, p)) if share)
+
+
+def _over_nodes(space: Space, each: Array) -> Array:
+    return jnp.sum(space.node_time * each) / space.horizon
+
+
+def _over_states(space: Space, visitor: Law, each: Array) -> Array:
+    return jnp.sum(jnp.exp(visitor.arrival) * each) / space.horizon
+
+
+def every_level(d: Divergence, space: Space, p: Law, q: Law) -> tuple[Array, Array, Array, Array]:
+    """`divergence` at the sequence, occupancy and token levels (the policy's prefixes, then the expert's), f written once."""
+    log_p, log_q = (jnp.concatenate([x.string, x.node, x.conditional.reshape(-1)]) for x in (p, q))
+    strings, nodes = len(q.string), len(q.node)
+    each = d.perspective(log_p, log_q)
+    token = each[strings + nodes :].reshape(q.conditional.shape).sum(-1)
+    occupancy = _over_nodes(space, each[strings : strings + nodes])
+    return each[:strings].sum(), occupancy, _over_states(space, q, token), _over_states(space, p, token)
 
 
 def entropy(q: Law) -> Array:

@@ -33,8 +33,7 @@ def exact_metrics(
     """Every divergence at every level, coverage, likelihood, entropy, length and the benchmark's own statistics."""
     found = {}
     for d in family:
-        for suffix, (level, policy_prefixes) in LEVELS.items():
-            found[d.name + suffix] = exact.divergence(d, space, p, q, level, policy_prefixes)
+        found |= {d.name + suffix: value for suffix, value in zip(LEVELS, exact.every_level(d, space, p, q))}
     found["coverage"] = exact.expectation(p, -q.string)
     found["likelihood"] = exact.expectation(q, -p.string)
     found["entropy"] = exact.entropy(q)

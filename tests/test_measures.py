@@ -56,6 +56,16 @@ def test_sampled_metrics_agree_with_the_exact_ones():
     assert float(found["validation_nll"]) == pytest.approx(float(truth["coverage"] / length), rel=0.02)
 
 
+def test_every_level_at_once_is_each_level_by_itself():
+    space, expert, policy, params = world("ending", scale=0.5)
+    p, q = exact.law(space, *expert), exact.law(space, policy, params)
+    family = [divergences.parse(name) for name in metrics.LOGGED]
+    found = metrics.exact_metrics(family, space, p, q, {})
+    for d in family:
+        for suffix, level in metrics.LEVELS.items():
+            assert float(found[d.name + suffix]) == pytest.approx(float(exact.divergence(d, space, p, q, *level)), rel=1e-6)
+
+
 def test_diversity_by_hand():
     x = strings([0, 1, 0, 1], [0, 1, 2])  # bigrams 01 10 01 | 01 12: three of five are distinct
     assert metrics.distinct_n(x, 1) == pytest.approx(3 / 7)

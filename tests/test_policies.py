@@ -107,6 +107,26 @@ def test_half_precision_and_computing_again_change_little_and_nothing():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), slope["again"], slope["plain"])
 
 
+@pytest.mark.parametrize("more", [{}, {"window": 3}, {"remat": True}])
+def test_for_an_nvidia_gpu_whole_strings_go_through_cudnn(more, monkeypatch):
+    """As far as a machine without one can tell: lowered for CUDA, a gradient of several seeds at once calls its kernels."""
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    from fdiv.policies import transformer
+
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(transformer.Shape, "_beyond_cudnn", lambda shape: "")
+    sizes = {"width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "precision": "bfloat16"}
+    policy = Architecture("transformer", **sizes, **more).policy(V, P + H)
+    strings = Sequences(jnp.zeros((4, P + H), jnp.int32), jnp.ones((4, P + H), bool), jnp.ones(4))
+    params = jax.eval_shape(jax.vmap(policy.init), jax.random.split(jax.random.key(0), 3))
+    slope = jax.vmap(jax.grad(lambda params: tk.log_probs(policy, params, strings, V).mean()))
+    text = jax.jit(slope).trace(params).lower(lowering_platforms=("cuda",)).as_text()
+    forward, backward = (text.count(f"@__cudnn$fmhaSoftmax{way}(") for way in ("", "Backward"))
+    assert backward == 2
+    assert forward == (4 if "remat" in more else 2)
+
+
 def test_classes_are_nested():
     """A table of each class is one of the next, read on every string of a small space."""
     space = exact.enumerate_strings(3, 4, 2)
@@ -161,7 +181,8 @@ def test_temperature_one_is_no_change_and_cold_is_greedy():
     ("architecture", "says"),
     [(Architecture("markov", layers=2), "no such size"), (Architecture("transformer", width=30), "multiple of"),
      (Architecture("transformer", heads=4, kv_heads=3), "divisor"), (Architecture("markov", order=-1), "negative"),
-     (Architecture("full"), "transformer"), (Architecture("transformer", window=0), "window")],
+     (Architecture("full"), "transformer"), (Architecture("transformer", window=0), "window"),
+     (Architecture("transformer", attention="cudnn"), "no NVIDIA GPU"), (Architecture("transformer", attention="x"), "auto")],
 )  # fmt: skip
 def test_sizes_that_cannot_be_are_refused(architecture, says):
     with pytest.raises(UsageError, match=says):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import assemble, checkpoints, cli, compare, devices, doctor, health, lasting, training
+from experiments import assemble, checkpoints, cli, compare, devices, doctor, health, lasting, optimum, training
 from experiments.config import Config
 from experiments.lanes import Lanes
 from experiments.run_folder import unusable
@@ -123,6 +123,29 @@ def test_a_scheduler_and_a_full_disk_from_the_command_line(tmp_path, monkeypatch
     assert [p.name for p in (out / "checkpoints/sft").iterdir()] == ["000000020"]
     updates = [(line["update"], line["seed"]) for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())]
     assert len(updates) == len(set(updates))
+
+
+def test_a_stop_while_the_best_of_the_class_is_searched(tmp_path, monkeypatch, capsys):
+    """What was found is kept, and the run goes on to the very numbers of an undisturbed one."""
+    few = [*SMALL, "--policy.name", "independent", "--optimum-starts", "1", "--temperatures", "1.0", "--samples", "16"]
+    command = lambda name: cli.run(compare.main, "experiments.compare", [*few, "--out", str(tmp_path / name)])
+    original, searched = optimum.Optima.search, []
+
+    def told(optima, name):
+        original(optima, name)
+        searched.append(name)
+        if len(searched) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(optimum.Optima, "search", told)
+    assert command("run") == STOPPED_EXIT
+    assert searched == list(optimum.STANDARD[:2])
+    assert command("run") == 0
+    assert searched == list(optimum.STANDARD)
+    assert command("whole") == 0
+    found, whole = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("run", "whole"))
+    assert found["class_optimum"] == whole["class_optimum"]
+    assert found["methods"]["sft"]["metrics"] == whole["methods"]["sft"]["metrics"]
 
 
 # --- saves ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from experiments import compare
 from experiments.stopping import STOPPED_EXIT
 from experiments.sweep import __main__ as commands
-from experiments.sweep import grid, lease, merge, slurm, status, work
+from experiments.sweep import grid, lease, local, merge, slurm, status, work
 from experiments.sweep.collect import KEY, rows
 from experiments.sweep.folder import SweepFolder
 from fdiv.types import UsageError
@@ -218,6 +218,31 @@ def test_a_running_line_is_nobody_elses(sweep, handlers, monkeypatch):
     lease.take(sweep.leases, "0001", 10.0, None)
     assert work.work(sweep, share=[0, 1]) == 0
     assert [row.state for row in status.rows(sweep)] == ["done", "running", "not started", "not started"]
+
+
+GPUS = {"all": (None, ["0", "1", "0"]), "those given": ("3,5", ["3", "5", "3"]), "none": ("", ["", "", ""])}
+
+
+@pytest.mark.parametrize("case", GPUS)
+def test_each_worker_gets_a_gpu_of_its_own(case, sweep, tmp_path, monkeypatch):
+    """Of those that the driver lists, or of those that this process was given; in turn where there are more workers."""
+    given, wanted = GPUS[case]
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho 'GPU 0: a'; echo '  MIG 1g.10gb'; echo 'GPU 1: b'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    found = []
+    start = lambda command, env, **more: found.append(env["CUDA_VISIBLE_DEVICES"])
+    with monkeypatch.context() as patched:
+        gpus = local.visible_gpus()
+        patched.setattr(local, "visible_gpus", lambda: gpus)
+        patched.setattr(subprocess, "Popen", start)
+        for slot in range(3):
+            local._start(sweep, slot, "")
+    assert found == wanted
 
 
 def test_two_runs_become_one_table_and_one_entry(sweep, handlers):

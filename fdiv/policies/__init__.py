@@ -14,7 +14,7 @@ SIZES = {
     "markov": ("order",),
     "markov_t": ("order",),
     "full": (),
-    "transformer": ("layers", "width", "heads", "kv_heads", "window", "precision", "remat"),
+    "transformer": ("layers", "width", "heads", "kv_heads", "window", "precision", "remat", "attention"),
 }
 
 
@@ -40,6 +40,8 @@ class Architecture:
     """transformer: bfloat16 multiplies in half the width, and keeps parameters and sums in float32 (float32)."""
     remat: bool | None = None
     """transformer: compute layers again for the gradient rather than keep them in memory (no)."""
+    attention: Literal["auto", "xla", "cudnn"] | None = None
+    """transformer: what computes it; auto is cuDNN's fused kernel in bfloat16 on an NVIDIA GPU, XLA's elsewhere (auto)."""
 
     def sizes(self, field: str = "policy") -> dict[str, Any]:
         """The sizes given. Raises `UsageError` for one that this architecture does not have."""
@@ -53,6 +55,15 @@ class Architecture:
         if given.get("order", 0) < 0:
             raise UsageError(f"{field}.order", given["order"], "is negative.", "Give 0 or more.")
         return given
+
+    @property
+    def kernel(self) -> str | None:
+        """What computes attention on the present devices; nothing for a table."""
+        if self.name != "transformer":
+            return None
+        from fdiv.policies import transformer
+
+        return transformer.Shape(**self.sizes()).kernel
 
     def policy(self, vocab: int, length: int) -> Policy:
         """For strings over `vocab` symbols of at most `length` tokens, prompt included."""

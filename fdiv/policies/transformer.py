@@ -3,8 +3,8 @@
 An optional attention window bounds how far back a token looks. One module serves training and decoding: a call takes the
 keys and values of what came before as an argument and returns its own, so the cache is a plain array and the sampler's
 log-probs are the trainer's. In bfloat16 products are half as wide; parameters, sums, norms, softmaxes and the residual stream
-stay in float32. Sources: Zhang & Sennrich 2019 (RMSNorm), Su et al. 2021 (rotary), Shazeer 2020 (gated MLP),
-Ainslie et al. 2023 (grouped queries).
+stay in float32, and on an NVIDIA GPU whole strings go through cuDNN's fused attention. Sources: Zhang & Sennrich 2019
+(RMSNorm), Su et al. 2021 (rotary), Shazeer 2020 (gated MLP), Ainslie et al. 2023 (grouped queries), Dao 2023 (fused attention).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fdiv.checks import one_of
 from fdiv.types import PAD, Params, Policy, Scorer, Sequences, UsageError
 
 Precision = Literal["float32", "bfloat16"]
+Kernel = Literal["auto", "xla", "cudnn"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +36,26 @@ class Shape:
     window: int | None = None  # how many tokens back attention reaches, itself included; None: all of them
     precision: Precision = "float32"  # of products
     remat: bool = False  # compute a layer again on the way back rather than keep what it computed
+    attention: Kernel = "auto"  # over whole strings; auto: cuDNN's where it can serve
 
     @property
     def narrow(self) -> jnp.dtype | None:
         """What products are computed in, where that is not the parameters' own type."""
         return jnp.bfloat16 if self.precision == "bfloat16" else None
+
+    @property
+    def kernel(self) -> Literal["xla", "cudnn"]:
+        """What computes attention over whole strings on the present devices."""
+        return self.attention if self.attention != "auto" else "xla" if self._beyond_cudnn() else "cudnn"
+
+    def _beyond_cudnn(self) -> str:
+        """Why cuDNN's fused attention cannot serve, or nothing."""
+        size = self.width // self.heads
+        if "cuda" not in jax.devices()[0].client.platform_version:
+            return "there is no NVIDIA GPU"
+        if self.precision != "bfloat16":
+            return "it takes bfloat16 alone"
+        return "" if size % 8 == 0 and size <= 128 else f"it takes heads of 8, 16, 24 ... 128, not {size}"
 
     def check(self) -> None:
         """Raise `UsageError` naming the field that does not fit."""
@@ -52,6 +68,9 @@ class Shape:
         if self.heads % self.kv_heads:
             raise UsageError("policy.kv_heads", self.kv_heads, f"does not divide {self.heads} heads.", "Give a divisor.")
         one_of("policy.precision", self.precision, Precision)
+        one_of("policy.attention", self.attention, Kernel)
+        if self.attention == "cudnn" and (reason := self._beyond_cudnn()):
+            raise UsageError("policy.attention", "cudnn", f"cannot be used: {reason}.", "Give auto, or xla.")
         if self.window is not None and self.window < 1:
             raise UsageError("policy.window", self.window, "is too small.", "Give at least 1, or leave it out for no window.")
 
@@ -86,28 +105,37 @@ class Attention(nn.Module):
     shape: Shape
 
     @nn.compact
-    def __call__(self, x: Array, position: Array, allowed: Array, past: tuple[Array, Array, Array] | None):
-        """`allowed` [B, T, S] says who may look where; `past` is (keys, values, slot) to write into."""
+    def __call__(self, x: Array, position: Array, past: tuple[Array, Array, Array, Array] | None):
+        """Over whole strings, or over `past`: (keys, values, slot to write into, who may look where [B, T, S])."""
         heads, groups = self.shape.heads, self.shape.kv_heads
         size, narrow = self.shape.width // heads, self.shape.narrow
         project = lambda name, n: nn.DenseGeneral((n, size), use_bias=False, dtype=narrow, name=name)(x)
         query, key = (_cast(rotate(project(name, n), position), narrow) for name, n in (("query", heads), ("key", groups)))
         value = project("value", groups)
-        if past is not None:
-            keys, values, slot = past
+        if past is None:
+            mixed = _causal(self.shape, query, key, value)
+        else:
+            keys, values, slot, allowed = past
             key = jax.lax.dynamic_update_slice_in_dim(keys, key, slot, axis=1)
             value = jax.lax.dynamic_update_slice_in_dim(values, value, slot, axis=1)
-        query = query.reshape(*query.shape[:2], groups, heads // groups, size)
-        wide = None if narrow is None else jnp.float32
-        scores = jnp.einsum("btghd,bsgd->bghts", query, key, preferred_element_type=wide) * size**-0.5
-        scores = jnp.where(allowed[:, None, None], scores, -1e30)
-        mixed = jnp.einsum("bghts,bsgd->btghd", _cast(jax.nn.softmax(scores, axis=-1), narrow), value)
-        out = nn.DenseGeneral(self.shape.width, axis=(-3, -2, -1), use_bias=False, dtype=narrow, name="out")(mixed)
+            mixed = jax.nn.dot_product_attention(query, key, value, mask=allowed[:, None], implementation="xla")
+        out = nn.DenseGeneral(self.shape.width, axis=(-2, -1), use_bias=False, dtype=narrow, name="out")(mixed)
         return out, (key, value)
 
 
 def _cast(x: Array, narrow: jnp.dtype | None) -> Array:
     return x if narrow is None else x.astype(narrow)
+
+
+def _causal(shape: Shape, query: Array, key: Array, value: Array) -> Array:
+    """Attention [B, T, heads, D] of each token to itself and those before it, within the window."""
+    length = query.shape[1]
+    window = None if shape.window is None else (shape.window - 1, 0)
+    # cuDNN's gradient takes even lengths alone; a last column more is seen by nothing
+    room = [(0, 0), (0, length % 2 if shape.kernel == "cudnn" else 0), (0, 0), (0, 0)]
+    query, key, value = (jnp.pad(x, room) for x in (query, key, value))
+    how = {"is_causal": True, "local_window_size": window, "implementation": shape.kernel}
+    return jax.nn.dot_product_attention(query, key, value, **how)[:, :length]
 
 
 class GatedMLP(nn.Module):
@@ -127,7 +155,7 @@ class Trunk(nn.Module):
     vocab: int
 
     @nn.compact
-    def __call__(self, read: Array, position: Array, allowed: Array, past: list | None = None):
+    def __call__(self, read: Array, position: Array, past: list | None = None):
         # a token of its own, the last row, stands for "before the start"
         table = self.param(
             "embedding", nn.initializers.normal(0.5 * self.shape.width**-0.5), (self.vocab + 1, self.shape.width)
@@ -138,7 +166,7 @@ class Trunk(nn.Module):
         for layer in range(self.shape.layers):
             before = None if past is None else past[layer]
             mixed, kv = again(Attention)(self.shape, name=f"attention_{layer}")(
-                RMSNorm(name=f"norm_a{layer}")(x), position, allowed, before
+                RMSNorm(name=f"norm_a{layer}")(x), position, before
             )
             x = x + mixed
             y = RMSNorm(name=f"norm_b{layer}")(x)
@@ -154,11 +182,10 @@ def _reach(shape: Shape, query: Array, key: Array) -> Array:
     return allowed if shape.window is None else allowed & (distance < shape.window)
 
 
-def _layout(tokens: Array) -> tuple[Array, Array]:
-    """What position t reads, and its position counted from the string's start (-1 in the padding before it). [B, T]"""
-    read = tk.previous(tokens)
-    inside = (tokens != PAD) | (read != PAD)
-    return read, jnp.where(inside, jnp.cumsum(inside, axis=1) - 1, -1)
+def _turned(x: Array, by: Array) -> Array:
+    """Each row of x [B, T, ...] turned to the left by its own number of columns."""
+    columns = (jnp.arange(x.shape[1])[None] + by[:, None]) % x.shape[1]
+    return jnp.take_along_axis(x, columns.reshape(*columns.shape, *[1] * (x.ndim - 2)), axis=1)
 
 
 def policy(shape: Shape, vocab: int) -> Policy:
@@ -166,17 +193,18 @@ def policy(shape: Shape, vocab: int) -> Policy:
     shape.check()
     trunk = Trunk(shape, vocab)
 
-    def init(key: Array) -> Params:
-        tokens = jnp.zeros((1, 2), jnp.int32)
-        read, position = _layout(tokens)
-        return trunk.init(key, read, position, _reach(shape, position, position))
+    def read(params: Params, tokens: Array):
+        """Features and keys and values of strings that begin in the first column."""
+        position = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+        return trunk.apply(params, tk.previous(tokens), position)
 
-    def features(params: Params, tokens: Array):
-        read, position = _layout(tokens)
-        allowed = (
-            _reach(shape, position, position) | jnp.eye(tokens.shape[1], dtype=bool)[None]
-        )  # padding sees itself, not nothing
-        return trunk.apply(params, read, jnp.maximum(position, 0), allowed)
+    def init(key: Array) -> Params:
+        return trunk.init(key, jnp.full((1, 2), PAD), jnp.arange(2)[None])
+
+    def features(params: Params, tokens: Array) -> Array:
+        # turned so that no padding comes before a string: then no token can see any
+        before = jnp.argmax(tokens != PAD, axis=1)
+        return _turned(read(params, _turned(tokens, before))[0], -before)
 
     def head(params: Params, x: Array) -> Array:
         x, table = (_cast(a, shape.narrow) for a in (x, params["params"]["embedding"][:vocab]))
@@ -192,19 +220,19 @@ def policy(shape: Shape, vocab: int) -> Policy:
             empty = jnp.zeros((batch, horizon, shape.kv_heads, shape.width // shape.heads), shape.narrow)
             written = [(empty, empty)] * shape.layers
         else:
-            written = [tuple(jnp.pad(x, room) for x in kv) for kv in features(params, prompts.tokens)[1]]
+            written = [tuple(jnp.pad(x, room) for x in kv) for kv in read(params, prompts.tokens)[1]]
         keys, values = zip(*written)
         return Cache(list(keys), list(values), position, jnp.asarray(width), size)
 
     def step(params: Params, cache: Cache, token: Array) -> tuple[Cache, Array]:
         position = jax.lax.dynamic_update_slice_in_dim(cache.position, cache.next[:, None], cache.slot, axis=1)
         allowed = _reach(shape, cache.next[:, None], position)
-        past = [(k, v, cache.slot) for k, v in zip(cache.keys, cache.values)]
-        x, written = trunk.apply(params, token[:, None], cache.next[:, None], allowed, past)
+        past = [(k, v, cache.slot, allowed) for k, v in zip(cache.keys, cache.values)]
+        x, written = trunk.apply(params, token[:, None], cache.next[:, None], past)
         keys, values = zip(*written)
         return Cache(list(keys), list(values), position, cache.slot + 1, cache.next + 1), head(params, x[:, 0])
 
-    return Policy(init, lambda params, tokens: features(params, tokens)[0], head, start, step)
+    return Policy(init, features, head, start, step)
 
 
 def scorer(shape: Shape, vocab: int, from_policy: bool = False, outputs: int | None = None) -> Scorer:
