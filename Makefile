@@ -17,9 +17,12 @@ test-slurm: $(READY)
 	slurm/local.sh install
 	$(BIN)/python -m pytest tests/long/test_slurm.py
 
-# kills, meshes, the 200-run sweep, SLURM; what needs a SLURM is skipped, and said, without one
+# kills, meshes, the 200-run sweep, SLURM; what needs a SLURM is skipped, and said, without one. What waits for SLURM's own
+# clocks runs by itself, the rest two at a time
+CLOCKED := tests/long/test_slurm.py tests/long/test_cluster_page.py
 test-long: $(READY)
-	$(BIN)/python -m pytest -rs tests/long
+	$(BIN)/python -m pytest -rs --durations=0 --durations-min=5 $(CLOCKED)
+	$(BIN)/python -m pytest -rs --durations=0 --durations-min=5 -n 2 --dist loadgroup tests/long $(CLOCKED:%=--ignore=%)
 
 speed: $(READY)
 	$(BIN)/python -m experiments.speed two-template

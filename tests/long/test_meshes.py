@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.xdist_group("one run on one device for all")
 ROOT = Path(__file__).parents[2]
 SIZES = [
     word

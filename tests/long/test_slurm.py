@@ -73,7 +73,7 @@ def test_stopped_before_its_time_limit_and_resumed(tmp_path, whole):
     """Two minutes are the least with a signal inside them: SLURM may send it a minute early."""
     out = planned(tmp_path / "t", LONG, "--import", SLOW)
     sweep("submit", out, "--partition", "main", "--time", 2, "--signal", 40, SLOW="2.5")
-    done_as(whole, out, 300)
+    done_as(whole, out, 500)
 
 
 def test_cancelled_in_the_middle_and_resumed(tmp_path, whole):
