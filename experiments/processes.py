@@ -1,4 +1,4 @@
-"""Several processes, one on each host, run the same program over all devices: joining, and agreeing on what a clock decides.
+"""Several processes, one on each host, run the same program over all devices: joining, telling, agreeing on a clock.
 
 All of them compute; the first one's folder is the one that stays. Each must see it, and the cache.
 """

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import orbax.checkpoint as ocp
 from test_meshes import ROOT, environment
 
 ROWS = 201
@@ -42,6 +43,12 @@ def together(folder: Path, rows: Path) -> list[tuple[int, str]]:
     return [(process.returncode, text) for process, text in zip(started, said)]
 
 
+def teacher(cache: Path) -> list[np.ndarray]:
+    """What is kept of the one teacher in a cache."""
+    (arrays,) = cache.glob("teachers/*/*/arrays")
+    return ocp.StandardCheckpointer().restore(arrays)
+
+
 def test_two_processes_give_what_one_gives(tmp_path):
     rows = tmp_path / "rows.jsonl"
     lines = [json.dumps({"prompt": f"{i}?", "completion": f"é{i}!"}) for i in range(ROWS)]
@@ -63,6 +70,9 @@ def test_two_processes_give_what_one_gives(tmp_path):
     assert wanted["metrics"].keys() == found["metrics"].keys()
     for name, values in wanted["metrics"].items():
         np.testing.assert_allclose(found["metrics"][name]["seeds"], values["seeds"], rtol=1e-5, atol=1e-5, err_msg=name)
+
+    for mine, other in zip(*(teacher(folder / "cache") for folder in (one, two)), strict=True):
+        np.testing.assert_allclose(other, mine, rtol=1e-5, atol=1e-5)
 
     counted = lambda folder, index: int((folder / f"counted.{index}").read_text())
     assert counted(one, 0) == ROWS + 2  # every line, and the first once more for the columns
