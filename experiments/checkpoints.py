@@ -65,6 +65,8 @@ def restore(folder: Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
 
 
 def _write(folder: Path, step: int, arrays: list[np.ndarray], about: dict[str, Any], keep: int) -> None:
+    if jax.process_index() > 0:  # Orbax writes numpy arrays in the first alone, whose folder is the one that stays
+        return
     place, draft = folder / f"{step:09d}", folder / f"draft-{step:09d}"
     folder.mkdir(exist_ok=True)  # without parents: a run's folder that has gone is not made anew
     for left in (*folder.glob("draft-*"), *folder.glob("old-*")):  # by a kill
@@ -104,9 +106,12 @@ def _read(place: Path, like: Any) -> tuple[list[np.ndarray], dict[str, Any]]:
 
 
 def _orbax():
+    """A checkpointer that waits for no other process: in the background that would cross with what devices tell each other."""
     import orbax.checkpoint as ocp  # loading it takes longer than a small run's first updates
 
-    return ocp.StandardCheckpointer()
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(own, active_processes={own}, barrier_sync_key_prefix=str(own))
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def _places(folder: Path) -> list[Path]:

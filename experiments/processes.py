@@ -1,4 +1,4 @@
-"""Several processes, one on each host, run the same program over all devices: joining, and agreeing on what a clock decides.
+"""Several processes, one on each host, run the same program over all devices: joining, telling, agreeing on a clock.
 
 All of them compute; the first one's folder is the one that stays. Each must see it, and the cache.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from fdiv.types import UsageError
+
+PIECE = 1 << 22  # bytes of an exchange at a time: devices hold one of each process
 
 
 def join(coordinator: str, processes: int, process: int) -> None:
@@ -73,6 +76,17 @@ def first(value: int) -> int:
 def any_of(flag: bool) -> bool:
     """Whether it is so in any process."""
     return bool(_gathered(flag).any())
+
+
+def exchanged(own: Any) -> list[Any]:
+    """Every process's object, in their order, in all of them."""
+    if jax.process_count() == 1:
+        return [own]
+    data = pickle.dumps(own)
+    pieces = int(_gathered(-(-len(data) // PIECE)).max())
+    padded = np.frombuffer(data.ljust(pieces * PIECE, b"\0"), np.uint8).reshape(pieces, PIECE)
+    gathered = np.concatenate([multihost_utils.process_allgather(piece) for piece in padded], axis=1)
+    return [pickle.loads(each) for each in gathered]  # what follows the end of a pickle is not looked at
 
 
 def _gathered(value: Any) -> np.ndarray:

@@ -64,7 +64,8 @@ def get(
         if point.metrics and "loss" in point.metrics:
             loss = float(point.metrics["loss"][0]) * own.batch_size * point.update / max(1.0, float(point.tokens[0]))
             say(f"Teacher: {point.update} of {own.updates} updates, {loss:.3f} nats per byte, {point.seconds:.0f} s.")
-    _keep(folder, own.updates, point.lane, {"update": own.updates, "loss": loss})
+    if jax.process_index() == 0:  # which alone writes saves
+        _keep(folder, own.updates, point.lane, {"update": own.updates, "loss": loss})
     return Model(policy, jax.tree.map(lambda x: x[0], point.lane.state.params))
 
 

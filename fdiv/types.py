@@ -24,6 +24,9 @@ class UsageError(ValueError):
         super().__init__(f"{field} = {value!r}: {problem} {fix}")
         self.field, self.value, self.problem, self.fix = field, value, problem, fix
 
+    def __reduce__(self) -> tuple:
+        return type(self), (self.field, self.value, self.problem, self.fix)  # pickled, to be raised in another process
+
 
 class Sequences(NamedTuple):
     """B strings in T columns: prompt, then completion, then padding (`PAD`)."""
