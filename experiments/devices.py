@@ -83,9 +83,9 @@ def lanes(count: int, devices: Devices) -> Lanes | Mesh:
     return Mesh(count, available, devices.shape(len(available))) if devices.meshed else Lanes(count, available)
 
 
-def memory(taken: int, devices: list) -> str:
+def memory(taken: int) -> str:
     """Bytes taken on each device as people read them, and of how many, where the platform says."""
-    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return f"{_bytes(taken)} of memory on each device" + (f" of {_bytes(limit)}" if limit else "")
 
 

@@ -199,7 +199,7 @@ def _method(bench: Bench, method: Resolved, hyperparameters: Any) -> None:
     lane = training.begin(bench.config, objective, updates, bench.keys, bench.start, rates, rows)
     laid = bench.lanes.put(lane)
     program = training.build(bench.config, bench.task, objective, updates, bench.lanes, laid, method.reads)
-    takes = devices.memory(program.bytes, bench.lanes.devices)
+    takes = devices.memory(program.bytes)
     screen.say(f"  {method.name}: compiled in {program.compile_seconds:.1f} s; takes {takes}.")
     track = _train(bench, method, program, lane, own)
     result = _result(bench, method, claim, program, track, own) | {"learning_rate": rate, "trials": trials}

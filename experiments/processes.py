@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 
 from fdiv.types import UsageError
 
+ALONE = 30  # seconds after which a process that has ended with an error ends those that wait for it
 PIECE = 1 << 22  # bytes of an exchange at a time: devices hold one of each process
 
 
@@ -30,9 +31,9 @@ def join(coordinator: str, processes: int, process: int) -> None:
     """
     if coordinator or processes:
         _check(coordinator, processes, process)
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(coordinator, processes, process, shutdown_timeout_seconds=ALONE)
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_STEP_NODELIST" in os.environ:
-        jax.distributed.initialize()
+        jax.distributed.initialize(shutdown_timeout_seconds=ALONE)
 
 
 def _check(coordinator: str, processes: int, process: int) -> None:
@@ -49,17 +50,19 @@ def _check(coordinator: str, processes: int, process: int) -> None:
 def folder(out: Path) -> Iterator[Path]:
     """Where this process keeps its run: the first in `out`, each other quietly in a copy that is thrown away.
 
-    So all of them start from the same files, and one alone writes where users look.
+    So all of them start from the same files, and one alone writes where users look. They leave together, unless by an error.
     """
     if jax.process_index() == 0:
         meet("copied")
         yield out
+        meet("done")
         return
     with tempfile.TemporaryDirectory() as own, open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         if out.is_dir():
             shutil.copytree(out, Path(own) / "run")
         meet("copied")
         yield Path(own) / "run"
+        meet("done")
 
 
 def meet(name: str) -> None:

@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -89,22 +91,52 @@ def test_every_mesh_gives_what_one_device_gives(mesh, one, tmp_path):
     same(one, tmp_path / "run")
 
 
-def test_two_processes_of_four_devices_give_what_one_gives(one, tmp_path):
-    """Joined by flags, as hosts without SLURM would be; the first one's folder is the one that is written."""
+def two_processes(out: Path, *flags: str) -> tuple[list[int], list[str]]:
+    """(exit codes, what they said) of two processes of four devices, joined by flags, as hosts without SLURM would be."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = ["--devices.data", "-1", "--devices.coordinator", f"127.0.0.1:{port}", "--devices.processes", "2"]
+    joined = ["--devices.data", "-1", "--devices.coordinator", f"127.0.0.1:{port}", "--devices.processes", "2"]
     start = lambda i: subprocess.Popen(
-        ["timeout", "-s", "KILL", "900", *command(tmp_path / "run", *flags, "--devices.process", str(i))],
+        ["timeout", "-s", "KILL", "900", *command(out, *joined, *flags, "--devices.process", str(i))],
         cwd=ROOT, env=environment(4), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     processes = [start(i) for i in range(2)]
-    said = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said[0][-2000:] + said[1][-2000:]
+    with ThreadPoolExecutor() as pool:
+        said = list(pool.map(lambda process: process.communicate()[0], processes))
+    return [process.returncode for process in processes], said
+
+
+def test_two_processes_of_four_devices_give_what_one_gives(one, tmp_path):
+    """The first one's folder is the one that is written."""
+    codes, said = two_processes(tmp_path / "run")
+    assert codes == [0, 0], "\n\n".join(text[:3000] + text[-2000:] for text in said)
     assert "a mesh of data 8" in said[0]
     assert "a mesh of" not in said[1]
     same(one, tmp_path / "run")
+
+
+ALONE = """
+import jax
+from experiments import training
+
+def fail(*arguments, **more):
+    if jax.process_index() == 1:
+        raise RuntimeError("broken here alone")
+    return build(*arguments, **more)
+
+build, training.build = training.build, fail
+"""
+
+
+def test_a_process_that_fails_alone_ends_the_other(tmp_path):
+    """It says why; the other one, waiting for it, is told within a minute."""
+    (tmp_path / "alone.py").write_text(ALONE)
+    began = time.monotonic()
+    codes, said = two_processes(tmp_path / "run", "--import", str(tmp_path / "alone.py"))
+    assert 0 not in codes
+    assert "broken here alone" in said[1]
+    assert time.monotonic() - began < 200  # five minutes is what JAX would wait
 
 
 def test_processes_without_a_mesh_are_refused(tmp_path):
