@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from joining import ROOT, ends, environment, two_processes
 
 pytestmark = pytest.mark.xdist_group("one run on one device for all")
-ROOT = Path(__file__).parents[2]
 SIZES = [
     word
     for owner in ("policy", "scorer")
@@ -32,11 +29,6 @@ MESHES = {"8x1x1": (8, 1, 1), "2x2x2": (2, 2, 2), "1x8x1": (1, 8, 1), "1x1x8": (
 
 def command(out: Path, *flags: str) -> list[str]:
     return [sys.executable, "-m", "experiments.compare", *RUN, *flags, "--out", str(out)]
-
-
-def environment(devices: int) -> dict[str, str]:
-    forced = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "XLA_FLAGS": forced, "PJRT_NPROC": "8", "JAX_PLATFORMS": "cpu"}
 
 
 def metrics(out: Path) -> dict[tuple[str, str], list[float]]:
@@ -91,26 +83,31 @@ def test_every_mesh_gives_what_one_device_gives(mesh, one, tmp_path):
     same(one, tmp_path / "run")
 
 
-def two_processes(out: Path, *flags: str) -> tuple[list[int], list[str]]:
-    """(exit codes, what they said) of two processes of four devices, joined by flags, as hosts without SLURM would be."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    joined = ["--devices.data", "-1", "--devices.coordinator", f"127.0.0.1:{port}", "--devices.processes", "2"]
-    start = lambda i: subprocess.Popen(
-        ["timeout", "-s", "KILL", "900", *command(out, *joined, *flags, "--devices.process", str(i))],
-        cwd=ROOT, env=environment(4), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    processes = [start(i) for i in range(2)]
-    with ThreadPoolExecutor() as pool:
-        said = list(pool.map(lambda process: process.communicate()[0], processes))
-    return [process.returncode for process in processes], said
+STOPPED = """
+import os, signal
+import jax
+from experiments import training
+
+def told(*arguments, **more):
+    for point in run(*arguments, **more):
+        if point.update == 4 and jax.process_index() == 1 and not os.path.exists(os.environ["TOLD"]):
+            open(os.environ["TOLD"], "w").close()
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield point
+
+run, training.run = training.run, told
+"""
 
 
 def test_two_processes_of_four_devices_give_what_one_gives(one, tmp_path):
-    """The first one's folder is the one that is written."""
-    codes, said = two_processes(tmp_path / "run")
-    assert codes == [0, 0], "\n\n".join(text[:3000] + text[-2000:] for text in said)
+    """The first one's folder is the one that is written. One of them is told to stop half-way: both do, and go on."""
+    (tmp_path / "stopped.py").write_text(STOPPED)
+    words = [*RUN, "--import", str(tmp_path / "stopped.py"), "--out", str(tmp_path / "run")]
+    codes, said = two_processes(words, 4, TOLD=str(tmp_path / "told"))
+    assert codes == [130, 130], ends(said)
+    codes, said = two_processes(words, 4, TOLD=str(tmp_path / "told"))
+    assert codes == [0, 0], ends(said)
+    assert "goes on from update 4" in said[0]
     assert "a mesh of data 8" in said[0]
     assert "a mesh of" not in said[1]
     same(one, tmp_path / "run")
@@ -133,7 +130,7 @@ def test_a_process_that_fails_alone_ends_the_other(tmp_path):
     """It says why; the other one, waiting for it, is told within a minute."""
     (tmp_path / "alone.py").write_text(ALONE)
     began = time.monotonic()
-    codes, said = two_processes(tmp_path / "run", "--import", str(tmp_path / "alone.py"))
+    codes, said = two_processes([*RUN, "--import", str(tmp_path / "alone.py"), "--out", str(tmp_path / "run")], 4)
     assert 0 not in codes
     assert "broken here alone" in said[1]
     assert time.monotonic() - began < 200  # five minutes is what JAX would wait

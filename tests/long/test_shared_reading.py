@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint as ocp
-from test_meshes import ROOT, environment
+from joining import compare, ends, two_processes
 
 ROWS = 201
 RUN = [
@@ -18,29 +15,13 @@ RUN = [
     "--benchmark.validation", "0.2", "--benchmark.teacher-updates", "20", "--benchmark.teacher-width", "16",
     "--benchmark.teacher-layers", "1", "--policy.layers", "1", "--policy.width", "16", "--policy.heads", "2",
     "--policy.kv-heads", "2", "--methods", "sft", "--seeds", "1", "--updates", "8", "--warm-start", "0", "--batch-size", "16",
-    "--samples", "16", "--evaluations", "2", "--temperatures", "1.0", "--report", "False", "--devices.data", "-1",
+    "--samples", "16", "--evaluations", "2", "--temperatures", "1.0", "--report", "False",
 ]  # fmt: skip
 
 
-def run(folder: Path, rows: Path, *flags: str, devices: int) -> subprocess.Popen:
-    """A run under way, with a cache of its own: its teacher is trained anew."""
-    words = [*RUN, "--benchmark.path", str(rows), "--cache", str(folder / "cache"), "--out", str(folder / "run"), *flags]
-    own = environment(devices) | {"COUNTED": str(folder / "counted")}
-    return subprocess.Popen(
-        ["timeout", "-s", "KILL", "300", sys.executable, "-m", "experiments.compare", *words],
-        cwd=ROOT, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-
-
-def together(folder: Path, rows: Path) -> list[tuple[int, str]]:
-    """(exit code, what it said) of each of two processes, joined by flags."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    flags = ["--devices.coordinator", f"127.0.0.1:{port}", "--devices.processes", "2", "--devices.process"]
-    started = [run(folder, rows, *flags, str(index), devices=1) for index in range(2)]
-    said = [process.communicate()[0] for process in started]
-    return [(process.returncode, text) for process, text in zip(started, said)]
+def words(folder: Path, rows: Path) -> list[str]:
+    """A run with a cache of its own: its teacher is trained anew."""
+    return [*RUN, "--benchmark.path", str(rows), "--cache", str(folder / "cache"), "--out", str(folder / "run")]
 
 
 def teacher(cache: Path) -> list[np.ndarray]:
@@ -56,12 +37,11 @@ def test_two_processes_give_what_one_gives(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         folder.mkdir()
-    alone = run(one, rows, devices=1)
-    both = together(two, rows)
-    said = alone.communicate()[0]
-    assert alone.returncode == 0, said[-2000:]
-    assert [code for code, _ in both] == [0, 0], both[0][1][-2000:] + both[1][1][-2000:]
-    assert "a mesh of data 2" in both[0][1]
+    alone = compare([*words(one, rows), "--devices.data", "-1"], 1, COUNTED=str(one / "counted"))
+    codes, said = two_processes(words(two, rows), 1, COUNTED=str(two / "counted"))
+    said.append(alone.communicate()[0])
+    assert [*codes, alone.returncode] == [0, 0, 0], ends(said)
+    assert "a mesh of data 2" in said[0]
 
     bad = [json.loads((folder / "run" / "bad_rows.json").read_text()) for folder in (one, two)]
     assert bad[0] == bad[1]
@@ -85,6 +65,6 @@ def test_both_processes_refuse_what_one_refuses(tmp_path):
     """Only the second share holds what cannot be read; the first does not wait for it."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"better": "a", "worse": "b"}\n' * 9)
-    for code, said in together(tmp_path, rows):
-        assert code == 2
-        assert "none of the usual columns" in said
+    codes, said = two_processes(words(tmp_path, rows), 1, COUNTED=str(tmp_path / "counted"))
+    assert codes == [2, 2]
+    assert all("none of the usual columns" in text for text in said)
