@@ -10,7 +10,7 @@ compare: $(READY)
 	$(BIN)/python -m experiments.compare two-template
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --durations=15
 
 # a SLURM of its own comes up for it (root, once, for the packages); 3 says that this machine cannot host one
 test-slurm: $(READY)
@@ -22,7 +22,7 @@ test-slurm: $(READY)
 CLOCKED := tests/long/test_slurm.py tests/long/test_cluster_page.py
 test-long: $(READY)
 	$(BIN)/python -m pytest -rs --durations=0 --durations-min=5 $(CLOCKED)
-	$(BIN)/python -m pytest -rs --durations=0 --durations-min=5 -n 2 --dist loadgroup tests/long $(CLOCKED:%=--ignore=%)
+	$(BIN)/python -m pytest -rs --durations=0 --durations-min=5 -n 2 --dist loadfile tests/long $(CLOCKED:%=--ignore=%)
 
 speed: $(READY)
 	$(BIN)/python -m experiments.speed two-template

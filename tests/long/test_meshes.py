@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from joining import ROOT, ends, environment, two_processes
 
-pytestmark = pytest.mark.xdist_group("one run on one device for all")
 SIZES = [
     word
     for owner in ("policy", "scorer")

@@ -18,7 +18,6 @@ from sweeping import ROOT, TINY, planned, queue, states, sweep, wait
 from experiments.sweep import lease
 from experiments.sweep.folder import SweepFolder
 
-pytestmark = pytest.mark.xdist_group("one undisturbed sweep for both")
 RUNS = int(os.environ.get("FDIV_SWEEP_RUNS", "200"))
 WORKERS, LAPSE = 2, 5.0
 GRID = {
