@@ -22,7 +22,8 @@ test-slurm: $(READY)
 CLOCKED := tests/long/test_slurm.py tests/long/test_cluster_page.py
 test-long: $(READY)
 	$(BIN)/python -m pytest -rs --durations=0 --durations-min=5 $(CLOCKED)
-	$(BIN)/python -m pytest -rs --durations=0 --durations-min=5 -n 2 --dist loadfile tests/long $(CLOCKED:%=--ignore=%)
+	$(BIN)/python -m pytest -rs --durations=0 --durations-min=5 -n 2 --dist loadfile --no-loadscope-reorder \
+		tests/long/test_sweep_kills.py tests/long $(CLOCKED:%=--ignore=%)
 
 speed: $(READY)
 	$(BIN)/python -m experiments.speed two-template
