@@ -1,5 +1,6 @@
 """Tests run on the CPU, refuse silent broadcasts between ranks, and share compiled programs."""
 
+import gc
 import os
 import tempfile
 
@@ -9,6 +10,8 @@ os.environ.setdefault("FDIV_CACHE", os.path.join(tempfile.gettempdir(), f"fdiv-t
 
 import jax
 import pytest
+
+gc.set_threshold(100_000, 20, 50)  # tracing leaves many small objects, and looking through them took a seventh of the time
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ["FDIV_CACHE"] + "/programs")
