@@ -18,7 +18,7 @@ test-slurm: $(READY)
 	$(BIN)/python -m pytest tests/long/test_slurm.py
 
 # kills, meshes, the 200-run sweep, SLURM; what needs a SLURM is skipped, and said, without one. What waits for SLURM's own
-# clocks runs by itself, the rest two at a time
+# clocks runs by itself, the rest two files at a time, the longest first
 CLOCKED := tests/long/test_slurm.py tests/long/test_cluster_page.py
 test-long: $(READY)
 	$(BIN)/python -m pytest -rs --durations=0 --durations-min=5 $(CLOCKED)

@@ -199,7 +199,7 @@ def _method(bench: Bench, method: Resolved, hyperparameters: Any) -> None:
     lane = training.begin(bench.config, objective, updates, bench.keys, bench.start, rates, rows)
     laid = bench.lanes.put(lane)
     program = training.build(bench.config, bench.task, objective, updates, bench.lanes, laid, method.reads)
-    takes = devices.memory(program.bytes)
+    takes = devices.memory(program.memory_bytes)
     screen.say(f"  {method.name}: compiled in {program.compile_seconds:.1f} s; takes {takes}.")
     track = _train(bench, method, program, lane, own)
     result = _result(bench, method, claim, program, track, own) | {"learning_rate": rate, "trials": trials}
@@ -331,7 +331,7 @@ def _result(bench: Bench, method: Resolved, claim: Any, program: training.Progra
         "reason": reason,
         "seconds": point.seconds,
         "compile_seconds": program.compile_seconds,
-        "bytes": program.bytes,
+        "memory_bytes": program.memory_bytes,
         "tokens": float(point.tokens.sum()),
         "best": best.value if best else None,
         "gap": results.gap_of(own(final), best) if own else None,

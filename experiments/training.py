@@ -37,7 +37,7 @@ class Program(NamedTuple):
     updates: int
     watched: tuple[str, ...]  # what is looked at for numbers that are not finite
     compile_seconds: float
-    bytes: int  # of memory on each device, while it trains
+    memory_bytes: int  # on each device, while it trains
 
 
 def source(mdp: TokenMDP, reads: str) -> Callable[[jax.Array, int], Any]:
@@ -112,11 +112,11 @@ def build(
 
     advance, seconds = lanes.compile(advance, lane, jnp.int32(1), jnp.bool_(True), shared=(1, 2), donate=(0,))
     probe, more = lanes.compile(probe, lane)
-    return Program(lanes, advance, probe, updates, watched[-1], seconds + more, taken(advance))
+    return Program(lanes, advance, probe, updates, watched[-1], seconds + more, _memory_bytes(advance))
 
 
-def taken(program: Any) -> int:
-    """Bytes of memory that a compiled program takes on each device: what it is given, what it gives and what lies between."""
+def _memory_bytes(program: Any) -> int:
+    """What a compiled program takes on each device: what it is given, what it gives and what lies between."""
     sizes = program.memory_analysis()
     given = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     return given + sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes
