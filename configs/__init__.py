@@ -1,1 +1,2 @@
-"""Named presets, one file each, headed by the command and what it should give. `PRESETS` maps a name to (text, config)."""
+"""Named presets, one file each, headed by the command and what it should give. `PRESETS` maps a
+name to (text, config)."""

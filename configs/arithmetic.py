@@ -1,9 +1,10 @@
 """python -m experiments.compare arithmetic [--benchmark.divergence js] [--beta B]
 
-Sums of three numbers up to 19, from a start half-trained by likelihood: on held-out sums it answers .66 right with its
-likeliest tokens (greedy) and .39 when drawn, and then ppo .97 and .87, grpo .96 and .87, rloo .96 and .86. Two seeds, ten
-minutes on two cores with other programs running. All give up the answer alone, and keep one or two of the ways: their
-entropy given the sum falls from .98 to .35 (ppo) and .25 (grpo, rloo). For grpo, other penalties and weights gave
+Sums of three numbers up to 19, from a start half-trained by likelihood: on held-out sums it answers
+.66 right with its likeliest tokens (greedy) and .39 when drawn, and then ppo .97 and .87, grpo .96
+and .87, rloo .96 and .86. Two seeds, ten minutes on two cores with other programs running. All give
+up the answer alone, and keep one or two of the ways: their entropy given the sum falls from .98 to
+.35 (ppo) and .25 (grpo, rloo). For grpo, other penalties and weights gave
 
     penalty, beta     greedy  drawn  pass@8  ways in 16  entropy of ways
     reverse_kl .05     .957   .866    .996      1.49          .25
@@ -13,11 +14,11 @@ entropy given the sum falls from .98 to .35 (ppo) and .25 (grpo, rloo). For grpo
     js         .8      .969   .799    .995      2.04          .54
     forward_kl .2      .934   .691    .989      2.28          .67
 
-(the start: .662, .387, .929, 2.50, .98). Near the start js is a quarter of the others, hence its weights. Weight buys ways
-for accuracy with each of them, although at the optimum of any no way is lost: right answers there are as likely among each
-other as they were. forward_kl earns e^s of whole strings: one rare string can carry a batch, a gradient's norm reaches 24
-on average over a stretch of updates where reverse_kl's stays below 10, and only --clip holds it.
-"""
+(the start: .662, .387, .929, 2.50, .98). Near the start js is a quarter of the others, hence its
+weights. Weight buys ways for accuracy with each of them, although at the optimum of any no way is
+lost: right answers there are as likely among each other as they were. forward_kl earns e^s of whole
+strings: one rare string can carry a batch, a gradient's norm reaches 24 on average over a stretch
+of updates where reverse_kl's stays below 10, and only --clip holds it."""
 
 from pathlib import Path
 
@@ -26,10 +27,15 @@ from fdiv.benchmarks import Arithmetic
 from fdiv.objectives import GROUPS
 from fdiv.policies import Architecture
 
-RATE = 5e-4  # of every method that learns from the reward; the likelihood that makes the start takes --learning-rate
+# of every method that learns from the reward; the likelihood that makes the start takes --learning-
+# rate
+RATE = 5e-4
 PRESETS = {
     "arithmetic": (
-        "Sums whose answers are checked and can be written in several right ways, from a half-trained start.",
+        (
+            "Sums whose answers are checked and can be written in several right ways, from a "
+            "half-trained start."
+        ),
         Config(
             benchmark=Arithmetic(),
             policy=Architecture("transformer"),

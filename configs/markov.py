@@ -1,9 +1,8 @@
 """python -m experiments.compare markov
 
-A random second-order chain with an EOS, learned by first-order policies: variable lengths, every value exact. Every method
-but fairl ends within .005 nats of the best that the class can do for its own divergence (airl .0031, alpha_irl .0009, the
-others at most .0002).
-"""
+A random second-order chain with an EOS, learned by first-order policies: variable lengths, every
+value exact. Every method but fairl ends within .005 nats of the best that the class can do for its
+own divergence (airl .0031, alpha_irl .0009, the others at most .0002)."""
 
 from pathlib import Path
 
@@ -11,5 +10,8 @@ from experiments.config import Config
 from fdiv.benchmarks import Markov
 
 PRESETS = {
-    "markov": ("A random Markov chain with an EOS; strings enumerated.", Config(benchmark=Markov(), out=Path("runs/markov")))
+    "markov": (
+        "A random Markov chain with an EOS; strings enumerated.",
+        Config(benchmark=Markov(), out=Path("runs/markov")),
+    )
 }

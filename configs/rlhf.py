@@ -1,8 +1,8 @@
 """python -m experiments.compare rlhf [--beta B]
 
-The two-template language with its share of valid strings as the reward, and the best Markov fit as the reference: the
-optimum of reward minus beta KL is known, and so is all that a method leaves on the table.
-"""
+The two-template language with its share of valid strings as the reward, and the best Markov fit as
+the reference: the optimum of reward minus beta KL is known, and so is all that a method leaves on
+the table."""
 
 from pathlib import Path
 
@@ -13,12 +13,26 @@ from fdiv.policies import Architecture
 COMMON = {
     "policy": Architecture("full"),
     "methods": (
-        "reinforce", "rloo", "grpo", "ppo", "grpo_std", "grpo_std:k3-loss", "rloo:k2-loss", "rloo:k3-loss", "rloo:k3-reward",
-        "fdpg:reverse_kl", "distill:reverse_kl", "dpo", "ipo", "kto", "simpo", "bt_rloo",
+        "reinforce",
+        "rloo",
+        "grpo",
+        "ppo",
+        "grpo_std",
+        "grpo_std:k3-loss",
+        "rloo:k2-loss",
+        "rloo:k3-loss",
+        "rloo:k3-reward",
+        "fdpg:reverse_kl",
+        "distill:reverse_kl",
+        "dpo",
+        "ipo",
+        "kto",
+        "simpo",
+        "bt_rloo",
     ),
     "updates": 1500,
     "optimum_starts": 6,
-}  # fmt: skip
+}
 PRESETS = {
     "rlhf": (
         "Reward minus beta times a divergence from a reference, on the two-template language.",
@@ -26,6 +40,10 @@ PRESETS = {
     ),
     "rlhf-markov": (
         "The same on a random Markov chain with an EOS, a table of rewards.",
-        Config(benchmark=Rewarded(base=Markov(), reward="table"), out=Path("runs/rlhf-markov"), **COMMON),
+        Config(
+            benchmark=Rewarded(base=Markov(), reward="table"),
+            out=Path("runs/rlhf-markov"),
+            **COMMON,
+        ),
     ),
 }

@@ -1,8 +1,8 @@
 """python -m experiments.compare text --benchmark.path rows.jsonl \\
     --benchmark.prompt-field question --benchmark.completion-field answer
 
-Real text, byte by byte, with a small transformer against a larger one's law: divergences are estimated from both sides.
-"""
+Real text, byte by byte, with a small transformer against a larger one's law: divergences are
+estimated from both sides. """
 
 from pathlib import Path
 
@@ -30,7 +30,9 @@ PRESETS = {
             temperatures=(0.5, 0.7, 0.85, 1.0, 1.2),
             exact_limit=0,
             policy_gradient=GROUPS["policy_gradient"](discount=0.0),
-            adversarial=GROUPS["adversarial"](level="token", learning_rate=3e-4, discriminator_learning_rate=3e-3),
+            adversarial=GROUPS["adversarial"](
+                level="token", learning_rate=3e-4, discriminator_learning_rate=3e-3
+            ),
             out=Path("runs/text"),
         ),
     )

@@ -1,10 +1,12 @@
 """python -m experiments.compare two-template
 
-The misspecified class of Markov policies on the two-template language: every method but fairl within .005 nats of the best
-that the class can do for its own divergence, in about a minute on two cores. Add `--policy.name full` and the differences
-between divergences vanish: they are differences of policy class.
-"""
+The misspecified class of Markov policies on the two-template language: every method but fairl
+within .005 nats of the best that the class can do for its own divergence, in about a minute on two
+cores. Add `--policy.name full` and the differences between divergences vanish: they are differences
+of policy class."""
 
 from experiments.config import Config
 
-PRESETS = {"two-template": ("Two noisy templates behind a latent choice; strings enumerated.", Config())}
+PRESETS = {
+    "two-template": ("Two noisy templates behind a latent choice; strings enumerated.", Config())
+}

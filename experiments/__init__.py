@@ -1,1 +1,2 @@
-"""Everything that touches the world: flags, files, clocks, devices, pictures. The mathematics is in `fdiv`."""
+"""Everything that touches the world: flags, files, clocks, devices, pictures. The mathematics is in
+`fdiv`."""

@@ -1,4 +1,4 @@
-"""From a config to values: the task, the kit that objectives are built from, the learner."""
+"""From a config to values: the task, the components that objectives are built from, the learner."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import text_files
 from experiments.config import strings_possible
+from experiments.data import files
 from fdiv import exact
 from fdiv.benchmarks import Text
 from fdiv.benchmarks.text import decode
@@ -19,7 +19,7 @@ from fdiv.learner import learner
 from fdiv.objectives import GROUPS
 from fdiv.policies import tabular
 from fdiv.rollout import sampler
-from fdiv.types import PAD, Kit, Learner, Model, Objective, Sequences, TokenMDP, UsageError
+from fdiv.types import PAD, Components, Learner, Model, Objective, Sequences, TokenMDP, UsageError
 
 
 class Task(NamedTuple):
@@ -29,19 +29,28 @@ class Task(NamedTuple):
     space: exact.Space | None  # its strings, where they are enumerated
     length: int  # most tokens of a string, prompt included
     notes: list[str]  # what a reader should know of the data
-    spell: Callable[[Any, Any], str] | None = None  # tokens, mask -> what the marked tokens say, where they are characters
+    spell: Callable[[Any, Any], str] | None = (
+        None  # tokens, mask -> what the marked tokens say, where they are characters
+    )
 
 
-def data(config: Any) -> text_files.Reading | None:
+def data(config: Any) -> files.Reading | None:
     """The rows of a text benchmark; other benchmarks are their own data."""
-    return text_files.read(config.benchmark) if isinstance(config.benchmark, Text) else None
+    return files.read(config.benchmark) if isinstance(config.benchmark, Text) else None
 
 
-def task(config: Any, reading: text_files.Reading | None = None, teacher: Model | None = None) -> Task:
-    """Build the benchmark. Raises `UsageError` where exact values are asked for and the strings are too many."""
+def task(config: Any, reading: files.Reading | None = None, teacher: Model | None = None) -> Task:
+    """Build the benchmark. Raises `UsageError` where exact values are asked for and the strings are
+    too many."""
     if reading is not None:
         mdp = config.benchmark.build(reading.rows, teacher)
-        return Task(mdp, None, config.benchmark.prompt_length + mdp.horizon, reading.notes(config.benchmark), decode)
+        return Task(
+            mdp,
+            None,
+            config.benchmark.prompt_length + mdp.horizon,
+            reading.notes(config.benchmark),
+            decode,
+        )
     mdp = config.benchmark.build()
     prompted = jax.eval_shape(lambda key: mdp.prompts(key, 1), jax.random.key(0)).tokens.shape[1]
     space = None
@@ -49,29 +58,49 @@ def task(config: Any, reading: text_files.Reading | None = None, teacher: Model 
         try:
             space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos, config.exact_limit)
         except UsageError as error:
-            fix = f"{error.fix.rstrip('.')} with --exact-limit (0 estimates instead of enumerating)."
+            fix = (
+                f"{error.fix.rstrip('.')} with --exact-limit (0 estimates instead of enumerating)."
+            )
             raise UsageError("benchmark.horizon", error.value, error.problem, fix) from error
     return Task(mdp, space, prompted + mdp.horizon, [], getattr(config.benchmark, "spell", None))
 
 
-def kit(config: Any, task: Task) -> Kit:
+def components(config: Any, task: Task) -> Components:
     """Policy, task, sampler, scorers. A scorer is built only where a method has a use for it."""
     mdp = task.mdp
-    needs = lambda what: any(what in getattr(GROUPS[m.group], "needs", ()) for m, _ in config_methods(config))
-    scorer = config.scorer.scorer(mdp.vocab, task.length, config.policy) if needs("scorer") else None
-    critic = config.scorer.scorer(mdp.vocab, task.length, config.policy, outputs=1) if needs("critic") else None
+    needs = lambda what: any(
+        what in getattr(GROUPS[m.group], "needs", ()) for m, _ in config_methods(config)
+    )
+    scorer = (
+        config.scorer.scorer(mdp.vocab, task.length, config.policy) if needs("scorer") else None
+    )
+    critic = (
+        config.scorer.scorer(mdp.vocab, task.length, config.policy, outputs=1)
+        if needs("critic")
+        else None
+    )
     policy = config.policy.policy(mdp.vocab, task.length)
-    return Kit(policy, mdp, sampler(mdp.horizon, mdp.eos), scorer, critic, config.penalty, config.control)
+    return Components(
+        policy, mdp, sampler(mdp.horizon, mdp.eos), scorer, critic, config.penalty, config.control
+    )
 
 
 def embedded(config: Any, task: Task) -> Any:
-    """The task's reference as a table of the policy's class, or the class's nearest to it; None where training starts anew."""
+    """The task's reference as a table of the policy's class, or the class's nearest to it; None
+    where training starts anew."""
     regulariser = task.mdp.regulariser
-    if task.space is None or regulariser is None or regulariser.reference is None or config.policy.name == "transformer":
+    if (
+        task.space is None
+        or regulariser is None
+        or regulariser.reference is None
+        or config.policy.name == "transformer"
+    ):
         return None
     automaton = config.policy.automaton(task.mdp.vocab, task.length)
     with jax.enable_x64(True):
-        return tabular.nearest(automaton, task.space, exact.known_law(task.space, regulariser.reference)).astype(np.float32)
+        return tabular.nearest(
+            automaton, task.space, exact.known_law(task.space, regulariser.reference)
+        ).astype(np.float32)
 
 
 def config_methods(config: Any):
@@ -82,12 +111,21 @@ def config_methods(config: Any):
 
 
 def make_learner(config: Any, objective: Objective, rate: Any, updates: int) -> Learner:
-    """Adam with the config's schedule; `rate` may be traced, so that lanes can have different ones."""
+    """Adam with the config's schedule; `rate` may be traced, so that runs can have different
+    ones."""
     steps = updates * config.epochs * config.minibatches
-    shape = optax.cosine_decay_schedule(1.0, steps) if config.schedule == "cosine" else lambda step: 1.0
+    shape = (
+        optax.cosine_decay_schedule(1.0, steps) if config.schedule == "cosine" else lambda step: 1.0
+    )
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    tx = optax.chain(*parts, optax.scale_by_adam(), optax.scale_by_learning_rate(lambda step: rate * shape(step)))
-    counts = {"epochs": config.epochs, "minibatches": config.minibatches, "accumulate": config.accumulate}
+    tx = optax.chain(
+        *parts, optax.scale_by_adam(), optax.scale_by_learning_rate(lambda step: rate * shape(step))
+    )
+    counts = {
+        "epochs": config.epochs,
+        "minibatches": config.minibatches,
+        "accumulate": config.accumulate,
+    }
     return learner(objective, tx, **counts)
 
 
@@ -99,7 +137,9 @@ def readable(task: Task, sequences: Sequences) -> list[tuple[str, str]]:
         if task.spell is not None:
             pairs.append((task.spell(tokens, before), task.spell(tokens, mask)))
         else:
-            spell = lambda keep, tokens=tokens: " ".join("end" if t == task.mdp.eos else str(t) for t in tokens[keep])
+            spell = lambda keep, tokens=tokens: " ".join(
+                "end" if t == task.mdp.eos else str(t) for t in tokens[keep]
+            )
             pairs.append((spell(before), spell(mask)))
     return pairs
 

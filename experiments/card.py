@@ -1,4 +1,5 @@
-"""The cards of the family: `python -m experiments.card [NAME ...]`, names as `alpha:0.5`; none prints every member's."""
+"""The cards of the family: `python -m experiments.card [NAME ...]`, names as `alpha:0.5`; none
+prints every member's."""
 
 from __future__ import annotations
 
@@ -13,10 +14,15 @@ from fdiv.types import UsageError
 
 
 def card(spec: str) -> Table:
-    """One member: its formula, where it comes from, who else calls it what, and its parameter elsewhere."""
+    """One member: its formula, where it comes from, who else calls it what, and its parameter
+    elsewhere."""
     found = divergences.card(spec)
     table = Table(
-        box=None, show_header=False, padding=(0, 2), title=f"[bold]{divergences.parse(spec).name}[/]", title_justify="left"
+        box=None,
+        show_header=False,
+        padding=(0, 2),
+        title=f"[bold]{divergences.parse(spec).name}[/]",
+        title_justify="left",
     )
     rows = {"f(u), u = p/q": found.formula, "source": found.source, "known as": found.names}
     for name, text in (rows | conventions.equivalents(spec)).items():

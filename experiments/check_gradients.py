@@ -1,11 +1,12 @@
-"""The gradient card, what each objective is the gradient of: `python -m experiments.check_gradients [OBJECTIVE ...] [flags]`.
+"""The gradient card, what each objective is the gradient of: `python -m experiments.check_gradients
+[OBJECTIVE ...] [flags]`.
 
-Every registered objective (and what `--import FILE.py` adds) at its defaults and in its variants, on an MDP small enough to
-enumerate. At the defaults policy gradients and optimal discriminators are exact at their level, discount 0 drops the effect
-on later prefixes (of forward KL there is none), distillation is exact on the expert's prefixes alone, and fairl ascends
-forward KL. Prints the table and writes gradients.json, .csv, .png and .pdf; `--expect gradients.json` of an earlier run exits
-with 1 when a verdict has changed.
-"""
+Every registered objective (and what `--import FILE.py` adds) at its defaults and in its variants,
+on an MDP small enough to enumerate. At the defaults policy gradients and optimal discriminators are
+exact at their level, discount 0 drops the effect on later prefixes (of forward KL there is none),
+distillation is exact on the expert's prefixes alone, and fairl ascends forward KL. Prints the table
+and writes gradients.json, .csv, .png and .pdf; `--expect gradients.json` of an earlier run exits
+with 1 when a verdict has changed."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         found = card(options, chosen)
     except UsageError as error:
         return cli.refused(error)
-    from experiments import gradient_card
+    from experiments.gradients import card as gradient_card
 
     gradient_card.show(found)
     gradient_card.write(options.out, dataclasses.asdict(options), found)
@@ -65,12 +66,26 @@ def _parse(argv: list[str]) -> tuple[tuple[str, ...], Options]:
     Names = tyro.conf.Positional[tuple[str, ...]]
     about = "Objectives as --methods takes them; none: every registered one."
     fields = [
-        ("objectives", Annotated[Names, tyro.conf.arg(metavar="OBJECTIVE ...", help=about)], dataclasses.field(default=())),
-        ("options", Annotated[Options, tyro.conf.arg(name="")], dataclasses.field(default_factory=Options)),
+        (
+            "objectives",
+            Annotated[Names, tyro.conf.arg(metavar="OBJECTIVE ...", help=about)],
+            dataclasses.field(default=()),
+        ),
+        (
+            "options",
+            Annotated[Options, tyro.conf.arg(name="")],
+            dataclasses.field(default_factory=Options),
+        ),
     ]
     command = dataclasses.make_dataclass("Command", fields, frozen=True)
     marks = (tyro.conf.FlagConversionOff,)
-    asked = tyro.cli(command, prog="python -m experiments.check_gradients", description=__doc__, args=argv, config=marks)
+    asked = tyro.cli(
+        command,
+        prog="python -m experiments.check_gradients",
+        description=__doc__,
+        args=argv,
+        config=marks,
+    )
     options = asked.options
     at_least("vocab", options.vocab, 2)
     at_least("horizon", options.horizon, 1)
@@ -83,13 +98,16 @@ def _parse(argv: list[str]) -> tuple[tuple[str, ...], Options]:
 
 def methods(names: tuple[str, ...]) -> list:
     """The methods named, or all of the registry."""
-    from experiments.gradient_cases import PENALTIES
+    from experiments.gradients.cases import PENALTIES
     from fdiv import objectives
 
     if len(set(names)) < len(names):
         raise UsageError("objectives", names, "names one twice.", "Name each once.")
     needs = lambda m: "{}" in (m.divergence or "") and m.default is None
-    every = [f"{name}:{ARGUMENT}" if needs(method) else name for name, method in objectives.METHODS.items()]
+    every = [
+        f"{name}:{ARGUMENT}" if needs(method) else name
+        for name, method in objectives.METHODS.items()
+    ]
     every += [f"rloo:{penalty}" for penalty in PENALTIES]
     return [objectives.resolve(name) for name in names or every]
 
@@ -101,9 +119,13 @@ def _expected(path: Path | None) -> dict[str, str] | None:
     try:
         return {key: row["verdict"] for key, row in json.loads(path.read_text())["rows"].items()}
     except OSError as error:
-        raise UsageError("expect", str(path), "cannot be read.", "Give the gradients.json of an earlier run.") from error
+        raise UsageError(
+            "expect", str(path), "cannot be read.", "Give the gradients.json of an earlier run."
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError("expect", str(path), "holds no verdicts.", "Give the gradients.json of an earlier run.") from error
+        raise UsageError(
+            "expect", str(path), "holds no verdicts.", "Give the gradients.json of an earlier run."
+        ) from error
 
 
 def card(options: Options, methods: list) -> dict[str, dict[str, Any]]:
@@ -112,35 +134,47 @@ def card(options: Options, methods: list) -> dict[str, dict[str, Any]]:
     from rich.console import Console
     from rich.progress import track
 
-    from experiments import gradient_cases, gradients
+    from experiments.gradients import cases as gradient_cases
+    from experiments.gradients import targets
     from fdiv import divergences
 
     rows: dict[str, dict[str, Any]] = {}
     with jax.enable_x64(True):
-        world = gradients.world(options.vocab, options.horizon, options.perturbation, options.seed)
+        world = targets.world(options.vocab, options.horizon, options.perturbation, options.seed)
         cases = gradient_cases.cases(methods)
         family = list(divergences.every())
-        known = gradients.targets(world, list(dict.fromkeys([*family, *(case.claim.minimises for case in cases)])))
-        paid = {case.claim.minimises for case in cases if case.claim.level == "return"} | {"reverse_kl"}
-        worlds = {name: gradients.rewarded(world, name) for name in paid}
-        known = known._replace(returns={name: gradients.returns(world, name) for name, world in worlds.items()})
+        known = targets.targets(
+            world, list(dict.fromkeys([*family, *(case.claim.minimises for case in cases)]))
+        )
+        paid = {case.claim.minimises for case in cases if case.claim.level == "return"} | {
+            "reverse_kl"
+        }
+        worlds = {name: targets.rewarded(world, name) for name in paid}
+        known = known._replace(
+            returns={name: targets.returns(world, name) for name, world in worlds.items()}
+        )
         critics: dict = {}
         for case in track(cases, "measuring", console=Console(stderr=True), transient=True):
             optimal = None
             here = worlds[case.claim.minimises if case.claim.level == "return" else "reverse_kl"]
             for found in gradient_cases.measure(here, case, critics):
-                verdict = gradients.verdict(found.gradient, case.claim, known, found.at_expert)
+                verdict = targets.verdict(found.gradient, case.claim, known, found.at_expert)
                 if found.critic == "trained":
-                    near = gradients.against(found.gradient, optimal)["cosine"] > gradients.NEAR
+                    near = targets.against(found.gradient, optimal)["cosine"] > targets.NEAR
                     learned = "value function" if case.method.group == "ppo" else "discriminator"
                     verdict = f"{'close to' if near else 'far from'} the optimal {learned}'s"
                 optimal = found.gradient
                 rows[case.label + (" (trained)" if found.critic == "trained" else "")] = {
-                    "objective": case.method.name, "variant": dict(case.fields), "discriminator": found.critic,
-                    "claim": case.claim.sentence, "target": gradients.phrase(case.claim), "verdict": verdict,
-                    **gradients.against(found.gradient, known.of(case.claim)), "variance": found.variance,
-                    "against": gradients.everything(found.gradient, known),
-                }  # fmt: skip
+                    "objective": case.method.name,
+                    "variant": dict(case.fields),
+                    "discriminator": found.critic,
+                    "claim": case.claim.sentence,
+                    "target": targets.phrase(case.claim),
+                    "verdict": verdict,
+                    **targets.against(found.gradient, known.of(case.claim)),
+                    "variance": found.variance,
+                    "against": targets.everything(found.gradient, known),
+                }
     return rows
 
 

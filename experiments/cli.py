@@ -1,4 +1,5 @@
-"""The command line: a preset first, then flags; what cannot be done is said in one paragraph, exit code 2."""
+"""The command line: a preset first, then flags; what cannot be done is said in one paragraph, exit
+code 2."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiments.stopping import STOPPED_EXIT
+from experiments.running.stopping import STOPPED_EXIT
 from fdiv.types import UsageError
 
 USAGE_EXIT = 2
@@ -28,7 +29,8 @@ IMPORTED: list[ModuleType] = []  # what `--import` has loaded, in order
 
 
 def presets() -> dict[str, tuple[str, Any]]:
-    """Every preset of the `configs` folder, one file each, and of imported files: name -> (description, config)."""
+    """Every preset of the `configs` folder, one file each, and of imported files: name ->
+    (description, config)."""
     found = {}
     folder = importlib.import_module("configs")
     for module in sorted(pkgutil.iter_modules(folder.__path__), key=lambda m: m.name):
@@ -38,8 +40,14 @@ def presets() -> dict[str, tuple[str, Any]]:
     return found
 
 
-def run(main: Callable[[str, Any], int], program: str, argv: list[str] | None = None, adapt: Callable | None = None) -> int:
-    """Parse `argv` and call `main(preset name, config)`. `adapt` turns each preset into the program's own config."""
+def run(
+    main: Callable[[str, Any], int],
+    program: str,
+    argv: list[str] | None = None,
+    adapt: Callable | None = None,
+) -> int:
+    """Parse `argv` and call `main(preset name, config)`. `adapt` turns each preset into the
+    program's own config."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         argv = load_plugins(argv)
@@ -59,7 +67,8 @@ def refused(error: UsageError) -> int:
 
 
 def load_plugins(argv: list[str]) -> list[str]:
-    """Import each `--import FILE.py` (a user's own divergences, benchmarks, methods or presets) and take it off the line."""
+    """Import each `--import FILE.py` (a user's own divergences, benchmarks, methods or presets) and
+    take it off the line."""
     rest = []
     arguments = iter(argv)
     for argument in arguments:
@@ -105,10 +114,21 @@ def parse(program: str, argv: list[str], adapt: Callable | None = None) -> tuple
 
     known = presets()
     if argv and not argv[0].startswith("-") and argv[0] not in known:
-        near = difflib.get_close_matches(argv[0].replace("_", "-"), known, n=3, cutoff=0.3) or sorted(known)
-        raise UsageError("preset", argv[0], "there is no preset (benchmark) of that name.", f"The nearest: {', '.join(near)}.")
-    choices = {name: (text, adapt(config) if adapt else config) for name, (text, config) in known.items()}
+        near = difflib.get_close_matches(
+            argv[0].replace("_", "-"), known, n=3, cutoff=0.3
+        ) or sorted(known)
+        raise UsageError(
+            "preset",
+            argv[0],
+            "there is no preset (benchmark) of that name.",
+            f"The nearest: {', '.join(near)}.",
+        )
+    choices = {
+        name: (text, adapt(config) if adapt else config) for name, (text, config) in known.items()
+    }
     marks = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     argv = _spelled_out(argv)
-    config = tyro.extras.overridable_config_cli(choices, prog=f"python -m {program}", args=argv, config=marks)
+    config = tyro.extras.overridable_config_cli(
+        choices, prog=f"python -m {program}", args=argv, config=marks
+    )
     return argv[0], config

@@ -9,7 +9,7 @@ from experiments import cli
 
 def main(preset: str, config) -> int:
     """Run it, from the config that the command line gave."""
-    from experiments import head_to_head
+    from experiments.running import head_to_head
 
     return head_to_head.run(preset, config, cli.presets()[preset][1])
 

@@ -1,4 +1,5 @@
-"""One config for a head-to-head: every field is a flag, every check is made before anything runs."""
+"""One config for a head-to-head: every field is a flag, every check is made before anything
+runs."""
 
 from __future__ import annotations
 
@@ -35,10 +36,11 @@ class Common:
     control: Control = dataclasses.field(default_factory=Control)
     """How the weight of that changes over training."""
     methods: tuple[str, ...] = ("sft", "reverse_kl", "js", "gail", "airl", "fairl", "alpha_irl")
-    """What to compare: sft, reverse_kl, forward_kl, js, gail, airl, fairl, alpha_irl[:A], distill[:F], dagger[:F],
-    adversarial:F, policy_gradient:F, spin, iq_learn, for any divergence F; with a reward: reinforce, rloo, grpo, grpo_std, ppo
-    (each with :PENALTY, such as grpo:k3-loss), fdpg[:F], bt_rloo, bt_grpo, bt_ppo, bt_var_rloo, classifier_rloo; with
-    comparisons: dpo, f_dpo:F, ipo, kto, simpo."""
+    """What to compare: sft, reverse_kl, forward_kl, js, gail, airl, fairl, alpha_irl[:A],
+    distill[:F], dagger[:F], adversarial:F, policy_gradient:F, spin, iq_learn, for any divergence F;
+    with a reward: reinforce, rloo, grpo, grpo_std, ppo (each with :PENALTY, such as grpo:k3-loss),
+    fdpg[:F], bt_rloo, bt_grpo, bt_ppo, bt_var_rloo, classifier_rloo; with comparisons: dpo,
+    f_dpo:F, ipo, kto, simpo."""
     seeds: int = 5
     """Runs of each method, trained side by side."""
     seed: int = 0
@@ -48,8 +50,8 @@ class Common:
     batch_size: int = 512
     """Strings per update, the same for every method."""
     demos: int = 0
-    """Demonstrations per seed, the same for every method; 0 draws fresh ones from the expert at each update (for text, 0 is
-    all training rows)."""
+    """Demonstrations per seed, the same for every method; 0 draws fresh ones from the expert at
+    each update (for text, 0 is all training rows)."""
     warm_start: int = 0
     """Likelihood updates that make the common start."""
     learning_rate: float = 0.05
@@ -59,17 +61,20 @@ class Common:
     clip: float = 0.0
     """Largest norm of a gradient; 0 is no limit."""
     epochs: int = 1
-    """Passes over each batch (sft and distill on expert prefixes only: the others' batches are good for one step)."""
+    """Passes over each batch (sft and distill on expert prefixes only: the others' batches are good
+    for one step)."""
     minibatches: int = 1
     """Steps per pass."""
     accumulate: int = 1
-    """Parts in which a step's gradient is summed, to save memory; the result does not depend on it."""
+    """Parts in which a step's gradient is summed, to save memory; the result does not depend on
+    it."""
     trials: int = 1
-    """Learning rates tried for every method on a seed of their own (x 1, 1/3, 3, 1/10, 10); the best one runs."""
+    """Learning rates tried for every method on a seed of their own (x 1, 1/3, 3, 1/10, 10); the
+    best one runs."""
     evaluations: int = 20
     """Points on the learning curves."""
     samples: int = 128
-    """Strings drawn from each policy to judge what cannot be enumerated, and to show."""
+    """Strings drawn from each policy to evaluator what cannot be enumerated, and to show."""
     temperatures: tuple[float, ...] = (0.25, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
     """Sampling temperatures of the SFT curve in the quality-diversity figure."""
     exact_limit: int = exact.LIMIT
@@ -77,14 +82,16 @@ class Common:
     optimum_starts: int = 12
     """Random starts of the search for the best policy in the class."""
     report: bool = True
-    """Draw the figures and write report.html; a sweep, which draws one of all its runs, can do without."""
+    """Draw the figures and write report.html; a sweep, which draws one of all its runs, can do
+    without."""
     save_every: float = 30.0
     """Seconds between checkpoints."""
     keep: int = 2
-    """Checkpoints kept of each method; one that turns out damaged costs the updates since the one before it."""
+    """Checkpoints kept of each method; one that turns out damaged costs the updates since the one
+    before it."""
     not_finite: Literal["stop", "skip"] = "stop"
-    """What an update with a number that is not finite does: its method is marked diverged, and ends once all its seeds are;
-    or the update is left out."""
+    """What an update with a number that is not finite does: its method is marked diverged, and ends
+    once all its seeds are; or the update is left out."""
     devices: Devices = dataclasses.field(default_factory=Devices)
     """Which devices, and whether seeds or one model are spread over them."""
     cache: Path | None = None
@@ -110,7 +117,10 @@ WHERE_ONLY = ("out", "devices", "save_every", "keep", "cache", "report")
 
 def resolve(config: Any) -> list[tuple[Resolved, Any]]:
     """Each method with its hyperparameters."""
-    return [(method, getattr(config, method.group)) for method in map(objectives.resolve, config.methods)]
+    return [
+        (method, getattr(config, method.group))
+        for method in map(objectives.resolve, config.methods)
+    ]
 
 
 def check(config: Any, preset: Any) -> None:
@@ -142,7 +152,9 @@ def check(config: Any, preset: Any) -> None:
         positive("temperatures", temperature)
     parts = config.minibatches * config.accumulate
     if config.batch_size % parts:
-        problem = f"does not divide into {config.minibatches} minibatches of {config.accumulate} parts."
+        problem = (
+            f"does not divide into {config.minibatches} minibatches of {config.accumulate} parts."
+        )
         raise UsageError("batch_size", config.batch_size, problem, f"Give a multiple of {parts}.")
     config.devices.check()
     config.policy.sizes("policy")
@@ -155,7 +167,12 @@ def check(config: Any, preset: Any) -> None:
 
 def _check_methods(config: Any) -> None:
     if not config.methods:
-        raise UsageError("methods", (), "there is nothing to compare.", "Name at least one, such as --methods sft gail.")
+        raise UsageError(
+            "methods",
+            (),
+            "there is nothing to compare.",
+            "Name at least one, such as --methods sft gail.",
+        )
     chosen = resolve(config)
     names = [method.name for method, _ in chosen]
     for name in names:
@@ -166,9 +183,16 @@ def _check_methods(config: Any) -> None:
         if hyperparameters.learning_rate is not None:
             positive(f"{method.group}.learning_rate", hyperparameters.learning_rate)
         if config.epochs * config.minibatches > 1 and not method.reusable(hyperparameters):
-            problem = f"{method.name} learns from samples of the policy as it is, good for one step."
+            problem = (
+                f"{method.name} learns from samples of the policy as it is, good for one step."
+            )
             value = (config.epochs, config.minibatches)
-            raise UsageError("epochs, minibatches", value, problem, f"Leave both at 1, or leave {method.name} out.")
+            raise UsageError(
+                "epochs, minibatches",
+                value,
+                problem,
+                f"Leave both at 1, or leave {method.name} out.",
+            )
 
 
 def _check_unused(config: Any, preset: Any) -> None:
@@ -189,7 +213,7 @@ def _changed(a: Any, b: Any) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(a).items() if v != dataclasses.asdict(b)[k]}
 
 
-# --- as data -------------------------------------------------------------------------------------------------------
+# --- as data --------------------------------------------------------------------------------------
 
 
 def benchmark_name(config: Any) -> str:
@@ -216,7 +240,9 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}"""
     flat = {}
     for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= (
+            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
     return flat
 
 
@@ -227,7 +253,8 @@ def difference(a: dict, b: dict) -> dict[str, tuple[Any, Any]]:
 
 
 def identity(config: Any) -> dict[str, Any]:
-    """What decides the numbers: the config without where it runs. Text is known by its path as given."""
+    """What decides the numbers: the config without where it runs. Text is known by its path as
+    given."""
     return {k: v for k, v in as_dict(config).items() if k not in WHERE_ONLY}
 
 

@@ -1,8 +1,8 @@
 """Is this machine ready? `python -m experiments.doctor [--out DIR] [--cache DIR]`
 
-A line for each thing that a run needs: ok with what was found, or what to do about it. Exit code 0 when all is ok, 1 otherwise.
-A laptop without SLURM is ok: it is needed for sweeps on a cluster alone.
-"""
+A line for each thing that a run needs: ok with what was found, or what to do about it. Exit code 0
+when all is ok, 1 otherwise. A laptop without SLURM is ok: it is needed for sweeps on a cluster
+alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class Options:
 
 def check_python(options: Options) -> str:
     if sys.version_info < PYTHON:
-        raise Trouble(f"{platform.python_version()} is too old: install Python 3.11 or newer and make a new environment.")
+        raise Trouble(
+            f"{platform.python_version()} is too old: install Python 3.11 or newer and make a "
+            "new environment."
+        )
     return platform.python_version()
 
 
@@ -54,13 +57,15 @@ def check_devices(options: Options) -> str:
     found = jax.devices()
     if found[0].platform == "cpu" and shutil.which("nvidia-smi"):
         raise Trouble(
-            "there is a GPU that JAX does not see: pip install -c constraints.txt -e '.[cuda13]', and look at nvidia-smi."
+            "there is a GPU that JAX does not see: pip install -c constraints.txt -e "
+            "'.[cuda13]', and look at nvidia-smi."
         )
     return f"{len(found)} x {found[0].device_kind}"
 
 
 def check_attention(options: Options) -> str:
-    """What a transformer's gradient goes through in half precision here, against XLA's plain attention."""
+    """What a transformer's gradient goes through in half precision here, against XLA's plain
+    attention."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -70,7 +75,9 @@ def check_attention(options: Options) -> str:
     tokens = jax.random.randint(jax.random.key(0), (4, 128), 0, 32)
 
     def slope(kernel: str):
-        shape = transformer.Shape(layers=1, width=128, heads=2, precision="bfloat16", attention=kernel)
+        shape = transformer.Shape(
+            layers=1, width=128, heads=2, precision="bfloat16", attention=kernel
+        )
         policy = transformer.policy(shape, 32)
         mean = lambda params: jnp.mean(policy.head(params, policy.trunk(params, tokens))[..., 0])
         found = jax.tree.leaves(jax.jit(jax.grad(mean))(policy.init(jax.random.key(1))))
@@ -83,7 +90,9 @@ def check_attention(options: Options) -> str:
         raise Trouble(f"fails ({type(error).__name__}): {fix}") from error
     apart = float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
     if not apart < 0.05:
-        raise Trouble(f"gradients by {kernel} are {apart:.0%} away from those of the plain formula: {fix}")
+        raise Trouble(
+            f"gradients by {kernel} are {apart:.0%} away from those of the plain formula: {fix}"
+        )
     return kernel
 
 
@@ -100,7 +109,9 @@ def check_cache(options: Options) -> str:
 def check_disk(options: Options) -> str:
     free = shutil.disk_usage(_existing(options.out)).free
     if free < FREE:
-        raise Trouble(f"{free / 1e9:.1f} GB free for {options.out}: make room, or give another --out.")
+        raise Trouble(
+            f"{free / 1e9:.1f} GB free for {options.out}: make room, or give another --out."
+        )
     return f"{free / 1e9:.0f} GB free for {options.out}"
 
 
@@ -108,10 +119,17 @@ def check_slurm(options: Options) -> str:
     if shutil.which("sbatch") is None:
         return "not found; sweeps run here, with sweep run --local"
     try:
-        said = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-        subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True, timeout=20, check=True)
+        said = subprocess.run(
+            ["sinfo", "--version"], capture_output=True, text=True, timeout=20, check=True
+        ).stdout.strip()
+        subprocess.run(
+            ["sinfo", "--noheader"], capture_output=True, text=True, timeout=20, check=True
+        )
     except (OSError, subprocess.SubprocessError) as error:
-        raise Trouble("sbatch is there and the controller does not answer: ask scontrol ping, or the site's staff.") from error
+        raise Trouble(
+            "sbatch is there and the controller does not answer: ask scontrol ping, or the "
+            "site's staff."
+        ) from error
     return said
 
 
@@ -120,15 +138,19 @@ def check_training(options: Options) -> str:
     import jax
     import numpy as np
 
-    from experiments import checkpoints
+    from experiments.storage import checkpoints
 
     ended = _ten_updates()
     with tempfile.TemporaryDirectory(dir=_existing(options.out)) as folder:
         checkpoints.save(Path(folder), 10, ended, {})
         kept = checkpoints.restore(Path(folder), ended)
-    same = kept is not None and all(map(np.array_equal, *(jax.tree.leaves(x.state.params) for x in (kept[0], ended))))
+    same = kept is not None and all(
+        map(np.array_equal, *(jax.tree.leaves(x.state.params) for x in (kept[0], ended)))
+    )
     if not same or int(ended.state.step[0]) != 10 or int(ended.log.broke[0]):
-        raise Trouble("ten updates do not come out as they should: run make test, and report what fails.")
+        raise Trouble(
+            "ten updates do not come out as they should: run make test, and report what fails."
+        )
     loss = np.asarray(ended.log.sums / ended.log.used[:, None])[0, 0]
     return f"ten updates, mean loss {loss:.3f}, saved and restored"
 
@@ -177,29 +199,40 @@ def _writable(folder: Path, flag: str) -> str:
             file.write(b"1" * 4096)
             file.flush()
     except OSError as error:
-        raise Trouble(f"{place} cannot be written ({error.strerror}): give another with {flag}.") from error
+        raise Trouble(
+            f"{place} cannot be written ({error.strerror}): give another with {flag}."
+        ) from error
     return f"{folder} can be {'written' if place == folder.absolute() else 'made'}"
 
 
 def _ten_updates():
-    """The lane after ten updates of likelihood training on a small two-template language."""
+    """The run after ten updates of likelihood training on a small two-template language."""
     import jax
     import jax.numpy as jnp
 
-    from experiments import assemble, training
+    from experiments import assemble
     from experiments.config import Config, resolve
-    from experiments.lanes import Lanes
+    from experiments.devices.seeds import SeedLayout
+    from experiments.running import train
     from fdiv.benchmarks import TwoTemplate
 
-    config = Config(TwoTemplate(vocab=2, horizon=3), methods=("sft",), seeds=1, updates=10, batch_size=32)
+    config = Config(
+        TwoTemplate(vocab=2, horizon=3), methods=("sft",), seeds=1, updates=10, batch_size=32
+    )
     task = assemble.task(config)
-    kit, keys, lanes = assemble.kit(config, task), assemble.seed_keys(config, 1), Lanes(1, jax.local_devices()[:1])
+    components, keys, layout = (
+        assemble.components(config, task),
+        assemble.seed_keys(config, 1),
+        SeedLayout(1, jax.local_devices()[:1]),
+    )
     ((method, hyperparameters),) = resolve(config)
-    objective = method.build(hyperparameters, kit)
+    objective = method.build(hyperparameters, components)
     rates = jnp.full(1, config.learning_rate)
-    start = training.starts(config, task, kit, keys)
-    lane = lanes.put(training.begin(config, objective, 10, keys, start, rates, ()))
-    return training.build(config, task, objective, 10, lanes, lane).advance(lane, jnp.int32(10), jnp.bool_(True))
+    start = train.starts(config, task, components, keys)
+    train_state = layout.put(train.begin(config, objective, 10, keys, start, rates, ()))
+    return train.build(config, task, objective, 10, layout, train_state).advance(
+        train_state, jnp.int32(10), jnp.bool_(True)
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""How fast each method's update is: `python -m experiments.speed PRESET [flags]` prints a table and writes nothing.
+"""How fast each method's update is: `python -m experiments.speed PRESET [flags]` prints a table and
+writes nothing.
 
-The limit that a method is held against is sampling alone: as many strings of the same policy, on the same seeds side by
-side, and nothing learned from them. A teacher, where the benchmark has one, is used untrained: its speed is the same.
-`python -m experiments.speed start [PRESET] [flags]` times what comes before the first update.
-"""
+The limit that a method is held against is sampling alone: as many strings of the same policy, on
+the same seeds side by side, and nothing learned from them. A teacher, where the benchmark has one,
+is used untrained: its speed is the same. `python -m experiments.speed start [PRESET] [flags]` times
+what comes before the first update."""
 
 from __future__ import annotations
 
@@ -38,21 +39,26 @@ def main(preset: str, config) -> int:
     """Time every method of a config and print the table."""
     from experiments import config as configs
     from experiments import devices
-    from experiments.console import print_table
+    from experiments.running.console import print_table
 
     default = cli.presets()[preset][1]
     configs.check(config, default)
     if config.out != default.out:
         raise UsageError("out", str(config.out), "speed writes nothing.", "Drop it.")
-    lanes = devices.lanes(config.seeds, config.devices)
-    setup = _setup(config, lanes)
+    layout = devices.layout(config.seeds, config.devices)
+    setup = _setup(config, layout)
     limit = _sampling(config, *setup)
-    timings = [limit, *(_method(config, *setup, method, chosen) for method, chosen in configs.resolve(config))]
+    timings = [
+        limit,
+        *(_method(config, *setup, method, chosen) for method, chosen in configs.resolve(config)),
+    ]
     titles = ["program", "compile s", "ms/update", "spread", "tokens/s", "of sampling"]
     caption = (
-        f"{preset}: {config.seeds} seeds x {config.batch_size} strings, {limit.tokens:,.0f} tokens an update; "
-        f"{lanes}. Median of {REPETITIONS} repetitions of {SECONDS:g} s; "
-        "spread is (slowest - fastest) / median; of sampling: share of the speed of drawing strings and learning nothing."
+        f"{preset}: {config.seeds} seeds x {config.batch_size} strings, {limit.tokens:,.0f} "
+        "tokens an update; "
+        f"{layout}. Median of {REPETITIONS} repetitions of {SECONDS:g} s; "
+        "spread is (slowest - fastest) / median; of sampling: share of the speed of drawing "
+        "strings and learning nothing."
     )
     print_table(titles, [_row(timing, limit) for timing in timings], caption)
     return 0
@@ -70,78 +76,106 @@ def _row(timing: Timing, limit: Timing) -> list[str]:
     ]
 
 
-def _setup(config, lanes):
-    """Task, kit, lanes, keys and starting parameters, as a head-to-head makes them."""
-    from experiments import assemble, teacher, training
+def _setup(config, layout):
+    """Task, components, runs, keys and starting parameters, as a head-to-head makes them."""
+    from experiments import assemble
     from experiments.config import replace
+    from experiments.running import teacher, train
 
     reading = assemble.data(config)
-    task = assemble.task(replace(config, exact_limit=0), reading)  # nothing here needs the strings enumerated
+    task = assemble.task(
+        replace(config, exact_limit=0), reading
+    )  # nothing here needs the strings enumerated
     if reading is not None and config.benchmark.teacher_updates:
         task = task._replace(mdp=task.mdp._replace(expert=teacher.untrained(config, task)))
-    kit = assemble.kit(config, task)
+    components = assemble.components(config, task)
     keys = assemble.seed_keys(config, config.seeds)
-    return task, kit, lanes, keys, training.starts(config, task, kit, keys)
+    return task, components, layout, keys, train.starts(config, task, components, keys)
 
 
-def _method(config, task, kit, lanes, keys, start, method, hyperparameters, repetitions: int = REPETITIONS) -> Timing:
+def _method(
+    config,
+    task,
+    components,
+    layout,
+    keys,
+    start,
+    method,
+    hyperparameters,
+    repetitions: int = REPETITIONS,
+) -> Timing:
     import jax.numpy as jnp
 
-    from experiments import training
+    from experiments.running import train
 
-    objective = method.build(hyperparameters, kit)
+    objective = method.build(hyperparameters, components)
     rates = jnp.full(config.seeds, hyperparameters.learning_rate or config.learning_rate)
-    rows = training.demonstrations(config, task, keys, method.reads)
-    lane = lanes.put(training.begin(config, objective, config.updates, keys, start, rates, rows))
-    program = training.build(config, task, objective, config.updates, lanes, lane, method.reads)
+    rows = train.demonstrations(config, task, keys, method.reads)
+    train_state = layout.put(
+        train.begin(config, objective, config.updates, keys, start, rates, rows)
+    )
+    compiled = train.build(
+        config, task, objective, config.updates, layout, train_state, method.reads
+    )
 
-    def run(lane, count):
-        lane = program.advance(lane, count, jnp.bool_(True))
-        return lane, lane.log.tokens
+    def run(train_state, count):
+        train_state = compiled.advance(train_state, count, jnp.bool_(True))
+        return train_state, train_state.log.tokens
 
-    return _time(method.name, program.compile_seconds, run, lane, repetitions)
+    return _time(method.name, compiled.compile_seconds, run, train_state, repetitions)
 
 
-def _sampling(config, task, kit, lanes, keys, start) -> Timing:
+def _sampling(config, task, components, layout, keys, start) -> Timing:
     import jax
     import jax.numpy as jnp
 
-    def advance(lane, count):
-        key, params = lane
+    def advance(train_state, count):
+        key, params = train_state
 
         def one(i, sums):
             prompts = task.mdp.prompts(jax.random.fold_in(key, 2 * i), config.batch_size)
-            strings, log_q = kit.rollout(jax.random.fold_in(key, 2 * i + 1), kit.policy, params, prompts)
-            return sums[0] + strings.mask.sum(), sums[1] + log_q.sum()  # both asked for, so both are computed
+            strings, log_q = components.rollout(
+                jax.random.fold_in(key, 2 * i + 1), components.policy, params, prompts
+            )
+            return sums[0] + strings.mask.sum(), sums[
+                1
+            ] + log_q.sum()  # both asked for, so both are computed
 
         tokens, log_q = jax.lax.fori_loop(0, count, one, (jnp.int32(0), jnp.float32(0)))
         return (jax.random.fold_in(key, 0), params), (tokens, log_q)
 
-    lane = lanes.put((keys, start))
-    program, seconds = lanes.compile(advance, lane, jnp.int32(1), shared=(1,))
+    train_state = layout.put((keys, start))
+    compiled, seconds = layout.compile(advance, train_state, jnp.int32(1), shared=(1,))
 
-    def run(lane, count):
-        lane, sums = program(lane, count)
-        return lane, sums[0]
+    def run(train_state, count):
+        train_state, sums = compiled(train_state, count)
+        return train_state, sums[0]
 
-    return _time("sampling alone", seconds, run, lane)
+    return _time("sampling alone", seconds, run, train_state)
 
 
-def _time(name: str, compile_seconds: float, run: Callable, lane, repetitions: int = REPETITIONS) -> Timing:
-    """Repetitions of about a second each; the lanes that fill up the last device count as they cost."""
+def _time(
+    name: str, compile_seconds: float, run: Callable, train_state, repetitions: int = REPETITIONS
+) -> Timing:
+    """Repetitions of about a second each; the runs that fill up the last device count as they
+    cost."""
     import jax
     import jax.numpy as jnp
 
-    def timed(lane, count: int):
+    def timed(train_state, count: int):
         began = time.perf_counter()
-        lane, tokens = jax.block_until_ready(run(lane, jnp.int32(count)))
-        return lane, (time.perf_counter() - began) / count, float(np.sum(np.asarray(tokens))) / count
+        train_state, tokens = jax.block_until_ready(run(train_state, jnp.int32(count)))
+        return (
+            train_state,
+            (time.perf_counter() - began) / count,
+            float(np.sum(np.asarray(tokens))) / count,
+        )
 
-    lane, _, _ = timed(lane, 1)
-    lane, pace, _ = timed(lane, 3)
+    train_state, _, _ = timed(train_state, 1)
+    train_state, pace, _ = timed(train_state, 3)
     count, found, per = max(1, round(SECONDS / pace)), [], []
     for _ in range(repetitions):
-        lane, seconds, tokens = timed(lane, count)
+        train_state, seconds, tokens = timed(train_state, count)
         found.append(seconds)
         per.append(tokens)
     return Timing(name, compile_seconds, found, float(np.mean(per)))
@@ -149,7 +183,7 @@ def _time(name: str, compile_seconds: float, run: Callable, lane, repetitions: i
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["start"]:
-        from experiments import start_up
+        from experiments.running import start_up
 
         sys.exit(start_up.main(sys.argv[2:]))
     sys.exit(cli.run(main, "experiments.speed"))

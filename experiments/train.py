@@ -1,7 +1,7 @@
 """One method on one seed (or several): `python -m experiments.train PRESET --methods NAME [flags]`.
 
-The same run as a column of the head-to-head, with the same report; without --out it goes to runs/train/PRESET/NAME.
-"""
+The same run as a column of the head-to-head, with the same report; without --out it goes to
+runs/train/PRESET/NAME."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def one_run(config):
 
 def main(preset: str, config) -> int:
     """Run it, from the config that the command line gave."""
-    from experiments import head_to_head
-    from experiments.run_folder import file_name
+    from experiments.running import head_to_head
+    from experiments.storage.run_folder import file_name
 
     if len(config.methods) != 1:
         fix = "Name one with --methods, or use experiments.compare."

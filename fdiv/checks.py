@@ -8,7 +8,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 
-from fdiv.types import Kit, Model, TokenMDP, UsageError
+from fdiv.types import Components, Model, TokenMDP, UsageError
 
 
 def at_least(field: str, value: int, least: int) -> None:
@@ -20,7 +20,12 @@ def at_least(field: str, value: int, least: int) -> None:
 def between(field: str, value: float, low: float, high: float) -> None:
     """`low < value < high`, or a `UsageError`."""
     if not (math.isfinite(value) and low < value < high):
-        raise UsageError(field, value, "is out of range.", f"Give a number strictly between {low:g} and {high:g}.")
+        raise UsageError(
+            field,
+            value,
+            "is out of range.",
+            f"Give a number strictly between {low:g} and {high:g}.",
+        )
 
 
 def share(field: str, value: float) -> None:
@@ -38,25 +43,41 @@ def positive(field: str, value: float) -> None:
 def one_of(field: str, value: str, choices: Any) -> None:
     """One of a `Literal`'s values, or a `UsageError`."""
     if value not in get_args(choices):
-        raise UsageError(field, value, "is not a choice.", f"Use one of {', '.join(get_args(choices))}.")
+        raise UsageError(
+            field, value, "is not a choice.", f"Use one of {', '.join(get_args(choices))}."
+        )
 
 
 def known_expert(mdp: TokenMDP, method: str) -> None:
     """The expert's law is there to be asked, or a `UsageError`."""
     if mdp.expert is None:
-        fix = "Train a teacher (--benchmark.teacher-updates 600), or use sft or an adversarial method."
-        raise UsageError("methods", method, "needs an expert whose probabilities are known, and here there is none.", fix)
+        fix = (
+            "Train a teacher (--benchmark.teacher-updates 600), or use sft or an "
+            "adversarial method."
+        )
+        raise UsageError(
+            "methods",
+            method,
+            "needs an expert whose probabilities are known, and here there is none.",
+            fix,
+        )
 
 
-def one_vocabulary(kit: Kit) -> None:
+def one_vocabulary(components: Components) -> None:
     """Policy, expert and reference all give a law over the task's V symbols, or a `UsageError`."""
-    mdp = kit.mdp
-    own = Model(kit.policy, jax.eval_shape(kit.policy.init, jax.random.key(0)))
-    models = {"policy": own, "expert": mdp.expert, "reference": mdp.regulariser and mdp.regulariser.reference}
+    mdp = components.mdp
+    own = Model(components.policy, jax.eval_shape(components.policy.init, jax.random.key(0)))
+    models = {
+        "policy": own,
+        "expert": mdp.expert,
+        "reference": mdp.regulariser and mdp.regulariser.reference,
+    }
     for name, model in models.items():
         if model is not None and (size := _symbols(model)) != mdp.vocab:
             problem = f"has a law over that many symbols, and the task {mdp.vocab}."
-            raise UsageError(f"{name}.vocab", size, problem, f"Give a {name} over the same vocabulary.")
+            raise UsageError(
+                f"{name}.vocab", size, problem, f"Give a {name} over the same vocabulary."
+            )
 
 
 def _symbols(model: Model) -> int:

@@ -1,9 +1,10 @@
-"""The weight of a penalty over training: constant, linear, or adapted to keep the divergence at a target.
+"""The weight of a penalty over training: constant, linear, or adapted to keep the divergence at a
+target.
 
     adaptive: e = clip(D / target - 1, -0.2, 0.2);  beta <- beta (1 + e n / horizon)   after n strings
 
-Source: Ziegler et al. 2019 (arXiv 1909.08593), section 2.2, where it holds a KL; it holds any divergence.
-"""
+Source: Ziegler et al. 2019 (arXiv 1909.08593), section 2.2, where it holds a KL; it holds any
+divergence."""
 
 from __future__ import annotations
 
@@ -37,26 +38,35 @@ class Control:
     target: float = 6.0
     """adaptive: divergence from the reference to hold, nats per string."""
     horizon: float = 10_000.0
-    """adaptive: strings over which an error of 20% changes the weight by 20%; fewer react faster."""
+    """adaptive: strings over which an error of 20% changes the weight by 20%; fewer react
+    faster."""
     end: float = 0.0
     """linear: the last weight."""
     updates: int = 1000
     """linear: updates until then."""
 
     def check(self) -> None:
-        """Raise `UsageError` for values that cannot be, and for those that this kind does not read."""
+        """Raise `UsageError` for values that cannot be, and for those that this kind does not
+        read."""
         one_of("control.kind", self.kind, Kind)
         positive("control.target", self.target)
         positive("control.horizon", self.horizon)
         at_least("control.updates", self.updates, 1)
         if not (math.isfinite(self.end) and self.end >= 0):
             raise UsageError("control.end", self.end, "a weight is at least 0.", "Give 0 or more.")
-        reads = {"constant": (), "linear": ("end", "updates"), "adaptive": ("target", "horizon")}[self.kind]
+        reads = {"constant": (), "linear": ("end", "updates"), "adaptive": ("target", "horizon")}[
+            self.kind
+        ]
         for field in dataclasses.fields(self):
             changed = getattr(self, field.name) != field.default
             if changed and field.name != "kind" and field.name not in reads:
                 fix = "Drop it, or choose the kind that does."
-                raise UsageError(f"control.{field.name}", getattr(self, field.name), f"{self.kind} does not read it.", fix)
+                raise UsageError(
+                    f"control.{field.name}",
+                    getattr(self, field.name),
+                    f"{self.kind} does not read it.",
+                    fix,
+                )
 
     def init(self, beta: float) -> Weight:
         """The weight at the start. A weight of 0 can be adapted no more than it can be right."""
@@ -64,11 +74,17 @@ class Control:
         if not (math.isfinite(beta) and beta >= 0):
             raise UsageError("beta", beta, "is no weight of a penalty.", "Give 0 or more.")
         if beta == 0 and self.kind == "adaptive":
-            raise UsageError("beta", beta, "times anything stays 0: nothing to adapt.", "Give a number above 0 to start from.")
+            raise UsageError(
+                "beta",
+                beta,
+                "times anything stays 0: nothing to adapt.",
+                "Give a number above 0 to start from.",
+            )
         return Weight(jnp.asarray(beta, jnp.result_type(float)), jnp.zeros((), jnp.int32))
 
     def update(self, weight: Weight, beta: float, measured: Array, strings: int) -> Weight:
-        """After an update on so many strings whose divergence was measured; `beta` is the first weight."""
+        """After an update on so many strings whose divergence was measured; `beta` is the first
+        weight."""
         step = weight.step + 1
         if self.kind == "constant":
             return Weight(weight.beta, step)

@@ -17,18 +17,33 @@ TWINS = {
 
 
 def equivalents(spec: str) -> dict[str, str]:
-    """Convention -> what the same member is called or set to there; empty where no other is in use."""
+    """Convention -> what the same member is called or set to there; empty where no other is in
+    use."""
     _, x = divergences.lookup(spec)
     name = divergences.parse(spec).name.partition(":")[0]
-    return _CONVERTERS[name](x) if name in _CONVERTERS else {"in this family": TWINS[name]} if name in TWINS else {}
+    return (
+        _CONVERTERS[name](x)
+        if name in _CONVERTERS
+        else {"in this family": TWINS[name]}
+        if name in TWINS
+        else {}
+    )
 
 
 def _alpha(a: float) -> dict[str, str]:
     if a in (0, 1):
         renyi = "Renyi order 1, which is the KL itself"
     else:
-        renyi = f"Renyi order {a:g} = log(1 + {a * (a - 1):g} D) / {a - 1:g}, monotone in D and no f-divergence itself"
-    return {"Amari alpha": f"{2 * a - 1:g}", "f-DPO alpha": f"{1 - a:g}", "p and q swapped": f"alpha:{1 - a:g}", "Renyi": renyi}
+        renyi = (
+            f"Renyi order {a:g} = log(1 + {a * (a - 1):g} D) / {a - 1:g}, monotone in D "
+            "and no f-divergence itself"
+        )
+    return {
+        "Amari alpha": f"{2 * a - 1:g}",
+        "f-DPO alpha": f"{1 - a:g}",
+        "p and q swapped": f"alpha:{1 - a:g}",
+        "Renyi": renyi,
+    }
 
 
 def _gjs(b: float) -> dict[str, str]:
@@ -52,4 +67,9 @@ def _skew_reverse_kl(weight: float) -> dict[str, str]:
     }
 
 
-_CONVERTERS = {"alpha": _alpha, "gjs": _gjs, "skew_kl": _skew_kl, "skew_reverse_kl": _skew_reverse_kl}
+_CONVERTERS = {
+    "alpha": _alpha,
+    "gjs": _gjs,
+    "skew_kl": _skew_kl,
+    "skew_reverse_kl": _skew_reverse_kl,
+}

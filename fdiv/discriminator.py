@@ -4,10 +4,10 @@ Two losses, both least at the true log-ratio:
 
     logistic  E_p softplus(-s) + E_q softplus(s)      bound  E_q reward(s) - E_p witness(s), -D_f at its minimum
 
-At the sequence level s is the sum of the scorer's numbers over a string's actions; at the occupancy level each number is
-the log-ratio of its (prefix, token) pair, and a finished string keeps its last one (the absorbing state).
-Sources: Goodfellow et al. 2014 (logistic); Nowozin, Cseke & Tomioka 2016 (bound, arXiv 1606.00709).
-"""
+At the sequence level s is the sum of the scorer's numbers over a string's actions; at the occupancy
+level each number is the log-ratio of its (prefix, token) pair, and a finished string keeps its last
+one (the absorbing state). Sources: Goodfellow et al. 2014 (logistic); Nowozin, Cseke & Tomioka 2016
+(bound, arXiv 1606.00709)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ Training = Literal["logistic", "bound"]
 
 
 class Evidence(NamedTuple):
-    """Strings with weights that sum to one, and what AIRL's logit contains of the policy: its log-probs of their actions."""
+    """Strings with weights that sum to one, and what AIRL's logit contains of the policy: its
+    log-probs of their actions."""
 
     sequences: Sequences
     log_q: Array  # [B, T] the policy's now
@@ -41,8 +42,12 @@ class Discriminator(NamedTuple):
 
     init: Callable[[Array, Any], Any]  # key, the policy's starting params -> state
     learn: Callable[[Array, Any, Evidence, Evidence], Any]  # key, state, demos, samples -> state
-    ratio: Callable[[Any, Evidence], Array]  # state, evidence -> s after each action [B, H], constant after the end
-    health: Callable[[Any, Evidence, Evidence, Evidence], dict]  # state, held-out demos, fresh samples, training demos
+    ratio: Callable[
+        [Any, Evidence], Array
+    ]  # state, evidence -> s after each action [B, H], constant after the end
+    health: Callable[
+        [Any, Evidence, Evidence, Evidence], dict
+    ]  # state, held-out demos, fresh samples, training demos
 
 
 def discriminator(
@@ -61,16 +66,18 @@ def discriminator(
 ) -> Discriminator:
     """With `structured` the logit is AIRL's reward minus log q, else the scorer's number alone.
 
-    AIRL's reward is g + h' - h + log q_start: written as a correction to the starting policy, it is silent at first, where
-    a reward from zero would call every string the expert's by as much as the policy thinks it unlikely.
-    """
+    AIRL's reward is g + h' - h + log q_start: written as a correction to the starting policy, it is
+    silent at first, where a reward from zero would call every string the expert's by as much as the
+    policy thinks it unlikely."""
     init_params, score = shaped(scorer, vocab) if structured else plain(scorer, vocab)
     tx = optax.adam(learning_rate, b1=0.5)
 
     def prefix_ratio(params, evidence: Evidence) -> Array:
         sequences, log_q, log_start = evidence
         logits = score(params, sequences)
-        logits = to_actions(logits + log_start - log_q if structured else logits, sequences.mask, horizon)
+        logits = to_actions(
+            logits + log_start - log_q if structured else logits, sequences.mask, horizon
+        )
         if level == "sequence":
             return jnp.cumsum(logits, axis=1)
         return tk.hold(logits, to_actions(sequences.mask, sequences.mask, horizon))
@@ -82,10 +89,18 @@ def discriminator(
 
     def loss(params, key: Array, demos: Evidence, samples: Evidence) -> Array:
         real, fake = judged(params, demos), judged(params, samples)
-        real, fake = (softplus(-real), softplus(fake)) if training == "logistic" else (-d.witness(real), d.reward(fake))
-        value = jnp.sum(demos.sequences.weight * real.mean(1)) + jnp.sum(samples.sequences.weight * fake.mean(1))
+        real, fake = (
+            (softplus(-real), softplus(fake))
+            if training == "logistic"
+            else (-d.witness(real), d.reward(fake))
+        )
+        value = jnp.sum(demos.sequences.weight * real.mean(1)) + jnp.sum(
+            samples.sequences.weight * fake.mean(1)
+        )
         if gradient_penalty:
-            value += gradient_penalty * roughness(key, lambda x: score(params, x), demos.sequences, vocab, eos)
+            value += gradient_penalty * roughness(
+                key, lambda x: score(params, x), demos.sequences, vocab, eos
+            )
         return value
 
     def init(key: Array, start: Any):
@@ -107,10 +122,14 @@ def discriminator(
             "length_accuracy": length_accuracy(demos.sequences, samples.sequences, held.sequences)
         }
 
-    return Discriminator(init, learn, lambda state, evidence: prefix_ratio(state[0], evidence), check)
+    return Discriminator(
+        init, learn, lambda state, evidence: prefix_ratio(state[0], evidence), check
+    )
 
 
-Scoring = tuple[Callable, Callable[[Any, Sequences], Array]]  # init; (params, strings) -> [B, T], 0 off the mask
+Scoring = tuple[
+    Callable, Callable[[Any, Sequences], Array]
+]  # init; (params, strings) -> [B, T], 0 off the mask
 
 
 def plain(scorer: Scorer, vocab: int) -> Scoring:
@@ -119,7 +138,8 @@ def plain(scorer: Scorer, vocab: int) -> Scoring:
 
 
 def shaped(scorer: Scorer, vocab: int) -> Scoring:
-    """A reward net with potential-based shaping, g_t + h_t - h_{t-1}, h = 0 before the first and after the last token.
+    """A reward net with potential-based shaping, g_t + h_t - h_{t-1}, h = 0 before the first and
+    after the last token.
 
     Source: Fu, Luo & Levine 2018 (AIRL, arXiv 1710.11248), with discount 1.
     """
@@ -132,37 +152,43 @@ def shaped(scorer: Scorer, vocab: int) -> Scoring:
         goes_on = jnp.pad(x.mask, [(0, 0), (0, 1)])[:, 1:]
         potential = jnp.where(goes_on, tk.taken(scorer, params["potential"], x, vocab), 0.0)
         before = jnp.pad(potential, [(0, 0), (1, 0)])[:, :-1]
-        return tk.taken(scorer, params["reward"], x, vocab) + jnp.where(x.mask, potential - before, 0.0)
+        return tk.taken(scorer, params["reward"], x, vocab) + jnp.where(
+            x.mask, potential - before, 0.0
+        )
 
     return init, score
 
 
-def roughness(key: Array, score: Callable, sequences: Sequences, vocab: int, eos: int | None) -> Array:
-    """E[(score(x) - score(x'))^2], x' being x with one action redrawn: a gradient penalty for functions of tokens.
+def roughness(
+    key: Array, score: Callable, sequences: Sequences, vocab: int, eos: int | None
+) -> Array:
+    """E[(score(x) - score(x'))^2], x' being x with one action redrawn: a gradient penalty for
+    functions of tokens.
 
-    Strings have no input gradient; the change under one token is its discrete counterpart. EOS is neither replaced nor
-    put in. Source: the penalty on the data side, R1 of Mescheder et al. 2018 (arXiv 1801.04406).
-    """
+    Strings have no input gradient; the change under one token is its discrete counterpart. EOS is
+    neither replaced nor put in. Source: the penalty on the data side, R1 of Mescheder et al. 2018
+    (arXiv 1801.04406)."""
     place_key, token_key = jax.random.split(key)
     changeable = sequences.mask if eos is None else sequences.mask & (sequences.tokens != eos)
     noise = jnp.where(changeable, jax.random.uniform(place_key, changeable.shape), -1.0)
     chosen = changeable & (noise == noise.max(1, keepdims=True))
-    other = jax.random.randint(token_key, sequences.tokens.shape, 0, vocab if eos is None else vocab - 1)
+    other = jax.random.randint(
+        token_key, sequences.tokens.shape, 0, vocab if eos is None else vocab - 1
+    )
     other = other if eos is None else other + (other >= eos)
     changed = sequences._replace(tokens=jnp.where(chosen, other, sequences.tokens))
     return jnp.sum(sequences.weight * (score(sequences).sum(1) - score(changed).sum(1)) ** 2)
 
 
-# --- health --------------------------------------------------------------------------------------------------------
+# --- health ---------------------------------------------------------------------------------------
 
 
 def health(held: Array, samples: Array, demos: Array) -> dict[str, Array]:
     """From logits [B, K] on held-out demonstrations, fresh samples and the training demonstrations.
 
-    `d_accuracy` is on strings the discriminator has not seen; `d_accuracy_train` has the training demonstrations in their
-    place, so the difference is overfitting. `d_calibration` is the expected calibration error over ten bins (Guo et al.
-    2017), `d_saturated` the share of |logit| > 10.
-    """
+    `d_accuracy` is on strings the discriminator has not seen; `d_accuracy_train` has the training
+    demonstrations in their place, so the difference is overfitting. `d_calibration` is the expected
+    calibration error over ten bins (Guo et al. 2017), `d_saturated` the share of |logit| > 10."""
     right = lambda real: 0.5 * (_share(real > 0) + _share(samples <= 0))
     return {
         "d_accuracy": right(held),
@@ -179,12 +205,15 @@ def _share(x: Array) -> Array:
 def _calibration(real: Array, fake: Array) -> Array:
     logits = jnp.concatenate([real.ravel(), fake.ravel()])
     label = jnp.concatenate([jnp.ones(real.size), jnp.zeros(fake.size)])
-    weight = jnp.concatenate([jnp.full(real.size, 0.5 / real.size), jnp.full(fake.size, 0.5 / fake.size)])
+    weight = jnp.concatenate(
+        [jnp.full(real.size, 0.5 / real.size), jnp.full(fake.size, 0.5 / fake.size)]
+    )
     return calibration(Judged(logits, label, weight))
 
 
 def length_accuracy(demos: Sequences, samples: Sequences, held: Sequences) -> Array:
-    """What a discriminator that sees the length alone achieves: the share of the real one's accuracy that needs no content.
+    """What a discriminator that sees the length alone achieves: the share of the real one's
+    accuracy that needs no content.
 
     Its histograms are fitted on the demonstrations and every other sample, and judged on the rest.
     """

@@ -1,14 +1,15 @@
-"""The f-divergence family: `D_f(p||q) = E_q[f(u)]`, `u = p/q = e^s`, every `f` normalised so that `f(1) = f'(1) = 0`.
+"""The f-divergence family: `D_f(p||q) = E_q[f(u)]`, `u = p/q = e^s`, every `f` normalised so that
+`f(1) = f'(1) = 0`.
 
 A member is three functions (`fdiv.types.Divergence`), and two laws hold for all of them:
 
     D_f(p||q) = max over s of E_p[witness(s)] - E_q[reward(s)], attained at the true log-ratio;
     grad_theta D_f(p||q_theta) = -E_q[reward(s) grad log q_theta], with s held fixed.
 
-The perspective is `q f(p/q)` pointwise, so it is non-negative also on a part of the space. Where the true value is
-infinite (`p` or `q` zero and `f` unbounded there) so is ours, with a gradient that stays finite.
-Sources: Csiszar 1967; Nguyen, Wainwright & Jordan 2010; Sason & Verdu 2016 (arXiv 1508.00335); the cards name each member's.
-"""
+The perspective is `q f(p/q)` pointwise, so it is non-negative also on a part of the space. Where
+the true value is infinite (`p` or `q` zero and `f` unbounded there) so is ours, with a gradient
+that stays finite. Sources: Csiszar 1967; Nguyen, Wainwright & Jordan 2010; Sason & Verdu 2016
+(arXiv 1508.00335); the cards name each member's."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ INF, LOG2 = math.inf, math.log(2.0)
 
 
 def _bounded_slope(x: Array) -> Array:
-    """e^x kept a factor e below overflow: the derivative to use where the value itself may be inf."""
+    """e^x kept a factor e below overflow: the derivative to use where the value itself may be
+    inf."""
     return jnp.exp(jnp.minimum(x, math.log(float(jnp.finfo(x.dtype).max)) - 1.0))
 
 
@@ -48,7 +50,8 @@ _expm1.defjvp(lambda primals, tangents: (_expm1(*primals), _bounded_slope(*prima
 
 
 def _mass_times_expm1(log_mass: Array, c: float, s: Array) -> Array:
-    """e^log_mass (e^{c s} - 1) / c without overflow between the factors; the limit e^log_mass s at c = 0."""
+    """e^log_mass (e^{c s} - 1) / c without overflow between the factors; the limit e^log_mass s at
+    c = 0."""
     if c == 0:
         return _exp(log_mass) * s
     small = jnp.abs(c * s) < 1
@@ -57,15 +60,27 @@ def _mass_times_expm1(log_mass: Array, c: float, s: Array) -> Array:
 
 
 def _edge(constant: float, log_mass: Array) -> Array:
-    """`constant * mass`, the perspective's value where the other mass is zero; an infinite value carries no gradient."""
+    """`constant * mass`, the perspective's value where the other mass is zero; an infinite value
+    carries no gradient."""
     return jnp.full_like(log_mass, INF) if math.isinf(constant) else constant * _exp(log_mass)
 
 
-def member(name: str, perspective: Callable, witness: Callable, reward: Callable, *, f0: float, slope: float):
-    """A divergence from its three formulas, `f0 = f(0)` and `slope = f'(inf)` saying what disjoint supports cost."""
+def member(
+    name: str,
+    perspective: Callable,
+    witness: Callable,
+    reward: Callable,
+    *,
+    f0: float,
+    slope: float,
+):
+    """A divergence from its three formulas, `f0 = f(0)` and `slope = f'(inf)` saying what disjoint
+    supports cost."""
 
     def extended(log_p: Array, log_q: Array) -> Array:
-        dtype = jnp.promote_types(jnp.result_type(log_p, log_q), jnp.float32)  # half precision would lose the difference
+        dtype = jnp.promote_types(
+            jnp.result_type(log_p, log_q), jnp.float32
+        )  # half precision would lose the difference
         log_p, log_q = jnp.broadcast_arrays(jnp.asarray(log_p, dtype), jnp.asarray(log_q, dtype))
         no_p, no_q = jnp.isneginf(log_p), jnp.isneginf(log_q)
         inner_p, inner_q = (jnp.where(no_p | no_q, 0.0, x) for x in (log_p, log_q))
@@ -75,13 +90,16 @@ def member(name: str, perspective: Callable, witness: Callable, reward: Callable
         return jnp.where(no_p & no_q, 0.0, value)
 
     def real(function: Callable) -> Callable:
-        return lambda s: function(jnp.asarray(s, jnp.promote_types(jnp.result_type(s), jnp.float32)))
+        return lambda s: function(
+            jnp.asarray(s, jnp.promote_types(jnp.result_type(s), jnp.float32))
+        )
 
     return Divergence(name, extended, real(witness), real(reward))
 
 
 def swapped(d: Divergence, name: str | None = None) -> Divergence:
-    """The divergence with its arguments exchanged, `D(q||p)`: witness*(s) = -reward(-s) and reward*(s) = -witness(-s)."""
+    """The divergence with its arguments exchanged, `D(q||p)`: witness*(s) = -reward(-s) and
+    reward*(s) = -witness(-s)."""
     return Divergence(
         name or f"swapped {d.name}",
         lambda log_p, log_q: d.perspective(log_q, log_p),
@@ -90,7 +108,7 @@ def swapped(d: Divergence, name: str | None = None) -> Divergence:
     )
 
 
-# --- the members ---------------------------------------------------------------------------------------------------
+# --- the members ----------------------------------------------------------------------------------
 
 
 def forward_kl() -> Divergence:
@@ -118,7 +136,9 @@ def reverse_kl() -> Divergence:
 def js() -> Divergence:
     return member(
         "js",
-        lambda lp, lq: 0.5 * (_exp(lp) * (LOG2 - softplus(lq - lp)) + _exp(lq) * (LOG2 - softplus(lp - lq))),
+        lambda lp, lq: (
+            0.5 * (_exp(lp) * (LOG2 - softplus(lq - lp)) + _exp(lq) * (LOG2 - softplus(lp - lq)))
+        ),
         lambda s: 0.5 * (LOG2 - softplus(-s)),
         lambda s: 0.5 * (softplus(s) - LOG2),
         f0=0.5 * LOG2,
@@ -127,9 +147,12 @@ def js() -> Divergence:
 
 
 def _mixture(w: float) -> tuple[Callable, Callable]:
-    """log(m) and log(u / m) as functions of s, m = w u + 1 - w being the mixture w p + (1-w) q over q."""
+    """log(m) and log(u / m) as functions of s, m = w u + 1 - w being the mixture w p + (1-w) q over
+    q."""
     inside, outside = math.log(w), math.log1p(-w)
-    return lambda s: jnp.logaddexp(inside + s, outside), lambda s: -jnp.logaddexp(inside, outside - s)
+    return lambda s: jnp.logaddexp(
+        inside + s, outside
+    ), lambda s: -jnp.logaddexp(inside, outside - s)
 
 
 def gjs(b: float) -> Divergence:
@@ -174,7 +197,9 @@ def hellinger2() -> Divergence:
 def tv() -> Divergence:
     half_sign = lambda s: 0.5 * jnp.sign(s)  # 0 at the kink, which jnp.abs would not give
     half_size = lambda x: x * half_sign(x)
-    return member("tv", lambda lp, lq: half_size(_exp(lp) - _exp(lq)), half_sign, half_sign, f0=0.5, slope=0.5)
+    return member(
+        "tv", lambda lp, lq: half_size(_exp(lp) - _exp(lq)), half_sign, half_sign, f0=0.5, slope=0.5
+    )
 
 
 def pearson_chi2() -> Divergence:
@@ -206,7 +231,9 @@ def jeffreys() -> Divergence:
 def alpha(a: float) -> Divergence:
     scaled = lambda c: lambda s: s if c == 0 else _expm1(c * s) / c
 
-    def perspective(lp, lq):  # (u^a - a u - (1-a)) / (a (a-1)) about whichever of a = 0, 1 is nearer: both limits are exact
+    def perspective(
+        lp, lq
+    ):  # (u^a - a u - (1-a)) / (a (a-1)) about whichever of a = 0, 1 is nearer: both limits are exact
         if a >= 0.5:
             return (_mass_times_expm1(lp, a - 1, lp - lq) - (_exp(lp) - _exp(lq))) / a
         return (_mass_times_expm1(lq, a, lp - lq) - (_exp(lp) - _exp(lq))) / (a - 1)
@@ -218,7 +245,11 @@ def alpha(a: float) -> Divergence:
 def log_d() -> Divergence:
     return member(
         "log_d",
-        lambda lp, lq: (_exp(lp) + _exp(lq)) * softplus(lq - lp) - 2 * LOG2 * _exp(lq) - (LOG2 - 1) * (_exp(lp) - _exp(lq)),
+        lambda lp, lq: (
+            (_exp(lp) + _exp(lq)) * softplus(lq - lp)
+            - 2 * LOG2 * _exp(lq)
+            - (LOG2 - 1) * (_exp(lp) - _exp(lq))
+        ),
         lambda s: softplus(-s) - _expm1(-s) - LOG2,
         lambda s: log_sigmoid(s) + LOG2,
         f0=INF,
@@ -226,20 +257,24 @@ def log_d() -> Divergence:
     )
 
 
-# --- a user's own f ------------------------------------------------------------------------------------------------
+# --- a user's own f -------------------------------------------------------------------------------
 
 
 def from_generator(f: Callable[[Array], Array], name: str = "custom") -> Divergence:
-    """A full member from a convex `f(u)` on u > 0 (elementwise, in jax.numpy), by automatic differentiation.
+    """A full member from a convex `f(u)` on u > 0 (elementwise, in jax.numpy), by automatic
+    differentiation.
 
-    `f` is normalised first: f(u) - f(1) - f'(1)(u - 1). In float32 the log-ratio is followed up to |s| = 40 and held
-    constant beyond (float64: 320). Raises `UsageError` naming the point u where `f` is not finite or not convex.
-    """
+    `f` is normalised first: f(u) - f(1) - f'(1)(u - 1). In float32 the log-ratio is followed up to
+    |s| = 40 and held constant beyond (float64: 320). Raises `UsageError` naming the point u where
+    `f` is not finite or not convex."""
     derivative = lambda u: jax.jvp(f, (u,), (jnp.ones_like(u),))[1]
     with jax.enable_x64(True):
         _refuse_unless_convex(f, derivative, name)
         one = jnp.ones(())
-        f1, df1 = float(f(one)), float(derivative(one - 1e-7) + derivative(one + 1e-7)) / 2  # the middle slope of a kink
+        f1, df1 = (
+            float(f(one)),
+            float(derivative(one - 1e-7) + derivative(one + 1e-7)) / 2,
+        )  # the middle slope of a kink
         normal = lambda u: f(u) - f1 - df1 * (u - 1)
         f0 = _limit([float(normal(jnp.asarray(u))) for u in (1e-100, 1e-200, 1e-300)])
         slope = _limit([float(derivative(jnp.asarray(u))) - df1 for u in (1e100, 1e200, 1e300)])
@@ -253,41 +288,67 @@ def from_generator(f: Callable[[Array], Array], name: str = "custom") -> Diverge
         return u * (derivative(u) - df1) - normal(u)
 
     perspective = lambda lp, lq: jnp.exp(lq) * normal(ratio(lp - lq))
-    return member(name, perspective, lambda s: derivative(ratio(s)) - df1, reward, f0=f0, slope=slope)
+    return member(
+        name, perspective, lambda s: derivative(ratio(s)) - df1, reward, f0=f0, slope=slope
+    )
 
 
 def _limit(values: list[float]) -> float:
     """The limit that values at ever more extreme points tend to: infinite if they still move."""
-    settled = math.isfinite(values[-1]) and abs(values[-1] - values[-2]) <= 1e-6 * (1 + abs(values[-1]))
+    settled = math.isfinite(values[-1]) and abs(values[-1] - values[-2]) <= 1e-6 * (
+        1 + abs(values[-1])
+    )
     return values[-1] if settled else INF
 
 
 def _refuse_unless_convex(f: Callable, derivative: Callable, name: str) -> None:
-    """Each tangent must stay below f at the neighbouring points of a log-spaced grid over u in [e^-20, e^20]."""
+    """Each tangent must stay below f at the neighbouring points of a log-spaced grid over u in
+    [e^-20, e^20]."""
     u = np.exp(np.linspace(-20, 20, 4001))
     value, slope = (np.asarray(g(jnp.asarray(u)), np.float64) for g in (f, derivative))
     fix = "Give a convex f on u > 0, elementwise and in jax.numpy."
     unsound = ~(np.isfinite(value) & np.isfinite(slope))
     if unsound.any():
-        raise UsageError(f"generator {name}", f"f({u[unsound][0]:.6g})", "f or its derivative is not finite there.", fix)
+        raise UsageError(
+            f"generator {name}",
+            f"f({u[unsound][0]:.6g})",
+            "f or its derivative is not finite there.",
+            fix,
+        )
     step = np.diff(u)
-    scale = 1e-9 * (1 + np.abs(value[:-1]) + np.abs(value[1:]) + (np.abs(slope[:-1]) + np.abs(slope[1:])) * u[1:])
+    scale = 1e-9 * (
+        1
+        + np.abs(value[:-1])
+        + np.abs(value[1:])
+        + (np.abs(slope[:-1]) + np.abs(slope[1:])) * u[1:]
+    )
     above = np.diff(value) < slope[:-1] * step - scale
     below = np.diff(value) > slope[1:] * step + scale
     if (above | below).any():
         at = u[:-1][above | below]
         worst = at[np.argmin(np.abs(np.log(at)))]
-        raise UsageError(f"generator {name}", f"u = {worst:.6g}", "f is not convex there: it falls below its own tangent.", fix)
+        raise UsageError(
+            f"generator {name}",
+            f"u = {worst:.6g}",
+            "f is not convex there: it falls below its own tangent.",
+            fix,
+        )
     tangent_at_one = value[2000] + 0.5 * (slope[1999] + slope[2001]) * (u - 1)
     if min((value - tangent_at_one)[1900], (value - tangent_at_one)[2100]) < 1e-9:
-        raise UsageError(f"generator {name}", "u = 1", "f is straight around 1, so it tells no two laws apart.", fix)
+        raise UsageError(
+            f"generator {name}",
+            "u = 1",
+            "f is straight around 1, so it tells no two laws apart.",
+            fix,
+        )
 
 
-# --- cards, the registry and its parser ----------------------------------------------------------------------------
+# --- cards, the registry and its parser -----------------------------------------------------------
 
 
 class Card(NamedTuple):
-    """What to know of a member: `f` before normalising, where it comes from, who else calls it what."""
+    """What to know of a member: `f` before normalising, where it comes from, who else calls it
+    what."""
 
     formula: str
     source: str
@@ -295,7 +356,8 @@ class Card(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A line of the family: how to build the member, what its parameter must satisfy (None: it has none), its card."""
+    """A line of the family: how to build the member, what its parameter must satisfy (None: it has
+    none), its card."""
 
     build: Callable[..., Divergence]
     card: Card
@@ -305,16 +367,27 @@ class Entry(NamedTuple):
 
 
 def _weighted(build: Callable, name: str, card: Card) -> Entry:
-    return Entry(build, card, "a weight strictly between 0 and 1", lambda w: 0 < w < 1, f"{name}:0.1")
+    return Entry(
+        build, card, "a weight strictly between 0 and 1", lambda w: 0 < w < 1, f"{name}:0.1"
+    )
 
 
 FAMILY: dict[str, Entry] = {
     "forward_kl": Entry(
         forward_kl,
-        Card("u log u", "Kullback & Leibler 1951", "SFT and behaviour cloning offline; M-projection; mode-covering KL"),
+        Card(
+            "u log u",
+            "Kullback & Leibler 1951",
+            "SFT and behaviour cloning offline; M-projection; mode-covering KL",
+        ),
     ),
     "reverse_kl": Entry(
-        reverse_kl, Card("-log u", "Kullback & Leibler 1951", "RL with entropy, AIRL, f-MAX-RKL; I-projection; mode-seeking KL")
+        reverse_kl,
+        Card(
+            "-log u",
+            "Kullback & Leibler 1951",
+            "RL with entropy, AIRL, f-MAX-RKL; I-projection; mode-seeking KL",
+        ),
     ),
     "js": Entry(
         js,
@@ -336,30 +409,52 @@ FAMILY: dict[str, Entry] = {
     "skew_kl": _weighted(
         skew_kl,
         "skew_kl",
-        Card("u log(u/m), m = l u + 1-l", "Lee 1999; Ko et al. 2024 (DistiLLM, arXiv 2402.03898)", "KL(p || l p + (1-l) q)"),
+        Card(
+            "u log(u/m), m = l u + 1-l",
+            "Lee 1999; Ko et al. 2024 (DistiLLM, arXiv 2402.03898)",
+            "KL(p || l p + (1-l) q)",
+        ),
     ),
     "skew_reverse_kl": _weighted(
         skew_reverse_kl,
         "skew_reverse_kl",
-        Card("-log(l + (1-l) u)", "Ko et al. 2024 (DistiLLM, arXiv 2402.03898)", "KL(q || l q + (1-l) p)"),
+        Card(
+            "-log(l + (1-l) u)",
+            "Ko et al. 2024 (DistiLLM, arXiv 2402.03898)",
+            "KL(q || l q + (1-l) p)",
+        ),
     ),
     "hellinger2": Entry(
-        hellinger2, Card("(sqrt u - 1)^2", "Hellinger 1909", "squared Hellinger, in [0, 2]; half of alpha:0.5")
+        hellinger2,
+        Card("(sqrt u - 1)^2", "Hellinger 1909", "squared Hellinger, in [0, 2]; half of alpha:0.5"),
     ),
     "tv": Entry(
-        tv, Card("|u - 1| / 2", "Jordan 1881", "total variation, in [0, 1]; the best success of any test, doubled, less one")
+        tv,
+        Card(
+            "|u - 1| / 2",
+            "Jordan 1881",
+            "total variation, in [0, 1]; the best success of any test, doubled, less one",
+        ),
     ),
     "pearson_chi2": Entry(
-        pearson_chi2, Card("(u - 1)^2", "Pearson 1900; Mao et al. 2017 (LSGAN)", "chi-square; twice alpha:2")
+        pearson_chi2,
+        Card("(u - 1)^2", "Pearson 1900; Mao et al. 2017 (LSGAN)", "chi-square; twice alpha:2"),
     ),
-    "neyman_chi2": Entry(neyman_chi2, Card("(1 - u)^2 / u", "Neyman 1949", "reverse chi-square; twice alpha:-1")),
-    "jeffreys": Entry(jeffreys, Card("(u - 1) log u", "Jeffreys 1946", "forward_kl + reverse_kl, symmetric KL")),
+    "neyman_chi2": Entry(
+        neyman_chi2, Card("(1 - u)^2 / u", "Neyman 1949", "reverse chi-square; twice alpha:-1")
+    ),
+    "jeffreys": Entry(
+        jeffreys, Card("(u - 1) log u", "Jeffreys 1946", "forward_kl + reverse_kl, symmetric KL")
+    ),
     "alpha": Entry(
         alpha,
         Card(
             "(u^a - a u - (1-a)) / (a (a-1))",
             "Cichocki & Amari 2010",
-            "alpha-IRL; a = 1 forward_kl, 0 reverse_kl, 2 pearson/2, -1 neyman/2, 1/2 = 2 hellinger2",
+            (
+                "alpha-IRL; a = 1 forward_kl, 0 reverse_kl, 2 pearson/2, -1 neyman/2, 1/2 = 2 "
+                "hellinger2"
+            ),
         ),
         "a real number a",
         math.isfinite,
@@ -367,18 +462,24 @@ FAMILY: dict[str, Entry] = {
     ),
     "log_d": Entry(
         log_d,
-        Card("(1+u) log((1+u)/u)", "computed here from the reward log D", "what several codes call GAIL; reverse_kl - 2 js"),
+        Card(
+            "(1+u) log((1+u)/u)",
+            "computed here from the reward log D",
+            "what several codes call GAIL; reverse_kl - 2 js",
+        ),
     ),
 }
 
 
 def every() -> dict[str, Divergence]:
-    """A member for each line of the family, by the name that `parse` takes; at its example parameter where it has one."""
+    """A member for each line of the family, by the name that `parse` takes; at its example
+    parameter where it has one."""
     return {name: parse(name) for name in (entry.example or name for name, entry in FAMILY.items())}
 
 
 def parse(spec: str) -> Divergence:
-    """`"js"`, `"gjs:0.1"`, `"alpha:0.5"` -> the member. Raises `UsageError` with the nearest names, or the range wanted."""
+    """`"js"`, `"gjs:0.1"`, `"alpha:0.5"` -> the member. Raises `UsageError` with the nearest names,
+    or the range wanted."""
     entry, parameter = lookup(spec)
     return entry.build() if entry.parameter is None else entry.build(parameter)
 
@@ -389,7 +490,12 @@ def lookup(spec: str) -> tuple[Entry, float | None]:
     name = name.lower().replace("-", "_")
     if name not in FAMILY:
         near = difflib.get_close_matches(name, FAMILY, n=3, cutoff=0.4) or sorted(FAMILY)
-        raise UsageError("divergence", spec, "there is no divergence of that name.", f"The nearest: {', '.join(near)}.")
+        raise UsageError(
+            "divergence",
+            spec,
+            "there is no divergence of that name.",
+            f"The nearest: {', '.join(near)}.",
+        )
     entry = FAMILY[name]
     if entry.parameter is None:
         if colon:
@@ -400,7 +506,12 @@ def lookup(spec: str) -> tuple[Entry, float | None]:
     except ValueError:
         parameter = math.nan
     if not (math.isfinite(parameter) and entry.accepts(parameter)):
-        raise UsageError("divergence", spec, f"{name} takes {entry.parameter}.", f"Write, for instance, {entry.example}.")
+        raise UsageError(
+            "divergence",
+            spec,
+            f"{name} takes {entry.parameter}.",
+            f"Write, for instance, {entry.example}.",
+        )
     return entry, parameter
 
 

@@ -1,10 +1,11 @@
-"""What reinforcement learning from a score does before its loss: strings are written, scored, charged and compared.
+"""What reinforcement learning from a score does before its loss: strings are written, scored,
+charged and compared.
 
     maximise E_q[score] - beta D_f(ref||q)
 
-The score is earned by a string's last action; what the divergence costs is estimated and applied as a
-`fdiv.penalties.Penalty` says, and weighed as a `fdiv.control.Control` does, whose state is part of `aux`.
-"""
+The score is earned by a string's last action; what the divergence costs is estimated and applied as
+a `fdiv.penalties.Penalty` says, and weighed as a `fdiv.control.Control` does, whose state is part
+of `aux`."""
 
 from __future__ import annotations
 
@@ -20,13 +21,14 @@ from fdiv import tokens as tk
 from fdiv.control import Control, Weight
 from fdiv.estimators import Baseline, advantages, discounted_to_go, to_actions
 from fdiv.penalties import Penalty, at_prefixes, last_action
-from fdiv.types import Divergence, Kit, Model, Params, Sequences, UsageError
+from fdiv.types import Components, Divergence, Model, Params, Sequences, UsageError
 
 GROUP = 8  # answers to one prompt, unless said otherwise
 
 
 class Charged(NamedTuple):
-    """The state of every method here: the penalty's weight, and the policy as it was (() where the reference is known)."""
+    """The state of every method here: the penalty's weight, and the policy as it was (() where the
+    reference is known)."""
 
     weight: Weight
     start: Params
@@ -41,7 +43,8 @@ class Episodes(NamedTuple):
     score: Array  # [B]
     mask: Array  # [B, H], from here on in action coordinates
     ratio: Array  # [B, H] log ref - log q
-    rewards: Array  # [B, H] what each action earns: the score at the last, and what the penalty pays as a reward
+    # [B, H] what each action earns: the score at the last, and what the penalty pays as a reward
+    rewards: Array
     groups: int  # of how many strings each answers one prompt
 
 
@@ -49,18 +52,30 @@ class Stage(NamedTuple):
     """What the methods share, built from a kit."""
 
     init: Callable[[Params], Charged]
-    play: Callable[[Array, Params, Charged, Sequences, int], Episodes]  # key, params, aux, batch, group
+    play: Callable[
+        [Array, Params, Charged, Sequences, int], Episodes
+    ]  # key, params, aux, batch, group
     after: Callable[[Charged, Episodes], tuple[Charged, dict]]  # -> next state, metrics
-    charge: Callable[[Params, Charged, Any], Array]  # the penalty's differentiated part, a sum over rows
+    charge: Callable[
+        [Params, Charged, Any], Array
+    ]  # the penalty's differentiated part, a sum over rows
     beta: float
 
 
-def stage(kit: Kit, penalty: Penalty) -> Stage:
+def stage(components: Components, penalty: Penalty) -> Stage:
     """Raises `UsageError` where the task has no score or no reference to be near."""
-    policy, mdp, control = kit.policy, kit.mdp, kit.control or Control()
+    policy, mdp, control = components.policy, components.mdp, components.control or Control()
     if mdp.score is None or mdp.regulariser is None:
-        fix = "Use a benchmark with one (rewarded, arithmetic), or a method that learns from demonstrations."
-        raise UsageError("methods", "reinforcement learning", "needs a task with a score, and this one has none.", fix)
+        fix = (
+            "Use a benchmark with one (rewarded, arithmetic), or a method that learns from "
+            "demonstrations."
+        )
+        raise UsageError(
+            "methods",
+            "reinforcement learning",
+            "needs a task with a score, and this one has none.",
+            fix,
+        )
     d, beta = divergences.parse(mdp.regulariser.divergence), mdp.regulariser.beta
     penalty.check()
     penalty.refuse_unless_kl(d.name)
@@ -71,15 +86,19 @@ def stage(kit: Kit, penalty: Penalty) -> Stage:
         return known or Model(policy, aux.start)
 
     def exactly(params: Params, aux: Charged, x: Sequences) -> Array | None:
-        return at_prefixes(d, reference(aux), policy, params, x, mdp.vocab) if penalty.estimator == "exact" else None
+        return (
+            at_prefixes(d, reference(aux), policy, params, x, mdp.vocab)
+            if penalty.estimator == "exact"
+            else None
+        )
 
     def init(params: Params) -> Charged:
         return Charged(control.init(beta), () if known else params)
 
     def play(key: Array, params: Params, aux: Charged, batch: Sequences, group: int) -> Episodes:
         prompts = tk.prompts_of(batch, mdp.horizon)
-        prompts = prompts if kit.whole else repeated(prompts, group)
-        drawn, log_old = kit.rollout(key, policy, params, prompts)
+        prompts = prompts if components.whole else repeated(prompts, group)
+        drawn, log_old = components.rollout(key, policy, params, prompts)
         log_ref = tk.log_probs(*reference(aux), drawn, mdp.vocab)
         earned = jnp.asarray(mdp.score(drawn), jnp.result_type(float))  # scores may be integers
         finite = jnp.isfinite(earned)
@@ -88,10 +107,12 @@ def stage(kit: Kit, penalty: Penalty) -> Stage:
         mask, ratio = actions(drawn.mask), actions(log_ref - log_old)
         paid = penalty.rewards(d, ratio, mask, actions(exactly(params, aux, drawn)))
         paid = discounted_to_go(paid, penalty.discount)
-        paid = paid - jnp.pad(paid, [(0, 0), (0, 1)])[:, 1:]  # per action again: adding up undoes it
+        paid = (
+            paid - jnp.pad(paid, [(0, 0), (0, 1)])[:, 1:]
+        )  # per action again: adding up undoes it
         rewards = last_action(mask) * earned[:, None] + aux.weight.beta * paid
         drawn = drawn._replace(weight=jnp.where(finite, drawn.weight, 0.0))
-        group = drawn.tokens.shape[0] if kit.whole else group
+        group = drawn.tokens.shape[0] if components.whole else group
         return Episodes(drawn, log_old, log_ref, earned, mask, ratio, rewards, group)
 
     def after(aux: Charged, x: Episodes) -> tuple[Charged, dict]:
@@ -99,8 +120,15 @@ def stage(kit: Kit, penalty: Penalty) -> Stage:
         spent = share @ measured(d, x.ratio.sum(1))
         strings = x.score.shape[0]
         weight = control.update(aux.weight, beta, spent, strings)
-        metrics = {"tokens": x.sequences.mask.sum(), "score": share @ x.score, "penalty": spent, "beta": aux.weight.beta}
-        return aux._replace(weight=weight), metrics | {"not_finite": jnp.mean(x.sequences.weight == 0)}
+        metrics = {
+            "tokens": x.sequences.mask.sum(),
+            "score": share @ x.score,
+            "penalty": spent,
+            "beta": aux.weight.beta,
+        }
+        return aux._replace(weight=weight), metrics | {
+            "not_finite": jnp.mean(x.sequences.weight == 0)
+        }
 
     def charge(params: Params, aux: Charged, x: Any) -> Array:
         if penalty.placement == "reward" and penalty.estimator != "exact":
@@ -114,7 +142,8 @@ def stage(kit: Kit, penalty: Penalty) -> Stage:
 
 
 def measured(d: Divergence, s: Array) -> Array:
-    """An unbiased estimate of D_f(ref||q) from each string of q, given its s: -s for reverse_kl, else f(e^s)."""
+    """An unbiased estimate of D_f(ref||q) from each string of q, given its s: -s for reverse_kl,
+    else f(e^s)."""
     return -s if d.name == "reverse_kl" else d.perspective(s, jnp.zeros_like(s))
 
 
@@ -122,20 +151,29 @@ def repeated(prompts: Sequences, group: int) -> Sequences:
     """The first B / group prompts, each `group` times in a row."""
     rows = prompts.tokens.shape[0]
     if rows % group:
-        raise UsageError("batch_size", rows, f"does not divide into groups of {group}.", f"Give a multiple of {group}.")
+        raise UsageError(
+            "batch_size",
+            rows,
+            f"does not divide into groups of {group}.",
+            f"Give a multiple of {group}.",
+        )
     return jax.tree.map(lambda x: jnp.repeat(x[: rows // group], group, axis=0), prompts)
 
 
 def check_group(field: str, group: int) -> None:
     """A group of one has nothing to be compared with."""
     if group < 2:
-        raise UsageError(field, group, "leaves an answer nothing to be compared with.", "Give at least 2.")
+        raise UsageError(
+            field, group, "leaves an answer nothing to be compared with.", "Give at least 2."
+        )
 
 
 def grouped(x: Episodes, returns: Array, baseline: Baseline) -> Array:
     """Advantages [B, H] of returns to go within each group of answers."""
     split = lambda a: a.reshape(-1, x.groups, *a.shape[1:])
-    found = jax.vmap(lambda r, m, w: advantages(r, m, w, baseline))(*map(split, (returns, x.mask, x.sequences.weight)))
+    found = jax.vmap(lambda r, m, w: advantages(r, m, w, baseline))(
+        *map(split, (returns, x.mask, x.sequences.weight))
+    )
     return found.reshape(returns.shape)
 
 

@@ -1,7 +1,8 @@
-"""From log-ratios to advantages: what each action of a sampled string is worth to a divergence at a level.
+"""From log-ratios to advantages: what each action of a sampled string is worth to a divergence at a
+level.
 
-All of it works in action coordinates [B, H]: column k is a string's k-th action whatever the width of its prompt.
-"""
+All of it works in action coordinates [B, H]: column k is a string's k-th action whatever the width
+of its prompt."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def first_action(mask: Array) -> Array:
 
 
 def to_actions(values: Array, mask: Array, horizon: int) -> Array:
-    """[B, T] in string columns -> [B, H] in action coordinates; beyond the last action, whatever stands there."""
+    """[B, T] in string columns -> [B, H] in action coordinates; beyond the last action, whatever
+    stands there."""
     if values.shape[1] == horizon:
         return values
     return jnp.take_along_axis(values, first_action(mask) + jnp.arange(horizon)[None], axis=1)
@@ -50,23 +52,29 @@ def discounted_to_go(x: Array, discount: float) -> Array:
     if discount == 1:
         return jnp.cumsum(x[..., ::-1], axis=-1)[..., ::-1]
     step = lambda later, now: (now + discount * later,) * 2
-    return jax.lax.scan(step, jnp.zeros_like(x[..., 0]), jnp.moveaxis(x, -1, 0), reverse=True)[1].swapaxes(0, -1)
+    return jax.lax.scan(step, jnp.zeros_like(x[..., 0]), jnp.moveaxis(x, -1, 0), reverse=True)[
+        1
+    ].swapaxes(0, -1)
 
 
-def returns_to_go(d: Divergence, level: Level, prefix: Array, mask: Array, discount: float = 1.0) -> Array:
-    """R[b, k] with `-grad D = E_q[sum_k R_k grad log q(action_k | prefix)]`, exactly at discount 1, for each level. [B, H]
+def returns_to_go(
+    d: Divergence, level: Level, prefix: Array, mask: Array, discount: float = 1.0
+) -> Array:
+    """R[b, k] with `-grad D = E_q[sum_k R_k grad log q(action_k | prefix)]`, exactly at discount 1,
+    for each level. [B, H]
 
-    `prefix[b, k]` is the log-ratio of the first k+1 actions, constant after the end (the absorbing state). With
-    r = d.reward, s_k its argument after action k and g_j = r(s_j) - r(s_{j-1}) what action j adds to it:
+    `prefix[b, k]` is the log-ratio of the first k+1 actions, constant after the end (the absorbing
+    state). With r = d.reward, s_k its argument after action k and g_j = r(s_j) - r(s_{j-1}) what
+    action j adds to it:
 
         sequence   sum over j >= k of g_j = r(s_end) - r(s_{k-1})
         occupancy  sum over j >= k of g_j (H - j) / H, the mean over positions of r(s_j) - r(s_{k-1})
         token      (r(ds_k) - sum over j > k of f(e^{ds_j})) / H, with ds the per-token log-ratio
 
-    Leaving out r(s_{k-1}), which the prefix decides, costs no bias: for reverse_kl what remains is the usual reward-to-go,
-    for forward_kl the exact advantage, since e^s is a martingale under q. A discount below 1 weighs later terms by
-    discount^(j - k): biased, less noisy; at 0 prefixes count as fixed.
-    """
+    Leaving out r(s_{k-1}), which the prefix decides, costs no bias: for reverse_kl what remains is
+    the usual reward-to-go, for forward_kl the exact advantage, since e^s is a martingale under q. A
+    discount below 1 weighs later terms by discount^(j - k): biased, less noisy; at 0 prefixes count
+    as fixed."""
     horizon = prefix.shape[1]
     before = jnp.pad(prefix, [(0, 0), (1, 0)])[:, :-1]
     if level == "sequence" and discount == 1:
@@ -81,13 +89,14 @@ def returns_to_go(d: Divergence, level: Level, prefix: Array, mask: Array, disco
     raise UsageError("level", level, "is not a level.", "Use sequence, occupancy or token.")
 
 
-def advantages(returns: Array, mask: Array, weight: Array, baseline: Baseline = "leave_one_out") -> Array:
+def advantages(
+    returns: Array, mask: Array, weight: Array, baseline: Baseline = "leave_one_out"
+) -> Array:
     """Returns less a baseline for each action index, from the strings that reach it. [B, H]
 
-    `leave_one_out` (Kool, van Hoof & Welling 2019) takes the other strings' mean and so stays unbiased; `mean` takes
-    everyone's, which shrinks the expected gradient by 1 - 1/n. Enumerated strings (weights that are not 0 or 1) are the
-    whole population: there, both are its mean.
-    """
+    `leave_one_out` (Kool, van Hoof & Welling 2019) takes the other strings' mean and so stays
+    unbiased; `mean` takes everyone's, which shrinks the expected gradient by 1 - 1/n. Enumerated
+    strings (weights that are not 0 or 1) are the whole population: there, both are its mean."""
     if baseline == "none":
         return jnp.where(mask, returns, 0.0)
     share = jnp.where(mask, weight[:, None], 0.0)
@@ -95,7 +104,9 @@ def advantages(returns: Array, mask: Array, weight: Array, baseline: Baseline = 
     if baseline == "mean":
         own = jnp.zeros_like(share)
     elif baseline != "leave_one_out":
-        raise UsageError("baseline", baseline, "is not a baseline.", "Use none, mean or leave_one_out.")
+        raise UsageError(
+            "baseline", baseline, "is not a baseline.", "Use none, mean or leave_one_out."
+        )
     own = jnp.where(jnp.all((weight == 0) | (weight == 1)), own, 0.0)
     others = share.sum(0, keepdims=True) - own
     sums = (share * jnp.where(mask, returns, 0.0)).sum(0, keepdims=True) - own * returns
@@ -104,6 +115,7 @@ def advantages(returns: Array, mask: Array, weight: Array, baseline: Baseline = 
 
 
 def score_function_loss(log_q: Array, batch: Scored) -> Array:
-    """-sum_b w_b sum_t A_bt log q_bt: its gradient is the policy gradient. Williams 1992 (REINFORCE)."""
+    """-sum_b w_b sum_t A_bt log q_bt: its gradient is the policy gradient. Williams 1992
+    (REINFORCE)."""
     mask, weight = batch.sequences.mask, batch.sequences.weight
     return -jnp.sum(weight[:, None] * jnp.where(mask, batch.advantages, 0.0) * log_q)

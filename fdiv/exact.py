@@ -1,4 +1,5 @@
-"""Truth by enumeration and dynamic programming: every divergence at every level, exact gradients, the best policy in a class.
+"""Truth by enumeration and dynamic programming: every divergence at every level, exact gradients,
+the best policy in a class.
 
 All three levels are read off the strings of a token MDP and two policies' log-probs on them:
 
@@ -7,8 +8,8 @@ All three levels are read off the strings of a token MDP and two policies' log-p
     token      mean over positions t of E_prefix[D_f(p(.|prefix) || q(.|prefix))], prefixes drawn from the policy or
                from the expert, finished strings contributing 0.
 
-So T times the token level is the sequence level for reverse_kl on the policy's prefixes and for forward_kl on the expert's.
-"""
+So T times the token level is the sequence level for reverse_kl on the policy's prefixes and for
+forward_kl on the expert's."""
 
 from __future__ import annotations
 
@@ -22,42 +23,64 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from fdiv import tokens as tk
-from fdiv.types import PAD, Divergence, Level, Model, Objective, Params, Policy, Rollout, Sequences, UsageError
+from fdiv.types import (
+    PAD,
+    Divergence,
+    Level,
+    Model,
+    Objective,
+    Params,
+    Policy,
+    Rollout,
+    Sequences,
+    UsageError,
+)
 
 LIMIT = 200_000  # strings enumerated unless the caller raises it
 
 
 def count_strings(vocab: int, horizon: int, eos: int | None) -> int:
-    """How many strings an MDP has for one prompt: V^T, or sum_{t<T} (V-1)^t + (V-1)^T when EOS may end them."""
+    """How many strings an MDP has for one prompt: V^T, or sum_{t<T} (V-1)^t + (V-1)^T when EOS may
+    end them."""
     if eos is None:
         return vocab**horizon
     return sum((vocab - 1) ** t for t in range(horizon)) + (vocab - 1) ** horizon
 
 
 def refuse_unless_enumerable(vocab: int, horizon: int, eos: int | None, limit: int = LIMIT) -> None:
-    """Raise `UsageError` saying how many strings there are and which horizon would fit, if they are more than `limit`."""
+    """Raise `UsageError` saying how many strings there are and which horizon would fit, if they are
+    more than `limit`."""
     count = count_strings(vocab, horizon, eos)
     if count <= limit:
         return
     longest = max((t for t in range(horizon) if count_strings(vocab, t, eos) <= limit), default=0)
     size = f"{count:,}" if count < 10**9 else f"about 10^{len(str(count)) - 1}"
     raise UsageError(
-        "horizon", horizon, f"enumerating its strings over {vocab} symbols needs {size} of them, over the limit of {limit:,}.",
+        "horizon",
+        horizon,
+        (
+            f"enumerating its strings over {vocab} symbols needs {size} of them, over the limit "
+            f"of {limit:,}."
+        ),
         f"Use a horizon of at most {longest}, or raise the limit.",
-    )  # fmt: skip
+    )
 
 
 class Space(NamedTuple):
     """All strings of an MDP for the empty prompt, and the prefix tree that they make.
 
-    A state is a prefix that goes on (K of them), a node a non-empty prefix, whole strings included (M of them).
-    """
+    A state is a prefix that goes on (K of them), a node a non-empty prefix, whole strings included
+    (M of them)."""
 
     sequences: Sequences  # [N, T] sorted, each of weight one
     state: np.ndarray  # [N, T] which state each token was written in (K where there is no action)
-    state_at: tuple[np.ndarray, np.ndarray]  # row and column of a token written in each state, [K] each
+    state_at: tuple[
+        np.ndarray, np.ndarray
+    ]  # row and column of a token written in each state, [K] each
     node_at: tuple[np.ndarray, np.ndarray]  # row and column of each node's last token, [M] each
-    node_time: np.ndarray  # [M] how many positions a string spends at each node: one, or the rest where it has ended
+    node_time: (
+        np.ndarray
+    )  # [M] how many positions a string spends at each node: one, or the rest where it has ended
     vocab: int
     horizon: int
     eos: int | None
@@ -73,20 +96,31 @@ def enumerate_strings(vocab: int, horizon: int, eos: int | None, limit: int = LI
             tail = np.full((len(alive), horizon - t), PAD, np.int32)
             tail[:, 0] = eos
             finished.append(np.concatenate([alive, tail], axis=1))
-        alive = np.concatenate([np.repeat(alive, len(ordinary), 0), np.tile(ordinary, len(alive))[:, None]], axis=1)
+        alive = np.concatenate(
+            [np.repeat(alive, len(ordinary), 0), np.tile(ordinary, len(alive))[:, None]], axis=1
+        )
     tokens = np.concatenate([*finished, alive])
     tokens = tokens[np.lexsort(tokens.T[::-1])]
     return _tree(tokens, vocab, horizon, eos)
 
 
 def _tree(tokens: np.ndarray, vocab: int, horizon: int, eos: int | None) -> Space:
-    """The prefix tree of sorted strings: strings that share a prefix are neighbours, so the first of them stands for it."""
+    """The prefix tree of sorted strings: strings that share a prefix are neighbours, so the first
+    of them stands for it."""
     mask = tokens != PAD
     changed = np.cumsum(tokens[1:] != tokens[:-1], axis=1) > 0
     first_node = mask & np.concatenate([np.ones((1, horizon), bool), changed])
-    first_state = mask & np.concatenate([np.ones((1, horizon), bool), np.pad(changed, [(0, 0), (1, 0)])[:, :-1]])
-    number = np.cumsum(first_state, axis=0) - 1 + np.concatenate([[0], np.cumsum(first_state.sum(0))[:-1]])
-    small = lambda indices: tuple(x.astype(np.int32) for x in indices)  # the same arrays serve both precisions
+    first_state = mask & np.concatenate(
+        [np.ones((1, horizon), bool), np.pad(changed, [(0, 0), (1, 0)])[:, :-1]]
+    )
+    number = (
+        np.cumsum(first_state, axis=0)
+        - 1
+        + np.concatenate([[0], np.cumsum(first_state.sum(0))[:-1]])
+    )
+    small = lambda indices: tuple(
+        x.astype(np.int32) for x in indices
+    )  # the same arrays serve both precisions
     column, row = small(np.nonzero(first_state.T))  # column by column, as the states are numbered
     ends = np.pad(~mask, [(0, 0), (0, 1)], constant_values=True)[:, 1:]
     time = np.where(ends, horizon - np.arange(horizon), 1).astype(np.int32)
@@ -106,7 +140,8 @@ class Law(NamedTuple):
 
 
 def law(space: Space, policy: Policy, params: Params) -> Law:
-    """What the policy says of every string of the space; the head runs once a state, not once a string."""
+    """What the policy says of every string of the space; the head runs once a state, not once a
+    string."""
     tokens, mask, _ = space.sequences
     features = policy.trunk(params, tokens)
     conditional = policy.head(params, features[space.state_at])
@@ -119,20 +154,33 @@ def law(space: Space, policy: Policy, params: Params) -> Law:
 
 def known_law(space: Space, model: Model) -> Law:
     """`law` as data: computed once, compiled, in the precision of the moment."""
-    return jax.tree.map(np.asarray, jax.jit(lambda params: law(space, model.policy, params))(model.params))
+    return jax.tree.map(
+        np.asarray, jax.jit(lambda params: law(space, model.policy, params))(model.params)
+    )
 
 
-def divergence(d: Divergence, space: Space, p: Law, q: Law, level: Level = "sequence", policy_prefixes: float = 1.0) -> Array:
+def divergence(
+    d: Divergence,
+    space: Space,
+    p: Law,
+    q: Law,
+    level: Level = "sequence",
+    policy_prefixes: float = 1.0,
+) -> Array:
     """Exact `D_f(p||q)` in nats at a level (module docstring).
 
-    At the token level `policy_prefixes` is the share of prefixes that are the policy's, the others being the expert's.
-    """
+    At the token level `policy_prefixes` is the share of prefixes that are the policy's, the others
+    being the expert's."""
     if level == "sequence":
         return d.perspective(p.string, q.string).sum()
     if level == "occupancy":
         return _over_nodes(space, d.perspective(p.node, q.node))
     each = d.perspective(p.conditional, q.conditional).sum(-1)
-    return sum(share * _over_states(space, x, each) for share, x in ((policy_prefixes, q), (1 - policy_prefixes, p)) if share)
+    return sum(
+        share * _over_states(space, x, each)
+        for share, x in ((policy_prefixes, q), (1 - policy_prefixes, p))
+        if share
+    )
 
 
 def _over_nodes(space: Space, each: Array) -> Array:
@@ -144,13 +192,19 @@ def _over_states(space: Space, visitor: Law, each: Array) -> Array:
 
 
 def every_level(d: Divergence, space: Space, p: Law, q: Law) -> tuple[Array, Array, Array, Array]:
-    """`divergence` at the sequence, occupancy and token levels (the policy's prefixes, then the expert's), f written once."""
+    """`divergence` at the sequence, occupancy and token levels (the policy's prefixes, then the
+    expert's), f written once."""
     log_p, log_q = (jnp.concatenate([x.string, x.node, x.conditional.reshape(-1)]) for x in (p, q))
     strings, nodes = len(q.string), len(q.node)
     each = d.perspective(log_p, log_q)
     token = each[strings + nodes :].reshape(q.conditional.shape).sum(-1)
     occupancy = _over_nodes(space, each[strings : strings + nodes])
-    return each[:strings].sum(), occupancy, _over_states(space, q, token), _over_states(space, p, token)
+    return (
+        each[:strings].sum(),
+        occupancy,
+        _over_states(space, q, token),
+        _over_states(space, p, token),
+    )
 
 
 def entropy(q: Law) -> Array:
@@ -169,28 +223,33 @@ def weighted(space: Space, q: Law) -> Sequences:
 
 
 def enumerator(space: Space) -> Rollout:
-    """A rollout that returns all strings weighted by their probability: a sampler's place taken by the exact expectation.
+    """A rollout that returns all strings weighted by their probability: a sampler's place taken by
+    the exact expectation.
 
-    The same objective, given this rollout and demonstrations `weighted(space, expert law)`, yields its exact expected
-    gradient. Prompts are not read: the space is that of the empty prompt.
-    """
+    The same objective, given this rollout and demonstrations `weighted(space, expert law)`, yields
+    its exact expected gradient. Prompts are not read: the space is that of the empty prompt."""
 
-    def rollout(key: Array, policy: Policy, params: Params, prompts: Sequences) -> tuple[Sequences, Array]:
+    def rollout(
+        key: Array, policy: Policy, params: Params, prompts: Sequences
+    ) -> tuple[Sequences, Array]:
         log_probs = tk.log_probs(policy, params, space.sequences, space.vocab)
         return space.sequences._replace(weight=jnp.exp(log_probs.sum(1))), log_probs
 
     return rollout
 
 
-def expected_gradient(objective: Objective, params: Params, demos: Sequences, aux=None, key: Array | None = None) -> Params:
-    """The exact expected gradient of an objective built on an `enumerator`, given all demonstrations by weight."""
+def expected_gradient(
+    objective: Objective, params: Params, demos: Sequences, aux=None, key: Array | None = None
+) -> Params:
+    """The exact expected gradient of an objective built on an `enumerator`, given all
+    demonstrations by weight."""
     init_key, prepare_key = jax.random.split(jax.random.key(0) if key is None else key)
     aux = objective.init(init_key, params) if aux is None else aux
     aux, batch, _ = objective.prepare(prepare_key, params, aux, demos)
     return jax.grad(lambda x: objective.loss(x, aux, batch)[0])(params)
 
 
-# --- dynamic programming: chains of any length ---------------------------------------------------------------------
+# --- dynamic programming: chains of any length ----------------------------------------------------
 
 
 class Chain(NamedTuple):
@@ -200,8 +259,16 @@ class Chain(NamedTuple):
     successor: np.ndarray  # [S, V]
 
 
-def _walk(p: Chain, q: Chain, horizon: int, eos: int | None, weigh: Callable[[Array, Array], Array], gain: Callable):
-    """Fold over pairs of states (one of each chain): mass moves by `weigh`, `gain(mass)` is added up at each step."""
+def _walk(
+    p: Chain,
+    q: Chain,
+    horizon: int,
+    eos: int | None,
+    weigh: Callable[[Array, Array], Array],
+    gain: Callable,
+):
+    """Fold over pairs of states (one of each chain): mass moves by `weigh`, `gain(mass)` is added
+    up at each step."""
     states, others = len(p.successor), len(q.successor)
     log_p, log_q = p.log_probs[:, None, :], q.log_probs[None, :, :]
     to = jnp.asarray(p.successor[:, None, :] * others + q.successor[None, :, :])
@@ -211,29 +278,39 @@ def _walk(p: Chain, q: Chain, horizon: int, eos: int | None, weigh: Callable[[Ar
         mass, total = carry
         moved = mass[..., None] * weigh(log_p, log_q)
         ended = jnp.where(goes_on, 0.0, moved).sum()
-        arrived = jnp.zeros(states * others, moved.dtype).at[to.reshape(-1)].add(jnp.where(goes_on, moved, 0.0).reshape(-1))
+        arrived = (
+            jnp.zeros(states * others, moved.dtype)
+            .at[to.reshape(-1)]
+            .add(jnp.where(goes_on, moved, 0.0).reshape(-1))
+        )
         return (arrived.reshape(states, others), total + gain(mass) + jnp.array([0.0, ended])), None
 
-    start = jnp.zeros((states, others), jnp.result_type(p.log_probs, q.log_probs, float)).at[0, 0].set(1.0)
+    start = (
+        jnp.zeros((states, others), jnp.result_type(p.log_probs, q.log_probs, float))
+        .at[0, 0]
+        .set(1.0)
+    )
     (mass, total), _ = jax.lax.scan(step, (start, jnp.zeros(2, start.dtype)), None, length=horizon)
     return total[0], total[1] + mass.sum()
 
 
 def chain_kl(p: Chain, q: Chain, horizon: int, eos: int | None = None) -> Array:
-    """Sequence-level KL(p||q) of two chains, in O(T S_p S_q V): sum over t of E_p[KL of the next token's laws]."""
+    """Sequence-level KL(p||q) of two chains, in O(T S_p S_q V): sum over t of E_p[KL of the next
+    token's laws]."""
     each = (jnp.exp(p.log_probs)[:, None] * (p.log_probs[:, None] - q.log_probs[None])).sum(-1)
     gain = lambda mass: jnp.array([jnp.sum(mass * each), 0.0])
     return _walk(p, q, horizon, eos, lambda log_p, log_q: jnp.exp(log_p) + 0 * log_q, gain)[0]
 
 
 def chain_alpha(p: Chain, q: Chain, a: float, horizon: int, eos: int | None = None) -> Array:
-    """Sequence-level alpha-divergence (a not 0 or 1) of two chains: (sum_x p^a q^(1-a) - 1) / (a (a-1)), by transfer matrix."""
+    """Sequence-level alpha-divergence (a not 0 or 1) of two chains: (sum_x p^a q^(1-a) - 1) / (a
+    (a-1)), by transfer matrix."""
     power = lambda log_p, log_q: jnp.exp(a * log_p + (1 - a) * log_q)
     total = _walk(p, q, horizon, eos, power, lambda mass: jnp.zeros(2))[1]
     return (total - 1) / (a * (a - 1))
 
 
-# --- the best policy in a class ------------------------------------------------------------------------------------
+# --- the best policy in a class -------------------------------------------------------------------
 
 
 class Optimum(NamedTuple):
@@ -245,19 +322,29 @@ class Optimum(NamedTuple):
 
 
 def best_policy(
-    stages: Sequence[Callable[[Params], Array]], initial: Sequence[Params], *, iterations: int = 5000, apart: float = 1e-4
+    stages: Sequence[Callable[[Params], Array]],
+    initial: Sequence[Params],
+    *,
+    iterations: int = 5000,
+    apart: float = 1e-4,
 ) -> Optimum:
-    """Minimise the last of `stages` by L-BFGS in double precision from each of `initial`, through the others in turn.
+    """Minimise the last of `stages` by L-BFGS in double precision from each of `initial`, through
+    the others in turn.
 
-    Minima whose values differ by less than `apart` count as one. The losses are traced in float64: give them numpy
-    float64 constants. Source: Liu & Nocedal 1989, through scipy.
-    """
+    Minima whose values differ by less than `apart` count as one. The losses are traced in float64:
+    give them numpy float64 constants. Source: Liu & Nocedal 1989, through scipy."""
     from scipy.optimize import minimize  # slow to load, and training does without it
 
     with jax.enable_x64(True):
         initial = [jax.tree.map(lambda x: np.asarray(x, np.float64), params) for params in initial]
         _, unravel = ravel_pytree(initial[0])
-        options = {"maxiter": iterations, "maxfun": 4 * iterations, "ftol": 1e-15, "gtol": 1e-10, "maxcor": 30}
+        options = {
+            "maxiter": iterations,
+            "maxfun": 4 * iterations,
+            "ftol": 1e-15,
+            "gtol": 1e-10,
+            "maxcor": 30,
+        }
 
         def descend(slope: Callable, start: np.ndarray):
             evaluate = lambda flat: tuple(np.asarray(x, np.float64) for x in slope(flat))
@@ -276,8 +363,11 @@ def best_policy(
     return Optimum(*minima[0], minima)
 
 
-def random_starts(policy: Policy, count: int, seed: int = 0, scales: Sequence[float] = (0.3, 1.0, 3.0)) -> list[Params]:
-    """Starting points for `best_policy`: normal parameters of the policy's shape, at each scale in turn."""
+def random_starts(
+    policy: Policy, count: int, seed: int = 0, scales: Sequence[float] = (0.3, 1.0, 3.0)
+) -> list[Params]:
+    """Starting points for `best_policy`: normal parameters of the policy's shape, at each scale in
+    turn."""
     shape = jax.eval_shape(policy.init, jax.random.key(0))
     generator = np.random.default_rng(seed)
     fill = lambda scale: jax.tree.map(lambda x: scale * generator.standard_normal(x.shape), shape)
@@ -295,7 +385,9 @@ def best_in_class(
     iterations: int = 5000,
 ) -> Optimum:
     """The policy of a class nearest to the expert in `d` at a level."""
-    with jax.enable_x64(True):  # once, as data: traced, the compiler would work it out again in every loss
+    with jax.enable_x64(
+        True
+    ):  # once, as data: traced, the compiler would work it out again in every loss
         p = known_law(space, expert)
 
     def loss(measure: Divergence):
@@ -308,7 +400,8 @@ def best_in_class(
 
 
 def stages(d: Divergence, digits: Sequence[int] = (2, 3, 4, 5, 6)) -> list[Divergence]:
-    """A divergence as a sequence of ever closer smooth ones: L-BFGS stalls on the kink of total variation.
+    """A divergence as a sequence of ever closer smooth ones: L-BFGS stalls on the kink of total
+    variation.
 
     It is rounded over a width of 10^-k for each k of `digits`, and comes last as it is.
     """

@@ -1,4 +1,5 @@
-"""The update: prepare, then gradient steps over epochs and minibatches, each summed over microbatches."""
+"""The update: prepare, then gradient steps over epochs and minibatches, each summed over
+microbatches."""
 
 from __future__ import annotations
 
@@ -14,18 +15,28 @@ def _split(tree, parts: int):
     """Rows into `parts` equal groups: [B, ...] -> [parts, B / parts, ...]"""
     rows = jax.tree.leaves(tree)[0].shape[0]
     if rows % parts:
-        raise UsageError("batch_size", rows, f"does not divide into {parts} parts.", "Change it, minibatches or accumulate.")
+        raise UsageError(
+            "batch_size",
+            rows,
+            f"does not divide into {parts} parts.",
+            "Change it, minibatches or accumulate.",
+        )
     return jax.tree.map(lambda x: x.reshape(parts, rows // parts, *x.shape[1:]), tree)
 
 
 def learner(
-    objective: Objective, tx: optax.GradientTransformation, *, epochs: int = 1, minibatches: int = 1, accumulate: int = 1
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    *,
+    epochs: int = 1,
+    minibatches: int = 1,
+    accumulate: int = 1,
 ) -> Learner:
     """One `update` for every method.
 
-    The loss is a sum over rows, so gradients of `accumulate` microbatches add up to the undivided one's; a minibatch's
-    are scaled by `minibatches`, so that each step is as long as a step on the whole batch.
-    """
+    The loss is a sum over rows, so gradients of `accumulate` microbatches add up to the undivided
+    one's; a minibatch's are scaled by `minibatches`, so that each step is as long as a step on the
+    whole batch."""
 
     def gradient(params: Params, aux, batch):
         slope = jax.value_and_grad(objective.loss, has_aux=True)
@@ -36,7 +47,9 @@ def learner(
             return jax.tree.map(jnp.add, total, slope(params, aux, micro)), None
 
         micros = _split(batch, accumulate)
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(slope, params, aux, batch))
+        zero = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(slope, params, aux, batch)
+        )
         return jax.lax.scan(add, zero, micros)[0]
 
     def init(key: Array, params: Params) -> LearnerState:
@@ -52,19 +65,27 @@ def learner(
             (loss, metrics), grads = gradient(params, aux, part)
             grads = jax.tree.map(lambda g: g * minibatches, grads)
             updates, opt = tx.update(grads, opt, params)
-            metrics = {"loss": loss * minibatches, "gradient_norm": optax.tree.norm(grads), **metrics}
+            metrics = {
+                "loss": loss * minibatches,
+                "gradient_norm": optax.tree.norm(grads),
+                **metrics,
+            }
             return (optax.apply_updates(params, updates), opt), metrics
 
         def epoch(carry, epoch_key):
             rows = jax.tree.leaves(batch)[0].shape[0]
             order = jax.random.permutation(epoch_key, rows)
-            return jax.lax.scan(step, carry, _split(jax.tree.map(lambda x: x[order], batch), minibatches))
+            return jax.lax.scan(
+                step, carry, _split(jax.tree.map(lambda x: x[order], batch), minibatches)
+            )
 
         carry = (state.params, state.opt)
         if epochs == minibatches == 1:
             (params, opt), metrics = step(carry, batch)
         else:
-            (params, opt), metrics = jax.lax.scan(epoch, carry, jax.random.split(shuffle_key, epochs))
+            (params, opt), metrics = jax.lax.scan(
+                epoch, carry, jax.random.split(shuffle_key, epochs)
+            )
             metrics = jax.tree.map(jnp.mean, metrics)
         return LearnerState(state.step + 1, state.key, params, opt, aux), {**prepared, **metrics}
 

@@ -1,10 +1,9 @@
 """What every run is measured by, whatever it trains on.
 
-Plain divergence names are the sequence level; `_occupancy`, `_token` (the policy's prefixes) and `_token_expert` name the
-others. `validation_nll` is the policy's NLL of held-out demonstrations in nats per token. `coverage` is the policy's NLL of
-the expert's strings, `likelihood` the expert's NLL of the policy's (Ji et al. 2023, f-distill, arXiv 2307.15190), both per
-string in nats.
-"""
+Plain divergence names are the sequence level; `_occupancy`, `_token` (the policy's prefixes) and
+`_token_expert` name the others. `validation_nll` is the policy's NLL of held-out demonstrations in
+nats per token. `coverage` is the policy's NLL of the expert's strings, `likelihood` the expert's
+NLL of the policy's (Ji et al. 2023, f-distill, arXiv 2307.15190), both per string in nats."""
 
 from __future__ import annotations
 
@@ -18,35 +17,64 @@ from jax import Array
 from fdiv import divergences, exact, regularised
 from fdiv import tokens as tk
 from fdiv.estimators import to_actions
-from fdiv.types import Divergence, Kit, Params, Sequences, TokenMDP
+from fdiv.types import Components, Divergence, Params, Sequences, TokenMDP
 
 LOGGED = (
-    "forward_kl", "reverse_kl", "js", "gjs:0.1", "gjs:0.9", "skew_kl:0.1", "skew_reverse_kl:0.1", "hellinger2", "tv",
-    "pearson_chi2", "neyman_chi2", "jeffreys", "alpha:0.5", "log_d",
-)  # fmt: skip
-LEVELS = {"": ("sequence", 1.0), "_occupancy": ("occupancy", 1.0), "_token": ("token", 1.0), "_token_expert": ("token", 0.0)}
+    "forward_kl",
+    "reverse_kl",
+    "js",
+    "gjs:0.1",
+    "gjs:0.9",
+    "skew_kl:0.1",
+    "skew_reverse_kl:0.1",
+    "hellinger2",
+    "tv",
+    "pearson_chi2",
+    "neyman_chi2",
+    "jeffreys",
+    "alpha:0.5",
+    "log_d",
+)
+LEVELS = {
+    "": ("sequence", 1.0),
+    "_occupancy": ("occupancy", 1.0),
+    "_token": ("token", 1.0),
+    "_token_expert": ("token", 0.0),
+}
 
 
 def exact_metrics(
-    family: Sequence[Divergence], space: exact.Space, p: exact.Law, q: exact.Law, statistics: Mapping[str, Callable]
+    family: Sequence[Divergence],
+    space: exact.Space,
+    p: exact.Law,
+    q: exact.Law,
+    statistics: Mapping[str, Callable],
 ) -> dict[str, Array]:
-    """Every divergence at every level, coverage, likelihood, entropy, length and the benchmark's own statistics."""
+    """Every divergence at every level, coverage, likelihood, entropy, length and the benchmark's
+    own statistics."""
     found = {}
     for d in family:
-        found |= {d.name + suffix: value for suffix, value in zip(LEVELS, exact.every_level(d, space, p, q))}
+        found |= {
+            d.name + suffix: value
+            for suffix, value in zip(LEVELS, exact.every_level(d, space, p, q))
+        }
     found["coverage"] = exact.expectation(p, -q.string)
     found["likelihood"] = exact.expectation(q, -p.string)
     found["entropy"] = exact.entropy(q)
     found["length"] = exact.expectation(q, space.sequences.mask.sum(1))
-    return found | {name: exact.expectation(q, f(space.sequences)) for name, f in statistics.items()}
+    return found | {
+        name: exact.expectation(q, f(space.sequences)) for name, f in statistics.items()
+    }
 
 
-def return_metrics(space: exact.Space, mdp: TokenMDP, best: Array, ref: exact.Law, q: exact.Law) -> dict[str, Array]:
-    """For a task with a reward: what is spent and earned, exactly, against the optimum `best` (log-probs of strings).
+def return_metrics(
+    space: exact.Space, mdp: TokenMDP, best: Array, ref: exact.Law, q: exact.Law
+) -> dict[str, Array]:
+    """For a task with a reward: what is spent and earned, exactly, against the optimum `best`
+    (log-probs of strings).
 
-    `spent` is D_f(reference||policy), `kl_spent` KL(policy||reference); `regret` is the best regularised return less this
-    policy's.
-    """
+    `spent` is D_f(reference||policy), `kl_spent` KL(policy||reference); `regret` is the best
+    regularised return less this policy's."""
     d, beta = divergences.parse(mdp.regulariser.divergence), mdp.regulariser.beta
     rewards = mdp.score(space.sequences).astype(ref.string.dtype)
     value = lambda log_pi: regularised.value(d, rewards, ref.string, log_pi, beta)
@@ -60,12 +88,13 @@ def return_metrics(space: exact.Space, mdp: TokenMDP, best: Array, ref: exact.La
 
 
 def two_sided(d: Divergence, s_expert: Array, s_policy: Array) -> tuple[Array, Array]:
-    """Estimate of D_f(p||q) and its standard error, from the log-ratio s on strings of the expert and of the policy.
+    """Estimate of D_f(p||q) and its standard error, from the log-ratio s on strings of the expert
+    and of the policy.
 
-    Both samples together are a draw from m = (p + q) / 2 with the shares fixed, and D_f = E_m[2 f(u) / (1 + u)]: unbiased,
-    and bounded in u wherever f grows no faster than u log u on either side. s is [N], or [N, H] to average over positions.
-    Source: the balance heuristic of Veach & Guibas 1995.
-    """
+    Both samples together are a draw from m = (p + q) / 2 with the shares fixed, and D_f = E_m[2
+    f(u) / (1 + u)]: unbiased, and bounded in u wherever f grows no faster than u log u on either
+    side. s is [N], or [N, H] to average over positions. Source: the balance heuristic of Veach &
+    Guibas 1995."""
 
     def weighed(s):  # 2 f(u) / (1 + u) is twice the perspective of the pair (u, 1) / (1 + u)
         each = 2 * d.perspective(-jnp.logaddexp(0.0, -s), -jnp.logaddexp(0.0, s))
@@ -80,16 +109,22 @@ def _standard_error(x: Array) -> Array:
 
 
 def sampled_metrics(
-    family: Sequence[Divergence], kit: Kit, key: Array, params: Params, held: Sequences, expert: Sequences | None
+    family: Sequence[Divergence],
+    components: Components,
+    key: Array,
+    params: Params,
+    held: Sequences,
+    expert: Sequences | None,
 ) -> tuple[dict[str, Array], Sequences]:
-    """The same names estimated from samples, each with its standard error under `NAME_stderr`, and the samples.
+    """The same names estimated from samples, each with its standard error under `NAME_stderr`, and
+    the samples.
 
-    `held` are held-out demonstrations, whose prompts the policy answers; `expert` are answers of the known expert to the
-    same prompts (None: it is not known, and no divergence is estimated). Sequence and occupancy levels use both sides'
-    samples (`two_sided`); the token level sums over the vocabulary at the prefixes of one side.
-    """
-    policy, mdp = kit.policy, kit.mdp
-    answered, log_q = kit.rollout(key, policy, params, tk.prompts_of(held, mdp.horizon))
+    `held` are held-out demonstrations, whose prompts the policy answers; `expert` are answers of
+    the known expert to the same prompts (None: it is not known, and no divergence is estimated).
+    Sequence and occupancy levels use both sides' samples (`two_sided`); the token level sums over
+    the vocabulary at the prefixes of one side."""
+    policy, mdp = components.policy, components.mdp
+    answered, log_q = components.rollout(key, policy, params, tk.prompts_of(held, mdp.horizon))
     nll = -tk.log_probs(policy, params, held, mdp.vocab).sum(1)
     found = averages({"coverage": nll, "entropy": -log_q.sum(1), "length": tk.lengths(answered)})
     found["validation_nll"] = nll.sum() / held.mask.sum()
@@ -102,13 +137,24 @@ def sampled_metrics(
         log_p = tk.log_probs(*mdp.expert, strings, mdp.vocab)
         own = tk.log_probs(policy, params, strings, mdp.vocab)
         ratios.append(jnp.cumsum(to_actions(log_p - own, strings.mask, mdp.horizon), axis=1))
-        token.append((strings, tk.distributions(*mdp.expert, strings.tokens), tk.distributions(policy, params, strings.tokens)))
-        found |= averages({"likelihood": -log_p.sum(1)})  # the last to be written, the policy's strings, stays
+        token.append(
+            (
+                strings,
+                tk.distributions(*mdp.expert, strings.tokens),
+                tk.distributions(policy, params, strings.tokens),
+            )
+        )
+        found |= averages(
+            {"likelihood": -log_p.sum(1)}
+        )  # the last to be written, the policy's strings, stays
     for d in family:
         for suffix, ends in (("", [r[:, -1] for r in ratios]), ("_occupancy", ratios)):
             found[d.name + suffix], found[f"{d.name}{suffix}_stderr"] = two_sided(d, *ends)
         for suffix, (strings, log_p, log_own) in zip(("_token_expert", "_token"), token):
-            each = jnp.where(strings.mask, d.perspective(log_p, log_own).sum(-1), 0.0).sum(1) / mdp.horizon
+            each = (
+                jnp.where(strings.mask, d.perspective(log_p, log_own).sum(-1), 0.0).sum(1)
+                / mdp.horizon
+            )
             found |= averages({d.name + suffix: each})
     return found, answered
 
@@ -121,11 +167,14 @@ def averages(values: Mapping[str, Array]) -> dict[str, Array]:
     return found
 
 
-# --- diversity of samples (host side) ------------------------------------------------------------------------------
+# --- diversity of samples (host side) -------------------------------------------------------------
 
 
 def _rows(sequences: Sequences) -> list[list[int]]:
-    return [list(map(int, row[keep])) for row, keep in zip(np.asarray(sequences.tokens), np.asarray(sequences.mask))]
+    return [
+        list(map(int, row[keep]))
+        for row, keep in zip(np.asarray(sequences.tokens), np.asarray(sequences.mask))
+    ]
 
 
 def _ngrams(row: list[int], n: int) -> Counter:
@@ -133,7 +182,8 @@ def _ngrams(row: list[int], n: int) -> Counter:
 
 
 def distinct_n(sequences: Sequences, n: int) -> float:
-    """Distinct n-grams over all n-grams of the samples, in [0, 1]. Li et al. 2016 (arXiv 1510.03055)."""
+    """Distinct n-grams over all n-grams of the samples, in [0, 1]. Li et al. 2016 (arXiv
+    1510.03055)."""
     counts = Counter()
     for row in _rows(sequences):
         counts.update(_ngrams(row, n))
@@ -141,10 +191,11 @@ def distinct_n(sequences: Sequences, n: int) -> float:
 
 
 def self_bleu(sequences: Sequences, n: int = 4) -> float:
-    """Mean BLEU-n of each sample against all the others, in [0, 1]; high is alike. Zhu et al. 2018 (Texygen).
+    """Mean BLEU-n of each sample against all the others, in [0, 1]; high is alike. Zhu et al. 2018
+    (Texygen).
 
-    Uniform weights over orders 1..n, add-one smoothing above order 1, brevity penalty to the nearest reference length.
-    """
+    Uniform weights over orders 1..n, add-one smoothing above order 1, brevity penalty to the
+    nearest reference length."""
     rows = [row for row in _rows(sequences) if row]
     if len(rows) < 2:
         return 1.0
@@ -155,7 +206,8 @@ def self_bleu(sequences: Sequences, n: int = 4) -> float:
 
 
 def _two_largest(counters: list[Counter]) -> dict:
-    """For each n-gram its two largest counts over strings and whose the first is: the maximum over all *other* strings."""
+    """For each n-gram its two largest counts over strings and whose the first is: the maximum over
+    all *other* strings."""
     tops: dict = {}
     for i, counter in enumerate(counters):
         for gram, count in counter.items():

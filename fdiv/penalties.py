@@ -1,4 +1,5 @@
-"""Penalties for leaving a reference, KL(q||ref): how they are estimated, and what each way to apply them has as its gradient.
+"""Penalties for leaving a reference, KL(q||ref): how they are estimated, and what each way to apply
+them has as its gradient.
 
 With `r = ref / q` of what was sampled from q, and `s = log r`:
 
@@ -7,16 +8,17 @@ With `r = ref / q` of what was sampled from q, and `s = log r`:
     k3 = r - 1 - log r     unbiased, never negative (`f(r)` of reverse_kl); infinite variance where ref's tails are heavy
     exact                  the sum over the vocabulary at each prefix
 
-An estimate of a value need not be a loss. With k of whole strings, the expected gradient on policy is
+An estimate of a value need not be a loss. With k of whole strings, the expected gradient on policy
+is
 
     reward   -k is earned by the string       k1: exact; k2, k3: of second order, so next to nothing near the reference
     loss     k itself is differentiated       k1: zero; k2: exact; k3: the gradient of KL(ref||q)
     ratio    so is k q / q_old                k1, k3: exact; k2: exact plus what k2 earns as a reward
 
-Token by token, `reward` with all that follows (discount 1) stays what it is for k1; `loss` and `ratio` hold prefixes fixed,
-as does `reward` at discount 0. The exact sum is differentiated where it stands; as a reward what follows is earned as well,
-which makes it exact. Sources: Schulman 2020 (joschu.net/blog/kl-approx.html); Tang & Munos 2025 (arXiv 2506.09477).
-"""
+Token by token, `reward` with all that follows (discount 1) stays what it is for k1; `loss` and
+`ratio` hold prefixes fixed, as does `reward` at discount 0. The exact sum is differentiated where
+it stands; as a reward what follows is earned as well, which makes it exact. Sources: Schulman 2020
+(joschu.net/blog/kl-approx.html); Tang & Munos 2025 (arXiv 2506.09477)."""
 
 from __future__ import annotations
 
@@ -29,8 +31,24 @@ from jax import Array
 from fdiv import tokens as tk
 from fdiv.checks import one_of, share
 from fdiv.divergences import reverse_kl
-from fdiv.estimators import Scored, advantages, discounted_to_go, score_function_loss, to_actions, to_columns
-from fdiv.types import Divergence, Kit, Model, Objective, Params, Policy, Sequences, UsageError
+from fdiv.estimators import (
+    Scored,
+    advantages,
+    discounted_to_go,
+    score_function_loss,
+    to_actions,
+    to_columns,
+)
+from fdiv.types import (
+    Components,
+    Divergence,
+    Model,
+    Objective,
+    Params,
+    Policy,
+    Sequences,
+    UsageError,
+)
 
 Estimator = Literal["k1", "k2", "k3", "exact"]
 Placement = Literal["reward", "loss", "ratio"]
@@ -60,7 +78,8 @@ class Penalty:
     """How the divergence from the reference is estimated and applied."""
 
     estimator: Estimator = "k1"
-    """k1 (the log-ratio, or any f's reward of it), k2 (half its square), k3 (r - 1 - log r) or exact (sum over tokens)."""
+    """k1 (the log-ratio, or any f's reward of it), k2 (half its square), k3 (r - 1 - log r) or
+    exact (sum over tokens)."""
     placement: Placement = "reward"
     """Earned as a reward, differentiated as a loss, or as a loss times q / q_old."""
     unit: Unit = "token"
@@ -73,7 +92,9 @@ class Penalty:
         for field, choices in (("estimator", Estimator), ("placement", Placement), ("unit", Unit)):
             one_of(f"penalty.{field}", getattr(self, field), choices)
         share("penalty.discount", self.discount)
-        refuse = lambda field, problem, fix: UsageError(f"penalty.{field}", getattr(self, field), problem, fix)
+        refuse = lambda field, problem, fix: UsageError(
+            f"penalty.{field}", getattr(self, field), problem, fix
+        )
         if self.discount != 1 and (self.placement, self.unit) != ("reward", "token"):
             problem = f"a {self.placement} per {self.unit} has nothing to discount."
             raise refuse("discount", problem, "Leave it at 1, or use a reward per token.")
@@ -82,38 +103,62 @@ class Penalty:
             raise refuse("placement", problem, "Use k1 as a reward, or k2 per string as a loss.")
         if self.estimator == "exact" and (self.placement == "ratio" or self.unit == "string"):
             field = "placement" if self.placement == "ratio" else "unit"
-            raise refuse(field, "the exact sum over the vocabulary has none.", "Use token, and reward or loss.")
+            raise refuse(
+                field,
+                "the exact sum over the vocabulary has none.",
+                "Use token, and reward or loss.",
+            )
 
     def refuse_unless_kl(self, divergence: str) -> None:
         """Raise `UsageError` where an estimator of a KL is put before another divergence."""
-        if divergence != "reverse_kl" and (self.estimator, self.placement, self.unit) != ("k1", "reward", "token"):
-            problem = f"as a {self.placement} it estimates KL(policy||reference), and the penalty is {divergence}."
-            fix = "Leave the penalty at k1 as a reward per token, which earns any f's reward(s), or use reverse_kl."
+        if divergence != "reverse_kl" and (self.estimator, self.placement, self.unit) != (
+            "k1",
+            "reward",
+            "token",
+        ):
+            problem = (
+                f"as a {self.placement} it estimates KL(policy||reference), and the "
+                f"penalty is {divergence}."
+            )
+            fix = (
+                "Leave the penalty at k1 as a reward per token, which earns any f's "
+                "reward(s), or use reverse_kl."
+            )
             raise UsageError("penalty.estimator", self.estimator, problem, fix)
 
     def bias(self) -> str:
-        """What its expected gradient is instead of the penalty's, or nothing where it is the penalty's."""
+        """What its expected gradient is instead of the penalty's, or nothing where it is the
+        penalty's."""
         how = (self.estimator, self.placement, self.unit)
         if self.placement == "reward":
             if self.estimator in ("k2", "k3"):
-                return f"{self.estimator} as a reward is of second order, next to nothing near the reference"
-            return "" if self.discount == 1 else "the penalty's effect on later prefixes is discounted"
+                return (
+                    f"{self.estimator} as a reward is of second order, next to nothing "
+                    "near the reference"
+                )
+            return (
+                "" if self.discount == 1 else "the penalty's effect on later prefixes is discounted"
+            )
         if how in (("k2", "loss", "string"), ("k1", "ratio", "string"), ("k3", "ratio", "string")):
             return ""
         if how == ("k3", "loss", "string"):
             return "k3 as a loss has the gradient of KL(reference||policy)"
         if how == ("k3", "loss", "token"):
-            return "k3 as a loss has the gradient of KL(reference||policy) of tokens, prefixes held fixed"
+            return (
+                "k3 as a loss has the gradient of KL(reference||policy) of tokens, "
+                "prefixes held fixed"
+            )
         if how[:2] == ("k2", "ratio"):
             return "k2 times the ratio also earns k2 as a reward"
         return "the penalty's effect on later prefixes is dropped"
 
     def rewards(self, d: Divergence, s: Array, mask: Array, exact: Array | None = None) -> Array:
-        """What each action earns, to be added up over what follows. [B, H] of s = log ref - log q in action coordinates.
+        """What each action earns, to be added up over what follows. [B, H] of s = log ref - log q
+        in action coordinates.
 
-        For k1 action k earns reward(s_k) - reward(s_{k-1}) of the prefix's log-ratios: s of its own for reverse_kl. `exact`
-        is the sum over the vocabulary at the prefix before each action, which earns nothing itself: it is differentiated.
-        """
+        For k1 action k earns reward(s_k) - reward(s_{k-1}) of the prefix's log-ratios: s of its own
+        for reverse_kl. `exact` is the sum over the vocabulary at the prefix before each action,
+        which earns nothing itself: it is differentiated."""
         if self.placement != "reward":
             return jnp.zeros_like(s)
         if self.estimator == "exact":
@@ -125,8 +170,11 @@ class Penalty:
             return jnp.where(mask, -ESTIMATORS[self.estimator](s), 0.0)
         return last_action(mask) * -ESTIMATORS[self.estimator](s.sum(1, keepdims=True))
 
-    def loss(self, log_q: Array, log_old: Array, log_ref: Array, exact: Array | None = None) -> Array:
-        """What is differentiated for each string, [B], from [B, T] in string columns (0 off the mask)."""
+    def loss(
+        self, log_q: Array, log_old: Array, log_ref: Array, exact: Array | None = None
+    ) -> Array:
+        """What is differentiated for each string, [B], from [B, T] in string columns (0 off the
+        mask)."""
         if self.estimator == "exact":
             return exact.sum(1)
         if self.placement == "reward":
@@ -137,10 +185,10 @@ class Penalty:
             k *= jnp.exp(per_unit(log_q - log_old))
         return k.sum(1)
 
-    def build(self, kit: Kit, reference: Model) -> Objective:
+    def build(self, components: Components, reference: Model) -> Objective:
         """The penalty alone, as an objective."""
         self.check()
-        return kl_penalty(kit, reference, **dataclasses.asdict(self))
+        return kl_penalty(components, reference, **dataclasses.asdict(self))
 
 
 def last_action(mask: Array) -> Array:
@@ -148,15 +196,21 @@ def last_action(mask: Array) -> Array:
     return (mask & ~jnp.pad(mask, [(0, 0), (0, 1)])[:, 1:]).astype(jnp.float32)
 
 
-def at_prefixes(d: Divergence, reference: Model, policy: Policy, params: Params, x: Sequences, vocab: int) -> Array:
-    """D_f(ref||q) of the next token's laws, summed over the vocabulary, before each action; 0 off the mask. [B, T]"""
-    summed = lambda own, other: d.perspective(reference.policy.head(reference.params, other), policy.head(params, own)).sum(-1)
+def at_prefixes(
+    d: Divergence, reference: Model, policy: Policy, params: Params, x: Sequences, vocab: int
+) -> Array:
+    """D_f(ref||q) of the next token's laws, summed over the vocabulary, before each action; 0 off
+    the mask. [B, T]"""
+    summed = lambda own, other: d.perspective(
+        reference.policy.head(reference.params, other), policy.head(params, own)
+    ).sum(-1)
     features = (policy.trunk(params, x.tokens), reference.policy.trunk(reference.params, x.tokens))
     return jnp.where(x.mask, tk.by_stretches(summed, vocab, *features), 0.0)
 
 
 class Drawn(NamedTuple):
-    """The policy's strings, the log-probs of their actions when drawn and under the reference, and what each was worth."""
+    """The policy's strings, the log-probs of their actions when drawn and under the reference, and
+    what each was worth."""
 
     sequences: Sequences
     log_old: Array  # [B, T]
@@ -165,7 +219,7 @@ class Drawn(NamedTuple):
 
 
 def kl_penalty(
-    kit: Kit,
+    components: Components,
     reference: Model,
     estimator: Estimator = "k1",
     placement: Placement = "reward",
@@ -173,25 +227,39 @@ def kl_penalty(
     discount: float = 1.0,
 ) -> Objective:
     """Any estimator in any placement, the vain ones too, on the prompts of a batch."""
-    policy, mdp, d = kit.policy, kit.mdp, reverse_kl()
+    policy, mdp, d = components.policy, components.mdp, reverse_kl()
     penalty = Penalty(estimator, placement, unit, discount)
 
     def exactly(params, sequences):
-        return at_prefixes(d, reference, policy, params, sequences, mdp.vocab) if estimator == "exact" else None
+        return (
+            at_prefixes(d, reference, policy, params, sequences, mdp.vocab)
+            if estimator == "exact"
+            else None
+        )
 
     def prepare(key, params, aux, batch):
-        sequences, log_old = kit.rollout(key, policy, params, tk.prompts_of(batch, mdp.horizon))
+        sequences, log_old = components.rollout(
+            key, policy, params, tk.prompts_of(batch, mdp.horizon)
+        )
         log_ref = tk.log_probs(*reference, sequences, mdp.vocab)
         actions = lambda x: None if x is None else to_actions(x, sequences.mask, mdp.horizon)
         mask = actions(sequences.mask)
-        earned = penalty.rewards(d, actions(log_ref - log_old), mask, actions(exactly(params, sequences)))
+        earned = penalty.rewards(
+            d, actions(log_ref - log_old), mask, actions(exactly(params, sequences))
+        )
         returns = discounted_to_go(earned, discount)
         worth = to_columns(advantages(returns, mask, sequences.weight), sequences.mask)
-        return aux, Drawn(tk.normalise(sequences), log_old, log_ref, worth), {"tokens": sequences.mask.sum()}
+        return (
+            aux,
+            Drawn(tk.normalise(sequences), log_old, log_ref, worth),
+            {"tokens": sequences.mask.sum()},
+        )
 
     def loss(params, aux, batch):
         log_q = tk.log_probs(policy, params, batch.sequences, mdp.vocab)
         direct = penalty.loss(log_q, batch.log_old, batch.log_ref, exactly(params, batch.sequences))
-        return score_function_loss(log_q, Scored(batch.sequences, batch.advantages)) + batch.sequences.weight @ direct, {}
+        return score_function_loss(
+            log_q, Scored(batch.sequences, batch.advantages)
+        ) + batch.sequences.weight @ direct, {}
 
     return Objective(lambda key, params: (), prepare, loss)

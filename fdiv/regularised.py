@@ -1,14 +1,16 @@
-"""Reward against a divergence from a reference: most E_pi r - beta D_f(ref||pi), over finitely many strings, exactly.
+"""Reward against a divergence from a reference: most E_pi r - beta D_f(ref||pi), over finitely many
+strings, exactly.
 
-By the family's second law the slope of the objective in log pi is r + beta reward(s), s = log ref - log pi, so the optimum
-has the same r + beta reward(s) at every string. For reverse_kl, KL(pi||ref), that is pi ~ ref e^{r / beta}, and for any pi
+By the family's second law the slope of the objective in log pi is r + beta reward(s), s = log ref -
+log pi, so the optimum has the same r + beta reward(s) at every string. For reverse_kl, KL(pi||ref),
+that is pi ~ ref e^{r / beta}, and for any pi
 
     KL(pi||p*) = KL(pi||ref) - E_pi[r] / beta + log Z,   p* = ref e^{r / beta} / Z:
 
-reinforcement learning with that penalty is reverse KL to p*. Members whose reward(s) is bounded as s grows would leave
-strings out altogether; `keeps_support` tells them apart. Sources: Ziegler et al. 2019 (arXiv 1909.08593); Korbak, Perez &
-Buckley 2022 (arXiv 2205.11275); Wang et al. 2023 (f-DPO, arXiv 2309.16240). Double precision, under `jax.enable_x64`.
-"""
+reinforcement learning with that penalty is reverse KL to p*. Members whose reward(s) is bounded as
+s grows would leave strings out altogether; `keeps_support` tells them apart. Sources: Ziegler et
+al. 2019 (arXiv 1909.08593); Korbak, Perez & Buckley 2022 (arXiv 2205.11275); Wang et al. 2023
+(f-DPO, arXiv 2309.16240). Double precision, under `jax.enable_x64`."""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ LEAST, MOST = -40.0, 700.0  # of s = log ref - log pi
 
 
 def keeps_support(d: Divergence) -> bool:
-    """Whether the optimum gives every string of the reference some mass: reward(s) grows without bound in s."""
+    """Whether the optimum gives every string of the reference some mass: reward(s) grows without
+    bound in s."""
     with jax.enable_x64(True):
         return bool(d.reward(np.float64(150.0)) < d.reward(np.float64(300.0)))
 
@@ -37,16 +40,19 @@ def members() -> dict[str, Divergence]:
 def refuse_unless_kept(field: str, d: Divergence) -> None:
     """Raise `UsageError` for a penalty whose optimum leaves strings out."""
     if not keeps_support(d):
-        problem = "its reward(s) is bounded: log-ratios cannot follow any reward, and strings may get no mass at all."
+        problem = (
+            "its reward(s) is bounded: log-ratios cannot follow any reward, and "
+            "strings may get no mass at all."
+        )
         raise UsageError(field, d.name, problem, f"Use one of {', '.join(members())}.")
 
 
 def optimum(d: Divergence, rewards: Array, log_ref: Array, beta: Array | float) -> Array:
     """log pi of the most E_pi r - beta D_f(ref||pi), over the last axis.
 
-    beta reward(s) is t at the best string and t + r_best - r elsewhere; t, at most 0, is such that pi sums to one: at t = 0
-    no string is above the reference, at reward(log ref_best) the best one has all the mass.
-    """
+    beta reward(s) is t at the best string and t + r_best - r elsewhere; t, at most 0, is such that
+    pi sums to one: at t = 0 no string is above the reference, at reward(log ref_best) the best one
+    has all the mass."""
     rewards, log_ref = jnp.asarray(rewards), jnp.asarray(log_ref)
     if d.name == "reverse_kl":
         return jax.nn.log_softmax(log_ref + rewards / beta)
@@ -68,13 +74,16 @@ def bisect(function, low, high, steps: int = 60):
     return sum(jax.lax.fori_loop(0, steps, halve, tuple(jnp.broadcast_arrays(low, high)))) / 2
 
 
-def value(d: Divergence, rewards: Array, log_ref: Array, log_pi: Array, beta: Array | float) -> Array:
+def value(
+    d: Divergence, rewards: Array, log_ref: Array, log_pi: Array, beta: Array | float
+) -> Array:
     """E_pi r - beta D_f(ref||pi)."""
     return jnp.sum(jnp.exp(log_pi) * rewards) - beta * d.perspective(log_ref, log_pi).sum(-1)
 
 
 def frontier(d: Divergence, rewards: Array, log_ref: Array, betas: Array) -> tuple[Array, Array]:
-    """(D_f(ref||pi), E_pi r) of the optimum at each beta: nothing earns more at as small a divergence."""
+    """(D_f(ref||pi), E_pi r) of the optimum at each beta: nothing earns more at as small a
+    divergence."""
 
     def one(beta):
         log_pi = optimum(d, rewards, log_ref, beta)

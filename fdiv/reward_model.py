@@ -1,4 +1,5 @@
-"""Reward models: a learned number R(x) for every string, the sum of a scorer's numbers over its actions.
+"""Reward models: a learned number R(x) for every string, the sum of a scorer's numbers over its
+actions.
 
 Each predicts something by a logit and learns by the logistic loss, E[-log P(what was so)]:
 
@@ -6,13 +7,13 @@ Each predicts something by a logit and learns by the logistic loss, E[-log P(wha
     with_noise     x is preferred to y        (R(x) - R(y)) e^-t,   t the log of this comparison's temperature
     classifier     x is a demonstration       R(x)                  best at log p(x) / ref(x)
 
-Comparisons say what R is up to a constant for each prompt. With noise, (R, t) and (e^c R, t + c) predict the same for any c:
-adding (E t)^2 to the loss makes E t = 0 at the minimum and bends nothing else, so R is in units of the comparisons' geometric
-mean temperature. t reads the prompt and both strings' first actions, in either order. Noise u(x) + u(y) of whole strings
-would read more and say less: R / (1 + c R) with u - log(1 + c R) predicts the same, so no more than R's order would be known.
-Sources: Bradley & Terry 1952; Christiano et al. 2017 (arXiv 1706.03741); Kendall & Gal 2017 (arXiv 1703.04977) for a learned
-noise; Goodfellow et al. 2014 for the classifier.
-"""
+Comparisons say what R is up to a constant for each prompt. With noise, (R, t) and (e^c R, t + c)
+predict the same for any c: adding (E t)^2 to the loss makes E t = 0 at the minimum and bends
+nothing else, so R is in units of the comparisons' geometric mean temperature. t reads the prompt
+and both strings' first actions, in either order. Noise u(x) + u(y) of whole strings would read more
+and say less: R / (1 + c R) with u - log(1 + c R) predicts the same, so no more than R's order would
+be known. Sources: Bradley & Terry 1952; Christiano et al. 2017 (arXiv 1706.03741); Kendall & Gal
+2017 (arXiv 1703.04977) for a learned noise; Goodfellow et al. 2014 for the classifier."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class Judged(NamedTuple):
 
 
 class RewardModel(NamedTuple):
-    """Its evidence are comparisons, or demonstrations (as chosen) and samples (as rejected); each side's weights sum to one."""
+    """Its evidence are comparisons, or demonstrations (as chosen) and samples (as rejected); each
+    side's weights sum to one."""
 
     init: Callable[[Array, Params], Params]  # key, the policy's starting params -> params
     reward: Callable[[Params, Sequences], Array]  # R of each string [B]
@@ -53,7 +55,9 @@ def bradley_terry(scorer: Scorer, vocab: int) -> RewardModel:
     def judged(params: Params, pairs: Pairs) -> Judged:
         return _either_way(pairs, reward(params, pairs.chosen) - reward(params, pairs.rejected))
 
-    return RewardModel(scorer.init, reward, judged, lambda params, pairs: logistic(judged(params, pairs)))
+    return RewardModel(
+        scorer.init, reward, judged, lambda params, pairs: logistic(judged(params, pairs))
+    )
 
 
 def with_noise(scorer: Scorer, vocab: int, horizon: int) -> RewardModel:
@@ -88,9 +92,13 @@ def classifier(scorer: Scorer, vocab: int) -> RewardModel:
     def judged(params: Params, evidence: Pairs) -> Judged:
         demos, samples = evidence
         logits = jnp.concatenate([reward(params, demos), reward(params, samples)])
-        return Judged(logits, _truth(demos, samples), jnp.concatenate([demos.weight, samples.weight]) / 2)
+        return Judged(
+            logits, _truth(demos, samples), jnp.concatenate([demos.weight, samples.weight]) / 2
+        )
 
-    return RewardModel(scorer.init, reward, judged, lambda params, evidence: logistic(judged(params, evidence)))
+    return RewardModel(
+        scorer.init, reward, judged, lambda params, evidence: logistic(judged(params, evidence))
+    )
 
 
 def _summed(scorer: Scorer, vocab: int) -> Callable[[Params, Sequences], Array]:
@@ -100,7 +108,9 @@ def _summed(scorer: Scorer, vocab: int) -> Callable[[Params, Sequences], Array]:
 def _either_way(pairs: Pairs, margin: Array) -> Judged:
     """A comparison is two predictions: of x before y, and of y before x."""
     weight = pairs.chosen.weight
-    return Judged(jnp.concatenate([margin, -margin]), _truth(*pairs), jnp.concatenate([weight, weight]) / 2)
+    return Judged(
+        jnp.concatenate([margin, -margin]), _truth(*pairs), jnp.concatenate([weight, weight]) / 2
+    )
 
 
 def _truth(first: Sequences, second: Sequences) -> Array:
@@ -108,14 +118,17 @@ def _truth(first: Sequences, second: Sequences) -> Array:
 
 
 def first_actions(x: Sequences, y: Sequences, horizon: int) -> Sequences:
-    """The prompt, the first action of x and that of y, the last of these alone an action: what a scorer of (x, y) reads."""
+    """The prompt, the first action of x and that of y, the last of these alone an action: what a
+    scorer of (x, y) reads."""
     column = lambda z: jnp.argmax(z.mask, axis=1)[:, None]
-    first = lambda z: jnp.where(z.mask.any(1)[:, None], jnp.take_along_axis(z.tokens, column(z), axis=1), PAD)
+    first = lambda z: jnp.where(
+        z.mask.any(1)[:, None], jnp.take_along_axis(z.tokens, column(z), axis=1), PAD
+    )
     both = tk.append(tk.prompts_of(x, horizon), jnp.concatenate([first(x), first(y)], axis=1), None)
     return both._replace(mask=both.mask & (jnp.cumsum(both.mask, axis=1) == 2))
 
 
-# --- learning ------------------------------------------------------------------------------------------------------
+# --- learning -------------------------------------------------------------------------------------
 
 
 def logistic(x: Judged) -> Array:
@@ -131,7 +144,8 @@ def fit(
     key: Array,
     steps: Array | int,
 ) -> Any:
-    """`state` (params, optimiser state) after so many steps; `steps` may be traced, and at 0 costs nothing."""
+    """`state` (params, optimiser state) after so many steps; `steps` may be traced, and at 0 costs
+    nothing."""
 
     def step(i: Array, state):
         params, opt = state
@@ -142,7 +156,7 @@ def fit(
     return jax.lax.fori_loop(0, steps, step, state)
 
 
-# --- health --------------------------------------------------------------------------------------------------------
+# --- health ---------------------------------------------------------------------------------------
 
 
 def accuracy(x: Judged) -> Array:
@@ -154,5 +168,7 @@ def accuracy(x: Judged) -> Array:
 def calibration(x: Judged, bins: int = 10) -> Array:
     """Expected calibration error over bins of equal width (Guo et al. 2017, arXiv 1706.04599)."""
     chance = sigmoid(x.logits)
-    member = jnp.clip((chance * bins).astype(jnp.int32), 0, bins - 1)[:, None] == jnp.arange(bins)[None]
+    member = (
+        jnp.clip((chance * bins).astype(jnp.int32), 0, bins - 1)[:, None] == jnp.arange(bins)[None]
+    )
     return jnp.abs((member * (x.weight * (chance - x.truth))[:, None]).sum(0)).sum()

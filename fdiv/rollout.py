@@ -25,10 +25,12 @@ def last_tokens(prompts: Sequences) -> Array:
 def draw(uniform: Array, log_probs: Array) -> Array:
     """Tokens [B] by the inverse distribution function, from uniforms [B] and log-probs [B, V].
 
-    One uniform a token instead of V; scaling by the total keeps rounding from ever choosing a token past the last.
-    """
+    One uniform a token instead of V; scaling by the total keeps rounding from ever choosing a token
+    past the last."""
     cumulative = jnp.cumsum(jnp.exp(log_probs), axis=-1)
-    return jnp.sum(uniform[:, None] * cumulative[:, -1:] >= cumulative[:, :-1], axis=-1).astype(jnp.int32)
+    return jnp.sum(uniform[:, None] * cumulative[:, -1:] >= cumulative[:, :-1], axis=-1).astype(
+        jnp.int32
+    )
 
 
 def likeliest(uniform: Array, log_probs: Array) -> Array:
@@ -41,10 +43,15 @@ def greedy(horizon: int, eos: int | None) -> Rollout:
     return sampler(horizon, eos, likeliest)
 
 
-def sampler(horizon: int, eos: int | None, choose: Callable[[Array, Array], Array] = draw) -> Rollout:
-    """(key, policy, params, prompts [B, P]) -> sampled strings [B, P + horizon] and the log-probs of their actions."""
+def sampler(
+    horizon: int, eos: int | None, choose: Callable[[Array, Array], Array] = draw
+) -> Rollout:
+    """(key, policy, params, prompts [B, P]) -> sampled strings [B, P + horizon] and the log-probs
+    of their actions."""
 
-    def rollout(key: Array, policy: Policy, params: Params, prompts: Sequences) -> tuple[Sequences, Array]:
+    def rollout(
+        key: Array, policy: Policy, params: Params, prompts: Sequences
+    ) -> tuple[Sequences, Array]:
         batch, width = prompts.tokens.shape
         uniforms = jax.random.uniform(key, (horizon, batch))
 
@@ -58,18 +65,26 @@ def sampler(horizon: int, eos: int | None, choose: Callable[[Array, Array], Arra
                 alive &= token != eos
             return (cache, token, alive), (action, jnp.where(action != PAD, log_prob, 0.0))
 
-        first = (policy.start(params, prompts, horizon), last_tokens(prompts), jnp.ones(batch, bool))
+        first = (
+            policy.start(params, prompts, horizon),
+            last_tokens(prompts),
+            jnp.ones(batch, bool),
+        )
         _, (actions, log_probs) = jax.lax.scan(act, first, uniforms)
         sequences = tk.append(prompts, actions.T, eos)
         if width == 0:
             return sequences, log_probs.T
         order = jnp.maximum(jnp.cumsum(sequences.mask, axis=1) - 1, 0)
-        return sequences, jnp.where(sequences.mask, jnp.take_along_axis(log_probs.T, order, axis=1), 0.0)
+        return sequences, jnp.where(
+            sequences.mask, jnp.take_along_axis(log_probs.T, order, axis=1), 0.0
+        )
 
     return rollout
 
 
-def demonstrations(expert: Model, prompts: Callable[[Array, int], Sequences], horizon: int, eos: int | None) -> Callable:
+def demonstrations(
+    expert: Model, prompts: Callable[[Array, int], Sequences], horizon: int, eos: int | None
+) -> Callable:
     """Fresh samples of a known expert: (key, n) -> strings [n, P + horizon]."""
     rollout = sampler(horizon, eos)
 
@@ -81,11 +96,14 @@ def demonstrations(expert: Model, prompts: Callable[[Array, int], Sequences], ho
 
 
 def tempered(policy: Policy, temperature: Array | float) -> Policy:
-    """The policy at another temperature: log-probs divided by it and normalised again, in training as in sampling."""
+    """The policy at another temperature: log-probs divided by it and normalised again, in training
+    as in sampling."""
     soften = lambda log_probs: jax.nn.log_softmax(log_probs / temperature)
 
     def step(params: Params, cache, token: Array):
         cache, log_probs = policy.step(params, cache, token)
         return cache, soften(log_probs)
 
-    return policy._replace(head=lambda params, features: soften(policy.head(params, features)), step=step)
+    return policy._replace(
+        head=lambda params, features: soften(policy.head(params, features)), step=step
+    )

@@ -1,4 +1,5 @@
-"""Strings of tokens: prefixes, ends, the log-probs of given tokens, and how strings are weighted against each other."""
+"""Strings of tokens: prefixes, ends, the log-probs of given tokens, and how strings are weighted
+against each other."""
 
 from __future__ import annotations
 
@@ -13,17 +14,25 @@ from jax import Array
 from fdiv.types import PAD, Params, Policy, Scorer, Sequences, UsageError
 
 Aggregate = Literal["string", "token", "string_mean", "constant"]
-CHUNK_ELEMENTS = 1 << 26  # a [B, T, V] array of more elements than this is made a stretch of T at a time
+CHUNK_ELEMENTS = (
+    1 << 26
+)  # a [B, T, V] array of more elements than this is made a stretch of T at a time
 
 
 def real(x) -> Array:
-    """An array in the precision of the moment: a known expert's float64 numbers serve float32 training and exact work alike."""
-    return jnp.asarray(x.astype(jax.dtypes.canonicalize_dtype(np.float64)) if isinstance(x, np.ndarray) else x)
+    """An array in the precision of the moment: a known expert's float64 numbers serve float32
+    training and exact work alike."""
+    return jnp.asarray(
+        x.astype(jax.dtypes.canonicalize_dtype(np.float64)) if isinstance(x, np.ndarray) else x
+    )
 
 
 def previous(tokens: Array) -> Array:
-    """The token before each position, `PAD` before the first: what a policy reads to write position t. [B, T] -> [B, T]"""
-    return jnp.concatenate([jnp.full_like(tokens[:, :1], PAD), tokens], axis=1)[:, : tokens.shape[1]]
+    """The token before each position, `PAD` before the first: what a policy reads to write position
+    t. [B, T] -> [B, T]"""
+    return jnp.concatenate([jnp.full_like(tokens[:, :1], PAD), tokens], axis=1)[
+        :, : tokens.shape[1]
+    ]
 
 
 def lengths(sequences: Sequences) -> Array:
@@ -58,17 +67,23 @@ def empty_prompts(n: int) -> Sequences:
 
 
 def prompts_of(sequences: Sequences, horizon: int) -> Sequences:
-    """The prompts of whole strings: everything before the first action, in `T - horizon` columns, padding moved behind."""
+    """The prompts of whole strings: everything before the first action, in `T - horizon` columns,
+    padding moved behind."""
     width = sequences.tokens.shape[1] - horizon
     before = jnp.cumsum(sequences.mask, axis=1) == 0
     tokens = jnp.where(before, sequences.tokens, PAD)
-    start = jnp.argmax(tokens != PAD, axis=1)[:, None]  # 0 where there is no padding before the prompt, or no prompt
-    tokens = jnp.take_along_axis(tokens, jnp.minimum(start + jnp.arange(width)[None], tokens.shape[1] - 1), axis=1)
+    start = jnp.argmax(tokens != PAD, axis=1)[
+        :, None
+    ]  # 0 where there is no padding before the prompt, or no prompt
+    tokens = jnp.take_along_axis(
+        tokens, jnp.minimum(start + jnp.arange(width)[None], tokens.shape[1] - 1), axis=1
+    )
     return Sequences(tokens, jnp.zeros_like(tokens, bool), sequences.weight)
 
 
 def append(prompts: Sequences, actions: Array, eos: int | None) -> Sequences:
-    """Right-padded prompts [B, P] and actions [B, H] -> strings [B, P + H], each action right after its own prompt."""
+    """Right-padded prompts [B, P] and actions [B, H] -> strings [B, P + H], each action right after
+    its own prompt."""
     actions, _ = cut_after_eos(actions, eos)
     width = prompts.tokens.shape[1]
     if width == 0:
@@ -82,13 +97,15 @@ def append(prompts: Sequences, actions: Array, eos: int | None) -> Sequences:
 
 
 def pick(values: Array, tokens: Array, mask: Array) -> Array:
-    """`values[..., tokens]` where the mask is True, else 0; what stands at masked places is never read. [B, T]"""
+    """`values[..., tokens]` where the mask is True, else 0; what stands at masked places is never
+    read. [B, T]"""
     picked = jnp.take_along_axis(values, jnp.maximum(tokens, 0)[..., None], axis=-1)[..., 0]
     return jnp.where(mask, picked, 0.0)
 
 
 def by_stretches(function: Callable, vocab: int, *arrays: Array) -> Array:
-    """`function(*arrays)` on arrays [B, T, ...] -> [B, T]; where [B, T, vocab] would be large, a stretch of T at a time."""
+    """`function(*arrays)` on arrays [B, T, ...] -> [B, T]; where [B, T, vocab] would be large, a
+    stretch of T at a time."""
     batch, time = arrays[0].shape[:2]
     stretch = max(1, CHUNK_ELEMENTS // max(1, batch * vocab))
     if stretch >= time:
@@ -101,7 +118,8 @@ def by_stretches(function: Callable, vocab: int, *arrays: Array) -> Array:
 
 
 def taken(model: Policy | Scorer, params: Params, sequences: Sequences, vocab: int) -> Array:
-    """What the model's head says of every action: its log-prob, or a scorer's number; 0 off the mask. [B, T]"""
+    """What the model's head says of every action: its log-prob, or a scorer's number; 0 off the
+    mask. [B, T]"""
     features = model.trunk(params, sequences.tokens)
     said = lambda f, tokens, mask: pick(model.head(params, f), tokens, mask)
     return by_stretches(said, vocab, features, sequences.tokens, sequences.mask)
@@ -116,11 +134,12 @@ def distributions(model: Policy | Scorer, params: Params, tokens: Array) -> Arra
 
 
 def normalise(sequences: Sequences, aggregate: Aggregate = "string") -> Sequences:
-    """Rescale the weights so that a weighted sum over strings and their actions is the average wanted.
+    """Rescale the weights so that a weighted sum over strings and their actions is the average
+    wanted.
 
-    `string`: sum over a string's actions, mean over strings (the law of whole strings). `token`: mean over all actions.
-    `string_mean`: mean within each string, then over strings. `constant`: sum over actions over strings x columns.
-    """
+    `string`: sum over a string's actions, mean over strings (the law of whole strings). `token`:
+    mean over all actions. `string_mean`: mean within each string, then over strings. `constant`:
+    sum over actions over strings x columns."""
     weight, size = sequences.weight, lengths(sequences)
     total = weight.sum()
     if aggregate == "string":
@@ -132,12 +151,18 @@ def normalise(sequences: Sequences, aggregate: Aggregate = "string") -> Sequence
     elif aggregate == "constant":
         weight = weight / (total * sequences.tokens.shape[1])
     else:
-        raise UsageError("aggregate", aggregate, "is not a way to average.", "Use string, token, string_mean or constant.")
+        raise UsageError(
+            "aggregate",
+            aggregate,
+            "is not a way to average.",
+            "Use string, token, string_mean or constant.",
+        )
     return sequences._replace(weight=weight)
 
 
 def hold(values: Array, mask: Array) -> Array:
-    """Per-action values with each string's last one held over the absorbing state, 0 before its first action. [B, T]"""
+    """Per-action values with each string's last one held over the absorbing state, 0 before its
+    first action. [B, T]"""
     column = jnp.arange(mask.shape[1])[None]
     last = jnp.max(jnp.where(mask, column, 0), axis=1, keepdims=True)
     values = jnp.where(mask, values, 0.0)

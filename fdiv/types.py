@@ -1,8 +1,8 @@
 """The types that everything else is made of.
 
-`p` is the expert, `q` the policy, `s = log p - log q` the log-ratio; B strings, T tokens, V symbols; logs are natural.
-A state is a prefix, an action is a token, a transition appends it: a benchmark is data only.
-"""
+`p` is the expert, `q` the policy, `s = log p - log q` the log-ratio; B strings, T tokens, V
+symbols; logs are natural. A state is a prefix, an action is a token, a transition appends it: a
+benchmark is data only."""
 
 from __future__ import annotations
 
@@ -14,18 +14,26 @@ from jax import Array
 Params = Any
 Level = Literal["sequence", "occupancy", "token"]
 
-PAD = -1  # padding is a negative token, so it can be mistaken neither for EOS nor for any other symbol
+PAD = (
+    -1
+)  # padding is a negative token, so it can be mistaken neither for EOS nor for any other symbol
 
 
 class UsageError(ValueError):
-    """Something the user asked for that cannot be done: the field, its value, what is wrong and the fix."""
+    """Something the user asked for that cannot be done: the field, its value, what is wrong and the
+    fix."""
 
     def __init__(self, field: str, value: object, problem: str, fix: str):
         super().__init__(f"{field} = {value!r}: {problem} {fix}")
         self.field, self.value, self.problem, self.fix = field, value, problem, fix
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.field, self.value, self.problem, self.fix)  # pickled, to be raised in another process
+        return type(self), (
+            self.field,
+            self.value,
+            self.problem,
+            self.fix,
+        )  # pickled, to be raised in another process
 
 
 class Sequences(NamedTuple):
@@ -33,11 +41,14 @@ class Sequences(NamedTuple):
 
     tokens: Array  # [B, T] int32
     mask: Array  # [B, T] True where the token was an action (EOS included, prompt and padding not)
-    weight: Array  # [B] how much each string counts: ones for samples, probabilities when enumerated
+    weight: (
+        Array  # [B] how much each string counts: ones for samples, probabilities when enumerated
+    )
 
 
 class Divergence(NamedTuple):
-    """`D_f(p||q) = E_q[f(p/q)]`, `f` convex with `f(1) = f'(1) = 0`, as three functions in log space."""
+    """`D_f(p||q) = E_q[f(p/q)]`, `f` convex with `f(1) = f'(1) = 0`, as three functions in log
+    space."""
 
     name: str
     perspective: Callable[[Array, Array], Array]  # (log p, log q) -> q f(p/q), what is measured
@@ -46,13 +57,18 @@ class Divergence(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """A law of the next token given the prefix, as pure functions. Row t of `trunk` has seen tokens < t."""
+    """A law of the next token given the prefix, as pure functions. Row t of `trunk` has seen tokens
+    < t."""
 
     init: Callable[[Array], Params]  # key -> params
     trunk: Callable[[Params, Array], Array]  # params, tokens [B, T] -> features [B, T, D]
     head: Callable[[Params, Array], Array]  # params, features [..., D] -> log-probs [..., V]
-    start: Callable[[Params, Sequences, int], Any]  # params, prompts, horizon -> cache of all but the last token
-    step: Callable[[Params, Any, Array], tuple[Any, Array]]  # params, cache, last token [B] -> cache, log-probs [B, V]
+    start: Callable[
+        [Params, Sequences, int], Any
+    ]  # params, prompts, horizon -> cache of all but the last token
+    step: Callable[
+        [Params, Any, Array], tuple[Any, Array]
+    ]  # params, cache, last token [B] -> cache, log-probs [B, V]
 
 
 class Model(NamedTuple):
@@ -63,22 +79,31 @@ class Model(NamedTuple):
 
 
 class Scorer(NamedTuple):
-    """A real number for every (prefix, token): a discriminator, reward or potential net. Shaped as a policy is."""
+    """A real number for every (prefix, token): a discriminator, reward or potential net. Shaped as
+    a policy is."""
 
-    init: Callable[[Array, Params], Params]  # key, the policy's starting params (its trunk may serve) -> params
-    trunk: Callable[[Params, Array], Array]  # params, tokens [B, T] -> features [B, T, D], row t has seen tokens < t
-    head: Callable[[Params, Array], Array]  # params, features [..., D] -> a number per next token [..., V]
+    init: Callable[
+        [Array, Params], Params
+    ]  # key, the policy's starting params (its trunk may serve) -> params
+    trunk: Callable[
+        [Params, Array], Array
+    ]  # params, tokens [B, T] -> features [B, T, D], row t has seen tokens < t
+    head: Callable[
+        [Params, Array], Array
+    ]  # params, features [..., D] -> a number per next token [..., V]
 
 
 class Pairs(NamedTuple):
-    """n comparisons: of two strings on one prompt, the one preferred. A string labelled alone leaves the other weight 0."""
+    """n comparisons: of two strings on one prompt, the one preferred. A string labelled alone
+    leaves the other weight 0."""
 
     chosen: Sequences
     rejected: Sequences
 
 
 class Regulariser(NamedTuple):
-    """What a policy pays for leaving a reference: beta D_f(reference||policy); reverse_kl is KL(policy||reference)."""
+    """What a policy pays for leaving a reference: beta D_f(reference||policy); reverse_kl is
+    KL(policy||reference)."""
 
     divergence: str  # by the name that `divergences.parse` takes
     beta: float
@@ -95,13 +120,21 @@ class TokenMDP(NamedTuple):
     demos: Callable[[Array, int], Sequences]  # key, n -> strings of the expert [n, P + horizon]
     held_out: Callable[[Array, int], Sequences]  # the same, never trained on
     expert: Model | None  # when its law is known
-    statistics: Mapping[str, Callable[[Sequences], Array]] = {}  # name -> strings -> [B], reported in expectation
-    score: Callable[[Sequences], Array] | None = None  # the true return of each string [B], where there is one
+    statistics: Mapping[
+        str, Callable[[Sequences], Array]
+    ] = {}  # name -> strings -> [B], reported in expectation
+    score: Callable[[Sequences], Array] | None = (
+        None  # the true return of each string [B], where there is one
+    )
     regulariser: Regulariser | None = None  # what is taken off the return
     pairs: Callable[[Array, int], Pairs] | None = None  # key, n -> labelled comparisons
-    labels: Callable[[Array, int], Pairs] | None = None  # the same, strings judged alone among them; None: as `pairs`
+    labels: Callable[[Array, int], Pairs] | None = (
+        None  # the same, strings judged alone among them; None: as `pairs`
+    )
     held_out_pairs: Callable[[Array, int], Pairs] | None = None  # the same, never trained on
-    solutions: Callable[[Sequences], Array] | None = None  # strings -> which of the right ways each is, -1 for wrong [B]
+    solutions: Callable[[Sequences], Array] | None = (
+        None  # strings -> which of the right ways each is, -1 for wrong [B]
+    )
 
 
 # key, policy, params, prompts -> strings and the log-probs [B, T] of their actions under the policy
@@ -109,15 +142,18 @@ Rollout = Callable[[Array, Policy, Params, Sequences], tuple[Sequences, Array]]
 
 
 class Claim(NamedTuple):
-    """What a method is meant to minimise, at which level, and what it really does, in one sentence."""
+    """What a method is meant to minimise, at which level, and what it really does, in one
+    sentence."""
 
     minimises: str  # a divergence, by the name that `divergences.parse` takes
-    level: Level | Literal["return"]  # return: maximises the regularised return, less this divergence from the reference
+    level: (
+        Level | Literal["return"]
+    )  # return: maximises the regularised return, less this divergence from the reference
     sentence: str
     policy_prefixes: float = 1.0  # token level: the share of prefixes that come from the policy
 
 
-class Kit(NamedTuple):
+class Components(NamedTuple):
     """The values an objective is built from."""
 
     policy: Policy
@@ -125,21 +161,29 @@ class Kit(NamedTuple):
     rollout: Rollout
     scorer: Scorer | None = None
     critic: Scorer | None = None  # one number per prefix: a value function
-    penalty: Any = None  # `fdiv.penalties.Penalty`: how the mdp's regulariser is estimated and applied
+    penalty: Any = (
+        None  # `fdiv.penalties.Penalty`: how the mdp's regulariser is estimated and applied
+    )
     control: Any = None  # `fdiv.control.Control`: how its weight changes
-    whole: bool = False  # the rollout gives all strings by weight: one population, whatever groups are asked for
+    # the rollout gives all strings by weight: one population, whatever groups are asked for
+    whole: bool = False
 
 
 class Objective(NamedTuple):
-    """A method. What is not differentiated goes in `prepare`; what is goes in `loss`, a weighted *sum* over rows.
+    """A method. What is not differentiated goes in `prepare`; what is goes in `loss`, a weighted
+    *sum* over rows.
 
-    A batch is a pytree whose leaves have rows in front; `prepare` normalises the weights, so splitting rows over
-    microbatches and adding up changes nothing. `prepare`'s metrics hold `tokens`, how many actions the loss learns from.
-    """
+    A batch is a pytree whose leaves have rows in front; `prepare` normalises the weights, so
+    splitting rows over microbatches and adding up changes nothing. `prepare`'s metrics hold
+    `tokens`, how many actions the loss learns from."""
 
     init: Callable[[Array, Params], Any]  # key, params -> aux
-    prepare: Callable[[Array, Params, Any, Any], tuple[Any, Any, dict]]  # key, params, aux, batch -> aux, batch, metrics
-    loss: Callable[[Params, Any, Any], tuple[Array, dict]]  # params, aux, batch -> scalar, metrics (also sums over rows)
+    prepare: Callable[
+        [Array, Params, Any, Any], tuple[Any, Any, dict]
+    ]  # key, params, aux, batch -> aux, batch, metrics
+    loss: Callable[
+        [Params, Any, Any], tuple[Array, dict]
+    ]  # params, aux, batch -> scalar, metrics (also sums over rows)
 
 
 class LearnerState(NamedTuple):

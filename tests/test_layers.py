@@ -10,7 +10,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # a module imports from earlier lines, or from its own
     {"fdiv.types"},
-    {"fdiv.divergences", "fdiv.tokens", "fdiv.checks", "fdiv.estimators", "fdiv.learner", "fdiv.statistics"},
+    {
+        "fdiv.divergences",
+        "fdiv.tokens",
+        "fdiv.checks",
+        "fdiv.estimators",
+        "fdiv.learner",
+        "fdiv.statistics",
+    },
     {"fdiv.penalties", "fdiv.control", "fdiv.regularised"},
     {"fdiv.exact", "fdiv.rollout", "fdiv.conventions"},
     {"fdiv.policies", "fdiv.discriminator", "fdiv.reward_model", "fdiv.episodes"},
@@ -19,7 +26,9 @@ LAYERS = [  # a module imports from earlier lines, or from its own
     {"experiments"},
     {"configs"},
 ]
-FILES = sorted(p for folder in ("fdiv", "experiments", "configs") for p in (ROOT / folder).rglob("*.py"))
+FILES = sorted(
+    p for folder in ("fdiv", "experiments", "configs") for p in (ROOT / folder).rglob("*.py")
+)
 
 
 def imports(path: Path) -> set[str]:
@@ -35,7 +44,12 @@ def imports(path: Path) -> set[str]:
 
 def layer(name: str) -> int:
     """Position of a dotted name; `fdiv` alone is the lowest."""
-    fits = [i for i, names in enumerate(LAYERS) for known in names if name == known or name.startswith(known + ".")]
+    fits = [
+        i
+        for i, names in enumerate(LAYERS)
+        for known in names
+        if name == known or name.startswith(known + ".")
+    ]
     assert fits or name == "fdiv", f"{name} has no layer: give it one in this test"
     return fits[0] if fits else 0
 
@@ -57,7 +71,11 @@ def test_imports_point_one_way(path):
 
 
 def test_only_the_transformer_knows_flax():
-    users = {module(p) for p in FILES if "flax" in p.read_text().split("import ", 1)[-1] and "import flax" in p.read_text()}
+    users = {
+        module(p)
+        for p in FILES
+        if "flax" in p.read_text().split("import ", 1)[-1] and "import flax" in p.read_text()
+    }
     assert users == {"fdiv.policies.transformer"}
     assert not any("flax.nnx" in p.read_text() for p in FILES)
 
@@ -73,5 +91,8 @@ def test_the_core_touches_no_world():
             }
             assert not words & {"print", "open", "input"}, path
             assert not {"os", "sys", "time", "tyro", "argparse"} & {
-                n.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import) for n in node.names
+                n.name
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Import)
+                for n in node.names
             }, path

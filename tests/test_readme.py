@@ -43,8 +43,12 @@ def test_as_written(command, tmp_path):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", *command.split(), *SHORT],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     folder = next((tmp_path / "runs").iterdir())
     methods = json.loads((folder / "results.json").read_text())["methods"]
@@ -58,4 +62,6 @@ def test_as_written(command, tmp_path):
 
 def test_commands_of_the_readme_exist():
     for name in set(re.findall(r"python -m experiments\.(\w+)", TEXT)):
-        assert (ROOT / "experiments" / f"{name}.py").exists() or (ROOT / "experiments" / name / "__main__.py").exists(), name
+        assert (ROOT / "experiments" / f"{name}.py").exists() or (
+            ROOT / "experiments" / name / "__main__.py"
+        ).exists(), name

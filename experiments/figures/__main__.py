@@ -1,9 +1,10 @@
-"""One figure, its numbers and its checks: `python -m experiments.figures KEY [flags] --out DIR`, or `all --out DIR`.
+"""One figure, its numbers and its checks: `python -m experiments.figures KEY [flags] --out DIR`, or
+`all --out DIR`.
 
-Writes DIR/KEY/KEY.pdf, .png, .csv and .json; `all` makes every figure at its default flags and DIR/index.html around them,
-`studies` every study, which train. A study's flags start from `--preset small` (two cores) or `--preset cluster`.
-Exit code 1: a check does not hold (or, with `all`, a figure could not be made); 2: the flags cannot be.
-"""
+Writes DIR/KEY/KEY.pdf, .png, .csv and .json; `all` makes every figure at its default flags and
+DIR/index.html around them, `studies` every study, which train. A study's flags start from `--preset
+small` (two cores) or `--preset cluster`. Exit code 1: a check does not hold (or, with `all`, a
+figure could not be made); 2: the flags cannot be."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from rich.table import Table
 
 from experiments import cli
 from experiments.figures import KEYS, STUDIES, figure, gallery
-from experiments.figures.base import Check, Figure, Result, keep
+from experiments.figures.common.base import Check, Figure, Result, keep
 from fdiv.types import UsageError
 
 PROGRAM = "python -m experiments.figures"
@@ -48,13 +49,20 @@ def main(argv: list[str] | None = None) -> int:
         return cli.refused(error)
 
 
-PAGES = {"all": ("figure", lambda: KEYS), "studies": ("study", lambda: STUDIES)}  # looked up late, for tests replace KEYS
+PAGES = {
+    "all": ("figure", lambda: KEYS),
+    "studies": ("study", lambda: STUDIES),
+}  # looked up late, for tests replace KEYS
 
 
 def _usage() -> str:
-    fill = lambda keys: textwrap.fill(", ".join(keys), 98, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    fill = lambda keys: textwrap.fill(
+        ", ".join(keys), 98, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    )
     usage = f"usage: {PROGRAM} KEY [flags] --out DIR\n\nKEY is all, or one of\n{fill(KEYS)}\n\n"
-    studies = f"or studies, or one of those that train (--preset small or cluster)\n{fill(STUDIES)}\n\n"
+    studies = (
+        f"or studies, or one of those that train (--preset small or cluster)\n{fill(STUDIES)}\n\n"
+    )
     return f"{usage}{studies}{PROGRAM} KEY --help lists a figure's flags."
 
 
@@ -63,19 +71,31 @@ def _preset(known: Figure, argv: list[str]) -> tuple[Any, list[str]]:
     if "--preset" not in argv:
         return known.flags(), argv
     if known.cluster is None:
-        raise UsageError("preset", known.title, "this figure has none.", "Drop --preset; only studies have presets.")
+        raise UsageError(
+            "preset",
+            known.title,
+            "this figure has none.",
+            "Drop --preset; only studies have presets.",
+        )
     at = argv.index("--preset")
     presets = {"small": known.flags(), "cluster": known.cluster}
     name = next(iter(argv[at + 1 :]), "")
     if name not in presets:
-        raise UsageError("preset", name, "there is no preset of that name.", "Use small or cluster.")
+        raise UsageError(
+            "preset", name, "there is no preset of that name.", "Use small or cluster."
+        )
     return presets[name], argv[:at] + argv[at + 2 :]
 
 
 def _known(key: str) -> str:
     if key not in (*KEYS, *STUDIES):
-        near = difflib.get_close_matches(key.replace("-", "_"), (*KEYS, *STUDIES), n=3, cutoff=0.3) or KEYS
-        raise UsageError("key", key, "there is no figure of that name.", f"The nearest: {', '.join(near)}.")
+        near = (
+            difflib.get_close_matches(key.replace("-", "_"), (*KEYS, *STUDIES), n=3, cutoff=0.3)
+            or KEYS
+        )
+        raise UsageError(
+            "key", key, "there is no figure of that name.", f"The nearest: {', '.join(near)}."
+        )
     return key
 
 
@@ -83,11 +103,20 @@ def _parse(key: str, argv: list[str], fields: list[tuple[str, Any]], description
     """The figure's own flags, from where they start, and --out."""
     import tyro
 
-    bare = [(name, Annotated[type(start), tyro.conf.arg(name="")], dataclasses.field(default=start)) for name, start in fields]
-    out = ("out", Annotated[Path, tyro.conf.arg(help="Folder to write to.")], dataclasses.field(default=OUT))
+    bare = [
+        (name, Annotated[type(start), tyro.conf.arg(name="")], dataclasses.field(default=start))
+        for name, start in fields
+    ]
+    out = (
+        "out",
+        Annotated[Path, tyro.conf.arg(help="Folder to write to.")],
+        dataclasses.field(default=OUT),
+    )
     command = dataclasses.make_dataclass("Command", [*bare, out], frozen=True)
     marks = (tyro.conf.FlagConversionOff,)
-    return tyro.cli(command, prog=f"{PROGRAM} {key}", description=description, args=argv, config=marks)
+    return tyro.cli(
+        command, prog=f"{PROGRAM} {key}", description=description, args=argv, config=marks
+    )
 
 
 def _folder(out: Path) -> Path:
@@ -106,14 +135,20 @@ def one(key: str, flags: Any, out: Path) -> int:
 
 
 def _show(key: str, result: Result) -> None:
-    table = Table(box=None, padding=(0, 2), header_style="bold", title=figure(key).title, title_justify="left")
+    table = Table(
+        box=None, padding=(0, 2), header_style="bold", title=figure(key).title, title_justify="left"
+    )
     titles = list(dict.fromkeys(title for row in result.rows for title in row))
     for title in titles:
-        table.add_column(title, justify="right" if _numeric(result.rows, title) else "left", no_wrap=True)
+        table.add_column(
+            title, justify="right" if _numeric(result.rows, title) else "left", no_wrap=True
+        )
     for row in result.rows:
         table.add_row(*(_cell(row.get(title, "")) for title in titles))
     wide = Console(highlight=False, width=1000)
-    Console(highlight=False, width=wide.measure(table).maximum).print(table)  # no number is cut, however narrow the screen
+    Console(highlight=False, width=wide.measure(table).maximum).print(
+        table
+    )  # no number is cut, however narrow the screen
     print(f"\n{_tally(result.checks)}")
     for check in result.checks:
         print(f"  {'pass' if check.holds else 'FAIL'}  {check.name}: {check.detail}")
@@ -134,12 +169,16 @@ def _tally(checks: list[Check]) -> str:
 
 
 def every(keys: tuple[str, ...], out: Path) -> int:
-    """Make all of them at their defaults and the page that shows them; one that cannot be made is listed as such."""
+    """Make all of them at their defaults and the page that shows them; one that cannot be made is
+    listed as such."""
     entries = [_attempt(key, out) for key in keys]
     out.mkdir(parents=True, exist_ok=True)
     gallery.write(out / "index.html", entries)
     failed = [entry.key for entry in entries if not entry.holds]
-    print(f"\n{len(entries) - len(failed)} of {len(entries)} figures hold; the page is {out / 'index.html'}")
+    print(
+        f"\n{len(entries) - len(failed)} of {len(entries)} figures hold; the page is "
+        f"{out / 'index.html'}"
+    )
     return 1 if failed else 0
 
 

@@ -1,11 +1,13 @@
-"""How errors add up with length: `python -m experiments.figures compounding_error [--errors E ... --recovery R --horizon T]`.
+"""How errors add up with length: `python -m experiments.figures compounding_error [--errors E ...
+--recovery R --horizon T]`.
 
-The cliff: each action errs with probability e, an error costs 1 a step until recovered from (with probability R a step), so
-without recovery J = T - (1-e)(1-(1-e)^T)/e. Log-log slopes over T = 8 .. 128 are 1.948, 1.837, 1.341 at e = .001, .01, .1,
-and 1 with full recovery. Exposure bias: of the markov fits to the two-template language, how much more their next-token KL
-adds up over their own prefixes than over the expert's, in %: 0, 43.3, 66.3, 95.6, 117.2, 141.3 at lengths 3 .. 8 for
-forward KL, and less than nothing for reverse KL. Two tokens are too few: there forward KL's fit has no error at all.
-"""
+The cliff: each action errs with probability e, an error costs 1 a step until recovered from (with
+probability R a step), so without recovery J = T - (1-e)(1-(1-e)^T)/e. Log-log slopes over T = 8 ..
+128 are 1.948, 1.837, 1.341 at e = .001, .01, .1, and 1 with full recovery. Exposure bias: of the
+markov fits to the two-template language, how much more their next-token KL adds up over their own
+prefixes than over the expert's, in %: 0, 43.3, 66.3, 95.6, 117.2, 141.3 at lengths 3 .. 8 for
+forward KL, and less than nothing for reverse KL. Two tokens are too few: there forward KL's fit has
+no error at all."""
 
 from __future__ import annotations
 
@@ -16,9 +18,9 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import style
-from experiments.figures import classes
-from experiments.figures.base import Check, Figure, Result, near
+from experiments.figures.common import classes
+from experiments.figures.common.base import Check, Figure, Result, near
+from experiments.reporting import style
 from fdiv import exact
 from fdiv.benchmarks.two_template import TwoTemplate
 from fdiv.checks import at_least, between, share
@@ -61,16 +63,33 @@ def make(flags: Flags) -> Result:
     slopes = {r: {e: slope(cost) for e, cost in of_error.items()} for r, of_error in costs.items()}
     checks = [check for e in flags.errors for check in _cliff_checks(e, flags.recovery, slopes)]
     rows, fitted = _exposure(flags)
-    excess = {d: {str(row["length"]): row["excess_percent"] for row in rows if row["fit"] == d} for d in FITTED}
-    values = {"cliff_slope": slopes[flags.recovery], "full_recovery_slope": slopes[1.0], "excess_accumulated_error": excess}
-    table = [{"cliff_error": e, "slope": slopes[flags.recovery][e], "with_full_recovery": slopes[1.0][e]} for e in slopes[1.0]]
+    excess = {
+        d: {str(row["length"]): row["excess_percent"] for row in rows if row["fit"] == d}
+        for d in FITTED
+    }
+    values = {
+        "cliff_slope": slopes[flags.recovery],
+        "full_recovery_slope": slopes[1.0],
+        "excess_accumulated_error": excess,
+    }
+    table = [
+        {"cliff_error": e, "slope": slopes[flags.recovery][e], "with_full_recovery": slopes[1.0][e]}
+        for e in slopes[1.0]
+    ]
     runs = [(r, e, cost) for r, of_error in costs.items() for e, cost in of_error.items()]
-    curve = [{"cliff_error": e, "recovery": r, "T": int(T), "cost": cost[T - 1]} for r, e, cost in runs for T in STEPS]
-    return Result(values, checks + fitted, table + rows, _picture(flags, costs, excess), curve + rows)
+    curve = [
+        {"cliff_error": e, "recovery": r, "T": int(T), "cost": cost[T - 1]}
+        for r, e, cost in runs
+        for T in STEPS
+    ]
+    return Result(
+        values, checks + fitted, table + rows, _picture(flags, costs, excess), curve + rows
+    )
 
 
 def _cliff(error: float, recovery: float) -> np.ndarray:
-    """J(T) for T = 1 .. 128: each step's probability of being in error, stepped forward and added up."""
+    """J(T) for T = 1 .. 128: each step's probability of being in error, stepped forward and added
+    up."""
     off, costs = 0.0, []
     for _ in STEPS:
         off = error + (1 - error) * (1 - recovery) * off
@@ -78,8 +97,11 @@ def _cliff(error: float, recovery: float) -> np.ndarray:
     return np.cumsum(costs)
 
 
-def _cliff_checks(error: float, recovery: float, slopes: dict[float, dict[str, float]]) -> list[Check]:
-    """The geometric sum, simulated episodes, and a slope between linear and quadratic; linear with full recovery."""
+def _cliff_checks(
+    error: float, recovery: float, slopes: dict[float, dict[str, float]]
+) -> list[Check]:
+    """The geometric sum, simulated episodes, and a slope between linear and quadratic; linear with
+    full recovery."""
     T, stay, found = int(TIMES[-1]), (1 - error) * (1 - recovery), _cliff(error, recovery)[-1]
     closed = error / (1 - stay) * (T - stay * (1 - stay**T) / (1 - stay))
     draw, off, cost = np.random.default_rng(0), np.zeros(EPISODES, bool), np.zeros(EPISODES)
@@ -88,37 +110,79 @@ def _cliff_checks(error: float, recovery: float, slopes: dict[float, dict[str, f
         cost += off
     slope, linear = slopes[recovery][str(error)], slopes[1.0][str(error)]
     return [
-        near(f"cliff {error}: cost in closed form", found, closed, 1e-9 * closed + 1e-13 * T / (1 - stay)),
-        near(f"cliff {error}: cost of {EPISODES:,} episodes", cost.mean(), found, 4 * math.sqrt(T * found / EPISODES)),
-        Check(f"cliff {error}: between linear and quadratic", 1 - 1e-9 <= slope <= 2, f"{slope:.6g}"),
+        near(
+            f"cliff {error}: cost in closed form",
+            found,
+            closed,
+            1e-9 * closed + 1e-13 * T / (1 - stay),
+        ),
+        near(
+            f"cliff {error}: cost of {EPISODES:,} episodes",
+            cost.mean(),
+            found,
+            4 * math.sqrt(T * found / EPISODES),
+        ),
+        Check(
+            f"cliff {error}: between linear and quadratic", 1 - 1e-9 <= slope <= 2, f"{slope:.6g}"
+        ),
         near(f"cliff {error}: linear with full recovery", linear, 1.0, 1e-9),
     ]
 
 
 def _exposure(flags: Flags) -> tuple[list[dict], list[Check]]:
-    """Either fit's accumulated KL(p(.|prefix) || q(.|prefix)) on its own prefixes and on the expert's."""
-    mdp, rows, checks = TwoTemplate(flags.vocab, flags.horizon, flags.weight, flags.noise).build(), [], []
+    """Either fit's accumulated KL(p(.|prefix) || q(.|prefix)) on its own prefixes and on the
+    expert's."""
+    mdp, rows, checks = (
+        TwoTemplate(flags.vocab, flags.horizon, flags.weight, flags.noise).build(),
+        [],
+        [],
+    )
     with jax.enable_x64(True):
         world = classes.world(mdp)
         policy, kl = world.policy("markov"), parse("forward_kl")
-        projected = world.measure(world.law("markov", classes.projection(world, "markov")))["forward_kl"]
+        projected = world.measure(world.law("markov", classes.projection(world, "markov")))[
+            "forward_kl"
+        ]
         for d in FITTED:
-            best = exact.best_in_class(parse(d), world.space, mdp.expert, policy, exact.random_starts(policy, 9))
+            best = exact.best_in_class(
+                parse(d), world.space, mdp.expert, policy, exact.random_starts(policy, 9)
+            )
             q = world.law("markov", best.params)
-            own, expert = (classes.accumulated_kl(world, q, prefixes.arrival) for prefixes in (q, world.expert))
+            own, expert = (
+                classes.accumulated_kl(world, q, prefixes.arrival) for prefixes in (q, world.expert)
+            )
             for n, (R, E) in enumerate(zip(own.tolist(), expert.tolist()), 1):
                 if n >= SHORTEST:
                     excess = 100 * (R / E - 1) if E > NOTHING else 0.0
-                    rows.append({"fit": d, "length": n, "own_prefixes": R, "expert_prefixes": E, "excess_percent": excess})
+                    rows.append(
+                        {
+                            "fit": d,
+                            "length": n,
+                            "own_prefixes": R,
+                            "expert_prefixes": E,
+                            "excess_percent": excess,
+                        }
+                    )
             for whose, total, part in (("own", R, 1.0), ("the expert's", E, 0.0)):
-                token = flags.horizon * float(exact.divergence(kl, world.space, world.expert, q, "token", part))
-                checks.append(near(f"{d} fit: {whose} prefixes add up to the token level", total, token, 1e-9 * max(1, token)))
+                token = flags.horizon * float(
+                    exact.divergence(kl, world.space, world.expert, q, "token", part)
+                )
+                checks.append(
+                    near(
+                        f"{d} fit: {whose} prefixes add up to the token level",
+                        total,
+                        token,
+                        1e-9 * max(1, token),
+                    )
+                )
             if d == "forward_kl":
                 checks.append(near("forward_kl fit in closed form", E, projected, 1e-8))
     return rows, checks
 
 
-def _picture(flags: Flags, costs: dict[float, dict[str, np.ndarray]], excess: dict[str, dict[str, float]]):
+def _picture(
+    flags: Flags, costs: dict[float, dict[str, np.ndarray]], excess: dict[str, dict[str, float]]
+):
     style.use()
     figure, (cliff, bias) = plt.subplots(1, 2, figsize=(6.8, 2.9), layout="constrained")
     shades = plt.get_cmap("viridis")(np.linspace(0.05, 0.75, len(costs[1.0])))
@@ -131,9 +195,20 @@ def _picture(flags: Flags, costs: dict[float, dict[str, np.ndarray]], excess: di
     cliff.set_xticks([], minor=True)
     cliff.legend(handlelength=1.8, borderaxespad=0.1)
     for d, line in excess.items():
-        bias.plot([int(n) for n in line], line.values(), color=style.colour(d), marker="o", markersize=4, label=f"{d} fit")
+        bias.plot(
+            [int(n) for n in line],
+            line.values(),
+            color=style.colour(d),
+            marker="o",
+            markersize=4,
+            label=f"{d} fit",
+        )
     bias.axhline(0, color=style.EXPERT, linewidth=0.8)
-    bias.set(xlabel="length (tokens)", ylabel="excess accumulated error (%)", xticks=[int(n) for n in line])
+    bias.set(
+        xlabel="length (tokens)",
+        ylabel="excess accumulated error (%)",
+        xticks=[int(n) for n in line],
+    )
     bias.legend()
     return figure
 
@@ -142,7 +217,11 @@ FIGURE = Figure(
     flags=Flags,
     make=make,
     title="Compounding error",
-    claim="Without recovery an imitator's cost grows as the square of the horizon until it saturates, with recovery linearly; "
+    claim="Without recovery an imitator's cost grows as the square of the horizon until it "
+    "saturates, with recovery linearly; "
     "forward KL's fit errs ever more on its own prefixes than on the expert's, reverse KL's less.",
-    source="Ross & Bagnell 2010, Efficient reductions for imitation learning; Arora et al. 2022 (arXiv 2204.01171), ExAccErr",
+    source=(
+        "Ross & Bagnell 2010, Efficient reductions for imitation learning; Arora et al. "
+        "2022 (arXiv 2204.01171), ExAccErr"
+    ),
 )

@@ -1,8 +1,9 @@
-"""A fair die as the truth, a loaded one as the model: `python -m experiments.figures die [--faces N --loaded-probability P]`.
+"""A fair die as the truth, a loaded one as the model: `python -m experiments.figures die [--faces N
+--loaded-probability P]`.
 
-With six faces and P(1) = 1/2 the forward KL is .349978 bits, the reverse .423998, js .093285, total variation 1/3, and the
-cross-entropy of 2.934940 bits is the entropy of 2.584963 plus the forward KL.
-"""
+With six faces and P(1) = 1/2 the forward KL is .349978 bits, the reverse .423998, js .093285, total
+variation 1/3, and the cross-entropy of 2.934940 bits is the entropy of 2.584963 plus the forward
+KL."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import style
-from experiments.figures.base import Check, Figure, Result, near
+from experiments.figures.common.base import Check, Figure, Result, near
+from experiments.reporting import style
 from fdiv import divergences
 from fdiv.checks import at_least, between
 
@@ -53,7 +54,9 @@ def make(flags: Flags) -> Result:
     }
     rows = [{"measure": name, "value": value} for name, value in values.items()]
     curve = [{"face": i + 1, "fair": p, "model": q} for i, (p, q) in enumerate(zip(fair, model))]
-    return Result(values, _checks(flags, values, fair), rows, _picture(fair, model, values), [*curve, *rows])
+    return Result(
+        values, _checks(flags, values, fair), rows, _picture(fair, model, values), [*curve, *rows]
+    )
 
 
 def _nats(name: str, p: np.ndarray, q: np.ndarray) -> float:
@@ -75,32 +78,60 @@ def _checks(flags: Flags, values: dict[str, float], fair: np.ndarray) -> list[Ch
         "entropy_bits": log2(n),
         "cross_entropy_bits": -(log2(a) + rest * log2(b)) / n,
     }
-    checks = [near(f"{name} in closed form", values[name], wanted, 1e-10) for name, wanted in closed.items()]
+    checks = [
+        near(f"{name} in closed form", values[name], wanted, 1e-10)
+        for name, wanted in closed.items()
+    ]
     gap = values["cross_entropy_bits"] - values["entropy_bits"]
-    checks.append(near("cross-entropy less entropy is the forward KL", gap, values["forward_bits"], 1e-10))
-    return checks + [near(f"{name} of a fair die to itself", _nats(name, fair, fair), 0.0, 1e-15) for name in (*SHOWN, "tv")]
+    checks.append(
+        near("cross-entropy less entropy is the forward KL", gap, values["forward_bits"], 1e-10)
+    )
+    return checks + [
+        near(f"{name} of a fair die to itself", _nats(name, fair, fair), 0.0, 1e-15)
+        for name in (*SHOWN, "tv")
+    ]
 
 
 def _picture(fair: np.ndarray, model: np.ndarray, values: dict[str, float]):
     style.use()
-    figure, (faces, bits) = plt.subplots(1, 2, figsize=(6.8, 2.5), width_ratios=(1, 1.25), layout="constrained")
+    figure, (faces, bits) = plt.subplots(
+        1, 2, figsize=(6.8, 2.5), width_ratios=(1, 1.25), layout="constrained"
+    )
     shown = min(len(fair), MOST_SHOWN)
     face = np.arange(1, shown + 1)
     faces.bar(face - 0.2, fair[:shown], 0.38, color=style.EXPERT, label="fair (truth)")
     faces.bar(face + 0.2, model[:shown], 0.38, color=MODEL, label="loaded (model)")
     label = "face" if shown == len(fair) else f"face (the first {shown} of {len(fair)})"
-    faces.set(xlabel=label, ylabel="probability", xticks=face, ylim=(0, 1.25 * max(model.max(), fair.max())))
+    faces.set(
+        xlabel=label,
+        ylabel="probability",
+        xticks=face,
+        ylim=(0, 1.25 * max(model.max(), fair.max())),
+    )
     faces.grid(axis="x", visible=False)
     faces.legend(loc="upper right", borderaxespad=0.1)
 
     names = ["cross-entropy", *SHOWN.values()]
     widths = [values[f"{key}_bits"] for key in ("cross_entropy", "forward", "reverse", "js")]
     bits.barh(names[0], values["entropy_bits"], 0.62, color=MODEL)
-    bits.barh(names[0], values["forward_bits"], 0.62, left=values["entropy_bits"], color=style.colour("forward_kl"))
+    bits.barh(
+        names[0],
+        values["forward_bits"],
+        0.62,
+        left=values["entropy_bits"],
+        color=style.colour("forward_kl"),
+    )
     bits.barh(names[1:], widths[1:], 0.62, color=[style.colour(name) for name in SHOWN])
     bits.annotate("entropy", (values["entropy_bits"] / 2, 0), ha="center", va="center", fontsize=8)
     for i, width in enumerate(widths):
-        bits.annotate(f"{width:.4f}", (width, i), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        bits.annotate(
+            f"{width:.4f}",
+            (width, i),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
     bits.set(xlabel="bits", xlim=(0, 1.2 * max(widths)))
     bits.invert_yaxis()
     bits.grid(axis="y", visible=False)
@@ -113,6 +144,12 @@ FIGURE = Figure(
     flags=Flags,
     make=make,
     title="A fair die against a loaded one",
-    claim="A code made for the loaded die costs the forward KL over a fair die's entropy; the other measures differ from it.",
-    source="Cover & Thomas 2006, Elements of Information Theory, chapter 2 (relative entropy); Lin 1991 (Jensen-Shannon)",
+    claim=(
+        "A code made for the loaded die costs the forward KL over a fair die's entropy; "
+        "the other measures differ from it."
+    ),
+    source=(
+        "Cover & Thomas 2006, Elements of Information Theory, chapter 2 (relative "
+        "entropy); Lin 1991 (Jensen-Shannon)"
+    ),
 )

@@ -1,9 +1,10 @@
-"""What a policy that maximises a discriminator's reward descends: `python -m experiments.figures discriminator_rewards`.
+"""What a policy that maximises a discriminator's reward descends: `python -m experiments.figures
+discriminator_rewards`.
 
-At its best the discriminator's logit is s = log p - log q. The mean cosine of each reward's policy gradient with each -grad D
-over random pairs of laws: 1 for AIRL's s with reverse_kl, GAIL's -log(1 - D) with js, e^s with forward_kl; below -.9 for
-FAIRL's -s e^s with forward_kl. Trained from uniform to p = (.6, .4), FAIRL ends at total variation .6, all others at 0.
-"""
+At its best the discriminator's logit is s = log p - log q. The mean cosine of each reward's policy
+gradient with each -grad D over random pairs of laws: 1 for AIRL's s with reverse_kl, GAIL's -log(1
+- D) with js, e^s with forward_kl; below -.9 for FAIRL's -s e^s with forward_kl. Trained from
+uniform to p = (.6, .4), FAIRL ends at total variation .6, all others at 0."""
 
 from __future__ import annotations
 
@@ -16,26 +17,33 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from experiments import style
-from experiments.figures import enumerated
-from experiments.figures.base import Check, Figure, Result
+from experiments.figures.common import enumerated
+from experiments.figures.common.base import Check, Figure, Result
+from experiments.reporting import style
 from fdiv import divergences, exact
 from fdiv.checks import at_least, between
 from fdiv.learner import learner
 from fdiv.objectives.adversarial import fairl
 from fdiv.objectives.policy_gradient import policy_gradient
 from fdiv.policies import tabular
-from fdiv.types import Divergence, Kit, Objective
+from fdiv.types import Components, Divergence, Objective
 
 FAMILY = list(divergences.every().values())
 PUBLISHED = {  # name -> (reward of the logit s, which divergence it is said to descend)
-    "airl": (lambda s: jax.nn.log_sigmoid(s) - jax.nn.log_sigmoid(-s), "reverse_kl"),  # log D - log(1 - D)
+    "airl": (
+        lambda s: jax.nn.log_sigmoid(s) - jax.nn.log_sigmoid(-s),
+        "reverse_kl",
+    ),  # log D - log(1 - D)
     "gail": (lambda s: -jax.nn.log_sigmoid(-s), "js"),  # -log(1 - D)
     "e^s": (jnp.exp, "forward_kl"),
     "fairl": (fairl(divergences.forward_kl()).reward, "forward_kl"),
 }
-REWARDS = {name: reward for name, (reward, _) in PUBLISHED.items()} | {d.name: d.reward for d in FAMILY}
-OWN = [(d.name, d.name) for d in FAMILY] + [(name, d) for name, (_, d) in PUBLISHED.items() if name != "fairl"]
+REWARDS = {name: reward for name, (reward, _) in PUBLISHED.items()} | {
+    d.name: d.reward for d in FAMILY
+}
+OWN = [(d.name, d.name) for d in FAMILY] + [
+    (name, d) for name, (_, d) in PUBLISHED.items() if name != "fairl"
+]
 ONE, NEAR = 1 - 1e-9, 0.01
 TARGET, STEPS, RATE = (0.6, 0.4), 3000, 0.05
 
@@ -60,23 +68,39 @@ def make(flags: Flags) -> Result:
     with jax.enable_x64(True):
         there, close = cosines(flags.arms, flags.pairs, (flags.scale, NEAR))
         trained = dict(zip(REWARDS, map(float, _train(jnp.log(jnp.asarray(TARGET))))))
-    table = lambda x: {name: dict(zip((d.name for d in FAMILY), map(float, row))) for name, row in zip(REWARDS, x)}
+    table = lambda x: {
+        name: dict(zip((d.name for d in FAMILY), map(float, row))) for name, row in zip(REWARDS, x)
+    }
     values = {"cosine": table(there.mean(0)), "trained_tv": trained}
-    rows = [{"reward": name, **row, "trained tv": trained[name]} for name, row in values["cosine"].items()]
-    return Result(values, _checks(table(there.min(0)), table(close.max(0)), trained), rows, _picture(values))
+    rows = [
+        {"reward": name, **row, "trained tv": trained[name]}
+        for name, row in values["cosine"].items()
+    ]
+    return Result(
+        values, _checks(table(there.min(0)), table(close.max(0)), trained), rows, _picture(values)
+    )
 
 
-def _bandit(log_p: jax.Array, reward: jax.Array) -> tuple[exact.Space, Kit, Objective]:
+def _bandit(log_p: jax.Array, reward: jax.Array) -> tuple[exact.Space, Components, Objective]:
     """One choice from the law p, and the policy gradient that pays the reward of that number."""
     arms = log_p.shape[-1]
     space = exact.enumerate_strings(arms, 1, None)
-    kit = enumerated.kit(space, tabular.policy(tabular.independent(arms, 1), arms), log_p)
+    components = enumerated.components(
+        space, tabular.policy(tabular.independent(arms, 1), arms), log_p
+    )
     paid = FAMILY[0]._replace(reward=lambda s: jnp.stack([r(s) for r in REWARDS.values()])[reward])
-    return space, kit, policy_gradient(kit, paid)
+    return space, components, policy_gradient(components, paid)
 
 
-def _measure(d: Divergence, space: exact.Space, kit: Kit, params: jax.Array) -> jax.Array:
-    return exact.divergence(d, space, exact.law(space, *kit.mdp.expert), exact.law(space, kit.policy, params))
+def _measure(
+    d: Divergence, space: exact.Space, components: Components, params: jax.Array
+) -> jax.Array:
+    return exact.divergence(
+        d,
+        space,
+        exact.law(space, *components.mdp.expert),
+        exact.law(space, components.policy, params),
+    )
 
 
 def cosines(arms: int, pairs: int, scales: Sequence[float]) -> np.ndarray:
@@ -88,54 +112,98 @@ def cosines(arms: int, pairs: int, scales: Sequence[float]) -> np.ndarray:
         return exact.expected_gradient(objective, params, space.sequences)[0]
 
     def one(log_p, params):
-        space, kit, _ = _bandit(log_p, 0)
+        space, components, _ = _bandit(log_p, 0)
         ups = jax.vmap(climbed, (None, None, 0))(log_p, params, jnp.arange(len(REWARDS)))
-        downs = jnp.stack([jax.grad(lambda x, d=d: _measure(d, space, kit, x))(params)[0] for d in FAMILY])
+        downs = jnp.stack(
+            [jax.grad(lambda x, d=d: _measure(d, space, components, x))(params)[0] for d in FAMILY]
+        )
         unit = lambda x: x / jnp.linalg.norm(x, axis=1, keepdims=True)
         return unit(ups) @ unit(downs).T
 
-    return np.asarray(jax.jit(jax.vmap(jax.vmap(one), (None, 0)))(expert, np.array([expert + x * step for x in scales])))
+    return np.asarray(
+        jax.jit(jax.vmap(jax.vmap(one), (None, 0)))(
+            expert, np.array([expert + x * step for x in scales])
+        )
+    )
 
 
 def _train(log_p: jax.Array) -> np.ndarray:
-    """Total variation after training on each reward from the uniform law, by exact gradients. [rewards]"""
+    """Total variation after training on each reward from the uniform law, by exact gradients.
+    [rewards]"""
 
     def end(reward):
-        space, kit, objective = _bandit(log_p[None], reward)
+        space, components, objective = _bandit(log_p[None], reward)
         made = learner(objective, optax.adam(optax.cosine_decay_schedule(RATE, STEPS)))
         start = made.init(jax.random.key(0), jnp.zeros((1, len(TARGET))))
-        state = jax.lax.scan(lambda s, _: (made.update(s, space.sequences)[0], None), start, length=STEPS)[0]
-        return _measure(divergences.tv(), space, kit, state.params)
+        state = jax.lax.scan(
+            lambda s, _: (made.update(s, space.sequences)[0], None), start, length=STEPS
+        )[0]
+        return _measure(divergences.tv(), space, components, state.params)
 
     return np.asarray(jax.jit(jax.vmap(end))(jnp.arange(len(REWARDS))))
 
 
 def _checks(least: dict, close: dict, trained: dict[str, float]) -> list[Check]:
     """Own pairs over every random pair; FAIRL near the optimum; where training ends."""
-    checks = [Check(f"{r} descends {d}", least[r][d] >= ONE, f"least cosine {least[r][d]:.12f}") for r, d in OWN]
+    checks = [
+        Check(f"{r} descends {d}", least[r][d] >= ONE, f"least cosine {least[r][d]:.12f}")
+        for r, d in OWN
+    ]
     most, end = close["fairl"]["forward_kl"], trained["fairl"]
-    checks.append(Check(f"fairl climbs forward_kl at scale {NEAR:g}", most < -0.9, f"greatest cosine {most:.6f}"))
+    checks.append(
+        Check(
+            f"fairl climbs forward_kl at scale {NEAR:g}", most < -0.9, f"greatest cosine {most:.6f}"
+        )
+    )
     checks.append(Check("trained on fairl, tv > .5", end > 0.5, f"{end:.6g}"))
-    return checks + [Check(f"trained on {n}, tv < .001", tv < 1e-3, f"{tv:.3g}") for n, tv in trained.items() if n != "fairl"]
+    return checks + [
+        Check(f"trained on {n}, tv < .001", tv < 1e-3, f"{tv:.3g}")
+        for n, tv in trained.items()
+        if n != "fairl"
+    ]
 
 
 def _picture(values: dict):
     style.use()
     plt.rcParams["axes.grid"] = False
     names, columns = list(REWARDS), [d.name for d in FAMILY]
-    figure, (grid, bars) = plt.subplots(1, 2, figsize=(7.2, 4.6), width_ratios=(5.4, 1), sharey=True, layout="constrained")
+    figure, (grid, bars) = plt.subplots(
+        1, 2, figsize=(7.2, 4.6), width_ratios=(5.4, 1), sharey=True, layout="constrained"
+    )
     cosine = np.array([[*row.values()] for row in values["cosine"].values()])
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
     grid.imshow(angle, cmap="RdYlBu_r", vmin=0, vmax=180, aspect="auto")
     for (i, j), value in np.ndenumerate(cosine):
-        text, shade = f"{value:.2f}".replace("0.", ".").replace("-", "\N{MINUS SIGN}"), abs(angle[i, j] - 90) > 60
-        grid.annotate(text, (j, i), ha="center", va="center", fontsize=6.5, color="white" if shade else "black")
+        text, shade = (
+            f"{value:.2f}".replace("0.", ".").replace("-", "\N{MINUS SIGN}"),
+            abs(angle[i, j] - 90) > 60,
+        )
+        grid.annotate(
+            text,
+            (j, i),
+            ha="center",
+            va="center",
+            fontsize=6.5,
+            color="white" if shade else "black",
+        )
     for reward, d in OWN:
-        grid.add_patch(plt.Rectangle((columns.index(d) - 0.5, names.index(reward) - 0.5), 1, 1, fill=False, linewidth=1.3))
+        grid.add_patch(
+            plt.Rectangle(
+                (columns.index(d) - 0.5, names.index(reward) - 0.5), 1, 1, fill=False, linewidth=1.3
+            )
+        )
     grid.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
-    grid.set(xlabel="cosine with \N{MINUS SIGN}grad of the divergence (framed: its own reward)", ylabel="reward")
+    grid.set(
+        xlabel="cosine with \N{MINUS SIGN}grad of the divergence (framed: its own reward)",
+        ylabel="reward",
+    )
     shown = bars.barh(names, values["trained_tv"].values(), 0.6, color=style.colour("forward_kl"))
-    bars.bar_label(shown, [f"{tv:.1f}" if tv > 5e-4 else "0" for tv in values["trained_tv"].values()], fontsize=6.5, padding=2)
+    bars.bar_label(
+        shown,
+        [f"{tv:.1f}" if tv > 5e-4 else "0" for tv in values["trained_tv"].values()],
+        fontsize=6.5,
+        padding=2,
+    )
     bars.set(xlabel="total variation\nafter training", xlim=(0, 0.75))
     return figure
 
@@ -144,6 +212,12 @@ FIGURE = Figure(
     flags=Flags,
     make=make,
     title="Discriminator rewards and what they descend",
-    claim="AIRL's reward descends reverse KL, GAIL's Jensen-Shannon, e^s forward KL; FAIRL's climbs forward KL, its target.",
-    source="Ho & Ermon 2016 (arXiv 1606.03476); Fu et al. 2018 (arXiv 1710.11248); Ghasemipour et al. 2019 (arXiv 1911.02256)",
+    claim=(
+        "AIRL's reward descends reverse KL, GAIL's Jensen-Shannon, e^s forward KL; FAIRL's "
+        "climbs forward KL, its target."
+    ),
+    source=(
+        "Ho & Ermon 2016 (arXiv 1606.03476); Fu et al. 2018 (arXiv 1710.11248); "
+        "Ghasemipour et al. 2019 (arXiv 1911.02256)"
+    ),
 )

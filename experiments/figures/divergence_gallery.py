@@ -1,8 +1,9 @@
-"""The family on one plate, as f, witness, reward and perspective: `python -m experiments.figures divergence_gallery`.
+"""The family on one plate, as f, witness, reward and perspective: `python -m experiments.figures
+divergence_gallery`.
 
-What a critic learns (`f'(u)`) and what a policy maximises (`u f' - f`) against the log-ratio s = log u, and where along a line
-D_f(p||q) is made up (`q f(p/q)`) for a p of two bumps under a broad q. A member added to the family appears by itself.
-"""
+What a critic learns (`f'(u)`) and what a policy maximises (`u f' - f`) against the log-ratio s =
+log u, and where along a line D_f(p||q) is made up (`q f(p/q)`) for a p of two bumps under a broad
+q. A member added to the family appears by itself."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import LineCollection
 
-from experiments import style
-from experiments.figures.base import Check, Figure, Result
+from experiments.figures.common.base import Check, Figure, Result
+from experiments.reporting import style
 from fdiv import divergences
 from fdiv.types import Divergence
 
@@ -40,8 +41,16 @@ def make(flags: Flags) -> Result:
     """Every member at its example parameter."""
     values, curves, off = members()
     column = lambda what, s: f"{what} at s = {s:g}"
-    marked = [(what, i, s) for what in ("f", "witness", "reward") for i, s in enumerate(MARKS) if abs(s) == 1]
-    rows = [{"divergence": d} | {column(what, s): found[what][i] for what, i, s in marked} for d, found in values.items()]
+    marked = [
+        (what, i, s)
+        for what in ("f", "witness", "reward")
+        for i, s in enumerate(MARKS)
+        if abs(s) == 1
+    ]
+    rows = [
+        {"divergence": d} | {column(what, s): found[what][i] for what, i, s in marked}
+        for d, found in values.items()
+    ]
     points = [
         {"divergence": d, "function": what, "at": x, "value": y}
         for d, found in curves.items()
@@ -49,7 +58,9 @@ def make(flags: Flags) -> Result:
         for x, y in zip(xs, ys)
     ]
     found = [(f"{d}: {law}", most) for d, laws in off.items() for law, most in laws.items()]
-    checks = [Check(name, most <= 1e-12, f"off by at most {max(most, 0):.1e}") for name, most in found]
+    checks = [
+        Check(name, most <= 1e-12, f"off by at most {max(most, 0):.1e}") for name, most in found
+    ]
     return Result({"s": list(MARKS), "members": values}, checks, rows, _picture(curves), points)
 
 
@@ -58,12 +69,20 @@ def members() -> tuple[dict, dict, dict]:
     with jax.enable_x64(True):
         family = list(divergences.every().values())
         every = lambda function, x: {d.name: function(d, x) for d in family}
-        several = lambda marks, ratios: (every(_at, marks), every(_at, ratios), every(_where, None), every(_violations, ratios))
+        several = lambda marks, ratios: (
+            every(_at, marks),
+            every(_at, ratios),
+            every(_where, None),
+            every(_violations, ratios),
+        )
         found = jax.jit(several)(np.array(MARKS), RATIOS)
     plain = jax.tree.map(lambda x: np.asarray(x).tolist(), found)
-    values, curves, where, off = ({d.name: part[d.name] for d in family} for part in plain)  # jit sorts keys
+    values, curves, where, off = (
+        {d.name: part[d.name] for d in family} for part in plain
+    )  # jit sorts keys
     lines = {
-        d: {what: (RATIOS, y) for what, y in curve.items()} | {"perspective": (LINE, where[d])} for d, curve in curves.items()
+        d: {what: (RATIOS, y) for what, y in curve.items()} | {"perspective": (LINE, where[d])}
+        for d, curve in curves.items()
     }
     return values, lines, off
 
@@ -82,23 +101,33 @@ def _where(d: Divergence, _: None) -> jax.Array:
 
 def _laws_on_line() -> tuple[np.ndarray, np.ndarray]:
     """log p, of two bumps, and log q, broad, on the line."""
-    normal = lambda mean, std: -0.5 * ((LINE - mean) / std) ** 2 - math.log(std * math.sqrt(2 * math.pi))
-    return np.logaddexp(math.log(0.6) + normal(-1.3, 0.5), math.log(0.4) + normal(1.4, 0.5)), normal(0.0, 1.2)
+    normal = lambda mean, std: (
+        -0.5 * ((LINE - mean) / std) ** 2 - math.log(std * math.sqrt(2 * math.pi))
+    )
+    return np.logaddexp(
+        math.log(0.6) + normal(-1.3, 0.5), math.log(0.4) + normal(1.4, 0.5)
+    ), normal(0.0, 1.2)
 
 
 def _violations(d: Divergence, s: jax.Array) -> dict[str, jax.Array]:
-    """By how much each law fails: normal, witness = f', reward = u f' - f, convex, a bound that is tight at the true ratio."""
+    """By how much each law fails: normal, witness = f', reward = u f' - f, convex, a bound that is
+    tight at the true ratio."""
     u, zero = jnp.exp(s), jnp.zeros(1)
     slope = jax.grad(lambda x: _f(d, x).sum())(s) / u  # df/du = (df/ds) / u
-    p, q = (jax.nn.softmax(jnp.asarray(x)) for x in np.random.default_rng(0).standard_normal((2, 50)))
+    p, q = (
+        jax.nn.softmax(jnp.asarray(x)) for x in np.random.default_rng(0).standard_normal((2, 50))
+    )
     ratio = jnp.log(p / q)
     value = d.perspective(jnp.log(p), jnp.log(q)).sum()
     bound = lambda guess: jnp.sum(p * d.witness(guess)) - jnp.sum(q * d.reward(guess))
     guesses = ratio[None] + np.random.default_rng(1).standard_normal((20, 50))
     off = {
-        "f(1) = f'(1) = 0": jnp.abs(jnp.concatenate([_f(d, zero), d.witness(zero), d.reward(zero)])),
+        "f(1) = f'(1) = 0": jnp.abs(
+            jnp.concatenate([_f(d, zero), d.witness(zero), d.reward(zero)])
+        ),
         "witness = f'": jnp.abs(slope - d.witness(s)) / (1 + jnp.abs(slope)),
-        "reward = u f' - f": jnp.abs(u * slope - _f(d, s) - d.reward(s)) / (1 + jnp.abs(d.reward(s))),
+        "reward = u f' - f": jnp.abs(u * slope - _f(d, s) - d.reward(s))
+        / (1 + jnp.abs(d.reward(s))),
         "f' rises": -jnp.diff(d.witness(s)),
         "E_p[witness] - E_q[reward] = D at the true ratio": jnp.abs(bound(ratio) - value),
         "and at most D elsewhere": jax.vmap(bound)(guesses) - value,
@@ -108,7 +137,9 @@ def _violations(d: Divergence, s: jax.Array) -> dict[str, jax.Array]:
 
 def _picture(curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]):
     style.use()
-    figure, grid = plt.subplots(len(curves), len(SHOWN), figsize=(7.2, 0.68 * len(curves)), squeeze=False)
+    figure, grid = plt.subplots(
+        len(curves), len(SHOWN), figsize=(7.2, 0.68 * len(curves)), squeeze=False
+    )
     for row, (name, found) in enumerate(curves.items()):
         for axis, (what, (title, below, limits, ticks)) in zip(grid[row], SHOWN.items()):
             _background(axis, what, curves)
@@ -118,10 +149,18 @@ def _picture(curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]):
             axis.set_title(title if row == 0 else "", fontsize=8)
             axis.set_xlabel(below if row == len(curves) - 1 else "", fontsize=8)
         grid[row][0].set_ylabel(
-            name.replace(":", "\n"), rotation=0, ha="right", va="center", fontsize=8, color=style.colour(name)
+            name.replace(":", "\n"),
+            rotation=0,
+            ha="right",
+            va="center",
+            fontsize=8,
+            color=style.colour(name),
         )
     grid[0][-1].legend(
-        handles=grid[0][-1].collections + grid[0][-1].lines[:1], loc="upper right", fontsize=6.5, borderaxespad=0
+        handles=grid[0][-1].collections + grid[0][-1].lines[:1],
+        loc="upper right",
+        fontsize=6.5,
+        borderaxespad=0,
     )
     figure.subplots_adjust(hspace=0.28, wspace=0.25)
     return figure
@@ -142,6 +181,12 @@ FIGURE = Figure(
     flags=Flags,
     make=make,
     title="The family of f-divergences",
-    claim="Each member is three functions: what is measured, what a critic learns, what a policy maximises; all else follows.",
-    source="Csiszar 1967; Nguyen, Wainwright & Jordan 2010; Nowozin, Cseke & Tomioka 2016 (arXiv 1606.00709)",
+    claim=(
+        "Each member is three functions: what is measured, what a critic learns, what a "
+        "policy maximises; all else follows."
+    ),
+    source=(
+        "Csiszar 1967; Nguyen, Wainwright & Jordan 2010; Nowozin, Cseke & Tomioka 2016 "
+        "(arXiv 1606.00709)"
+    ),
 )

@@ -1,4 +1,5 @@
-"""`index.html`: every figure with its claim, its source, our numbers beside the published ones, its checks and its command."""
+"""`index.html`: every figure with its claim, its source, our numbers beside the published ones, its
+checks and its command."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from experiments.figures.base import Check, Figure, Result, finite
-from experiments.figures.published import PUBLISHED, Published
+from experiments.figures.common.base import Check, Figure, Result, finite
+from experiments.figures.common.published import PUBLISHED, Published
 
 
 class Comparison(NamedTuple):
@@ -37,14 +38,25 @@ class Entry(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """It was made, and all of its own checks hold. A published number that differs is a finding, not a failure."""
+        """It was made, and all of its own checks hold. A published number that differs is a
+        finding, not a failure."""
         return not self.reason and all(check.holds for check in self.checks)
 
 
-def entry(key: str, figure: Figure, result: Result, svg: str, command: str, seconds: float) -> Entry:
+def entry(
+    key: str, figure: Figure, result: Result, svg: str, command: str, seconds: float
+) -> Entry:
     """A figure that was made."""
     about = (figure.title, figure.claim, figure.source)
-    return Entry(key, *about, command, svg, result.checks, compare(result.values, PUBLISHED.get(key, ())), seconds)
+    return Entry(
+        key,
+        *about,
+        command,
+        svg,
+        result.checks,
+        compare(result.values, PUBLISHED.get(key, ())),
+        seconds,
+    )
 
 
 def failed(key: str, command: str, reason: str, trace: str) -> Entry:
@@ -61,7 +73,10 @@ def compare(values: Mapping[str, Any], published: Sequence[Published]) -> list[C
 def _agrees(ours: Any, published: Published) -> bool:
     if ours is None:
         return False
-    return float(ours) == published.number or abs(float(ours) - published.number) <= published.tolerance
+    return (
+        float(ours) == published.number
+        or abs(float(ours) - published.number) <= published.tolerance
+    )
 
 
 def look_up(tree: Any, path: str) -> Any:
@@ -80,11 +95,16 @@ def number(value: Any) -> str:
     """Six significant digits, fewer of what is only rounding."""
     if value is None or isinstance(value, str):
         return value or "—"
-    return f"{value:.{1 if abs(value) < 1e-9 else 6}g}".replace("-", "\N{MINUS SIGN}", 1 if value < 0 else 0)
+    return f"{value:.{1 if abs(value) < 1e-9 else 6}g}".replace(
+        "-", "\N{MINUS SIGN}", 1 if value < 0 else 0
+    )
 
 
 def write(path: Path, entries: Sequence[Entry]) -> None:
     """Fill the template: one file that holds all of itself, pictures included."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     jinja = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    path.write_text(jinja.get_template("gallery.html.j2").render(entries=entries, number=number), encoding="utf-8")
+    path.write_text(
+        jinja.get_template("gallery.html.j2").render(entries=entries, number=number),
+        encoding="utf-8",
+    )

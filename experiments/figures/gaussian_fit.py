@@ -1,9 +1,9 @@
-"""The best Gaussian for a mixture of two: `python -m experiments.figures gaussian_fit [--weight W --means A B --std S]`.
+"""The best Gaussian for a mixture of two: `python -m experiments.figures gaussian_fit [--weight W
+--means A B --std S]`.
 
-For .7 N(-3, .8^2) + .3 N(3, .8^2) forward KL takes the mixture's moments (-1.2000, 2.8636); reverse KL takes the larger
-mode (-2.9995, .8010) at .3565 nats, with a second local minimum near +3 at 1.2036. `local_minima` lists all that were
-met, best first.
-"""
+For .7 N(-3, .8^2) + .3 N(3, .8^2) forward KL takes the mixture's moments (-1.2000, 2.8636); reverse
+KL takes the larger mode (-2.9995, .8010) at .3565 nats, with a second local minimum near +3 at
+1.2036. `local_minima` lists all that were met, best first."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jax.scipy.stats import norm
 
-from experiments import style
-from experiments.figures.base import Check, Figure, Result, near
-from experiments.figures.common import TARGET, plain_log, pull
-from experiments.figures.gaussian import Fit, Mixture, divergence, fits, grid, mixture
+from experiments.figures.common.base import Check, Figure, Result, near
+from experiments.figures.common.drawing import TARGET, plain_log, pull
+from experiments.figures.common.gaussian import Fit, Mixture, divergence, fits, grid, mixture
+from experiments.reporting import style
 from fdiv.divergences import parse
 from fdiv.types import UsageError
 
@@ -36,7 +36,14 @@ class Flags:
     """Means of the two components."""
     std: float = 0.8
     """Standard deviation of either component."""
-    divergences: tuple[str, ...] = ("forward_kl", "reverse_kl", "js", "tv", "hellinger2", "jeffreys")
+    divergences: tuple[str, ...] = (
+        "forward_kl",
+        "reverse_kl",
+        "js",
+        "tv",
+        "hellinger2",
+        "jeffreys",
+    )
     """What to minimise, by the names of the family (alpha:2, gjs:0.1, ...)."""
 
 
@@ -50,9 +57,20 @@ def make(flags: Flags) -> Result:
         found = {name: fits(parse(name), p) for name in names}
         scans = {name: _scan(name, p) for name in names}
         checks = [check for name in names for check in _checks(name, p, found, scans[name])]
-    values = {name: minima[0]._asdict() | {"local_minima": [m._asdict() for m in minima]} for name, minima in found.items()}
-    rows = [{"divergence": n, "minimum": i + 1, **m._asdict()} for n, minima in found.items() for i, m in enumerate(minima)]
-    curve = [{"divergence": n, "mean": m, "least_value": v} for n, scan in scans.items() for m, v in zip(*scan)]
+    values = {
+        name: minima[0]._asdict() | {"local_minima": [m._asdict() for m in minima]}
+        for name, minima in found.items()
+    }
+    rows = [
+        {"divergence": n, "minimum": i + 1, **m._asdict()}
+        for n, minima in found.items()
+        for i, m in enumerate(minima)
+    ]
+    curve = [
+        {"divergence": n, "mean": m, "least_value": v}
+        for n, scan in scans.items()
+        for m, v in zip(*scan)
+    ]
     return Result({"fits": values}, checks, rows, _picture(p, found, scans), [*rows, *curve])
 
 
@@ -65,8 +83,11 @@ def _scan(name: str, p: Mixture) -> tuple[np.ndarray, np.ndarray]:
     return means, np.array([float(lattice(mean)) for mean in means])
 
 
-def _checks(name: str, p: Mixture, found: dict[str, list[Fit]], scan: tuple[np.ndarray, np.ndarray]) -> list[Check]:
-    """Moments in closed form; for any f, no slope, no better Gaussian known, and a sum that a finer one confirms."""
+def _checks(
+    name: str, p: Mixture, found: dict[str, list[Fit]], scan: tuple[np.ndarray, np.ndarray]
+) -> list[Check]:
+    """Moments in closed form; for any f, no slope, no better Gaussian known, and a sum that a finer
+    one confirms."""
     best, d = found[name][0], parse(name)
     scale, kinked = max(1.0, best.value), name == "tv"
     finer = float(divergence(d, p, best.mean, best.std, 271))
@@ -74,8 +95,15 @@ def _checks(name: str, p: Mixture, found: dict[str, list[Fit]], scan: tuple[np.n
     rivals["scan"] = float(scan[1].min())
     rival = min(rivals, key=rivals.get)
     checks = [
-        near(f"{name}: slope at the fit", _slope(name, p, best), 0.0, (5e-3 if kinked else 1e-5) * scale),
-        near(f"{name}: value on a finer grid", best.value, finer, (1e-4 if kinked else 1e-9) * scale),
+        near(
+            f"{name}: slope at the fit",
+            _slope(name, p, best),
+            0.0,
+            (5e-3 if kinked else 1e-5) * scale,
+        ),
+        near(
+            f"{name}: value on a finer grid", best.value, finer, (1e-4 if kinked else 1e-9) * scale
+        ),
         Check(
             f"{name}: no Gaussian met is better",
             best.value <= rivals[rival] + (1e-3 if kinked else 1e-8) * scale,
@@ -90,14 +118,17 @@ def _checks(name: str, p: Mixture, found: dict[str, list[Fit]], scan: tuple[np.n
 
 
 def _slope(name: str, p: Mixture, fit: Fit) -> float:
-    """Size of E_q[reward(s) grad log q] in units of the fit's width: the gradient of D_f, without differentiating."""
+    """Size of E_q[reward(s) grad log q] in units of the fit's width: the gradient of D_f, without
+    differentiating."""
     x, step = grid(p)
     z = (x - fit.mean) / fit.std
     pulled = step * pull(parse(name), p.log_density(x), norm.logpdf(x, fit.mean, fit.std))
     return float(jnp.hypot((pulled * z).sum(), (pulled * (z**2 - 1)).sum()))
 
 
-def _picture(p: Mixture, found: dict[str, list[Fit]], scans: dict[str, tuple[np.ndarray, np.ndarray]]):
+def _picture(
+    p: Mixture, found: dict[str, list[Fit]], scans: dict[str, tuple[np.ndarray, np.ndarray]]
+):
     style.use()
     figure, (densities, depths) = plt.subplots(1, 2, figsize=(6.8, 2.9), layout="constrained")
     low, high = min(p.means) - 5 * p.std, max(p.means) + 5 * p.std
@@ -110,14 +141,31 @@ def _picture(p: Mixture, found: dict[str, list[Fit]], scans: dict[str, tuple[np.
         depths.plot(*scans[name], **look, label=name)
         for i, minimum in enumerate(found[name]):
             fill = look["color"] if i == 0 else "white"
-            depths.plot(minimum.mean, minimum.value, "o", color=look["color"], markerfacecolor=fill, markersize=5, zorder=3)
+            depths.plot(
+                minimum.mean,
+                minimum.value,
+                "o",
+                color=look["color"],
+                markerfacecolor=fill,
+                markersize=5,
+                zorder=3,
+            )
     densities.set(xlabel="x", ylabel="density", xlim=(low, high), ylim=(0, None))
     densities.legend(loc="upper right")
-    depths.set(xlabel="mean of the Gaussian, width at its best", ylabel="divergence (nats)", yscale="log")
+    depths.set(
+        xlabel="mean of the Gaussian, width at its best", ylabel="divergence (nats)", yscale="log"
+    )
     plain_log(depths.yaxis)
     depths.set_title("filled: best; hollow: other minima, at own widths", fontsize=8)
     lines, names = depths.get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside lower center", ncols=min(6, len(found)), handlelength=2.6, columnspacing=1.4)
+    figure.legend(
+        lines,
+        names,
+        loc="outside lower center",
+        ncols=min(6, len(found)),
+        handlelength=2.6,
+        columnspacing=1.4,
+    )
     return figure
 
 
@@ -125,6 +173,12 @@ FIGURE = Figure(
     flags=Flags,
     make=make,
     title="One Gaussian for two modes",
-    claim="Forward KL spreads over both modes, reverse KL settles in one, and in either of them: two local minima.",
-    source="Bishop 2006, Pattern Recognition and Machine Learning, section 10.1.2; Minka 2005, Divergence measures",
+    claim=(
+        "Forward KL spreads over both modes, reverse KL settles in one, and in either of "
+        "them: two local minima."
+    ),
+    source=(
+        "Bishop 2006, Pattern Recognition and Machine Learning, section 10.1.2; Minka "
+        "2005, Divergence measures"
+    ),
 )

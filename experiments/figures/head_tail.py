@@ -1,10 +1,10 @@
-"""Which end each KL fits first: `python -m experiments.figures head_tail [--steps T ... --seeds N]`.
+"""Which end each KL fits first: `python -m experiments.figures head_tail [--steps T ... --seeds
+N]`.
 
-softmax(logits) is fitted to half a Gaussian (standard deviation 16 at 0, 1.25, ..., 98.75) by Adam at .2 with exact
-gradients, from standard normal logits. The head is the first 46 points, the far tail the rest. At 5 and 10 steps forward
-KL has the smaller head error and reverse KL the closer far-tail mass, in 20 of 20 seeds; at 300 both are within 2e-3 of
-the target in total variation.
-"""
+softmax(logits) is fitted to half a Gaussian (standard deviation 16 at 0, 1.25, ..., 98.75) by Adam
+at .2 with exact gradients, from standard normal logits. The head is the first 46 points, the far
+tail the rest. At 5 and 10 steps forward KL has the smaller head error and reverse KL the closer
+far-tail mass, in 20 of 20 seeds; at 300 both are within 2e-3 of the target in total variation."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from experiments import style
-from experiments.figures.base import Check, Figure, Result, near
+from experiments.figures.common.base import Check, Figure, Result, near
+from experiments.reporting import style
 from fdiv import divergences
 from fdiv.checks import at_least
 from fdiv.types import UsageError
@@ -45,14 +45,20 @@ def make(flags: Flags) -> Result:
     """Every step of every seed, then the steps asked for."""
     at_least("seeds", flags.seeds, 1)
     if not flags.steps or len(set(flags.steps)) < len(flags.steps):
-        raise UsageError("steps", flags.steps, "is empty or holds a number twice.", "Give each step once.")
+        raise UsageError(
+            "steps", flags.steps, "is empty or holds a number twice.", "Give each step once."
+        )
     for step in flags.steps:
         at_least("steps", step, 1)
         if step > MOST_STEPS:
             raise UsageError("steps", step, "is too many.", f"Give at most {MOST_STEPS}.")
-    starts = np.stack([np.random.default_rng(seed).standard_normal(len(POINTS)) for seed in range(flags.seeds)])
+    starts = np.stack(
+        [np.random.default_rng(seed).standard_normal(len(POINTS)) for seed in range(flags.seeds)]
+    )
     with jax.enable_x64(True):
-        laws = {name: np.asarray(fit(name, starts, max(100, *flags.steps))) for name in NAMES}  # [seeds, steps, points]
+        laws = {
+            name: np.asarray(fit(name, starts, max(100, *flags.steps))) for name in NAMES
+        }  # [seeds, steps, points]
     found = {name: errors(laws[name]) for name in NAMES}
     at = lambda name, key, step: found[name][key][:, step - 1]
     values: dict = {f"{key}_error": {} for key in TITLES} | {"tv": {}, "share": {}}
@@ -64,20 +70,31 @@ def make(flags: Flags) -> Result:
         better["tail"] = at("reverse_kl", "tail", step) < at("forward_kl", "tail", step)
         values["share"][str(step)] = {key: float(wins.mean()) for key, wins in better.items()}
         rows += [
-            {"steps": step, "divergence": k} | {key: float(x[:, step - 1].mean()) for key, x in found[k].items()} for k in NAMES
+            {"steps": step, "divergence": k}
+            | {key: float(x[:, step - 1].mean()) for key, x in found[k].items()}
+            for k in NAMES
         ]
         checks += _claims(step, better, {name: at(name, "tv", step) for name in NAMES})
     curve = [
-        {"step": t + 1, "divergence": name, "error": key, **dict(zip(("low", "middle", "high"), map(float, band)))}
-        for name in NAMES for key in TITLES for t, band in enumerate(np.quantile(found[name][key], (0.1, 0.5, 0.9), axis=0).T)
-    ]  # fmt: skip
+        {
+            "step": t + 1,
+            "divergence": name,
+            "error": key,
+            **dict(zip(("low", "middle", "high"), map(float, band))),
+        }
+        for name in NAMES
+        for key in TITLES
+        for t, band in enumerate(np.quantile(found[name][key], (0.1, 0.5, 0.9), axis=0).T)
+    ]
     return Result(values, checks, rows, _picture(laws, curve, min(flags.steps)), [*rows, *curve])
 
 
 def fit(name: str, starts: np.ndarray, steps: int) -> jax.Array:
     """The fitted law after each step from each start. [seeds, steps, points]"""
     d, tx = divergences.parse(name), optax.adam(RATE)
-    slope = jax.grad(lambda logits: d.perspective(jnp.asarray(LOG_TARGET), jax.nn.log_softmax(logits)).sum())
+    slope = jax.grad(
+        lambda logits: d.perspective(jnp.asarray(LOG_TARGET), jax.nn.log_softmax(logits)).sum()
+    )
 
     def step(carry, _):
         logits, opt = carry
@@ -85,11 +102,14 @@ def fit(name: str, starts: np.ndarray, steps: int) -> jax.Array:
         logits = optax.apply_updates(logits, updates)
         return (logits, opt), jax.nn.softmax(logits)
 
-    return jax.jit(jax.vmap(lambda x: jax.lax.scan(step, (x, tx.init(x)), None, length=steps)[1]))(jnp.asarray(starts))
+    return jax.jit(jax.vmap(lambda x: jax.lax.scan(step, (x, tx.init(x)), None, length=steps)[1]))(
+        jnp.asarray(starts)
+    )
 
 
 def errors(law: np.ndarray) -> dict[str, np.ndarray]:
-    """Half the absolute error over the head, the difference in far-tail mass, total variation. [seeds, steps] each"""
+    """Half the absolute error over the head, the difference in far-tail mass, total variation.
+    [seeds, steps] each"""
     off = np.abs(law - TARGET)
     tail = np.abs(law[..., TAIL:].sum(-1) - TARGET[TAIL:].sum())
     return {"head": 0.5 * off[..., :TAIL].sum(-1), "tail": tail, "tv": 0.5 * off.sum(-1)}
@@ -97,44 +117,78 @@ def errors(law: np.ndarray) -> dict[str, np.ndarray]:
 
 def _claims(step: int, better: dict[str, np.ndarray], tv: dict[str, np.ndarray]) -> list[Check]:
     """At first each KL is ahead at its own end, in every seed; in the end both arrive."""
-    said = {"head": "forward_kl is ahead in the head", "tail": "reverse_kl is ahead in the far tail"}
+    said = {
+        "head": "forward_kl is ahead in the head",
+        "tail": "reverse_kl is ahead in the far tail",
+    }
     if 5 <= step <= 10:
         tally = lambda wins: f"{wins.sum()} of {wins.size} seeds"
-        return [Check(f"{said[key]} at {step} steps", bool(wins.all()), tally(wins)) for key, wins in better.items()]
+        return [
+            Check(f"{said[key]} at {step} steps", bool(wins.all()), tally(wins))
+            for key, wins in better.items()
+        ]
     if step >= 300:
-        return [near(f"total variation of {name} at {step} steps", float(x.max()), 0.0, 2e-3) for name, x in tv.items()]
+        return [
+            near(f"total variation of {name} at {step} steps", float(x.max()), 0.0, 2e-3)
+            for name, x in tv.items()
+        ]
     return []
 
 
 def _replay(laws: dict[str, np.ndarray], starts: np.ndarray) -> Check:
-    """Adam once more, by hand, with the gradients q - p and q (log q/p - KL) of the logits: one seed, its first steps."""
+    """Adam once more, by hand, with the gradients q - p and q (log q/p - KL) of the logits: one
+    seed, its first steps."""
     gap = 0.0
     for name, law in laws.items():
         logits, first, second = starts[0].copy(), 0.0, 0.0
         for t in range(1, min(50, law.shape[1]) + 1):
             q = np.exp(logits) / np.exp(logits).sum()
-            slope = q - TARGET if name == "forward_kl" else q * (np.log(q / TARGET) - np.sum(q * np.log(q / TARGET)))
+            slope = (
+                q - TARGET
+                if name == "forward_kl"
+                else q * (np.log(q / TARGET) - np.sum(q * np.log(q / TARGET)))
+            )
             first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
-            logits = logits - RATE * (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.999**t)) + 1e-8)
-            gap = max(gap, float(np.abs(law[0, t - 1] - np.exp(logits) / np.exp(logits).sum()).max()))
+            logits = logits - RATE * (first / (1 - 0.9**t)) / (
+                np.sqrt(second / (1 - 0.999**t)) + 1e-8
+            )
+            gap = max(
+                gap, float(np.abs(law[0, t - 1] - np.exp(logits) / np.exp(logits).sum()).max())
+            )
     return near("the first steps by hand", gap, 0.0, 1e-9)
 
 
 def _picture(laws: dict[str, np.ndarray], curve: list[dict], step: int):
     style.use()
-    figure, axes = plt.subplots(1, 3, figsize=(6.8, 2.6), width_ratios=(1.15, 1, 1), layout="constrained")
+    figure, axes = plt.subplots(
+        1, 3, figsize=(6.8, 2.6), width_ratios=(1.15, 1, 1), layout="constrained"
+    )
     axes[0].plot(POINTS, TARGET, color=style.EXPERT, label="target")
     for name, law in laws.items():
         axes[0].plot(POINTS, law[:, step - 1].mean(0), color=style.colour(name), label=name)
         for axis, key in zip(axes[1:], TITLES):
             low, middle, high = (
-                [r[k] for r in curve if (r["divergence"], r["error"]) == (name, key)] for k in ("low", "middle", "high")
+                [r[k] for r in curve if (r["divergence"], r["error"]) == (name, key)]
+                for k in ("low", "middle", "high")
             )
             axis.plot(np.arange(1, len(middle) + 1), middle, color=style.colour(name))
-            axis.fill_between(np.arange(1, len(middle) + 1), low, high, color=style.colour(name), alpha=0.15, linewidth=0)
+            axis.fill_between(
+                np.arange(1, len(middle) + 1),
+                low,
+                high,
+                color=style.colour(name),
+                alpha=0.15,
+                linewidth=0,
+            )
             axis.set(xscale="log", yscale="log", xlabel="Adam steps", title=TITLES[key])
     axes[0].axvspan(POINTS[TAIL], POINTS[-1], color=style.OTHER, alpha=0.12, linewidth=0)
-    axes[0].annotate("far tail", (POINTS[TAIL:].mean(), TARGET.max() / 3), ha="center", fontsize=8, color=style.OTHER)
+    axes[0].annotate(
+        "far tail",
+        (POINTS[TAIL:].mean(), TARGET.max() / 3),
+        ha="center",
+        fontsize=8,
+        color=style.OTHER,
+    )
     axes[0].set(xlabel="x", ylabel="probability", title=f"mean law after {step} steps")
     axes[0].legend()
     return figure
@@ -144,6 +198,12 @@ FIGURE = Figure(
     flags=Flags,
     make=make,
     title="Head and tail first",
-    claim="Early on forward KL has the head right and reverse KL the far tail; trained long enough, both have all of it.",
-    source="Wu et al. 2024 (arXiv 2404.02657), Rethinking Kullback-Leibler Divergence in Knowledge Distillation for LLMs",
+    claim=(
+        "Early on forward KL has the head right and reverse KL the far tail; trained long "
+        "enough, both have all of it."
+    ),
+    source=(
+        "Wu et al. 2024 (arXiv 2404.02657), Rethinking Kullback-Leibler Divergence in "
+        "Knowledge Distillation for LLMs"
+    ),
 )

@@ -1,9 +1,9 @@
 """Holding a KL: `python -m experiments.figures kl_control [--target NATS --betas B ...]`.
 
-RLOO on the two-template language with a reward, its penalty's weight constant or adapted as in Ziegler et al. (2019), from
-several first weights. A constant weight ends wherever it ends; the adapted ones all come to hold the target, and their
-weight comes to the one whose exact optimum spends that much: .533 for .2 nats, from .01, .1 and 1 alike.
-"""
+RLOO on the two-template language with a reward, its penalty's weight constant or adapted as in
+Ziegler et al. (2019), from several first weights. A constant weight ends wherever it ends; the
+adapted ones all come to hold the target, and their weight comes to the one whose exact optimum
+spends that much: .533 for .2 nats, from .01, .1 and 1 alike."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import style
 from experiments.config import Config, replace
-from experiments.figures import trained
-from experiments.figures.base import Check, Figure, Result
+from experiments.figures.common import trained
+from experiments.figures.common.base import Check, Figure, Result
+from experiments.reporting import style
 from fdiv import divergences, exact, regularised, statistics
 from fdiv.benchmarks import Rewarded
 from fdiv.checks import at_least, positive
@@ -55,20 +55,47 @@ def make(flags: Flags) -> Result:
     rows, checks = [], []
     for (kind, beta), course in runs.items():
         late = course.update >= (1 - HELD) * flags.updates
-        spent, weight = (course.metrics[name][late] for name in ("kl_spent", "beta"))  # [points, seeds]
+        spent, weight = (
+            course.metrics[name][late] for name in ("kl_spent", "beta")
+        )  # [points, seeds]
         rows.append(
-            {"control": kind, "first beta": beta, "last beta": statistics.iqm(weight[-1]), "KL held": statistics.iqm(spent),
-             "lowest": float(spent.min()), "highest": float(spent.max())}
-        )  # fmt: skip
+            {
+                "control": kind,
+                "first beta": beta,
+                "last beta": statistics.iqm(weight[-1]),
+                "KL held": statistics.iqm(spent),
+                "lowest": float(spent.min()),
+                "highest": float(spent.max()),
+            }
+        )
         if kind == "adaptive" and flags.updates >= ENOUGH:
             off = float(np.abs(spent.mean(0) / flags.target - 1).max())
-            checks.append(Check(f"from {beta:g}: the KL is held within {NEAR:.0%}", off < NEAR, f"seeds are off by {off:.1%}"))
+            checks.append(
+                Check(
+                    f"from {beta:g}: the KL is held within {NEAR:.0%}",
+                    off < NEAR,
+                    f"seeds are off by {off:.1%}",
+                )
+            )
             away = abs(np.log(statistics.iqm(weight) / wanted))
             said = f"{statistics.iqm(weight):.4g} against {wanted:.4g}"
-            checks.append(Check(f"from {beta:g}: beta is the one whose optimum spends the target", away < 0.15, said))
+            checks.append(
+                Check(
+                    f"from {beta:g}: beta is the one whose optimum spends the target",
+                    away < 0.15,
+                    said,
+                )
+            )
     values = {"target": flags.target, "beta_that_spends_it": wanted, "runs": rows}
     curve = [
-        {"control": kind, "first_beta": beta, "update": int(u), "seed": i, "kl": float(k), "beta": float(b)}
+        {
+            "control": kind,
+            "first_beta": beta,
+            "update": int(u),
+            "seed": i,
+            "kl": float(k),
+            "beta": float(b),
+        }
         for (kind, beta), c in runs.items()
         for u, ks, bs in zip(c.update, c.metrics["kl_spent"], c.metrics["beta"])
         for i, (k, b) in enumerate(zip(ks, bs))
@@ -89,7 +116,10 @@ def _check(flags: Flags) -> None:
     most = float(_frontier(np.array([1e-4]))[0])
     if flags.target >= most:
         raise UsageError(
-            "target", flags.target, f"no policy that follows this reward spends over {most:.3g} nats.", "Aim lower."
+            "target",
+            flags.target,
+            f"no policy that follows this reward spends over {most:.3g} nats.",
+            "Aim lower.",
         )
 
 
@@ -100,7 +130,9 @@ def _frontier(betas: np.ndarray) -> np.ndarray:
         space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
         ref = exact.law(space, *mdp.regulariser.reference).string
         rewards = jnp.asarray(mdp.score(space.sequences), float)
-        return np.asarray(regularised.frontier(divergences.reverse_kl(), rewards, ref, jnp.asarray(betas))[0])
+        return np.asarray(
+            regularised.frontier(divergences.reverse_kl(), rewards, ref, jnp.asarray(betas))[0]
+        )
 
 
 def _weight_that_spends(target: float) -> float:
@@ -112,27 +144,48 @@ def _weight_that_spends(target: float) -> float:
 def _run(flags: Flags, kind: str, beta: float) -> trained.Course:
     control = Control(kind, flags.target, flags.horizon) if kind == "adaptive" else Control()
     config = replace(
-        Config(), benchmark=Rewarded(beta=beta), policy=Architecture("full"), methods=("rloo",), seeds=flags.seeds,
-        updates=flags.updates, batch_size=256, learning_rate=0.02, schedule="constant", evaluations=40, control=control,
-    )  # fmt: skip
+        Config(),
+        benchmark=Rewarded(beta=beta),
+        policy=Architecture("full"),
+        methods=("rloo",),
+        seeds=flags.seeds,
+        updates=flags.updates,
+        batch_size=256,
+        learning_rate=0.02,
+        schedule="constant",
+        evaluations=40,
+        control=control,
+    )
     return trained.train(config).courses["rloo"]
 
 
 def _picture(flags: Flags, runs: dict[tuple[str, float], trained.Course], wanted: float):
     style.use()
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.9), layout="constrained")
-    shades = dict(zip(flags.betas, plt.get_cmap("viridis")(np.linspace(0.05, 0.8, len(flags.betas)))))
+    shades = dict(
+        zip(flags.betas, plt.get_cmap("viridis")(np.linspace(0.05, 0.8, len(flags.betas))))
+    )
     for (kind, beta), course in runs.items():
         for axis, name in ((left, "kl_spent"), (right, "beta")):
             each = course.metrics[name]
             middle = np.array([statistics.iqm(x) for x in each])
             label = f"{kind}, from {beta:g}" if axis is left else None
-            axis.plot(course.update, middle, KINDS[kind], color=shades[beta], label=label, linewidth=1.4)
-            axis.fill_between(course.update, each.min(1), each.max(1), color=shades[beta], alpha=0.15, linewidth=0)
+            axis.plot(
+                course.update, middle, KINDS[kind], color=shades[beta], label=label, linewidth=1.4
+            )
+            axis.fill_between(
+                course.update, each.min(1), each.max(1), color=shades[beta], alpha=0.15, linewidth=0
+            )
     left.axhline(flags.target, color=style.EXPERT, linewidth=0.9, linestyle=":")
     left.annotate("target", (flags.updates, flags.target), ha="right", va="bottom", fontsize=7.5)
     right.axhline(wanted, color=style.EXPERT, linewidth=0.9, linestyle=":")
-    right.annotate("its optimum spends the target", (flags.updates, 0.9 * wanted), ha="right", va="top", fontsize=7.5)
+    right.annotate(
+        "its optimum spends the target",
+        (flags.updates, 0.9 * wanted),
+        ha="right",
+        va="top",
+        fontsize=7.5,
+    )
     left.set(xlabel="update", ylabel="KL from the reference (nats)", ylim=(0, None))
     right.set(xlabel="update", ylabel=r"weight $\beta$", yscale="log")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -143,6 +196,9 @@ FIGURE = Figure(
     flags=Flags,
     make=make,
     title="Holding a KL",
-    claim="A constant weight ends at whatever KL it leads to; an adapted one holds the target, whatever it starts from.",
+    claim=(
+        "A constant weight ends at whatever KL it leads to; an adapted one holds the "
+        "target, whatever it starts from."
+    ),
     source="Ziegler et al. 2019 (arXiv 1909.08593), section 2.2",
 )

@@ -1,9 +1,10 @@
-"""A misspecified policy, ever longer strings: `python -m experiments.figures misspecified_horizon [--weight W --bias B]`.
+"""A misspecified policy, ever longer strings: `python -m experiments.figures misspecified_horizon
+[--weight W --bias B]`.
 
-Expert (1-W) Ber(.5)^T + W Ber(B)^T, policies Ber(theta)^T; `ratio.{divergence}.{T}` is tv(p, fit) over the least tv of any
-policy. At W = .01, B = .7 forward KL's is 1.118, 2.130, 5.534, 16.278 for T = 10, 100, 1000, 10000; js's and reverse KL's
-are 1.000 from T = 1000 on. Either law reads a string's count of ones only: every number is an exact sum over T + 1 counts.
-"""
+Expert (1-W) Ber(.5)^T + W Ber(B)^T, policies Ber(theta)^T; `ratio.{divergence}.{T}` is tv(p, fit)
+over the least tv of any policy. At W = .01, B = .7 forward KL's is 1.118, 2.130, 5.534, 16.278 for
+T = 10, 100, 1000, 10000; js's and reverse KL's are 1.000 from T = 1000 on. Either law reads a
+string's count of ones only: every number is an exact sum over T + 1 counts."""
 
 from __future__ import annotations
 
@@ -18,15 +19,19 @@ import numpy as np
 from jax import Array
 from scipy.special import gammaln
 
-from experiments import style
-from experiments.figures.base import Check, Figure, Result, near
-from experiments.figures.common import TARGET, plain_log, pull
+from experiments.figures.common.base import Check, Figure, Result, near
+from experiments.figures.common.drawing import TARGET, plain_log, pull
+from experiments.reporting import style
 from fdiv.checks import between
 from fdiv.divergences import parse
 from fdiv.types import UsageError
 
 FITTED = ("forward_kl", "reverse_kl", "js", "hellinger2", "tv")
-LONGEST, PER_WIDTH, ROUNDS = 100_000, 8, 20  # tokens; thetas scanned to a standard deviation; brackets, each a fourth as wide
+LONGEST, PER_WIDTH, ROUNDS = (
+    100_000,
+    8,
+    20,
+)  # tokens; thetas scanned to a standard deviation; brackets, each a fourth as wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +59,15 @@ class Counts(NamedTuple):
         return choose + k * jnp.log(theta) + (self.T - k) * jnp.log1p(-theta)
 
     def log_p(self) -> Array:
-        return jnp.logaddexp(math.log1p(-self.weight) + self.log_q(0.5), math.log(self.weight) + self.log_q(self.bias))
+        return jnp.logaddexp(
+            math.log1p(-self.weight) + self.log_q(0.5),
+            math.log(self.weight) + self.log_q(self.bias),
+        )
 
     def divergences(self, theta) -> Array:
-        return jnp.stack([parse(d).perspective(self.log_p(), self.log_q(theta)).sum() for d in FITTED])
+        return jnp.stack(
+            [parse(d).perspective(self.log_p(), self.log_q(theta)).sum() for d in FITTED]
+        )
 
 
 def make(flags: Flags) -> Result:
@@ -65,25 +75,55 @@ def make(flags: Flags) -> Result:
     between("weight", flags.weight, 0, 1)
     between("bias", flags.bias, 0, 1)
     if abs(flags.bias - 0.5) < 1e-3:
-        raise UsageError("bias", flags.bias, "is the fair coin's: a policy without error, and ratios 0/0.", "Move it from .5.")
+        raise UsageError(
+            "bias",
+            flags.bias,
+            "is the fair coin's: a policy without error, and ratios 0/0.",
+            "Move it from .5.",
+        )
     if not flags.horizons or min(flags.horizons) < 2 or max(flags.horizons) > LONGEST:
-        raise UsageError("horizons", flags.horizons, "are none, too short or too long.", f"Give lengths from 2 to {LONGEST:,}.")
+        raise UsageError(
+            "horizons",
+            flags.horizons,
+            "are none, too short or too long.",
+            f"Give lengths from 2 to {LONGEST:,}.",
+        )
     rows, checks = [], []
     with jax.enable_x64(True):
         for T in sorted(set(flags.horizons)):
             counts = Counts(T, flags.weight, flags.bias)
             fits, scanned = _fits(counts)
-            values = {d: dict(zip(FITTED, map(float, counts.divergences(theta)))) for d, theta in fits.items()}
+            values = {
+                d: dict(zip(FITTED, map(float, counts.divergences(theta))))
+                for d, theta in fits.items()
+            }
             least = values["tv"]["tv"]
             for d, v in values.items():
-                rows.append({"divergence": d, "T": T, "ratio": v["tv"] / least, "tv": v["tv"], "theta": fits[d], "value": v[d]})
+                rows.append(
+                    {
+                        "divergence": d,
+                        "T": T,
+                        "ratio": v["tv"] / least,
+                        "tv": v["tv"],
+                        "theta": fits[d],
+                        "value": v[d],
+                    }
+                )
             checks += _checks(counts, fits, values, scanned)
-    pick = lambda key: {d: {str(row["T"]): row[key] for row in rows if row["divergence"] == d} for d in FITTED}
-    return Result({key: pick(key) for key in ("ratio", "tv", "theta")}, checks, rows, _picture(counts, pick("ratio"), fits))
+    pick = lambda key: {
+        d: {str(row["T"]): row[key] for row in rows if row["divergence"] == d} for d in FITTED
+    }
+    return Result(
+        {key: pick(key) for key in ("ratio", "tv", "theta")},
+        checks,
+        rows,
+        _picture(counts, pick("ratio"), fits),
+    )
 
 
 def _fits(counts: Counts) -> tuple[dict[str, float], np.ndarray]:
-    """Each divergence's best theta, and the least values of a scan in phi, theta = sin(phi)^2: there all laws are as wide."""
+    """Each divergence's best theta, and the least values of a scan in phi, theta = sin(phi)^2:
+    there all laws are as wide."""
     width = 0.5 / math.sqrt(counts.T)
     first, last = sorted(math.asin(math.sqrt(theta)) for theta in (0.5, counts.bias))
     low, high = max(first - width, first / 2), min(last + width, (last + math.pi / 2) / 2)
@@ -91,7 +131,9 @@ def _fits(counts: Counts) -> tuple[dict[str, float], np.ndarray]:
     values = jax.jit(lambda phi: jax.lax.map(lambda x: counts.divergences(jnp.sin(x) ** 2), phi))
     scanned, fits = np.asarray(values(grid)), {}
 
-    def close_in(j: int, low: float, high: float) -> tuple[float, float]:  # no derivative: tv has a kink there
+    def close_in(
+        j: int, low: float, high: float
+    ) -> tuple[float, float]:  # no derivative: tv has a kink there
         for _ in range(ROUNDS):
             points = np.linspace(low, high, 9)
             heights = np.asarray(values(points))[:, j]
@@ -99,43 +141,79 @@ def _fits(counts: Counts) -> tuple[dict[str, float], np.ndarray]:
         return heights.min(), points[heights.argmin()]
 
     for j, d in enumerate(FITTED):
-        dips = [i for i in range(1, len(grid) - 1) if scanned[i, j] <= scanned[[i - 1, i + 1], j].min()]
-        ends = [close_in(j, grid[i - 1], grid[i + 1]) for i in sorted(dips, key=scanned[:, j].item)[:3]]
+        dips = [
+            i for i in range(1, len(grid) - 1) if scanned[i, j] <= scanned[[i - 1, i + 1], j].min()
+        ]
+        ends = [
+            close_in(j, grid[i - 1], grid[i + 1]) for i in sorted(dips, key=scanned[:, j].item)[:3]
+        ]
         fits[d] = math.sin(min(ends)[1]) ** 2
     return fits, scanned.min(0)
 
 
-def _checks(counts: Counts, fits: dict[str, float], values: dict[str, dict[str, float]], scanned: np.ndarray) -> list[Check]:
-    """The mean in closed form; no slope left by the rewards; no theta met is better; a bound on total variation."""
+def _checks(
+    counts: Counts, fits: dict[str, float], values: dict[str, dict[str, float]], scanned: np.ndarray
+) -> list[Check]:
+    """The mean in closed form; no slope left by the rewards; no theta met is better; a bound on
+    total variation."""
     T, least, bound = counts.T, values["tv"]["tv"], min(counts.weight, 1 - counts.weight)
     mean = 0.5 + counts.weight * (counts.bias - 0.5)
     checks = [near(f"T = {T}: forward_kl's theta is the mean", fits["forward_kl"], mean, 1e-7)]
     for d, height in zip(FITTED, scanned):
         own, rival = values[d][d], min(height, *(v[d] for v in values.values()))
-        checks.append(Check(f"T = {T}: nothing met is better for {d}", own <= rival + 1e-12, f"{own:.6g} against {rival:.6g}"))
+        checks.append(
+            Check(
+                f"T = {T}: nothing met is better for {d}",
+                own <= rival + 1e-12,
+                f"{own:.6g} against {rival:.6g}",
+            )
+        )
         if d != "tv":
             z = (np.arange(T + 1) - T * fits[d]) / math.sqrt(T * fits[d] * (1 - fits[d]))
             slope = (z * pull(parse(d), counts.log_p(), counts.log_q(fits[d]))).sum()
             checks.append(near(f"T = {T}: slope of {d} at its fit", float(slope), 0.0, 1e-5))
-    return [*checks, Check(f"T = {T}: least tv within the smaller weight", least <= bound + 1e-12, f"{least:.6g} of {bound:g}")]
+    return [
+        *checks,
+        Check(
+            f"T = {T}: least tv within the smaller weight",
+            least <= bound + 1e-12,
+            f"{least:.6g} of {bound:g}",
+        ),
+    ]
 
 
 def _picture(counts: Counts, ratios: dict[str, dict[str, float]], fits: dict[str, float]):
-    """Ratios against length, and the laws of the share of ones at the greatest length, about the heavier coin's."""
+    """Ratios against length, and the laws of the share of ones at the greatest length, about the
+    heavier coin's."""
     style.use()
     figure, (lines, laws) = plt.subplots(1, 2, figsize=(6.8, 2.9), layout="constrained")
     for (d, ratio), line in zip(ratios.items(), ("o-", "s-", "^--", "v-.", "D:")):
-        lines.plot([int(T) for T in ratio], ratio.values(), line, color=style.colour(d), markersize=4.5, label=d)
-    lines.set(xscale="log", yscale="log", xlabel="horizon T (tokens)", ylabel="tv(p, fit) / least tv")
+        lines.plot(
+            [int(T) for T in ratio],
+            ratio.values(),
+            line,
+            color=style.colour(d),
+            markersize=4.5,
+            label=d,
+        )
+    lines.set(
+        xscale="log", yscale="log", xlabel="horizon T (tokens)", ylabel="tv(p, fit) / least tv"
+    )
     plain_log(lines.yaxis)
     lines.legend()
     share, centre = np.arange(counts.T + 1) / counts.T, 0.5 if counts.weight <= 0.5 else counts.bias
     seen = np.abs(share - centre) < 3 / math.sqrt(counts.T)
     with jax.enable_x64(True):
-        laws.fill_between(share[seen], np.exp(counts.log_p())[seen], color=TARGET, linewidth=0, label="expert")
+        laws.fill_between(
+            share[seen], np.exp(counts.log_p())[seen], color=TARGET, linewidth=0, label="expert"
+        )
         for d in ("forward_kl", "reverse_kl"):
             laws.plot(share[seen], np.exp(counts.log_q(fits[d]))[seen], color=style.colour(d))
-    laws.set(xlabel=f"share of ones at T = {counts.T:,}", ylabel="probability of the count", ylim=(0, None))
+    laws.set(
+        xlabel=f"share of ones at T = {counts.T:,}",
+        ylabel="probability of the count",
+        ylim=(0, None),
+    )
     laws.legend(loc="upper right", borderaxespad=0.1)
     return figure
 
@@ -144,6 +222,9 @@ FIGURE = Figure(
     flags=Flags,
     make=make,
     title="Misspecification and the horizon",
-    claim="The longer the strings, the farther a rare outlier pulls forward KL's fit away; js and reverse KL ignore it.",
+    claim=(
+        "The longer the strings, the farther a rare outlier pulls forward KL's fit away; "
+        "js and reverse KL ignore it."
+    ),
     source="Rohatgi et al. 2025 (arXiv 2502.12465), next-token prediction under misspecification",
 )

@@ -1,9 +1,10 @@
-"""Covering and seeking modes, by policy class: `python -m experiments.figures mode_covering [--weight W --means A B --std S]`.
+"""Covering and seeking modes, by policy class: `python -m experiments.figures mode_covering
+[--weight W --means A B --std S]`.
 
-A mixture of two Gaussians on an axis of 100 bins, each a string of two digits, and the policies nearest to it in forward KL,
-reverse KL and JS. A Gaussian over the bins has to cover (forward KL leaves .66 nats) or to seek (reverse KL .3565, JS .1172).
-A table of all strings, and a small transformer that writes the digits, need not: whatever they minimise, it ends at 0.
-"""
+A mixture of two Gaussians on an axis of 100 bins, each a string of two digits, and the policies
+nearest to it in forward KL, reverse KL and JS. A Gaussian over the bins has to cover (forward KL
+leaves .66 nats) or to seek (reverse KL .3565, JS .1172). A table of all strings, and a small
+transformer that writes the digits, need not: whatever they minimise, it ends at 0."""
 
 from __future__ import annotations
 
@@ -20,10 +21,10 @@ from jax import Array
 from jax.scipy.stats import norm
 from scipy.special import log_softmax
 
-from experiments import style
-from experiments.figures.base import Check, Figure, Result, near
-from experiments.figures.common import TARGET
-from experiments.figures.gaussian import Mixture, mixture
+from experiments.figures.common.base import Check, Figure, Result, near
+from experiments.figures.common.drawing import TARGET
+from experiments.figures.common.gaussian import Mixture, mixture
+from experiments.reporting import style
 from fdiv import exact
 from fdiv.divergences import parse
 from fdiv.policies import tabular, transformer
@@ -32,7 +33,10 @@ from fdiv.types import Params, UsageError
 FITTED = {"forward_kl": "-", "reverse_kl": "--", "js": ":"}
 BASE = 10  # digits: two of them name a bin
 RESOLVED = 12.0  # standard deviations between the means, beyond which bins are too coarse
-WITHIN = {"table": 1e-4, "transformer": 1e-3}  # nats from 0 at which a class that holds the expert has to end
+WITHIN = {
+    "table": 1e-4,
+    "transformer": 1e-3,
+}  # nats from 0 at which a class that holds the expert has to end
 SHAPE = transformer.Shape(layers=1, width=16, heads=2, kv_heads=1)
 
 
@@ -59,29 +63,49 @@ def make(flags: Flags) -> Result:
     """Every fit of every class."""
     p = mixture(flags.weight, flags.means, flags.std)
     if abs(p.means[0] - p.means[1]) > RESOLVED * p.std:
-        raise UsageError("means", p.means, f"are over {RESOLVED:g} stds apart, too far for the bins.", "Widen std.")
+        raise UsageError(
+            "means",
+            p.means,
+            f"are over {RESOLVED:g} stds apart, too far for the bins.",
+            "Widen std.",
+        )
     x = _axis(p)
     log_p = log_softmax(p.log_density(x))
     with jax.enable_x64(True):
         found = {name: {d: _fit(d, log_p, c) for d in FITTED} for name, c in _classes(p, x).items()}
-    measured = {name: {d: _measure(p, x, log_p, log_q) for d, log_q in laws.items()} for name, laws in found.items()}
+    measured = {
+        name: {d: _measure(p, x, log_p, log_q) for d, log_q in laws.items()}
+        for name, laws in found.items()
+    }
     rows = [{"policy": name, "minimises": d, **measured[name][d]} for name in found for d in FITTED]
-    laws = {f"{name} {d}": np.exp(log_q) for name, fits in found.items() for d, log_q in fits.items()}
+    laws = {
+        f"{name} {d}": np.exp(log_q) for name, fits in found.items() for d, log_q in fits.items()
+    }
     curve = [
-        {"x": at, "expert": math.exp(lp), **{k: q[i] for k, q in laws.items()}} for i, (at, lp) in enumerate(zip(x, log_p))
+        {"x": at, "expert": math.exp(lp), **{k: q[i] for k, q in laws.items()}}
+        for i, (at, lp) in enumerate(zip(x, log_p))
     ]
-    return Result({"fits": measured}, _checks(p, x, log_p, measured), rows, _picture(x, log_p, found), curve)
+    return Result(
+        {"fits": measured}, _checks(p, x, log_p, measured), rows, _picture(x, log_p, found), curve
+    )
 
 
 def _axis(p: Mixture) -> np.ndarray:
-    """Middles of the bins, from one end of both components and of a Gaussian with their moments to the other."""
+    """Middles of the bins, from one end of both components and of a Gaussian with their moments to
+    the other."""
     mean, spread = p.moments()
-    low, high = min(min(p.means) - 4 * p.std, mean - 3.2 * spread), max(max(p.means) + 4 * p.std, mean + 3.2 * spread)
+    low, high = (
+        min(min(p.means) - 4 * p.std, mean - 3.2 * spread),
+        max(max(p.means) + 4 * p.std, mean + 3.2 * spread),
+    )
     return np.linspace(low, high, BASE**2)
 
 
 def _classes(p: Mixture, x: np.ndarray) -> dict[str, PolicyClass]:
-    space, full = exact.enumerate_strings(BASE, 2, None), tabular.policy(tabular.full(BASE, 2), BASE)
+    space, full = (
+        exact.enumerate_strings(BASE, 2, None),
+        tabular.policy(tabular.full(BASE, 2), BASE),
+    )
     written = transformer.policy(SHAPE, BASE)
     string = lambda policy: lambda params: exact.law(space, policy, params).string
     normal = lambda params: jax.nn.log_softmax(norm.logpdf(x, params[0], jnp.exp(params[1])))
@@ -102,34 +126,59 @@ def _fit(d: str, log_p: np.ndarray, policies: PolicyClass) -> np.ndarray:
 
 
 def _measure(p: Mixture, x: np.ndarray, log_p: np.ndarray, log_q: np.ndarray) -> dict[str, float]:
-    """All divergences, mean and standard deviation, and the mass on the minor component's side of the middle."""
+    """All divergences, mean and standard deviation, and the mass on the minor component's side of
+    the middle."""
     with jax.enable_x64(True):
         found = {d: float(parse(d).perspective(log_p, log_q).sum()) for d in (*FITTED, "tv")}
     q, minor = np.exp(log_q), p.means[1] if p.weight >= 0.5 else p.means[0]
     mean = float(q @ x)
     side = (x > sum(p.means) / 2) == (minor >= sum(p.means) / 2)
-    return found | {"mean": mean, "std": math.sqrt(q @ (x - mean) ** 2), "minor_mass": float(q[side].sum())}
+    return found | {
+        "mean": mean,
+        "std": math.sqrt(q @ (x - mean) ** 2),
+        "minor_mass": float(q[side].sum()),
+    }
 
 
-def _checks(p: Mixture, x: np.ndarray, log_p: np.ndarray, measured: dict[str, dict[str, dict[str, float]]]) -> list[Check]:
+def _checks(
+    p: Mixture, x: np.ndarray, log_p: np.ndarray, measured: dict[str, dict[str, dict[str, float]]]
+) -> list[Check]:
     checks, expert, gaussian = [], _measure(p, x, log_p, log_p), measured["gaussian"]
     for what in ("mean", "std"):
         found, wanted = gaussian["forward_kl"][what], expert[what]
-        checks.append(near(f"gaussian: forward_kl has the expert's {what}", found, wanted, 1e-5 * expert["std"]))
+        checks.append(
+            near(
+                f"gaussian: forward_kl has the expert's {what}", found, wanted, 1e-5 * expert["std"]
+            )
+        )
     for name, table in measured.items():
         for d in FITTED:
             own, least = table[d][d], min(table[other][d] for other in FITTED)
             if name == "gaussian":
-                checks.append(Check(f"gaussian: no fit beats {d}'s own", own <= least + 1e-9, f"{own:.6g} against {least:.6g}"))
+                checks.append(
+                    Check(
+                        f"gaussian: no fit beats {d}'s own",
+                        own <= least + 1e-9,
+                        f"{own:.6g} against {least:.6g}",
+                    )
+                )
             else:
-                checks.append(Check(f"{name}: {d} ends at the expert", own < WITHIN[name], f"{own:.3g} of {WITHIN[name]:g}"))
+                checks.append(
+                    Check(
+                        f"{name}: {d} ends at the expert",
+                        own < WITHIN[name],
+                        f"{own:.3g} of {WITHIN[name]:g}",
+                    )
+                )
     return checks
 
 
 def _picture(x: np.ndarray, log_p: np.ndarray, found: dict[str, dict[str, np.ndarray]]):
     """A panel a class: the expert filled, its three fits over it."""
     style.use()
-    figure, axes = plt.subplots(1, len(found), figsize=(6.8, 2.5), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(found), figsize=(6.8, 2.5), sharey=True, layout="constrained"
+    )
     for axis, (name, laws) in zip(axes, found.items()):
         axis.fill_between(x, np.exp(log_p), color=TARGET, linewidth=0, label="expert")
         for d, line in FITTED.items():
@@ -144,6 +193,12 @@ FIGURE = Figure(
     flags=Flags,
     make=make,
     title="Mode covering and mode seeking belong to the policy class",
-    claim="A Gaussian covers both modes or seeks one, as the divergence says; a table and a transformer fit both in any.",
-    source="Bishop 2006, section 10.1.2; Goodfellow, Bengio & Courville 2016, figure 3.6; Ke et al. 2021 (arXiv 1905.12888)",
+    claim=(
+        "A Gaussian covers both modes or seeks one, as the divergence says; a table and a "
+        "transformer fit both in any."
+    ),
+    source=(
+        "Bishop 2006, section 10.1.2; Goodfellow, Bengio & Courville 2016, figure 3.6; Ke "
+        "et al. 2021 (arXiv 1905.12888)"
+    ),
 )

@@ -1,9 +1,10 @@
-"""Optima of each divergence in each policy class: `python -m experiments.figures policy_class [--classes C ... --horizon T]`.
+"""Optima of each divergence in each policy class: `python -m experiments.figures policy_class
+[--classes C ... --horizon T]`.
 
-The two-template language; `optimum.{class}.{minimised}.{measured}` is exact, at the sequence level. Among markov policies at
-the defaults forward KL's optimum has .4152 of it and .6636 valid strings, reverse KL's .3818 and .9433, js's .0964 and
-.7995. The full prefix tree holds the expert, and every divergence ends there at 0.
-"""
+The two-template language; `optimum.{class}.{minimised}.{measured}` is exact, at the sequence level.
+Among markov policies at the defaults forward KL's optimum has .4152 of it and .6636 valid strings,
+reverse KL's .3818 and .9433, js's .0964 and .7995. The full prefix tree holds the expert, and every
+divergence ends there at 0."""
 
 from __future__ import annotations
 
@@ -16,16 +17,18 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import style
-from experiments.figures import classes
-from experiments.figures.base import Check, Figure, Result, near
-from experiments.figures.classes import Table
-from experiments.optimum import STANDARD
+from experiments.evaluation.class_optimum import STANDARD
+from experiments.figures.common import classes
+from experiments.figures.common.base import Check, Figure, Result, near
+from experiments.figures.common.classes import Table
+from experiments.reporting import style
 from fdiv.benchmarks.two_template import TwoTemplate
 from fdiv.policies import tabular
 from fdiv.types import UsageError
 
-TOLERANCE = {d: 1e-4 if d == "tv" else 1e-6 for d in STANDARD}  # tv's optimum is a kink, where a search stalls early
+TOLERANCE = {
+    d: 1e-4 if d == "tv" else 1e-6 for d in STANDARD
+}  # tv's optimum is a kink, where a search stalls early
 DRAWN = [d for d in STANDARD if d != "alpha:0.5"]  # twice hellinger2, so the same policy
 STATISTICS = ("valid", "mode_b", "entropy")
 MARKERS = {"independent": "s", "markov": "o", "markov_t": "^", "full": "D"}
@@ -48,41 +51,74 @@ class Flags:
 
 
 def make(flags: Flags) -> Result:
-    """Every class from the smallest up, each search also starting from the optimum of the class before."""
+    """Every class from the smallest up, each search also starting from the optimum of the class
+    before."""
     names = _ordered(flags.classes)
     mdp = TwoTemplate(flags.vocab, flags.horizon, flags.weight, flags.noise).build()
     with jax.enable_x64(True):
         world = classes.world(mdp)
         found, tables = {}, {}
         for i, name in enumerate(names):
-            smaller = {d: classes.embed(world, names[i - 1], name, table) for d, table in tables.items()}
+            smaller = {
+                d: classes.embed(world, names[i - 1], name, table) for d, table in tables.items()
+            }
             tables, found[name] = classes.optima(world, name, smaller)
-        projected = {name: world.measure(world.law(name, classes.projection(world, name))) for name in names}
+        projected = {
+            name: world.measure(world.law(name, classes.projection(world, name))) for name in names
+        }
         expert = world.measure(world.expert)
     rows = [{"class": name, "minimises": d, **found[name][d]} for name in names for d in STANDARD]
-    checks = [check for name in names for check in _within(name, found[name], projected[name])] + _between(found)
+    checks = [
+        check for name in names for check in _within(name, found[name], projected[name])
+    ] + _between(found)
     return Result({"optimum": found, "expert": expert}, checks, rows, _picture(found, expert))
 
 
 def _ordered(asked: Sequence[str]) -> list[str]:
     for name in asked or ("",):
         if name not in tabular.AUTOMATA:
-            raise UsageError("classes", name, "is not a policy class.", f"Use some of {', '.join(tabular.AUTOMATA)}.")
+            raise UsageError(
+                "classes",
+                name,
+                "is not a policy class.",
+                f"Use some of {', '.join(tabular.AUTOMATA)}.",
+            )
     return [name for name in tabular.AUTOMATA if name in asked]
 
 
 def _within(name: str, table: Table, projected: dict[str, float]) -> list[Check]:
-    """Inside a class each divergence is least at its own optimum, and forward KL's is the closed form."""
+    """Inside a class each divergence is least at its own optimum, and forward KL's is the closed
+    form."""
     checks = []
     for d, room in TOLERANCE.items():
         own, least = table[d][d], min(table[other][d] for other in STANDARD)
-        checks.append(Check(f"{name}: no optimum beats {d}'s own", own <= least + room, f"{own:.6g} against {least:.6g}"))
+        checks.append(
+            Check(
+                f"{name}: no optimum beats {d}'s own",
+                own <= least + room,
+                f"{own:.6g} against {least:.6g}",
+            )
+        )
     if name == "full":
         worst = max(abs(table[d][d]) for d in STANDARD)
-        checks.append(Check("full: every divergence reaches 0", worst < 1e-8, f"{worst:.3g} at most"))
-    checks.append(near(f"{name}: forward_kl in closed form", table["forward_kl"]["forward_kl"], projected["forward_kl"], 1e-6))
+        checks.append(
+            Check("full: every divergence reaches 0", worst < 1e-8, f"{worst:.3g} at most")
+        )
+    checks.append(
+        near(
+            f"{name}: forward_kl in closed form",
+            table["forward_kl"]["forward_kl"],
+            projected["forward_kl"],
+            1e-6,
+        )
+    )
     twice = 2 * table["hellinger2"]["hellinger2"]
-    return [*checks, near(f"{name}: alpha:0.5 is twice hellinger2", table["alpha:0.5"]["alpha:0.5"], twice, 1e-6)]
+    return [
+        *checks,
+        near(
+            f"{name}: alpha:0.5 is twice hellinger2", table["alpha:0.5"]["alpha:0.5"], twice, 1e-6
+        ),
+    ]
 
 
 def _between(found: dict[str, Table]) -> list[Check]:
@@ -98,24 +134,39 @@ def _between(found: dict[str, Table]) -> list[Check]:
 
 def _picture(found: dict[str, Table], expert: dict[str, float]):
     style.use()
-    top, bottom = plt.figure(figsize=(6.8, 5.2), layout="constrained").subfigures(2, 1, height_ratios=(1, 1.1))
+    top, bottom = plt.figure(figsize=(6.8, 5.2), layout="constrained").subfigures(
+        2, 1, height_ratios=(1, 1.1)
+    )
     shown = "markov" if "markov" in found else next(iter(found))
     _matrix(top.subplots(), shown, found[shown])
     plane, least = bottom.subplots(1, 2)
     for name, table in found.items():
         look = {"marker": MARKERS[name], "markersize": 5.5, "linestyle": "", "markeredgewidth": 0.6}
         for d in DRAWN:
-            plane.plot(table[d]["entropy"], table[d]["valid"], color=style.colour(d), markeredgecolor="white", **look)
+            plane.plot(
+                table[d]["entropy"],
+                table[d]["valid"],
+                color=style.colour(d),
+                markeredgecolor="white",
+                **look,
+            )
     ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": ""}
     plane.plot(expert["entropy"], expert["valid"], color=style.EXPERT, label="expert", **ring)
     plane.set(xlabel="entropy (nats)", ylabel="share of valid strings", ylim=(None, 1.02))
     for d in DRAWN:
-        least.plot([table[d][d] for table in found.values()], color=style.colour(d), marker="o", markersize=4)
+        least.plot(
+            [table[d][d] for table in found.values()],
+            color=style.colour(d),
+            marker="o",
+            markersize=4,
+        )
     least.set_xticks(range(len(found)), list(found))
     least.set(ylabel="least divergence (nats)")
     handles = [plt.Line2D([], [], color=style.colour(d), label=d) for d in DRAWN]
     marks = [{"marker": MARKERS[name], "linestyle": "", "label": name} for name in found]
-    handles += [plt.Line2D([], [], color=style.OTHER, **mark) for mark in marks] + plane.get_legend_handles_labels()[0]
+    handles += [
+        plt.Line2D([], [], color=style.OTHER, **mark) for mark in marks
+    ] + plane.get_legend_handles_labels()[0]
     bottom.legend(handles=handles, loc="outside lower center", ncols=5, columnspacing=1.4)
     return top.figure
 
@@ -128,21 +179,31 @@ def _matrix(axis: Any, name: str, table: Table) -> None:
     times[:, len(STANDARD) :] = 1
     axis.imshow(np.log2(times), cmap="Blues", vmin=0, vmax=3, aspect="auto")
     for i, j in np.ndindex(*values.shape):
-        look = {"weight": "bold" if i == j else "normal", "color": "white" if times[i, j] > 3.5 else "black"}
-        axis.annotate(f"{abs(values[i, j]):.3f}", (j, i), ha="center", va="center", fontsize=7, **look)
+        look = {
+            "weight": "bold" if i == j else "normal",
+            "color": "white" if times[i, j] > 3.5 else "black",
+        }
+        axis.annotate(
+            f"{abs(values[i, j]):.3f}", (j, i), ha="center", va="center", fontsize=7, **look
+        )
     axis.axvline(len(STANDARD) - 0.5, color="black", linewidth=0.8)
     axis.set_xticks(range(len(columns)), columns, fontsize=7.5)
     axis.set_yticks(range(len(STANDARD)), STANDARD, fontsize=7.5)
     axis.tick_params(length=0, labeltop=True, labelbottom=False)
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
-    axis.set_title(f"the best {name} policy for each divergence (rows), and what it measures", fontsize=8.5)
+    axis.set_title(
+        f"the best {name} policy for each divergence (rows), and what it measures", fontsize=8.5
+    )
 
 
 FIGURE = Figure(
     flags=Flags,
     make=make,
     title="Divergences differ where the class is too small",
-    claim="Each divergence picks another policy of a class that lacks the expert; in the full class all pick the expert.",
+    claim=(
+        "Each divergence picks another policy of a class that lacks the expert; in the "
+        "full class all pick the expert."
+    ),
     source="Minka 2005, Divergence measures and message passing; Ke et al. 2021 (arXiv 1905.12888)",
 )

@@ -1,4 +1,5 @@
-"""Sweeps: `python -m experiments.sweep plan|submit|run|status|resume|collect|cancel`, each with `--help`."""
+"""Sweeps: `python -m experiments.sweep plan|submit|run|status|resume|collect|cancel`, each with
+`--help`."""
 
 from __future__ import annotations
 
@@ -20,31 +21,39 @@ DEFAULT = Site()
 
 
 def plan(grid: Positional[Path], out: Path, cost: bool = True) -> int:
-    """Expand and check a grid, and write its plan; with --cost, time each method and say what all of it will take."""
+    """Expand and check a grid, and write its plan; with --cost, time each method and say what all
+    of it will take."""
     from experiments.sweep import plan as plans
     from experiments.sweep.cost import estimate
 
-    sweep, same = plans.make(grid, out, [str(Path(module.__file__).resolve()) for module in cli.IMPORTED])
+    sweep, same = plans.make(
+        grid, out, [str(Path(module.__file__).resolve()) for module in cli.IMPORTED]
+    )
     print(
-        f"{len(sweep.lines)} runs in {sweep.path / 'plan.jsonl'}." + (f" {same} more were the same as others." if same else "")
+        f"{len(sweep.lines)} runs in {sweep.path / 'plan.jsonl'}."
+        + (f" {same} more were the same as others." if same else "")
     )
     if cost:
         total, longest = estimate(sweep.lines)
         print(
-            f"About {_hours(total)} one after another on this machine's device, {_hours(longest)} the longest (a rough guess)."
+            f"About {_hours(total)} one after another on this machine's device, "
+            f"{_hours(longest)} the longest (a rough guess)."
         )
     return 0
 
 
 def run(dir: Dir, local: int = 1, worker: bool = False, launcher: str = "", lapse: float = 120.0,
         share: int | None = None, task: int | None = None, most: int = 0) -> int:  # fmt: skip
-    """Run what is missing with --local N workers here. --task (with --share) is for the tasks of an array, --lapse how many
-    seconds without a sign make a worker dead, --launcher what starts a line as a process of its own."""
+    """Run what is missing with --local N workers here. --task (with --share) is for the tasks of an
+    array, --lapse how many seconds without a sign make a worker dead, --launcher what starts a line
+    as a process of its own."""
     sweep = SweepFolder(dir, lapse)
     if worker or task is not None:
         from experiments.sweep import lease, slurm, work
 
-        if task is not None and (job := lease.me()["job"]):  # back from the queue: whoever it was before is gone
+        if task is not None and (
+            job := lease.me()["job"]
+        ):  # back from the queue: whoever it was before is gone
             lease.bury(sweep.leases, lease.FREE, job=job)
         lines = slurm.share(sweep, share, task) if share is not None and task is not None else None
         return work.work(sweep, lines, launcher, most)
@@ -52,14 +61,23 @@ def run(dir: Dir, local: int = 1, worker: bool = False, launcher: str = "", laps
 
     sweep.stop.unlink(missing_ok=True)
     if not sweep.idle_lines():
-        print("Nothing to run: every line has ended or is at work. `resume` tries those again that failed.")
+        print(
+            "Nothing to run: every line has ended or is at work. `resume` tries those again "
+            "that failed."
+        )
         return 0
     code = here.run(sweep, local, launcher)
     status(dir, lapse=lapse)
     return code
 
 
-def submit(dir: Dir, site: Path | None = None, flags: Flags = DEFAULT, dry_run: bool = False, lapse: float = 120.0) -> int:
+def submit(
+    dir: Dir,
+    site: Path | None = None,
+    flags: Flags = DEFAULT,
+    dry_run: bool = False,
+    lapse: float = 120.0,
+) -> int:
     """Queue on SLURM what is neither done, nor at work, nor queued already; --dry-run prints it."""
     from experiments.sweep import slurm
 
@@ -67,12 +85,17 @@ def submit(dir: Dir, site: Path | None = None, flags: Flags = DEFAULT, dry_run: 
     if not dry_run:
         sweep.stop.unlink(missing_ok=True)
     jobs = slurm.submit(sweep, read_site(site, flags), dry_run)
-    print("" if dry_run and jobs else f"Submitted {' '.join(jobs)}." if jobs else "Nothing to submit.")
+    print(
+        "" if dry_run and jobs else f"Submitted {' '.join(jobs)}." if jobs else "Nothing to submit."
+    )
     return 0
 
 
-def resume(dir: Dir, local: int = 0, site: Path | None = None, flags: Flags = DEFAULT, lapse: float = 120.0) -> int:
-    """Run what is missing, the failed ones too: with --local N here, else on SLURM, as submitted last unless told anew."""
+def resume(
+    dir: Dir, local: int = 0, site: Path | None = None, flags: Flags = DEFAULT, lapse: float = 120.0
+) -> int:
+    """Run what is missing, the failed ones too: with --local N here, else on SLURM, as submitted
+    last unless told anew."""
     from experiments.sweep import slurm
 
     if site is None and flags == DEFAULT:
@@ -83,7 +106,8 @@ def resume(dir: Dir, local: int = 0, site: Path | None = None, flags: Flags = DE
 
 
 def status(dir: Dir, every: bool = False, lapse: float = 120.0) -> int:
-    """How many lines are done, running, failed, preempted and not started, and why; --every shows all lines."""
+    """How many lines are done, running, failed, preempted and not started, and why; --every shows
+    all lines."""
     from experiments.sweep import status as states
 
     states.show(states.rows(SweepFolder(dir, lapse)), every)
@@ -91,20 +115,25 @@ def status(dir: Dir, every: bool = False, lapse: float = 120.0) -> int:
 
 
 def collect(dir: Dir, axis: str | None = None, partial: bool = False) -> int:
-    """One table of all lines (collected.parquet) and the report over an axis of the grid; --partial with lines missing."""
+    """One table of all lines (collected.parquet) and the report over an axis of the grid; --partial
+    with lines missing."""
     from experiments.sweep import collect as tables
 
     return tables.collect(SweepFolder(dir), axis, partial)
 
 
 def cancel(dir: Dir) -> int:
-    """Ask every worker to save and leave, and take the rest out of SLURM's queue. `resume` goes on."""
+    """Ask every worker to save and leave, and take the rest out of SLURM's queue. `resume` goes
+    on."""
     from experiments.sweep import slurm
 
     sweep = SweepFolder(dir)
     sweep.stop.touch()
     jobs = slurm.cancel(sweep)
-    print("Asked every worker to save and leave" + (f", and cancelled {' '.join(jobs)}." if jobs else "."))
+    print(
+        "Asked every worker to save and leave"
+        + (f", and cancelled {' '.join(jobs)}." if jobs else ".")
+    )
     return 0
 
 
@@ -112,7 +141,13 @@ COMMANDS = {one.__name__: one for one in (plan, submit, run, status, resume, col
 
 
 def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds > 5400
+        else f"{seconds / 60:.1f} min"
+        if seconds > 90
+        else f"{seconds:.0f} s"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -120,7 +155,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         argv = cli.load_plugins(list(sys.argv[1:] if argv is None else argv))
         parse = tyro.extras.subcommand_cli_from_dict
-        return parse(COMMANDS, prog="python -m experiments.sweep", args=argv, config=(FlagConversionOff,))
+        return parse(
+            COMMANDS, prog="python -m experiments.sweep", args=argv, config=(FlagConversionOff,)
+        )
     except UsageError as error:
         return cli.refused(error)
 

@@ -1,4 +1,5 @@
-"""One attempt at a line of a sweep: in this process, or launched as one of its own; all that it says goes to the line's log."""
+"""One attempt at a line of a sweep: in this process, or launched as one of its own; all that it
+says goes to the line's log."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.stopping import STOPPED_EXIT
+from experiments.running.stopping import STOPPED_EXIT
 from experiments.sweep.folder import Line, SweepFolder, name
 from fdiv.types import UsageError
 
@@ -48,8 +49,17 @@ def _here(sweep: SweepFolder, line: Line) -> Ended:
     try:
         from experiments import cli, compare
 
-        cli.load_plugins([word for path in line["imports"] if path not in _loaded() for word in ("--import", path)])
-        preset, config = cli.parse("experiments.compare", [line["preset"], *line["flags"], "--out", str(sweep.run(line))])
+        cli.load_plugins(
+            [
+                word
+                for path in line["imports"]
+                if path not in _loaded()
+                for word in ("--import", path)
+            ]
+        )
+        preset, config = cli.parse(
+            "experiments.compare", [line["preset"], *line["flags"], "--out", str(sweep.run(line))]
+        )
         return Ended(compare.main(preset, config))
     except UsageError as error:
         print(f"error: {error}")
@@ -68,20 +78,27 @@ def _loaded() -> list[str]:
 
 
 def _launched(sweep: SweepFolder, line: Line, launcher: str) -> Ended:
-    """Run a line as a process; whoever signals this worker signals the step of the line too, so nothing is passed on."""
+    """Run a line as a process; whoever signals this worker signals the step of the line too, so
+    nothing is passed on."""
     imports = [word for path in line["imports"] for word in ("--import", path)]
     words = [line["preset"], *line["flags"], *imports, "--out", str(sweep.run(line))]
     command = [*shlex.split(launcher), sys.executable, "-m", "experiments.compare", *words]
     code = subprocess.run(command, check=False).returncode
     said = sweep.log(line).read_text().strip().splitlines()[-1:]
-    return Ended(code, "" if code in (0, STOPPED_EXIT) else f"exit code {code}: {''.join(said)[:300]}")
+    return Ended(
+        code, "" if code in (0, STOPPED_EXIT) else f"exit code {code}: {''.join(said)[:300]}"
+    )
 
 
 @contextlib.contextmanager
 def _into(path: Path) -> Iterator[None]:
     """All that this process and its children say goes to the end of a file."""
     kept = os.dup(1), os.dup(2)
-    with path.open("a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    with (
+        path.open("a", buffering=1) as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
         for number in (1, 2):
             os.dup2(file.fileno(), number)
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments import pictures, style
+from experiments.reporting import pictures, style
 from experiments.sweep.folder import Line, SweepFolder
 from fdiv import statistics
 
@@ -18,25 +18,41 @@ DECADE = 10.0  # values that span more are drawn on a logarithmic axis
 
 
 def points(sweep: SweepFolder, lines: Sequence[Line], axis: str, metric: str) -> dict[str, Any]:
-    """Method -> (its look, rows of {value, iqm, low, high, runs}); seeds of a value's runs resampled run by run."""
+    """Method -> (its look, rows of {value, iqm, low, high, runs}); seeds of a value's runs
+    resampled run by run."""
     scores: dict[str, dict[Any, list]] = {}
     looks = {}
     for line in lines:
         methods = json.loads((sweep.run(line) / "results.json").read_text())["methods"]
         value = line["point"].get(axis)
-        value = value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+        value = (
+            value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+        )
         for method, found in methods.items():
             if metric in found["metrics"]:
                 looks.setdefault(method, style.look(found))
-                scores.setdefault(method, {}).setdefault(value, []).append(found["metrics"][metric]["seeds"])
-    return {method: (looks[method], [_row(value, runs) for value, runs in at.items()]) for method, at in scores.items()}
+                scores.setdefault(method, {}).setdefault(value, []).append(
+                    found["metrics"][metric]["seeds"]
+                )
+    return {
+        method: (looks[method], [_row(value, runs) for value, runs in at.items()])
+        for method, at in scores.items()
+    }
 
 
 def _row(value: Any, runs: list[list[float]]) -> dict[str, Any]:
     even = len({len(run) for run in runs}) == 1 and len(runs[0]) > 1
-    pooled = np.array(runs).T if even else [x for run in runs for x in run]  # [seeds, runs]: runs are the strata
+    pooled = (
+        np.array(runs).T if even else [x for run in runs for x in run]
+    )  # [seeds, runs]: runs are the strata
     low, high = statistics.bootstrap(pooled)
-    return {"value": value, "iqm": statistics.iqm(pooled), "low": low, "high": high, "runs": len(runs)}
+    return {
+        "value": value,
+        "iqm": statistics.iqm(pooled),
+        "low": low,
+        "high": high,
+        "runs": len(runs),
+    }
 
 
 def picture(sweep: SweepFolder, lines: Sequence[Line], axis: str, metric: str, folder: Path) -> str:
@@ -50,7 +66,9 @@ def picture(sweep: SweepFolder, lines: Sequence[Line], axis: str, metric: str, f
     for method, (look, rows) in found.items():
         rows.sort(key=lambda row: place[row["value"]])
         x, middle = [place[row["value"]] for row in rows], np.array([row["iqm"] for row in rows])
-        spread = np.array([[row["iqm"] - row["low"], row["high"] - row["iqm"]] for row in rows]).T.clip(0)
+        spread = np.array(
+            [[row["iqm"] - row["low"], row["high"] - row["iqm"]] for row in rows]
+        ).T.clip(0)
         panel.errorbar(x, middle, spread, label=method, capsize=3, **look)
     if numeric and min(values) > 0 and max(values) / min(values) >= DECADE:
         panel.set_xscale("log")

@@ -13,8 +13,8 @@ START = 10.0  # for the imports, evaluations and files of a run, where nothing b
 def estimate(lines: Sequence[dict[str, Any]]) -> tuple[float, float]:
     """(seconds of all lines one after another, seconds of the longest) on this machine's devices.
 
-    Each method is timed where it first appears; elsewhere its time goes with strings per update and updates.
-    """
+    Each method is timed where it first appears; elsewhere its time goes with strings per update and
+    updates."""
     paces: dict[tuple, tuple[float, float]] = {}
     costs = []
     for line in lines:
@@ -30,12 +30,13 @@ def estimate(lines: Sequence[dict[str, Any]]) -> tuple[float, float]:
 
 
 def _pace(config: Any, name: str) -> tuple[float, float]:
-    """(seconds to compile, seconds per string learned from) of one method, from a second of its updates."""
+    """(seconds to compile, seconds per string learned from) of one method, from a second of its
+    updates."""
     from experiments import config as configs
     from experiments import devices, speed
 
     devices.use_compile_cache(config.cache)
-    setup = speed._setup(config, devices.lanes(config.seeds, config.devices))
+    setup = speed._setup(config, devices.layout(config.seeds, config.devices))
     method, chosen = configs.resolve(config)[config.methods.index(name)]
     timing = speed._method(config, *setup, method, chosen, repetitions=1)
     return timing.compile_seconds, timing.update_seconds[0] / (config.seeds * config.batch_size)

@@ -20,7 +20,9 @@ from experiments.sweep import lease
 from fdiv.types import UsageError
 
 PARTS = ("runs", "ends", "leases", "logs", "slurm")
-MOST_DEATHS = 3  # a line that has cost so many workers their lives is not tried again until `resume`
+MOST_DEATHS = (
+    3  # a line that has cost so many workers their lives is not tried again until `resume`
+)
 Line = Mapping[str, Any]  # of plan.jsonl
 
 
@@ -32,7 +34,9 @@ class SweepFolder:
         if not (self.path / "plan.jsonl").is_file():
             fix = "Make it first: python -m experiments.sweep plan GRID --out DIR."
             raise UsageError("dir", str(path), "holds no plan of a sweep.", fix)
-        self.lines: list[Line] = [json.loads(text) for text in (self.path / "plan.jsonl").read_text().splitlines()]
+        self.lines: list[Line] = [
+            json.loads(text) for text in (self.path / "plan.jsonl").read_text().splitlines()
+        ]
 
     def run(self, line: Line) -> Path:
         """Where a line's run goes."""
@@ -52,10 +56,11 @@ class SweepFolder:
         """A file that asks every worker to save and leave."""
         return self.path / "stop"
 
-    # --- ends ------------------------------------------------------------------------------------------------------
+    # --- ends -------------------------------------------------------------------------------------
 
     def end(self, line: Line) -> dict[str, Any] | None:
-        """How a line's last attempt ended: {state, reason, seconds, worker}; None before the first end."""
+        """How a line's last attempt ended: {state, reason, seconds, worker}; None before the first
+        end."""
         path = self.path / "ends" / f"{name(line)}.json"
         return json.loads(path.read_text()) if path.exists() else None
 
@@ -66,16 +71,28 @@ class SweepFolder:
 
     def open_lines(self) -> list[Line]:
         """What is still to be run, whether or not somebody is at it."""
-        return [line for line in self.lines if (self.end(line) or {"state": "preempted"})["state"] == "preempted"]
+        return [
+            line
+            for line in self.lines
+            if (self.end(line) or {"state": "preempted"})["state"] == "preempted"
+        ]
 
     def idle_lines(self) -> list[Line]:
         """What is still to be run and nobody is at."""
         seen = lease.read(self.leases, self.lapse)
-        return [line for line in self.open_lines() if not (name(line) in seen and seen[name(line)].held(self.lapse))]
+        return [
+            line
+            for line in self.open_lines()
+            if not (name(line) in seen and seen[name(line)].held(self.lapse))
+        ]
 
     def forget_failures(self) -> int:
         """Open every line again that failed or was refused; how many."""
-        failed = [line for line in self.lines if (self.end(line) or {}).get("state") in ("failed", "refused")]
+        failed = [
+            line
+            for line in self.lines
+            if (self.end(line) or {}).get("state") in ("failed", "refused")
+        ]
         for line in failed:
             (self.path / "ends" / f"{name(line)}.json").unlink()
         lease.forgive(self.leases)

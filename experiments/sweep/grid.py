@@ -9,8 +9,8 @@
     when: [{if: {methods: gail}, product: {adversarial.warmup: [0, 50]}}]
     skip: [{policy.name: full, seed: 1}]
 
-Blocks multiply. Names are those of flags. `if` and `skip` match a point that has all the given values (a list: one of them).
-"""
+Blocks multiply. Names are those of flags. `if` and `skip` match a point that has all the given
+values (a list: one of them)."""
 
 from __future__ import annotations
 
@@ -36,11 +36,22 @@ def read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise UsageError("grid", str(path), "is not a file.", "Give a .yaml or .py file.")
     try:
-        grid = runpy.run_path(str(path)).get("GRID") if path.suffix == ".py" else yaml.safe_load(path.read_text())
+        grid = (
+            runpy.run_path(str(path)).get("GRID")
+            if path.suffix == ".py"
+            else yaml.safe_load(path.read_text())
+        )
     except Exception as error:  # whatever a file of the user's own can raise
-        raise UsageError("grid", str(path), f"cannot be read: {' '.join(str(error).split())}.", "Mend the file.") from error
+        raise UsageError(
+            "grid", str(path), f"cannot be read: {' '.join(str(error).split())}.", "Mend the file."
+        ) from error
     if not isinstance(grid, Mapping):
-        raise UsageError("grid", str(path), "holds no grid.", "Give a mapping of blocks (in Python: GRID = {...}).")
+        raise UsageError(
+            "grid",
+            str(path),
+            "holds no grid.",
+            "Give a mapping of blocks (in Python: GRID = {...}).",
+        )
     return grid
 
 
@@ -49,9 +60,16 @@ def expand(grid: Mapping[str, Any]) -> list[Point]:
     for name in grid:
         if name not in {"preset", "flags", "when", "skip", "if", *BLOCKS}:
             near = difflib.get_close_matches(name, BLOCKS, n=1) or ["flags"]
-            raise UsageError("grid", name, "is no block of a grid.", f"Did you mean {near[0]}? A flag goes under flags.")
+            raise UsageError(
+                "grid",
+                name,
+                "is no block of a grid.",
+                f"Did you mean {near[0]}? A flag goes under flags.",
+            )
     try:
-        shared = ({"preset": grid["preset"]} if "preset" in grid else {}) | dict(grid.get("flags") or {})
+        shared = ({"preset": grid["preset"]} if "preset" in grid else {}) | dict(
+            grid.get("flags") or {}
+        )
         points = [shared]
         for name, block in BLOCKS.items():
             if name in grid:
@@ -59,19 +77,35 @@ def expand(grid: Mapping[str, Any]) -> list[Point]:
                 points = [point | other for point in points for other in more]
         for condition in grid.get("when", ()):
             more = expand(condition)
-            points = [point | other for point in points for other in (more if _fits(point, condition["if"]) else [{}])]
-        return [point for point in points if not any(_fits(point, skipped) for skipped in grid.get("skip", ()))]
+            points = [
+                point | other
+                for point in points
+                for other in (more if _fits(point, condition["if"]) else [{}])
+            ]
+        return [
+            point
+            for point in points
+            if not any(_fits(point, skipped) for skipped in grid.get("skip", ()))
+        ]
     except (TypeError, AttributeError, KeyError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError("grid", str(error), "a block is not of the form that it should have.", "See the example.") from error
+        raise UsageError(
+            "grid",
+            str(error),
+            "a block is not of the form that it should have.",
+            "See the example.",
+        ) from error
 
 
 def _fits(point: Point, wanted: Mapping[str, Any]) -> bool:
     known = {_name(name): value for name, value in point.items()}
     chosen = lambda value: value if isinstance(value, list) else [value]
     same = lambda a, b: a == b or str(a) == str(b)  # YAML reads 1e-3 as a word
-    return all(_name(k) in known and any(same(known[_name(k)], x) for x in [v, *chosen(v)]) for k, v in wanted.items())
+    return all(
+        _name(k) in known and any(same(known[_name(k)], x) for x in [v, *chosen(v)])
+        for k, v in wanted.items()
+    )
 
 
 def _name(flag: str) -> str:
@@ -85,22 +119,31 @@ def _product(block: Mapping[str, Sequence]) -> list[Point]:
 def _zip(block: Mapping[str, Sequence]) -> list[Point]:
     lengths = {name: len(_values(values)) for name, values in block.items()}
     if len(set(lengths.values())) > 1:
-        raise UsageError("zip", lengths, "are lists of different lengths.", "Give as many values of each.")
+        raise UsageError(
+            "zip", lengths, "are lists of different lengths.", "Give as many values of each."
+        )
     return [dict(zip(block, values)) for values in zip(*block.values())]
 
 
 def _values(values: Any) -> Sequence:
     if not isinstance(values, (list, tuple)) or not values:
         raise UsageError(
-            "grid", values, "is not a list of values.", "Give at least one, as [a, b]; one for all goes under flags."
+            "grid",
+            values,
+            "is not a list of values.",
+            "Give at least one, as [a, b]; one for all goes under flags.",
         )
     return values
 
 
 def _random(block: Mapping[str, Any]) -> list[Point]:
-    """`count` points drawn from a seed of their own: one for all combinations of the other blocks."""
+    """`count` points drawn from a seed of their own: one for all combinations of the other
+    blocks."""
     generator = np.random.default_rng(block.get("seed", 0))
-    return [{name: _draw(generator, law) for name, law in block["of"].items()} for _ in range(int(block["count"]))]
+    return [
+        {name: _draw(generator, law) for name, law in block["of"].items()}
+        for _ in range(int(block["count"]))
+    ]
 
 
 def _draw(generator: np.random.Generator, law: Any) -> Any:
@@ -109,14 +152,26 @@ def _draw(generator: np.random.Generator, law: Any) -> Any:
     (kind, (low, high)), *more = law.items()
     if kind not in LAWS or more:
         raise UsageError(
-            "random", law, "is no law to draw from.", f"Give a list of values, or one of {', '.join(LAWS)}: [low, high]."
+            "random",
+            law,
+            "is no law to draw from.",
+            f"Give a list of values, or one of {', '.join(LAWS)}: [low, high].",
         )
     return LAWS[kind](generator, float(low), float(high))
 
 
 LAWS = {
     "uniform": lambda generator, low, high: float(generator.uniform(low, high)),
-    "log_uniform": lambda generator, low, high: float(math.exp(generator.uniform(math.log(low), math.log(high)))),
-    "integers": lambda generator, low, high: int(generator.integers(int(low), int(high), endpoint=True)),
+    "log_uniform": lambda generator, low, high: float(
+        math.exp(generator.uniform(math.log(low), math.log(high)))
+    ),
+    "integers": lambda generator, low, high: int(
+        generator.integers(int(low), int(high), endpoint=True)
+    ),
 }
-BLOCKS = {"product": _product, "zip": _zip, "list": lambda block: [dict(point) for point in block], "random": _random}
+BLOCKS = {
+    "product": _product,
+    "zip": _zip,
+    "list": lambda block: [dict(point) for point in block],
+    "random": _random,
+}

@@ -1,9 +1,10 @@
-"""Who works on what: a lock that lapses when its holder stops beating, safe on a network file system.
+"""Who works on what: a lock that lapses when its holder stops beating, safe on a network file
+system.
 
-A lease on NAME is the file NAME.0001; whoever takes it over makes NAME.0002, and so on. A file is only ever made with O_EXCL,
-never renamed or removed, so of any number of workers that see the same lapsed lease exactly one gets the next. Ages are taken
-on the file server's clock, from a file just written there: the clocks of the hosts do not matter.
-"""
+A lease on NAME is the file NAME.0001; whoever takes it over makes NAME.0002, and so on. A file is
+only ever made with O_EXCL, never renamed or removed, so of any number of workers that see the same
+lapsed lease exactly one gets the next. Ages are taken on the file server's clock, from a file just
+written there: the clocks of the hosts do not matter."""
 
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FREE, DIED = "free", "died"  # what the file of a lease that was given back, or whose holder is known to be dead, says
+FREE, DIED = (
+    "free",
+    "died",
+)  # what the file of a lease that was given back, or whose holder is known to be dead, says
 
 
 class Seen(NamedTuple):
@@ -40,7 +44,8 @@ class Lease:
         self.path, self.seconds, self._beaten = path, seconds, time.monotonic()
 
     def beat(self) -> bool:
-        """Go on holding it; False when it was lost: it lapsed while this process was stopped, or another has taken over."""
+        """Go on holding it; False when it was lost: it lapsed while this process was stopped, or
+        another has taken over."""
         if time.monotonic() - self._beaten > self.seconds or _next(self.path).exists():
             return False
         os.utime(self.path)
@@ -53,7 +58,8 @@ class Lease:
 
 
 def take(folder: Path, name: str, seconds: float, seen: Seen | None) -> Lease | None:
-    """The lease on a name that nobody holds, or None when another was faster. `seen`: its entry of `read`."""
+    """The lease on a name that nobody holds, or None when another was faster. `seen`: its entry of
+    `read`."""
     if seen and seen.held(seconds):
         return None
     path = folder / f"{name}.{(seen.generation if seen else 0) + 1:04d}"
@@ -81,7 +87,8 @@ def read(folder: Path, seconds: float) -> dict[str, Seen]:
 
 
 def bury(folder: Path, mark: str = DIED, **who: Any) -> int:
-    """Mark every lease of a holder of this pid, job or host that is known to be gone, so that nobody waits for it; how many."""
+    """Mark every lease of a holder of this pid, job or host that is known to be gone, so that
+    nobody waits for it; how many."""
     holders = {path: _holder(path.read_text()) for path in folder.glob("*.[0-9]*")}
     gone = [path for path, holder in holders.items() if holder and who.items() <= holder.items()]
     for path in gone:

@@ -1,4 +1,5 @@
-"""`run --local N`: N workers on this machine, each with one GPU where there are any; one that dies is replaced."""
+"""`run --local N`: N workers on this machine, each with one GPU where there are any; one that dies
+is replaced."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from experiments.stopping import STOPPED_EXIT
+from experiments.running.stopping import STOPPED_EXIT
 from experiments.sweep import lease
 from experiments.sweep.folder import SweepFolder
 from fdiv.types import UsageError
@@ -41,7 +42,13 @@ def run(sweep: SweepFolder, count: int, launcher: str = "") -> int:
                     workers[slot] = _start(sweep, slot, launcher)
         shown = _show(sweep, shown)
     states = Counter((sweep.end(line) or {"state": "open"})["state"] for line in sweep.lines)
-    return 0 if states["done"] == len(sweep.lines) else STOPPED_EXIT if asked or sweep.stop.exists() else 1
+    return (
+        0
+        if states["done"] == len(sweep.lines)
+        else STOPPED_EXIT
+        if asked or sweep.stop.exists()
+        else 1
+    )
 
 
 def _start(sweep: SweepFolder, slot: int, launcher: str) -> subprocess.Popen:
@@ -53,19 +60,30 @@ def _start(sweep: SweepFolder, slot: int, launcher: str) -> subprocess.Popen:
     with (sweep.path / "logs" / f"worker-{slot}.log").open("ab") as log:
         command = [sys.executable, "-m", "experiments.sweep", *words]
         return subprocess.Popen(
-            command, env=os.environ | chosen, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            env=os.environ | chosen,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
 
 def _died(sweep: SweepFolder, worker: subprocess.Popen) -> bool:
-    """Whether a worker died at a line, which is then free at once. Raises `UsageError` for one that never got to a line."""
+    """Whether a worker died at a line, which is then free at once. Raises `UsageError` for one that
+    never got to a line."""
     if worker.returncode in LEFT:
         return False
     buried = lease.bury(sweep.leases, **lease.me() | {"pid": worker.pid})
     print(f"A worker died ({_cause(worker.returncode)}).", flush=True)
     if not buried and worker.returncode > 0:
         logs = sweep.path / "logs"
-        raise UsageError("dir", str(sweep.path), "a worker ended before it took a line.", f"See worker-*.log in {logs}.")
+        raise UsageError(
+            "dir",
+            str(sweep.path),
+            "a worker ended before it took a line.",
+            f"See worker-*.log in {logs}.",
+        )
     return True
 
 
@@ -89,5 +107,9 @@ def visible_gpus() -> list[str]:
         return [number for number in given.split(",") if number]
     if not shutil.which("nvidia-smi"):
         return []
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
-    return [str(i) for i in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))]
+    listed = subprocess.run(
+        ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False
+    )
+    return [
+        str(i) for i in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))
+    ]

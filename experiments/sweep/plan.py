@@ -21,14 +21,17 @@ OWN = ("out", "cache")  # flags that a line does not choose
 
 
 def make(source: Path, out: Path, imports: Sequence[str] = ()) -> tuple[SweepFolder, int]:
-    """Write the plan of a grid into a new folder; the sweep, and how many points were the same run as an earlier one.
+    """Write the plan of a grid into a new folder; the sweep, and how many points were the same run
+    as an earlier one.
 
-    Raises `UsageError` for a point that cannot be run, and for a folder that holds anything but this very plan.
-    """
+    Raises `UsageError` for a point that cannot be run, and for a folder that holds anything but
+    this very plan."""
     points = grid.expand(grid.read(source))
     if not points:
         raise UsageError("grid", str(source), "has no point left.", "Skip fewer.")
-    lines = _axes_only(_distinct([resolve(number, point, imports) for number, point in enumerate(points)]))
+    lines = _axes_only(
+        _distinct([resolve(number, point, imports) for number, point in enumerate(points)])
+    )
     text = "".join(json.dumps(line) + "\n" for line in lines)
     _refuse_if_taken(out, text)
     for part in PARTS:
@@ -44,15 +47,26 @@ def resolve(number: int, point: grid.Point, imports: Sequence[str] = ()) -> dict
     words = list(_words(point))
     shown = f"{preset} {' '.join(words)}".strip()
     if preset is None:
-        raise UsageError("grid", shown, "names no preset.", f"Give one of {', '.join(cli.presets())} as preset.")
+        raise UsageError(
+            "grid", shown, "names no preset.", f"Give one of {', '.join(cli.presets())} as preset."
+        )
     for flag in point:
         if flag.replace("-", "_") in OWN:
             raise UsageError("grid", flag, "is the sweep's own to choose.", "Drop it.")
     config = parsed(preset, words, f"point {number} ({shown})")
     identity = json.loads(json.dumps(configs.identity(config), default=str))
     flat = configs.flatten(identity) | {"preset": preset}
-    values = {"preset": preset} | {flag: flat.get(flag.replace("-", "_"), value) for flag, value in point.items()}
-    return {"line": number, "preset": preset, "flags": words, "point": values, "imports": list(imports), "config": identity}
+    values = {"preset": preset} | {
+        flag: flat.get(flag.replace("-", "_"), value) for flag, value in point.items()
+    }
+    return {
+        "line": number,
+        "preset": preset,
+        "flags": words,
+        "point": values,
+        "imports": list(imports),
+        "config": identity,
+    }
 
 
 def parsed(preset: str, words: Sequence[str], where: str) -> Any:
@@ -62,25 +76,36 @@ def parsed(preset: str, words: Sequence[str], where: str) -> Any:
         with contextlib.redirect_stderr(said):
             _, config = cli.parse(PROGRAM, [preset, *words])
         configs.check(config, cli.presets()[preset][1])
-        _build(configs.replace(config, seed=0, seeds=1, learning_rate=1.0, updates=1, evaluations=1, out=Path()))
+        _build(
+            configs.replace(
+                config, seed=0, seeds=1, learning_rate=1.0, updates=1, evaluations=1, out=Path()
+            )
+        )
     except UsageError as error:
-        raise UsageError(f"{where}: {error.field}", error.value, error.problem, error.fix) from error
+        raise UsageError(
+            f"{where}: {error.field}", error.value, error.problem, error.fix
+        ) from error
     except SystemExit as error:  # tyro's own way out
         reason = " ".join("".join(c for c in said.getvalue() if c.isascii()).split())
-        raise UsageError("grid", where, reason, "Names and values are those of the flags.") from error
+        raise UsageError(
+            "grid", where, reason, "Names and values are those of the flags."
+        ) from error
     return config
 
 
 @functools.cache
 def _build(config: Any) -> None:
-    """Refuse what can only be told from the task itself: strings too many to enumerate, a law that is not known."""
+    """Refuse what can only be told from the task itself: strings too many to enumerate, a law that
+    is not known."""
     from experiments import assemble
 
     reading = assemble.data(config)
     task = assemble.task(config, reading)
-    kit = assemble.kit(config, task)
-    for method, hyperparameters in configs.resolve(config) if reading is None else ():  # text has its teacher only in the run
-        method.build(hyperparameters, kit)
+    components = assemble.components(config, task)
+    for method, hyperparameters in (
+        configs.resolve(config) if reading is None else ()
+    ):  # text has its teacher only in the run
+        method.build(hyperparameters, components)
 
 
 def _words(point: grid.Point):
@@ -91,7 +116,10 @@ def _words(point: grid.Point):
 
 def _distinct(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without the points whose run an earlier one is already, numbered anew."""
-    kept = {json.dumps([line["config"], line["imports"]], sort_keys=True): line for line in reversed(lines)}
+    kept = {
+        json.dumps([line["config"], line["imports"]], sort_keys=True): line
+        for line in reversed(lines)
+    }
     first = sorted(kept.values(), key=lambda line: line["line"])
     return [line | {"line": number} for number, line in enumerate(first)]
 
@@ -99,8 +127,15 @@ def _distinct(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _axes_only(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each line's point without what is the same in all of them."""
     said = [{flag: json.dumps(value) for flag, value in line["point"].items()} for line in lines]
-    varied = [flag for flag in dict.fromkeys(f for one in said for f in one) if len({one.get(flag) for one in said}) > 1]
-    return [line | {"point": {flag: line["point"][flag] for flag in varied if flag in line["point"]}} for line in lines]
+    varied = [
+        flag
+        for flag in dict.fromkeys(f for one in said for f in one)
+        if len({one.get(flag) for one in said}) > 1
+    ]
+    return [
+        line | {"point": {flag: line["point"][flag] for flag in varied if flag in line["point"]}}
+        for line in lines
+    ]
 
 
 def _refuse_if_taken(out: Path, text: str) -> None:
@@ -108,6 +143,10 @@ def _refuse_if_taken(out: Path, text: str) -> None:
         raise UsageError("out", str(out), "is a file.", "Give a folder.")
     held = out / "plan.jsonl"
     if held.exists() and held.read_text() != text:
-        raise UsageError("out", str(out), "holds another plan.", "Give another folder, or that plan's grid.")
+        raise UsageError(
+            "out", str(out), "holds another plan.", "Give another folder, or that plan's grid."
+        )
     if not held.exists() and out.exists() and any(out.iterdir()):
-        raise UsageError("out", str(out), "holds files that are no sweep's.", "Give a new or empty folder.")
+        raise UsageError(
+            "out", str(out), "holds files that are no sweep's.", "Give a new or empty folder."
+        )

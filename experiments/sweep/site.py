@@ -15,7 +15,8 @@ TEMPLATE = Path(__file__).resolve().parents[2] / "slurm" / "array.sbatch"
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """What a cluster is told. None leaves its default; a YAML file of the same names can hold all of it (--site)."""
+    """What a cluster is told. None leaves its default; a YAML file of the same names can hold all
+    of it (--site)."""
 
     partition: str | None = None
     account: str | None = None
@@ -50,10 +51,15 @@ def read_site(path: Path | None, flags: Site) -> Site:
         known = {field.name for field in dataclasses.fields(Site)}
         unknown = set(said) - known
     except (OSError, yaml.YAMLError, TypeError) as error:
-        raise UsageError("site", str(path), "cannot be read.", "Give a YAML file of names and values.") from error
+        raise UsageError(
+            "site", str(path), "cannot be read.", "Give a YAML file of names and values."
+        ) from error
     if unknown:
         raise UsageError(
-            "site", ", ".join(sorted(unknown)), "is nothing that a site has.", f"Known: {', '.join(sorted(known))}."
+            "site",
+            ", ".join(sorted(unknown)),
+            "is nothing that a site has.",
+            f"Known: {', '.join(sorted(known))}.",
         )
     default = Site()
     changed = {k: v for k, v in dataclasses.asdict(flags).items() if v != getattr(default, k)}
@@ -70,6 +76,13 @@ def render(site: Site, sweep: SweepFolder) -> str:
     options |= {"signal": f"USR1@{site.signal}"} if site.signal is not None else {}
     options |= {"output": f"{(sweep.path / 'slurm').resolve()}/%A_%a.log"}
     first, *rest = TEMPLATE.read_text().splitlines()
-    kept = [text for text in rest if not any(text.startswith(f"#SBATCH --{name}=") for name in options)]
-    script = "\n".join([first, *(f"#SBATCH --{name}={value}" for name, value in options.items()), *kept]) + "\n"
-    return script.replace("${FDIV_PYTHON:-python}", shlex.quote(sys.executable)).replace("# (site)", site.setup)
+    kept = [
+        text for text in rest if not any(text.startswith(f"#SBATCH --{name}=") for name in options)
+    ]
+    script = (
+        "\n".join([first, *(f"#SBATCH --{name}={value}" for name, value in options.items()), *kept])
+        + "\n"
+    )
+    return script.replace("${FDIV_PYTHON:-python}", shlex.quote(sys.executable)).replace(
+        "# (site)", site.setup
+    )

@@ -18,19 +18,27 @@ LARGEST = 1000  # tasks in an array; SLURM's own default limit is 1001
 
 
 def submit(sweep: SweepFolder, site: Site, dry_run: bool = False) -> list[str]:
-    """Queue the lines that are neither done, nor at work, nor in the queue already; the numbers of the jobs.
+    """Queue the lines that are neither done, nor at work, nor in the queue already; the numbers of
+    the jobs.
 
     A second call finds nothing to queue. Two calls at once: the second is refused.
     """
     if not dry_run and not shutil.which("sbatch"):
         raise UsageError(
-            "dir", str(sweep.path), "there is no sbatch here to submit it with.", "Use a login node, or run --local N."
+            "dir",
+            str(sweep.path),
+            "there is no sbatch here to submit it with.",
+            "Use a login node, or run --local N.",
         )
     if dry_run:
         return _submit(sweep, site, dry_run)
-    held = lease.take(sweep.leases, "submit", sweep.lapse, lease.read(sweep.leases, sweep.lapse).get("submit"))
+    held = lease.take(
+        sweep.leases, "submit", sweep.lapse, lease.read(sweep.leases, sweep.lapse).get("submit")
+    )
     if held is None:
-        raise UsageError("dir", str(sweep.path), "is being submitted by another process.", "Wait for it.")
+        raise UsageError(
+            "dir", str(sweep.path), "is being submitted by another process.", "Wait for it."
+        )
     try:
         return _submit(sweep, site, dry_run)
     finally:
@@ -49,9 +57,20 @@ def _array(sweep: SweepFolder, site: Site, shares: list[list[int]], dry_run: boo
     script, folder = render(site, sweep), sweep.path / "slurm"
     number = len(list(folder.glob("[0-9]*.json"))) + 1
     place = folder / f"{number:04d}.sbatch"
-    words = [f"--array=0-{len(shares) - 1}%{site.concurrent}", str(place), str(sweep.path), "--share", str(number)]
-    if (site.nodes or 1) > 1:  # in so many words: the worker is itself a step, of one node, and srun would take that over
-        words += ["--launcher", f"srun --overlap --kill-on-bad-exit=1 --nodes={site.nodes} --ntasks={site.nodes}"]
+    words = [
+        f"--array=0-{len(shares) - 1}%{site.concurrent}",
+        str(place),
+        str(sweep.path),
+        "--share",
+        str(number),
+    ]
+    if (
+        (site.nodes or 1) > 1
+    ):  # in so many words: the worker is itself a step, of one node, and srun would take that over
+        words += [
+            "--launcher",
+            f"srun --overlap --kill-on-bad-exit=1 --nodes={site.nodes} --ntasks={site.nodes}",
+        ]
     command = ["sbatch", "--parsable", *words, "--lapse", str(sweep.lapse)]
     print(f"{shlex.join(command)}\n" + (f"\n{script}" if dry_run else ""), end="")
     if dry_run:
@@ -62,7 +81,12 @@ def _array(sweep: SweepFolder, site: Site, shares: list[list[int]], dry_run: boo
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         place.with_suffix(".json").unlink()
-        raise UsageError("sbatch", " ".join(words), f"was refused: {done.stderr.strip()}.", "See docs/cluster.md.")
+        raise UsageError(
+            "sbatch",
+            " ".join(words),
+            f"was refused: {done.stderr.strip()}.",
+            "See docs/cluster.md.",
+        )
     job = done.stdout.strip().split(";")[0]
     write_whole(place.with_suffix(".json"), json.dumps(record | {"job": job}) + "\n")
     return job
@@ -70,7 +94,9 @@ def _array(sweep: SweepFolder, site: Site, shares: list[list[int]], dry_run: boo
 
 def submissions(sweep: SweepFolder) -> list[dict[str, Any]]:
     """What was submitted so far: {job, shares, site}."""
-    return [json.loads(path.read_text()) for path in sorted((sweep.path / "slurm").glob("[0-9]*.json"))]
+    return [
+        json.loads(path.read_text()) for path in sorted((sweep.path / "slurm").glob("[0-9]*.json"))
+    ]
 
 
 def last_site(sweep: SweepFolder) -> Site:
@@ -89,12 +115,22 @@ def queued(sweep: SweepFolder) -> set[int]:
     if not known or not shutil.which("squeue"):
         return set()
     asked = subprocess.run(
-        ["squeue", "--noheader", "--array", "--me", "--format=%F %K"], capture_output=True, text=True, check=False
+        ["squeue", "--noheader", "--array", "--me", "--format=%F %K"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if asked.returncode:
-        raise UsageError("squeue", asked.stderr.strip(), "does not answer.", "Try again; nothing was submitted.")
+        raise UsageError(
+            "squeue", asked.stderr.strip(), "does not answer.", "Try again; nothing was submitted."
+        )
     tasks = [text.split() for text in asked.stdout.splitlines()]
-    return {line for job, task in tasks if job in known and task.isdigit() for line in known[job][int(task)]}
+    return {
+        line
+        for job, task in tasks
+        if job in known and task.isdigit()
+        for line in known[job][int(task)]
+    }
 
 
 def cancel(sweep: SweepFolder) -> list[str]:

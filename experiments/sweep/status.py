@@ -11,7 +11,12 @@ from experiments.sweep import lease
 from experiments.sweep.folder import Line, SweepFolder, name
 
 ORDER = ("done", "running", "queued", "preempted", "failed", "refused", "not started")
-SHOWN = ("greedy_accuracy", "regret", "js", "validation_nll")  # the metric that ranks a run, whichever it has
+SHOWN = (
+    "greedy_accuracy",
+    "regret",
+    "js",
+    "validation_nll",
+)  # the metric that ranks a run, whichever it has
 
 
 class Row(NamedTuple):
@@ -29,7 +34,9 @@ def rows(sweep: SweepFolder) -> list[Row]:
     from experiments.sweep.slurm import queued
 
     seen, waiting = lease.read(sweep.leases, sweep.lapse), queued(sweep)
-    return [_row(sweep, line, seen.get(name(line)), line["line"] in waiting) for line in sweep.lines]
+    return [
+        _row(sweep, line, seen.get(name(line)), line["line"] in waiting) for line in sweep.lines
+    ]
 
 
 def _row(sweep: SweepFolder, line: Line, seen: lease.Seen | None, waiting: bool) -> Row:
@@ -37,14 +44,22 @@ def _row(sweep: SweepFolder, line: Line, seen: lease.Seen | None, waiting: bool)
     state, reason = end.get("state"), end.get("reason", "")
     if state in (None, "preempted"):
         if seen and seen.held(sweep.lapse):
-            state, reason = "running", f"on {seen.holder.get('host', 'a host')}" if seen.holder else ""
+            state, reason = (
+                "running",
+                f"on {seen.holder.get('host', 'a host')}" if seen.holder else "",
+            )
         elif state is None and seen and seen.deaths:
             state, reason = "preempted", f"its worker died: no sign for {seen.age:.0f} s"
         if waiting and state != "running":
-            state, reason = "queued", f"{reason}{'; ' if reason else ''}{state or 'not started'} so far"
+            state, reason = (
+                "queued",
+                f"{reason}{'; ' if reason else ''}{state or 'not started'} so far",
+            )
     if state == "done":
         reason = _trouble(sweep.run(line))
-    return Row(line["line"], state or "not started", words(line["point"]), _metric(sweep.run(line)), reason)
+    return Row(
+        line["line"], state or "not started", words(line["point"]), _metric(sweep.run(line)), reason
+    )
 
 
 def words(point: dict[str, Any]) -> str:
@@ -66,15 +81,22 @@ def _metric(run: Path) -> str:
             said = json.loads(text)
         except ValueError:
             continue
-        shown = next((f"{metric} {said[metric]:.4g}" for metric in SHOWN if said.get(metric) is not None), "")
+        shown = next(
+            (f"{metric} {said[metric]:.4g}" for metric in SHOWN if said.get(metric) is not None), ""
+        )
         return f"{said['method']} {said['update']}: {shown}"
     return ""
 
 
 def _trouble(run: Path) -> str:
     """Methods of a finished run that diverged."""
-    kept = [json.loads(path.read_text()) | {"name": path.stem} for path in sorted((run / "methods").glob("*.json"))]
-    return "; ".join(f"{m['name']} {m['status']}: {m['reason']}" for m in kept if m["status"] != "ok")
+    kept = [
+        json.loads(path.read_text()) | {"name": path.stem}
+        for path in sorted((run / "methods").glob("*.json"))
+    ]
+    return "; ".join(
+        f"{m['name']} {m['status']}: {m['reason']}" for m in kept if m["status"] != "ok"
+    )
 
 
 def show(found: list[Row], every: bool) -> None:
@@ -84,7 +106,9 @@ def show(found: list[Row], every: bool) -> None:
 
     counts = Counter(row.state for row in found)
     console = Console()
-    console.print(", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state]), markup=False)
+    console.print(
+        ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state]), markup=False
+    )
     worth = [row for row in found if every or row.reason or row.state == "running"]
     if worth:
         table = Table(*Row._fields, box=None, padding=(0, 1), header_style="bold")

@@ -1,9 +1,9 @@
 """One worker: it takes lines that nobody has, one after another, and says how each ended.
 
-Lines run in this process, so that imports and compiled programs serve all of them; with a launcher (`srun`, for lines that
-span hosts) each is a process of its own. SIGTERM, SIGUSR1, SIGINT and the sweep's `stop` file ask for an end: the run saves
-at its next boundary and its line is left to be resumed.
-"""
+Lines run in this process, so that imports and compiled programs serve all of them; with a launcher
+(`srun`, for lines that span hosts) each is a process of its own. SIGTERM, SIGUSR1, SIGINT and the
+sweep's `stop` file ask for an end: the run saves at its next boundary and its line is left to be
+resumed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from experiments.stopping import STOPPED_EXIT
+from experiments.running.stopping import STOPPED_EXIT
 from experiments.sweep import lease
 from experiments.sweep.attempt import attempt
 from experiments.sweep.folder import MOST_DEATHS, Line, SweepFolder, name
@@ -24,7 +24,8 @@ LOST_EXIT = 75  # another worker has this one's line: nothing more may be writte
 
 
 class Notice:
-    """Whether this worker was asked to leave. A run in this process is told by Ctrl-C's signal, which it knows how to take."""
+    """Whether this worker was asked to leave. A run in this process is told by Ctrl-C's signal,
+    which it knows how to take."""
 
     def __init__(self, stop: Path):
         self.asked, self._told, self._stop = False, False, stop
@@ -45,8 +46,11 @@ class Notice:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def work(sweep: SweepFolder, share: Sequence[int] | None = None, launcher: str = "", most: int = 0) -> int:
-    """Take lines (of a share, or any; at most so many) until none is left: 0, or 130 when asked to leave before that."""
+def work(
+    sweep: SweepFolder, share: Sequence[int] | None = None, launcher: str = "", most: int = 0
+) -> int:
+    """Take lines (of a share, or any; at most so many) until none is left: 0, or 130 when asked to
+    leave before that."""
     notice, done = Notice(sweep.stop), 0
     while True:
         taken = 0
@@ -67,8 +71,11 @@ def work(sweep: SweepFolder, share: Sequence[int] | None = None, launcher: str =
             return 0
 
 
-def _takeable(sweep: SweepFolder, share: Sequence[int] | None) -> Iterator[tuple[Line, lease.Lease]]:
-    """Lines as this worker gets their leases; those that have killed too many workers are marked as failed."""
+def _takeable(
+    sweep: SweepFolder, share: Sequence[int] | None
+) -> Iterator[tuple[Line, lease.Lease]]:
+    """Lines as this worker gets their leases; those that have killed too many workers are marked as
+    failed."""
     seen = lease.read(sweep.leases, sweep.lapse)
     for line in sweep.open_lines():
         before = seen.get(name(line))
@@ -77,10 +84,16 @@ def _takeable(sweep: SweepFolder, share: Sequence[int] | None) -> Iterator[tuple
         held = lease.take(sweep.leases, name(line), sweep.lapse, before)
         if held is None:
             continue
-        if (sweep.end(line) or {}).get("state", "preempted") != "preempted":  # it ended since the folder was read
+        if (sweep.end(line) or {}).get(
+            "state", "preempted"
+        ) != "preempted":  # it ended since the folder was read
             held.give_back()
         elif before and before.deaths >= MOST_DEATHS:
-            sweep.keep_end(line, "failed", f"{before.deaths} workers died at it; the end of its log may say why")
+            sweep.keep_end(
+                line,
+                "failed",
+                f"{before.deaths} workers died at it; the end of its log may say why",
+            )
             held.give_back()
         else:
             yield line, held

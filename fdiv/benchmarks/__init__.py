@@ -1,4 +1,5 @@
-"""The shared benchmarks: one file each, a frozen dataclass whose fields are flags and whose `build` gives a `TokenMDP`."""
+"""The shared benchmarks: one file each, a frozen dataclass whose fields are flags and whose `build`
+gives a `TokenMDP`."""
 
 from __future__ import annotations
 

@@ -1,13 +1,15 @@
-"""Sums that can be written in several right ways, every one of which is known: answers are checked, and ways are counted.
+"""Sums that can be written in several right ways, every one of which is known: answers are checked,
+and ways are counted.
 
-A prompt is a sum, `17+25+8=`. A right completion is the answer alone, `50`, or steps: each adds two of the numbers that are
-left, the left one first, and puts the sum in the left one's place, until one number is left: `25+8=33,17+33=50`. So n numbers
-have n! (n-1)! / 2^(n-1) ways with steps. A completion is right when it is one of these to the last character, EOS included:
-a wrong step, a step too many, a zero in front or no end is wrong, whatever the answer.
+A prompt is a sum, `17+25+8=`. A right completion is the answer alone, `50`, or steps: each adds two
+of the numbers that are left, the left one first, and puts the sum in the left one's place, until
+one number is left: `25+8=33,17+33=50`. So n numbers have n! (n-1)! / 2^(n-1) ways with steps. A
+completion is right when it is one of these to the last character, EOS included: a wrong step, a
+step too many, a zero in front or no end is wrong, whatever the answer.
 
-A demonstration is any of the ways, all as likely; where two of them write the same string, the first stands for both. Sums
-of the same numbers in any order are on one side of the split, so that a held-out sum was not trained on turned round.
-"""
+A demonstration is any of the ways, all as likely; where two of them write the same string, the
+first stands for both. Sums of the same numbers in any order are on one side of the split, so that a
+held-out sum was not trained on turned round."""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ class Arithmetic:
             value = getattr(self, field)
             at_least(f"benchmark.{field}", value, least)
             if value > most:
-                raise UsageError(f"benchmark.{field}", value, "is too large.", f"Give at most {most}.")
+                raise UsageError(
+                    f"benchmark.{field}", value, "is too large.", f"Give at most {most}."
+                )
         between("benchmark.validation", self.validation, 0, 1)
         if self.beta != 0:
             positive("benchmark.beta", self.beta)
@@ -61,7 +65,9 @@ class Arithmetic:
         self.check()
         sums = Sums.of(self.terms, self.largest, self.direct)
         self._refuse_empty()
-        sides = {held: lambda key, n, held=held: self._numbers(key, n, held) for held in (False, True)}
+        sides = {
+            held: lambda key, n, held=held: self._numbers(key, n, held) for held in (False, True)
+        }
         prompts = lambda key, n: asked(sides[False](key, n), sums)
         score = lambda x: (solutions(x, sums) >= 0).astype(jnp.float32)
         statistics = {"reward": score, "answer": lambda x: answered(x, sums).astype(jnp.float32)}
@@ -69,16 +75,26 @@ class Arithmetic:
             statistics["direct"] = lambda x: (solutions(x, sums) == 0).astype(jnp.float32)
         regulariser = Regulariser(divergences.parse(self.divergence).name, self.beta)
         return TokenMDP(
-            VOCAB, sums.horizon, EOS, prompts, _demonstrations(sides[False], sums), _demonstrations(sides[True], sums), None,
-            statistics, score, regulariser, solutions=lambda x: solutions(x, sums),
-        )  # fmt: skip
+            VOCAB,
+            sums.horizon,
+            EOS,
+            prompts,
+            _demonstrations(sides[False], sums),
+            _demonstrations(sides[True], sums),
+            None,
+            statistics,
+            score,
+            regulariser,
+            solutions=lambda x: solutions(x, sums),
+        )
 
     def spell(self, tokens, mask) -> str:
         """The marked characters, up to EOS."""
         return "".join(CHARACTERS[t] for t, m in zip(tokens, mask) if m and 0 <= t < EOS)
 
     def _numbers(self, key: Array, n: int, held: bool) -> Array:
-        """n sums of one side of the split, all as likely: those of the other side are drawn again. [n, terms]"""
+        """n sums of one side of the split, all as likely: those of the other side are drawn again.
+        [n, terms]"""
         draw = lambda key: jax.random.randint(key, (n, self.terms), 0, self.largest + 1)
         wrong = lambda numbers: held_out(numbers, self.validation) != held
 
@@ -94,27 +110,41 @@ class Arithmetic:
         if share in (0.0, 1.0):
             side = "held-out" if share == 0 else "training"
             problem = f"leaves no {side} sum among {LOOKED_AT:,} drawn."
-            raise UsageError("benchmark.validation", self.validation, problem, "Change the share, or make sums larger.")
+            raise UsageError(
+                "benchmark.validation",
+                self.validation,
+                problem,
+                "Change the share, or make sums larger.",
+            )
 
 
 def refuse_flat(divergence: str) -> None:
     """Raise `UsageError` for a penalty that charges nothing more for going further.
 
-    With total variation any way to share mass among right answers costs the same, and no step that was begun has a price:
-    what training ends in is not what the penalty asks for. Penalties whose reward(s) is bounded but rises (neyman_chi2,
-    log_d) may stay: their optimum leaves wrong answers out, and all right ones as likely among each other as they were.
-    """
+    With total variation any way to share mass among right answers costs the same, and no step that
+    was begun has a price: what training ends in is not what the penalty asks for. Penalties whose
+    reward(s) is bounded but rises (neyman_chi2, log_d) may stay: their optimum leaves wrong answers
+    out, and all right ones as likely among each other as they were."""
     d = divergences.parse(divergence)
     if float(d.reward(jnp.float32(2.0))) <= float(d.reward(jnp.float32(1.0))):
-        problem = "its reward(s) is flat: it does not tell right answers apart by how far they have gone from the start."
-        raise UsageError("benchmark.divergence", d.name, problem, "Use reverse_kl, forward_kl or js, or another that rises.")
+        problem = (
+            "its reward(s) is flat: it does not tell right answers apart by how far "
+            "they have gone from the start."
+        )
+        raise UsageError(
+            "benchmark.divergence",
+            d.name,
+            problem,
+            "Use reverse_kl, forward_kl or js, or another that rises.",
+        )
 
 
-# --- which sums ------------------------------------------------------------------------------------------------------
+# --- which sums -----------------------------------------------------------------------------------
 
 
 def held_out(numbers: Array, share: float) -> Array:
-    """Whether each sum of numbers [B, N] is never trained on: a hash of them, in order of size, is below the share. [B]"""
+    """Whether each sum of numbers [B, N] is never trained on: a hash of them, in order of size, is
+    below the share. [B]"""
     code = jnp.zeros(numbers.shape[0], jnp.uint32)
     for column in jnp.sort(numbers, axis=1).astype(jnp.uint32).T:
         code = mixed(code * jnp.uint32(1000) + column + jnp.uint32(1))
@@ -122,13 +152,16 @@ def held_out(numbers: Array, share: float) -> Array:
 
 
 def mixed(x: Array) -> Array:
-    """A bijection of 32-bit numbers in which every bit depends on every other (MurmurHash3's last step, Appleby 2011)."""
+    """A bijection of 32-bit numbers in which every bit depends on every other (MurmurHash3's last
+    step, Appleby 2011)."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         x = (x ^ (x >> shift)) * jnp.uint32(factor)
     return x ^ (x >> 16)
 
 
-def _demonstrations(draw: Callable[[Array, int], Array], sums: Sums) -> Callable[[Array, int], Sequences]:
+def _demonstrations(
+    draw: Callable[[Array, int], Array], sums: Sums
+) -> Callable[[Array, int], Sequences]:
     """Sums each written in one of its right ways: (key, n) -> strings [n, P + H]."""
 
     def demos(key: Array, n: int) -> Sequences:

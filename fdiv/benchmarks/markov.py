@@ -1,8 +1,8 @@
 """A random Markov chain over V tokens with an EOS: strings of variable length, expert known.
 
-The expert is a `markov` table of the chosen order. Each row is (1 - h) Dirichlet(concentration) over the V tokens and h
-on EOS, the hazard h drawn per row with mean 1 / (1 + mean_length). Strings that reach the horizon are cut there.
-"""
+The expert is a `markov` table of the chosen order. Each row is (1 - h) Dirichlet(concentration)
+over the V tokens and h on EOS, the hazard h drawn per row with mean 1 / (1 + mean_length). Strings
+that reach the horizon are cut there."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class Markov:
         expert = Model(tabular.policy(automaton, self.vocab + 1), self._table(automaton.states))
         prompts = lambda key, n: tk.empty_prompts(n)
         demos = demonstrations(expert, prompts, self.horizon, self.vocab)
-        return TokenMDP(self.vocab + 1, self.horizon, self.vocab, prompts, demos, held_out=demos, expert=expert)
+        return TokenMDP(
+            self.vocab + 1, self.horizon, self.vocab, prompts, demos, held_out=demos, expert=expert
+        )
 
     def _table(self, states: int) -> np.ndarray:
         """log-probs [states, V + 1] in float64."""

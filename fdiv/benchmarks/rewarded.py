@@ -1,11 +1,13 @@
-"""A small language with a reward: the optimum of E_pi[r] - beta D_f(ref||pi) is known exactly, and is the expert.
+"""A small language with a reward: the optimum of E_pi[r] - beta D_f(ref||pi) is known exactly, and
+is the expert.
 
-The reference is the policy of a class nearest to the language in forward KL, as supervised training would leave it; the
-reward is one of the language's statistics, or a table. Comparisons are Bradley-Terry in r / temperature, the two strings
-drawn from the reference, a share of the labels flipped. With `exact` labels each pair is seen both ways round, weighed by
-its probability. `spread` makes people disagree more about some strings than others: the temperature of a comparison is
-multiplied by e^{+-spread}, up where the two strings differ in their first token. Demonstrations may slip as well.
-"""
+The reference is the policy of a class nearest to the language in forward KL, as supervised training
+would leave it; the reward is one of the language's statistics, or a table. Comparisons are
+Bradley-Terry in r / temperature, the two strings drawn from the reference, a share of the labels
+flipped. With `exact` labels each pair is seen both ways round, weighed by its probability. `spread`
+makes people disagree more about some strings than others: the temperature of a comparison is
+multiplied by e^{+-spread}, up where the two strings differ in their first token. Demonstrations may
+slip as well."""
 
 from __future__ import annotations
 
@@ -35,15 +37,18 @@ class Rewarded:
     base: TwoTemplate | Markov = dataclasses.field(default_factory=TwoTemplate)
     """The language."""
     reward: str = "valid"
-    """A statistic of the language (two_template: valid, mode_b), or table: standard normal for each string."""
+    """A statistic of the language (two_template: valid, mode_b), or table: standard normal for each
+    string."""
     table_seed: int = 0
     """Which table."""
     beta: float = 0.1
     """Weight of the divergence from the reference."""
     divergence: str = "reverse_kl"
-    """What leaving the reference costs, D_f(reference||policy): reverse_kl is KL(policy||reference)."""
+    """What leaving the reference costs, D_f(reference||policy): reverse_kl is
+    KL(policy||reference)."""
     reference: Literal["independent", "markov", "full"] = "markov"
-    """The reference: the policy of this class nearest to the language; full is the language itself."""
+    """The reference: the policy of this class nearest to the language; full is the language
+    itself."""
     labels: Labels = "drawn"
     """Comparisons: their labels drawn, or exact."""
     temperature: float = 1.0
@@ -56,7 +61,8 @@ class Rewarded:
     """Demonstrations: share that the reference wrote, in the expert's place."""
 
     def build(self) -> TokenMDP:
-        """The task; its expert is the optimum. Raises `UsageError` where strings are too many, or a field cannot be."""
+        """The task; its expert is the optimum. Raises `UsageError` where strings are too many, or a
+        field cannot be."""
         self._check()
         base = self.base.build()
         score = self._score(base)
@@ -65,19 +71,29 @@ class Rewarded:
             reference = self._reference(base, space)
             log_ref = exact.known_law(space, reference).string
             d = divergences.parse(self.divergence)
-            best = regularised.optimum(d, jnp.asarray(score(space.sequences), float), log_ref, self.beta)
+            best = regularised.optimum(
+                d, jnp.asarray(score(space.sequences), float), log_ref, self.beta
+            )
             table = tabular.written(space, np.asarray(best))
         full = tabular.policy(tabular.full(base.vocab, base.horizon), base.vocab)
         expert = Model(full, table)
-        good, poor = (demonstrations(m, base.prompts, base.horizon, base.eos) for m in (expert, reference))
+        good, poor = (
+            demonstrations(m, base.prompts, base.horizon, base.eos) for m in (expert, reference)
+        )
         demos = self._slipped(good, poor) if self.slips else good
         pairs = self._pairs(base, reference, score)
         regulariser = Regulariser(d.name, self.beta, reference)
         statistics = {"reward": lambda x: score(x).astype(jnp.float32), **base.statistics}
         return base._replace(
-            expert=expert, demos=demos, held_out=good, statistics=statistics, score=score, regulariser=regulariser,
-            pairs=pairs, held_out_pairs=pairs,
-        )  # fmt: skip
+            expert=expert,
+            demos=demos,
+            held_out=good,
+            statistics=statistics,
+            score=score,
+            regulariser=regulariser,
+            pairs=pairs,
+            held_out_pairs=pairs,
+        )
 
     def _check(self) -> None:
         for field in ("beta", "temperature"):
@@ -106,7 +122,12 @@ class Rewarded:
             return score
         if self.reward not in base.statistics:
             choices = ", ".join([*base.statistics, "table"])
-            raise UsageError("benchmark.reward", self.reward, "is no statistic of this language.", f"Use one of {choices}.")
+            raise UsageError(
+                "benchmark.reward",
+                self.reward,
+                "is no statistic of this language.",
+                f"Use one of {choices}.",
+            )
         return base.statistics[self.reward]
 
     def _reference(self, base: TokenMDP, space: exact.Space) -> Model:
@@ -133,7 +154,9 @@ class Rewarded:
             x, y = draw(first_key), draw(second_key)
             chance = self.preference(score(x), score(y), x.tokens[:, 0] != y.tokens[:, 0])
             if self.labels == "exact":
-                both = lambda a, b, w: jax.tree.map(lambda u, v: jnp.concatenate([u, v]), a, b)._replace(weight=w)
+                both = lambda a, b, w: jax.tree.map(
+                    lambda u, v: jnp.concatenate([u, v]), a, b
+                )._replace(weight=w)
                 weight = 2 * jnp.concatenate([chance, 1 - chance])
                 return Pairs(both(x, y, weight), both(y, x, weight))
             first = jax.random.uniform(label_key, (n,)) < chance
@@ -143,7 +166,8 @@ class Rewarded:
         return pairs
 
     def preference(self, first, second, differ):
-        """P(the first is preferred), from both rewards and whether the strings begin differently."""
+        """P(the first is preferred), from both rewards and whether the strings begin
+        differently."""
         temperature = self.temperature * jnp.exp(jnp.where(differ, self.spread, -self.spread))
         chance = jax.nn.sigmoid((first - second) / temperature)
         return (1 - self.flips) * chance + self.flips * (1 - chance)

@@ -1,9 +1,10 @@
-"""Sums as strings of characters: how they are asked, every right way to write them, and which way a string is.
+"""Sums as strings of characters: how they are asked, every right way to write them, and which way a
+string is.
 
-Right is the answer alone, or steps: each adds two of the numbers that are left, the left one first, and puts the sum in the
-left one's place, until one number is left. Everything works on token arrays, under jit and vmap. B sums of N numbers, K ways
-of S steps, P and H characters at most before and after the equals sign.
-"""
+Right is the answer alone, or steps: each adds two of the numbers that are left, the left one first,
+and puts the sum in the left one's place, until one number is left. Everything works on token
+arrays, under jit and vmap. B sums of N numbers, K ways of S steps, P and H characters at most
+before and after the equals sign."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ VOCAB = EOS + 1
 class Sums(NamedTuple):
     """A kind of sum, and all ways to write its steps."""
 
-    equations: np.ndarray  # [K, S, 3, N] which of the N numbers make up x, y and z of each step x + y = z of each way
+    equations: (
+        np.ndarray
+    )  # [K, S, 3, N] which of the N numbers make up x, y and z of each step x + y = z of each way
     largest: int
     direct: bool  # whether the answer alone is a way, the first
     width: int  # most digits of a number
@@ -38,7 +41,9 @@ class Sums(NamedTuple):
     def of(terms: int, largest: int, direct: bool) -> Sums:
         equations = np.array(steps(list(np.eye(terms, dtype=np.int32))))
         digits = np.vectorize(lambda number: len(str(number)))(largest * equations.sum(-1))
-        return Sums(equations, largest, direct, int(digits.max()), int((digits + 1).sum((1, 2)).max()))
+        return Sums(
+            equations, largest, direct, int(digits.max()), int((digits + 1).sum((1, 2)).max())
+        )
 
 
 def steps(numbers: list) -> list:
@@ -52,13 +57,20 @@ def steps(numbers: list) -> list:
 
 
 def written(numbers: Array, marks: np.ndarray, width: int) -> Array:
-    """Numbers [..., M] in decimal, each followed by its mark [M], padding behind. [..., M (width + 1)]"""
-    place = np.expand_dims(10 ** np.arange(width)[::-1], tuple(range(numbers.ndim))).astype(np.int32)
+    """Numbers [..., M] in decimal, each followed by its mark [M], padding behind. [..., M (width +
+    1)]"""
+    place = np.expand_dims(10 ** np.arange(width)[::-1], tuple(range(numbers.ndim))).astype(
+        np.int32
+    )
     tail = numbers[..., None] // place
     digits = jnp.where((tail > 0) | (place == 1), tail % 10, PAD)
-    after = jnp.broadcast_to(np.expand_dims(marks, tuple(range(numbers.ndim - 1))), numbers.shape)[..., None]
+    after = jnp.broadcast_to(np.expand_dims(marks, tuple(range(numbers.ndim - 1))), numbers.shape)[
+        ..., None
+    ]
     row = jnp.concatenate([digits, after], axis=-1).reshape(*numbers.shape[:-1], -1)
-    return jnp.take_along_axis(row, jnp.argsort(row == PAD, axis=-1, stable=True), axis=-1).astype(jnp.int32)
+    return jnp.take_along_axis(row, jnp.argsort(row == PAD, axis=-1, stable=True), axis=-1).astype(
+        jnp.int32
+    )
 
 
 def asked(numbers: Array, sums: Sums) -> Sequences:
@@ -103,14 +115,17 @@ def solutions(x: Sequences, sums: Sums) -> Array:
 
 
 def answered(x: Sequences, sums: Sums) -> Array:
-    """Whether each string ends in `=ANSWER` or is the answer alone, whatever the steps before it. [B]"""
+    """Whether each string ends in `=ANSWER` or is the answer alone, whatever the steps before it.
+    [B]"""
     numbers = read(tk.prompts_of(x, sums.horizon), sums.equations.shape[-1])
     answer = written(numbers.sum(1)[:, None], np.array([EOS]), sums.width)
     edge = jnp.full_like(answer[:, :1], EQUALS)
     wanted = jnp.concatenate([edge, answer], axis=1)
     row = jnp.concatenate([edge, _actions(x, sums), jnp.full_like(answer, PAD)], axis=1)
     start = x.mask.sum(1) - (answer != PAD).sum(1)
-    ending = jnp.take_along_axis(row, jnp.maximum(start, 0)[:, None] + jnp.arange(wanted.shape[1])[None], axis=1)
+    ending = jnp.take_along_axis(
+        row, jnp.maximum(start, 0)[:, None] + jnp.arange(wanted.shape[1])[None], axis=1
+    )
     return (start >= 0) & (ending == wanted).all(1)
 
 

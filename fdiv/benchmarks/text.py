@@ -1,9 +1,9 @@
 """Real text, byte by byte: prompts and completions become strings over 256 bytes and an EOS.
 
-A prompt keeps its last `prompt_length` bytes, a completion its first `horizon`; one that is cut has no EOS. The split is by
-a hash of the row, so a row stays on its side whatever else the file holds. The expert is a teacher, where there is one.
-Rows may be comparisons (a second completion, rejected) or labelled alone: what was preferred or liked is demonstrated.
-"""
+A prompt keeps its last `prompt_length` bytes, a completion its first `horizon`; one that is cut has
+no EOS. The split is by a hash of the row, so a row stays on its side whatever else the file holds.
+The expert is a teacher, where there is one. Rows may be comparisons (a second completion, rejected)
+or labelled alone: what was preferred or liked is demonstrated."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Text:
     """A user's text, or the standard library's docstrings where no path is given."""
 
     path: Path | None = None
-    """A .jsonl, .json, .parquet or plain text file; none: the docstrings of this Python's standard library."""
+    """A .jsonl, .json, .parquet or plain text file; none: the docstrings of this Python's standard
+    library."""
     prompt_field: str | None = None
     """Column of the prompts; none: as TRL names them (text, prompt/completion, messages)."""
     completion_field: str | None = None
@@ -51,7 +52,8 @@ class Text:
     validation: float = 0.05
     """Share of rows held out, chosen by a hash of the row."""
     teacher_updates: int = 600
-    """Updates of likelihood training that make the teacher, the known expert; kept and used again."""
+    """Updates of likelihood training that make the teacher, the known expert; kept and used
+    again."""
     teacher_width: int = 128
     """Width of the teacher's transformer."""
     teacher_layers: int = 3
@@ -78,26 +80,41 @@ class Text:
         for side, name in zip(shown, ("training", "validation")):
             if not side:
                 problem = f"leaves no {name} row of {len(rows)}."
-                raise UsageError("benchmark.validation", self.validation, problem, "Change the share, or give more rows.")
+                raise UsageError(
+                    "benchmark.validation",
+                    self.validation,
+                    problem,
+                    "Change the share, or give more rows.",
+                )
         demos, held_out = (_drawn_from(self.encode(side)) for side in shown)
         prompts = lambda key, n: tk.prompts_of(demos(key, n), self.horizon)
         mdp = TokenMDP(VOCAB, self.horizon, EOS, prompts, demos, held_out, teacher)
         return mdp._replace(**self._judged(sides))
 
     def _judged(self, sides: tuple[list[Row], list[Row]]) -> dict:
-        """What there is to learn from comparisons and labels: nothing, labels alone, or pairs that serve as labels too."""
+        """What there is to learn from comparisons and labels: nothing, labels alone, or pairs that
+        serve as labels too."""
         if not any(row.rejected is not None or row.liked is not None for row in sides[0]):
             return {}
         pairs = [[row for row in side if row.rejected is not None] for side in sides]
-        labels = [[row for row in side if row.rejected is not None or row.liked is not None] for side in sides]
-        found = {"regulariser": Regulariser(self.divergence, self.beta), "labels": _drawn_from(self.compare(labels[0]))}
+        labels = [
+            [row for row in side if row.rejected is not None or row.liked is not None]
+            for side in sides
+        ]
+        found = {
+            "regulariser": Regulariser(self.divergence, self.beta),
+            "labels": _drawn_from(self.compare(labels[0])),
+        }
         found |= {"pairs": _drawn_from(self.compare(pairs[0]))} if pairs[0] else {}
         return found | ({"held_out_pairs": _drawn_from(self.compare(pairs[1]))} if pairs[1] else {})
 
     def compare(self, rows: list[Row]) -> Pairs:
-        """Comparisons in numpy; a completion that was judged alone stands on its side, and opposite with weight 0."""
+        """Comparisons in numpy; a completion that was judged alone stands on its side, and opposite
+        with weight 0."""
         chosen = self.encode(rows)
-        rejected = self.encode([row if row.rejected is None else Row(row.prompt, row.rejected) for row in rows])
+        rejected = self.encode(
+            [row if row.rejected is None else Row(row.prompt, row.rejected) for row in rows]
+        )
         weight = lambda other: np.array([row.liked is not other for row in rows], np.float32)
         return Pairs(chosen._replace(weight=weight(False)), rejected._replace(weight=weight(True)))
 
@@ -117,10 +134,13 @@ class Text:
 
 
 def split(rows: list[Row], validation: float) -> tuple[list[Row], list[Row]]:
-    """Training and validation rows: a row is held out where its hash, as a number in [0, 1), is below the share."""
+    """Training and validation rows: a row is held out where its hash, as a number in [0, 1), is
+    below the share."""
 
     def held(row: Row) -> bool:
-        digest = hashlib.sha256(len(row.prompt).to_bytes(8, "big") + row.prompt + row.completion).digest()
+        digest = hashlib.sha256(
+            len(row.prompt).to_bytes(8, "big") + row.prompt + row.completion
+        ).digest()
         return int.from_bytes(digest[:8], "big") / 2**64 < validation
 
     sides = [held(row) for row in rows]
@@ -128,7 +148,8 @@ def split(rows: list[Row], validation: float) -> tuple[list[Row], list[Row]]:
 
 
 def decode(tokens, mask) -> str:
-    """Bytes of the marked tokens as text, up to EOS; what is no UTF-8 shows as a replacement mark."""
+    """Bytes of the marked tokens as text, up to EOS; what is no UTF-8 shows as a replacement
+    mark."""
     kept = [int(t) for t, m in zip(np.asarray(tokens), np.asarray(mask)) if m and t != EOS]
     return bytes(kept).decode("utf-8", errors="replace")
 

@@ -1,9 +1,10 @@
-"""The two-template language: the smallest task on which divergences disagree, because no Markov policy can express it.
+"""The two-template language: the smallest task on which divergences disagree, because no Markov
+policy can express it.
 
-Expert over V^T strings: `w T_A + (1-w) T_B`. In T_A each position is token 0 with probability 1 - noise, else uniform
-over the others; T_B is the same with token 1. The template is a latent chosen once per string. `valid`: at most one
-position differs from all-0, or at most one from all-1; `mode_b`: at most one differs from all-1.
-"""
+Expert over V^T strings: `w T_A + (1-w) T_B`. In T_A each position is token 0 with probability 1 -
+noise, else uniform over the others; T_B is the same with token 1. The template is a latent chosen
+once per string. `valid`: at most one position differs from all-0, or at most one from all-1;
+`mode_b`: at most one differs from all-1."""
 
 from __future__ import annotations
 
@@ -45,11 +46,15 @@ class TwoTemplate:
             demos=self._sample,
             held_out=self._sample,
             expert=Model(_expert(), self._parameters()),
-            statistics={"valid": _valid, "mode_b": lambda x: (_misses(x, 1) <= 1).astype(jnp.float32)},
+            statistics={
+                "valid": _valid,
+                "mode_b": lambda x: (_misses(x, 1) <= 1).astype(jnp.float32),
+            },
         )
 
     def _parameters(self) -> tuple[np.ndarray, np.ndarray]:
-        """log prior [2] and log emission [2, V], float64 so that exact work in double precision is exact."""
+        """log prior [2] and log emission [2, V], float64 so that exact work in double precision is
+        exact."""
         emission = np.full((2, self.vocab), np.log(self.noise / (self.vocab - 1)))
         emission[[0, 1], [0, 1]] = np.log1p(-self.noise)
         return np.log([self.weight, 1 - self.weight]), emission
@@ -80,7 +85,9 @@ def _expert() -> Policy:
     def predict(params, log_joint):
         prior, emission = map(tk.real, params)
         posterior = jax.nn.log_softmax(log_joint + prior.reshape([1] * (log_joint.ndim - 1) + [2]))
-        return jax.nn.logsumexp(posterior[..., None] + jnp.expand_dims(emission, range(log_joint.ndim - 1)), axis=-2)
+        return jax.nn.logsumexp(
+            posterior[..., None] + jnp.expand_dims(emission, range(log_joint.ndim - 1)), axis=-2
+        )
 
     def step(params, log_joint, token):
         log_joint = log_joint + evidence(params, token)

@@ -1,13 +1,14 @@
-"""The methods: hyperparameter groups (one file, one group of flags each) and the names that `--methods` takes.
+"""The methods: hyperparameter groups (one file, one group of flags each) and the names that
+`--methods` takes.
 
 A group is a frozen dataclass whose fields are flags, among them `learning_rate`, with
 
     reads                              "demos", "pairs" or "labels", what its batches are (demos, where it does not say)
-    needs                              "scorer", "critic": what of a kit it is built from (nothing, where it does not say)
+    needs                              "scorer", "critic": what of a components it is built from (nothing, where it does not say)
     reusable                           whether a batch may serve several optimiser steps
     check(divergence, **fixed)         raises `UsageError` for values that cannot be
     claim(divergence, **fixed)         what it minimises, a `Claim`
-    build(kit, divergence, **fixed)    the `Objective`, from values alone
+    build(components, divergence, **fixed)    the `Objective`, from values alone
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from fdiv.objectives.reward_model import LearnedReward
 from fdiv.objectives.simpo import Simpo
 from fdiv.objectives.spin import Spin
 from fdiv.penalties import Penalty
-from fdiv.types import Claim, Kit, Objective, UsageError
+from fdiv.types import Claim, Components, Objective, UsageError
 
 GROUPS: dict[str, type] = {
     "max_likelihood": MaxLikelihood,
@@ -57,13 +58,16 @@ GROUPS: dict[str, type] = {
 
 
 class Method(NamedTuple):
-    """What a name stands for: its group, its divergence (`{}` is filled by NAME:ARGUMENT), and what the name fixes."""
+    """What a name stands for: its group, its divergence (`{}` is filled by NAME:ARGUMENT), and what
+    the name fixes."""
 
     group: str
     divergence: str | None
     fixed: dict[str, Any] = {}
     default: str | None = None  # the argument where none is written; None: it must be
-    charges: bool = False  # NAME:ESTIMATOR-PLACEMENT[-string] sets its own penalty in place of the common one
+    charges: bool = (
+        False  # NAME:ESTIMATOR-PLACEMENT[-string] sets its own penalty in place of the common one
+    )
 
 
 METHODS: dict[str, Method] = {
@@ -115,18 +119,22 @@ class Resolved(NamedTuple):
         return self.fixed.get("reads") or getattr(GROUPS[self.group], "reads", "demos")
 
     def check(self, hyperparameters: Any) -> None:
-        """Raise `UsageError` for hyperparameters (an instance of the group's dataclass) that this method cannot have."""
+        """Raise `UsageError` for hyperparameters (an instance of the group's dataclass) that this
+        method cannot have."""
         hyperparameters.check(self.divergence, **self.fixed)
 
-    def build(self, hyperparameters: Any, kit: Kit) -> Objective:
+    def build(self, hyperparameters: Any, components: Components) -> Objective:
         """The objective, from an instance of the group's dataclass."""
         self.check(hyperparameters)
-        one_vocabulary(kit)
-        return hyperparameters.build(kit, self.divergence, **self.fixed)
+        one_vocabulary(components)
+        return hyperparameters.build(components, self.divergence, **self.fixed)
 
     def reusable(self, hyperparameters: Any) -> bool:
-        """Whether a batch may serve several optimiser steps; what the name fixes comes before a flag."""
-        fixed = {name: value for name, value in self.fixed.items() if hasattr(hyperparameters, name)}
+        """Whether a batch may serve several optimiser steps; what the name fixes comes before a
+        flag."""
+        fixed = {
+            name: value for name, value in self.fixed.items() if hasattr(hyperparameters, name)
+        }
         return dataclasses.replace(hyperparameters, **fixed).reusable()
 
     def claim(self, hyperparameters: Any) -> Claim:
@@ -135,32 +143,60 @@ class Resolved(NamedTuple):
 
 
 def resolve(name: str) -> Resolved:
-    """`sft`, `gail`, `alpha_irl:0.3`, `adversarial:hellinger2` ... Raises `UsageError` with the nearest names."""
+    """`sft`, `gail`, `alpha_irl:0.3`, `adversarial:hellinger2` ... Raises `UsageError` with the
+    nearest names."""
     base, colon, argument = name.strip().partition(":")
     base = base.lower().replace("-", "_")
     if base not in METHODS:
         near = difflib.get_close_matches(base, METHODS, n=3, cutoff=0.4) or sorted(METHODS)
-        raise UsageError("methods", name, "there is no method of that name.", f"The nearest: {', '.join(near)}.")
+        raise UsageError(
+            "methods", name, "there is no method of that name.", f"The nearest: {', '.join(near)}."
+        )
     method = METHODS[base]
     takes_argument = "{}" in (method.divergence or "")
     if colon and method.charges:
-        return Resolved(f"{base}:{argument}", method.group, None, method.fixed | {"penalty": _penalty(name, argument)}, True)
+        return Resolved(
+            f"{base}:{argument}",
+            method.group,
+            None,
+            method.fixed | {"penalty": _penalty(name, argument)},
+            True,
+        )
     if colon and not takes_argument:
-        raise UsageError("methods", name, f"{base} takes no argument.", f"Write {base}, or adversarial:NAME for another f.")
+        raise UsageError(
+            "methods",
+            name,
+            f"{base} takes no argument.",
+            f"Write {base}, or adversarial:NAME for another f.",
+        )
     argument = argument or method.default
     if takes_argument and not argument:
-        raise UsageError("methods", name, f"{base} needs a divergence.", f"Write, for instance, {base}:hellinger2.")
+        raise UsageError(
+            "methods",
+            name,
+            f"{base} needs a divergence.",
+            f"Write, for instance, {base}:hellinger2.",
+        )
     divergence = method.divergence.format(argument) if method.divergence else None
     if divergence is not None:
         divergence = divergences.parse(divergence).name
-    return Resolved(f"{base}:{argument}" if colon else base, method.group, divergence, method.fixed, method.charges)
+    return Resolved(
+        f"{base}:{argument}" if colon else base,
+        method.group,
+        divergence,
+        method.fixed,
+        method.charges,
+    )
 
 
 def _penalty(name: str, argument: str) -> Penalty:
     """`k3-loss`, `k2-loss-string`: how a method of that name estimates and places its penalty."""
     parts = argument.split("-")
     if not 2 <= len(parts) <= 3:
-        problem, fix = "says no estimator and placement.", "Write, for instance, grpo:k3-loss or rloo:k2-loss-string."
+        problem, fix = (
+            "says no estimator and placement.",
+            "Write, for instance, grpo:k3-loss or rloo:k2-loss-string.",
+        )
         raise UsageError("methods", name, problem, fix)
     penalty = Penalty(*parts)
     penalty.check()

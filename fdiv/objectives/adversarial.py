@@ -1,4 +1,5 @@
-"""Adversarial imitation: the log-ratio is a discriminator's logit, the policy follows any f's reward of it.
+"""Adversarial imitation: the log-ratio is a discriminator's logit, the policy follows any f's
+reward of it.
 
     -grad D_f(p||q) = E_{x ~ q}[ sum_k R_k grad log q(action_k | prefix) ],   R from `estimators.returns_to_go`,
 
@@ -23,9 +24,17 @@ from fdiv import divergences
 from fdiv import tokens as tk
 from fdiv.checks import one_of, share
 from fdiv.discriminator import Discriminator, Evidence, Training, discriminator
-from fdiv.estimators import Baseline, Scored, advantages, returns_to_go, score_function_loss, to_actions, to_columns
+from fdiv.estimators import (
+    Baseline,
+    Scored,
+    advantages,
+    returns_to_go,
+    score_function_loss,
+    to_actions,
+    to_columns,
+)
 from fdiv.objectives.adversarial_token import adversarial_token
-from fdiv.types import Claim, Divergence, Kit, Level, Objective, Params, UsageError
+from fdiv.types import Claim, Components, Divergence, Level, Objective, Params, UsageError
 
 RewardForm = Literal["ratio", "expert"]
 
@@ -36,12 +45,13 @@ class Adversarial:
 
     needs: ClassVar = ("scorer",)
     level: Level = "sequence"
-    """What the discriminator compares: sequence (whole strings), occupancy ((prefix, token) pairs), or token (the next
-    token at the expert's prefixes; see adversarial_token)."""
+    """What the discriminator compares: sequence (whole strings), occupancy ((prefix, token) pairs),
+    or token (the next token at the expert's prefixes; see adversarial_token)."""
     training: Training = "logistic"
     """Discriminator loss: logistic, or the divergence's variational bound."""
     reward_form: RewardForm = "ratio"
-    """What the reward is made of: the logit s (log p - log q), or for airl its expert part s + log q alone."""
+    """What the reward is made of: the logit s (log p - log q), or for airl its expert part s + log
+    q alone."""
     entropy: float = 0.0
     """Coefficient of the policy's entropy, added to what is maximised."""
     discriminator_learning_rate: float = 0.05
@@ -51,11 +61,13 @@ class Adversarial:
     warmup: int = 50
     """Updates in which only the discriminator learns."""
     gradient_penalty: float = 0.0
-    """Weight of the squared change of the learned score when one token of a string is replaced by another."""
+    """Weight of the squared change of the learned score when one token of a string is replaced by
+    another."""
     baseline: Baseline = "leave_one_out"
     """What is subtracted from the returns: none, mean or leave_one_out."""
     discount: float = 1.0
-    """Weight of what follows an action, per token: 1 is the exact gradient, 0 holds later prefixes fixed."""
+    """Weight of what follows an action, per token: 1 is the exact gradient, 0 holds later prefixes
+    fixed."""
     learning_rate: float | None = None
     """Learning rate of the policy in place of --learning-rate."""
 
@@ -63,21 +75,47 @@ class Adversarial:
         return False
 
     def check(self, divergence: str, structured: bool = False, published: str = "") -> None:
-        for field, choices in (("level", Level), ("training", Training), ("reward_form", RewardForm), ("baseline", Baseline)):
+        for field, choices in (
+            ("level", Level),
+            ("training", Training),
+            ("reward_form", RewardForm),
+            ("baseline", Baseline),
+        ):
             one_of(f"adversarial.{field}", getattr(self, field), choices)
         share("adversarial.discount", self.discount)
-        refuse = lambda field, problem, fix: UsageError(f"adversarial.{field}", getattr(self, field), problem, fix)
+        refuse = lambda field, problem, fix: UsageError(
+            f"adversarial.{field}", getattr(self, field), problem, fix
+        )
         if self.reward_form == "expert" and not (structured and self.level == "sequence"):
-            raise refuse("reward_form", "only sequence-level airl has a separate expert part.", "Use ratio, or airl alone.")
+            raise refuse(
+                "reward_form",
+                "only sequence-level airl has a separate expert part.",
+                "Use ratio, or airl alone.",
+            )
         if self.entropy and self.reward_form == "ratio" and divergence == "reverse_kl":
-            problem = "the reward s = log p - log q holds the policy's entropy already: it would be counted twice."
-            raise refuse("entropy", problem, "Set it to 0, or use airl with --adversarial.reward-form expert.")
+            problem = (
+                "the reward s = log p - log q holds the policy's entropy already: it "
+                "would be counted twice."
+            )
+            raise refuse(
+                "entropy",
+                problem,
+                "Set it to 0, or use airl with --adversarial.reward-form expert.",
+            )
         if published and (self.entropy or self.training == "bound"):
             field = "entropy" if self.entropy else "training"
-            raise refuse(field, f"{published} is run as published, which has none of it.", f"Use adversarial:{divergence}.")
+            raise refuse(
+                field,
+                f"{published} is run as published, which has none of it.",
+                f"Use adversarial:{divergence}.",
+            )
         if self.level == "token" and (self.discount != 1 or self.baseline != "leave_one_out"):
             field = "discount" if self.discount != 1 else "baseline"
-            raise refuse(field, "the token level sums over the vocabulary and has no returns.", "Leave it at its default.")
+            raise refuse(
+                field,
+                "the token level sums over the vocabulary and has no returns.",
+                "Leave it at its default.",
+            )
         for field in ("entropy", "gradient_penalty", "warmup"):
             if getattr(self, field) < 0:
                 raise refuse(field, "is negative.", "Give 0 or more.")
@@ -85,7 +123,9 @@ class Adversarial:
             if getattr(self, field) <= 0:
                 raise refuse(field, "is not positive.", "Give a number above 0.")
 
-    def build(self, kit: Kit, divergence: str, structured: bool = False, published: str = "") -> Objective:
+    def build(
+        self, components: Components, divergence: str, structured: bool = False, published: str = ""
+    ) -> Objective:
         d = divergences.parse(divergence)
         paid = fairl(d) if published == "fairl" else d
         critic = {
@@ -96,28 +136,54 @@ class Adversarial:
             "gradient_penalty": self.gradient_penalty,
         }
         if self.level == "token":
-            return adversarial_token(kit, d, paid, entropy=self.entropy, warmup=self.warmup, **critic)
-        shape = {"horizon": kit.mdp.horizon, "vocab": kit.mdp.vocab, "eos": kit.mdp.eos, "level": self.level}
-        learned = discriminator(kit.scorer, d, **shape, **critic)
+            return adversarial_token(
+                components, d, paid, entropy=self.entropy, warmup=self.warmup, **critic
+            )
+        shape = {
+            "horizon": components.mdp.horizon,
+            "vocab": components.mdp.vocab,
+            "eos": components.mdp.eos,
+            "level": self.level,
+        }
+        learned = discriminator(components.scorer, d, **shape, **critic)
         names = ("level", "baseline", "discount", "reward_form", "entropy", "warmup")
-        return adversarial(kit, learned, paid, **{name: getattr(self, name) for name in names})
+        return adversarial(
+            components, learned, paid, **{name: getattr(self, name) for name in names}
+        )
 
     def claim(self, divergence: str, structured: bool = False, published: str = "") -> Claim:
         """What (divergence, reward form, entropy bonus) has as its fixed point."""
         c = self.entropy
         if published == "fairl":
-            said = "Meant for forward_kl, but its reward -s e^s is no f-divergence's: near the optimum it ascends forward_kl."
+            said = (
+                "Meant for forward_kl, but its reward -s e^s is no f-divergence's: near "
+                "the optimum it ascends forward_kl."
+            )
         elif self.reward_form == "expert" and c == 0:
-            said = "Maximises E_q[log p] alone: the optimum is the expert's likeliest string, no divergence's."
+            said = (
+                "Maximises E_q[log p] alone: the optimum is the expert's likeliest "
+                "string, no divergence's."
+            )
         elif self.reward_form == "expert" and c != 1:
             said = f"Sequence reverse_kl to p^(1/{c:g}), the expert at temperature {c:g}, not to p."
         elif self.reward_form == "ratio" and c:
-            said = f"{divergence} minus {c:g} times the policy's entropy: the optimum is flatter than the expert."
+            said = (
+                f"{divergence} minus {c:g} times the policy's entropy: the optimum is "
+                "flatter than the expert."
+            )
         else:
-            kind = "exact" if self.discount == 1 else f"biased by the discount of {self.discount:g}, else exact"
-            said = f"Gradient of {self.level} {divergence}, {kind} once the discriminator is optimal."
+            kind = (
+                "exact"
+                if self.discount == 1
+                else f"biased by the discount of {self.discount:g}, else exact"
+            )
+            said = (
+                f"Gradient of {self.level} {divergence}, {kind} once the discriminator is optimal."
+            )
         if self.level == "token":
-            said = said.replace(f"token {divergence}", f"token-level {divergence} on the expert's prefixes")
+            said = said.replace(
+                f"token {divergence}", f"token-level {divergence} on the expert's prefixes"
+            )
         return Claim(divergence, self.level, said, policy_prefixes=0.0)
 
 
@@ -138,7 +204,7 @@ class AdversarialState(NamedTuple):
 
 
 def adversarial(
-    kit: Kit,
+    components: Components,
     critic: Discriminator,
     d: Divergence,
     level: Level = "sequence",
@@ -149,7 +215,7 @@ def adversarial(
     warmup: int = 0,
 ) -> Objective:
     """The objective on a batch of demonstrations, whose prompts the policy answers as well."""
-    policy, mdp = kit.policy, kit.mdp
+    policy, mdp = components.policy, components.mdp
 
     def own(params, sequences):
         return tk.log_probs(policy, params, sequences, mdp.vocab)
@@ -159,9 +225,14 @@ def adversarial(
 
     def prepare(key, params, aux, batch):
         sample_key, critic_key, held_key = jax.random.split(key, 3)
-        drawn, log_q = kit.rollout(sample_key, policy, params, tk.prompts_of(batch, mdp.horizon))
+        drawn, log_q = components.rollout(
+            sample_key, policy, params, tk.prompts_of(batch, mdp.horizon)
+        )
         evidence = lambda x: Evidence(tk.normalise(x), own(params, x), own(aux.start, x))
-        demos, samples = evidence(batch), Evidence(tk.normalise(drawn), log_q, own(aux.start, drawn))
+        demos, samples = (
+            evidence(batch),
+            Evidence(tk.normalise(drawn), log_q, own(aux.start, drawn)),
+        )
         learned = critic.learn(critic_key, aux.discriminator, demos, samples)
 
         mask = to_actions(drawn.mask, drawn.mask, mdp.horizon)
@@ -174,8 +245,14 @@ def adversarial(
         scored = Scored(samples.sequences, to_columns(worth, drawn.mask))
 
         held = evidence(mdp.held_out(held_key, batch.tokens.shape[0]))
-        health = critic.health(aux.discriminator, held, samples, demos)  # before it learned from these samples
-        return AdversarialState(learned, aux.start, aux.step + 1), scored, {"tokens": drawn.mask.sum(), **health}
+        health = critic.health(
+            aux.discriminator, held, samples, demos
+        )  # before it learned from these samples
+        return (
+            AdversarialState(learned, aux.start, aux.step + 1),
+            scored,
+            {"tokens": drawn.mask.sum(), **health},
+        )
 
     def loss(params, aux, batch):
         return score_function_loss(own(params, batch.sequences), batch), {}

@@ -1,13 +1,14 @@
-"""Adversarial imitation at the token level: the expert's next token against the policy's, at the expert's own prefixes.
+"""Adversarial imitation at the token level: the expert's next token against the policy's, at the
+expert's own prefixes.
 
     critic  E_prefix[ softplus(-s(prefix, expert's token)) + sum_v q(v | prefix) softplus(s(prefix, v)) ]
     policy  maximises E_prefix[ sum_v q(v | prefix) reward(s(prefix, v)) ], s held fixed
 
-Both sums over the vocabulary are exact, so no string is sampled and no credit is assigned: with the optimal critic this is
-the exact gradient of E_{prefix ~ p}[D_f(p(.|prefix) || q(.|prefix))]. What a critic of whole strings sees at a glance on long
-text (any early slip gives a string away) one of single tokens cannot use. The policy never sees its own prefixes. Source:
-the conditional form of Goodfellow et al. 2014, with the family's laws in place of their game.
-"""
+Both sums over the vocabulary are exact, so no string is sampled and no credit is assigned: with the
+optimal critic this is the exact gradient of E_{prefix ~ p}[D_f(p(.|prefix) || q(.|prefix))]. What a
+critic of whole strings sees at a glance on long text (any early slip gives a string away) one of
+single tokens cannot use. The policy never sees its own prefixes. Source: the conditional form of
+Goodfellow et al. 2014, with the family's laws in place of their game."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from jax.nn import softplus
 
 from fdiv import tokens as tk
 from fdiv.discriminator import Training, health, length_accuracy
-from fdiv.types import Divergence, Kit, Objective, Params, Sequences
+from fdiv.types import Components, Divergence, Objective, Params, Sequences
 
 
 class Contrast(NamedTuple):
@@ -39,7 +40,7 @@ class ContrastState(NamedTuple):
 
 
 def adversarial_token(
-    kit: Kit,
+    components: Components,
     d: Divergence,
     paid: Divergence,
     *,
@@ -51,12 +52,14 @@ def adversarial_token(
     entropy: float = 0.0,
     warmup: int = 0,
 ) -> Objective:
-    """The objective on a batch of demonstrations; `paid` has the reward that the policy gets, `d` the critic's bound."""
-    policy, mdp, scorer = kit.policy, kit.mdp, kit.scorer
+    """The objective on a batch of demonstrations; `paid` has the reward that the policy gets, `d`
+    the critic's bound."""
+    policy, mdp, scorer = components.policy, components.mdp, components.scorer
     tx = optax.adam(learning_rate, b1=0.5)
 
     def ratio(critic: Any, log_q: Array, log_start: Array, tokens: Array) -> Array:
-        """s for every next token, [B, T, V]; with `structured` it is a reward that corrects the start, minus log q."""
+        """s for every next token, [B, T, V]; with `structured` it is a reward that corrects the
+        start, minus log q."""
         return tk.distributions(scorer, critic, tokens) + (log_start - log_q if structured else 0.0)
 
     def over_prefixes(demos: Sequences, each: Array) -> Array:
@@ -65,10 +68,16 @@ def adversarial_token(
     def critic_loss(critic: Any, demos: Sequences, log_q: Array, log_start: Array) -> Array:
         s = ratio(critic, log_q, log_start, demos.tokens)
         real = tk.pick(s, demos.tokens, demos.mask)
-        gain = (softplus(-real), softplus(s)) if training == "logistic" else (-d.witness(real), d.reward(s))
+        gain = (
+            (softplus(-real), softplus(s))
+            if training == "logistic"
+            else (-d.witness(real), d.reward(s))
+        )
         value = over_prefixes(demos, gain[0] + jnp.sum(jnp.exp(log_q) * gain[1], axis=-1))
         if gradient_penalty:  # the mean over one redrawn token, exactly
-            value += gradient_penalty * over_prefixes(demos, jnp.mean((s - real[..., None]) ** 2, axis=-1))
+            value += gradient_penalty * over_prefixes(
+                demos, jnp.mean((s - real[..., None]) ** 2, axis=-1)
+            )
         return value
 
     def init(key: Array, params: Params) -> ContrastState:
@@ -77,12 +86,17 @@ def adversarial_token(
 
     def prepare(key: Array, params: Params, aux: ContrastState, batch: Sequences):
         demos = tk.normalise(batch)
-        known = lambda x: (tk.distributions(policy, params, x.tokens), tk.distributions(policy, aux.start, x.tokens))
+        known = lambda x: (
+            tk.distributions(policy, params, x.tokens),
+            tk.distributions(policy, aux.start, x.tokens),
+        )
         log_q, log_start = known(demos)
 
         def learn(_, carry):
             critic, opt = carry
-            updates, opt = tx.update(jax.grad(critic_loss)(critic, demos, log_q, log_start), opt, critic)
+            updates, opt = tx.update(
+                jax.grad(critic_loss)(critic, demos, log_q, log_start), opt, critic
+            )
             return optax.apply_updates(critic, updates), opt
 
         critic, opt = jax.lax.fori_loop(0, steps, learn, (aux.params, aux.opt))
@@ -92,7 +106,8 @@ def adversarial_token(
         return ContrastState(critic, opt, aux.start, aux.step + 1), Contrast(demos, reward), metrics
 
     def check(key: Array, params: Params, aux: ContrastState, demos: Sequences) -> dict:
-        """Health on held-out demonstrations, fresh tokens of the policy, and these demonstrations before learning from them."""
+        """Health on held-out demonstrations, fresh tokens of the policy, and these demonstrations
+        before learning from them."""
         held_key, token_key = jax.random.split(key)
         held = mdp.held_out(held_key, demos.tokens.shape[0])
 

@@ -1,9 +1,10 @@
-"""What losses of two strings share: the rows that say something, the reference's opinion of them, what is reported.
+"""What losses of two strings share: the rows that say something, the reference's opinion of them,
+what is reported.
 
     loss = E[ each(score(chosen) - score(rejected)) ],   score made of whole strings' log q and log ref
 
-A row whose two strings are the same, or of which one side alone is labelled, weighs 0. The other weights add up to one.
-"""
+A row whose two strings are the same, or of which one side alone is labelled, weighs 0. The other
+weights add up to one."""
 
 from __future__ import annotations
 
@@ -15,7 +16,18 @@ from jax import Array
 
 from fdiv import tokens as tk
 from fdiv.checks import positive
-from fdiv.types import PAD, Kit, Model, Objective, Pairs, Params, Regulariser, Sequences, TokenMDP, UsageError
+from fdiv.types import (
+    PAD,
+    Components,
+    Model,
+    Objective,
+    Pairs,
+    Params,
+    Regulariser,
+    Sequences,
+    TokenMDP,
+    UsageError,
+)
 
 
 class Compared(NamedTuple):
@@ -26,10 +38,14 @@ class Compared(NamedTuple):
 
 
 def compared(
-    kit: Kit, score: Callable[[Array, Array, Array], Array], each: Callable[[Array], Array], referenced: bool = True
+    components: Components,
+    score: Callable[[Array, Array, Array], Array],
+    each: Callable[[Array], Array],
+    referenced: bool = True,
 ) -> Objective:
-    """The objective on a batch of comparisons; `score(log q, log ref, actions)` is of each string, [n]."""
-    known = regulariser(kit.mdp).reference
+    """The objective on a batch of comparisons; `score(log q, log ref, actions)` is of each string,
+    [n]."""
+    known = regulariser(components.mdp).reference
 
     def margin(log_q: tuple[Array, Array], x: Compared) -> Array:
         chosen, rejected = map(score, log_q, x.log_ref, map(tk.lengths, x.pairs))
@@ -40,24 +56,35 @@ def compared(
         weight = jnp.where(paired & ~same, batch.chosen.weight, 0.0)
         weight = weight / filled(weight.sum())
         pairs = weighed(batch, weight, weight)
-        log_q = log_probs(kit, Model(kit.policy, params), pairs)
-        log_ref = log_probs(kit, known or Model(kit.policy, aux), pairs) if referenced else (jnp.zeros_like(weight),) * 2
+        log_q = log_probs(components, Model(components.policy, params), pairs)
+        log_ref = (
+            log_probs(components, known or Model(components.policy, aux), pairs)
+            if referenced
+            else (jnp.zeros_like(weight),) * 2
+        )
         x = Compared(pairs, log_ref)
         identical = mean(same, jnp.where(paired, batch.chosen.weight, 0.0))
         return aux, x, report(pairs, log_q, margin(log_q, x)) | {"identical": identical}
 
     def loss(params, aux, batch):
-        log_q = log_probs(kit, Model(kit.policy, params), batch.pairs)
+        log_q = log_probs(components, Model(components.policy, params), batch.pairs)
         return batch.pairs.chosen.weight @ each(margin(log_q, batch)), {}
 
-    return Objective(lambda key, params: start(kit.mdp, params) if referenced else (), prepare, loss)
+    return Objective(
+        lambda key, params: start(components.mdp, params) if referenced else (), prepare, loss
+    )
 
 
 def regulariser(mdp: TokenMDP) -> Regulariser:
     """The task's, which says beta and the reference. Raises `UsageError` where there is none."""
     if mdp.regulariser is None:
         fix = "Use a benchmark with one (rewarded), or a method that learns from demonstrations."
-        raise UsageError("methods", "preferences", "need a task with a reference and a weight for leaving it.", fix)
+        raise UsageError(
+            "methods",
+            "preferences",
+            "need a task with a reference and a weight for leaving it.",
+            fix,
+        )
     positive("beta", mdp.regulariser.beta)
     return mdp.regulariser
 
@@ -72,14 +99,15 @@ def both(pairs: Pairs) -> Sequences:
     return Sequences(*map(jnp.concatenate, zip(*pairs)))
 
 
-def log_probs(kit: Kit, model: Model, pairs: Pairs) -> tuple[Array, Array]:
+def log_probs(components: Components, model: Model, pairs: Pairs) -> tuple[Array, Array]:
     """log q of the chosen and of the rejected strings, [n] each, in one pass."""
-    chosen, rejected = jnp.split(tk.log_probs(*model, both(pairs), kit.mdp.vocab).sum(1), 2)
+    chosen, rejected = jnp.split(tk.log_probs(*model, both(pairs), components.mdp.vocab).sum(1), 2)
     return chosen, rejected
 
 
 def told_apart(pairs: Pairs) -> tuple[Array, Array]:
-    """Which rows compare two strings, and which of these twice the same one: that says nothing of either. [n] each"""
+    """Which rows compare two strings, and which of these twice the same one: that says nothing of
+    either. [n] each"""
     paired = (pairs.chosen.weight > 0) & (pairs.rejected.weight > 0)
     chosen, rejected = (jnp.where(x.mask, x.tokens, PAD) for x in pairs)
     return paired, paired & jnp.all(chosen == rejected, axis=1)

@@ -3,11 +3,11 @@
     r^(x) = -beta reward(s),   s = log ref(x) - log q(x) of the whole string     (reverse_kl: beta log q(x) / ref(x))
     loss  = E[ -log sigmoid(r^(chosen) - r^(rejected)) ]
 
-At the optimum of E_q[r] - beta D_f(ref||q) r and r^ differ by a constant (`fdiv.regularised`). So where preferences are
-Bradley-Terry in r the loss is least there, whichever strings are compared; on the way there it is another loss than D_f.
-Sources: Rafailov et al. 2023 (arXiv 2305.18290); Wang et al. 2023 (f-DPO, arXiv 2309.16240); Mitchell 2023 ("A note on DPO
-with noisy preferences", conservative DPO) for smoothed labels.
-"""
+At the optimum of E_q[r] - beta D_f(ref||q) r and r^ differ by a constant (`fdiv.regularised`). So
+where preferences are Bradley-Terry in r the loss is least there, whichever strings are compared; on
+the way there it is another loss than D_f. Sources: Rafailov et al. 2023 (arXiv 2305.18290); Wang et
+al. 2023 (f-DPO, arXiv 2309.16240); Mitchell 2023 ("A note on DPO with noisy preferences",
+conservative DPO) for smoothed labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jax.nn import softplus
 from fdiv import divergences
 from fdiv.objectives.compared import compared, regulariser
 from fdiv.regularised import refuse_unless_kept
-from fdiv.types import Claim, Divergence, Kit, Objective, UsageError
+from fdiv.types import Claim, Components, Divergence, Objective, UsageError
 
 FAR = 20.0  # log-ratio past which reward(s) goes on along its tangent
 
@@ -43,25 +43,37 @@ class Dpo:
     def check(self, divergence: str) -> None:
         if not 0 <= self.label_smoothing < 0.5:
             fix = "Give a number from 0 to less than 0.5."
-            raise UsageError("dpo.label_smoothing", self.label_smoothing, "leaves the labels nothing to say.", fix)
+            raise UsageError(
+                "dpo.label_smoothing",
+                self.label_smoothing,
+                "leaves the labels nothing to say.",
+                fix,
+            )
         refuse_unless_kept("methods", divergences.parse(divergence))
 
-    def build(self, kit: Kit, divergence: str) -> Objective:
-        return dpo(kit, divergences.parse(divergence), self.label_smoothing)
+    def build(self, components: Components, divergence: str) -> Objective:
+        return dpo(components, divergences.parse(divergence), self.label_smoothing)
 
     def claim(self, divergence: str) -> Claim:
         plain = divergence == "reverse_kl"
-        name, best = ("DPO", "ref exp(r / beta)") if plain else ("f-DPO", f"that of E[r] - beta {divergence}(ref||policy)")
-        said = f"{name}: its population minimiser under Bradley-Terry labels at temperature 1 is {best}; "
+        name, best = (
+            ("DPO", "ref exp(r / beta)")
+            if plain
+            else ("f-DPO", f"that of E[r] - beta {divergence}(ref||policy)")
+        )
+        said = (
+            f"{name}: its population minimiser under Bradley-Terry labels at temperature 1 "
+            f"is {best}; "
+        )
         said += "no divergence's gradient on the way."
         if self.label_smoothing:
             said += f" Biased: labels smoothed by {self.label_smoothing:g} pull rewards together."
         return Claim(divergence, "return", said)
 
 
-def dpo(kit: Kit, d: Divergence, label_smoothing: float = 0.0) -> Objective:
+def dpo(components: Components, d: Divergence, label_smoothing: float = 0.0) -> Objective:
     """The objective on a batch of comparisons."""
-    beta = regulariser(kit.mdp).beta
+    beta = regulariser(components.mdp).beta
 
     def implicit(log_q: Array, log_ref: Array, size: Array) -> Array:
         return -beta * reward(d, log_ref - log_q)
@@ -69,10 +81,11 @@ def dpo(kit: Kit, d: Divergence, label_smoothing: float = 0.0) -> Objective:
     def loss(margin: Array) -> Array:
         return (1 - label_smoothing) * softplus(-margin) + label_smoothing * softplus(margin)
 
-    return compared(kit, implicit, loss)
+    return compared(components, implicit, loss)
 
 
 def reward(d: Divergence, s: Array) -> Array:
-    """d.reward(s), past FAR along its tangent: of a string that the policy has all but left, e^s would overflow."""
+    """d.reward(s), past FAR along its tangent: of a string that the policy has all but left, e^s
+    would overflow."""
     at, slope = jax.jvp(d.reward, (jnp.asarray(FAR, s.dtype),), (jnp.ones((), s.dtype),))
     return jnp.where(s < FAR, d.reward(jnp.minimum(s, FAR)), at + slope * (s - FAR))

@@ -1,16 +1,18 @@
-"""f-DPG: any f to the target p = ref e^{r / beta} / Z of a reward, whose normaliser Z is estimated on the way.
+"""f-DPG: any f to the target p = ref e^{r / beta} / Z of a reward, whose normaliser Z is estimated
+on the way.
 
     -grad D_f(p||q) = E_q[ (reward(s) - baseline) grad log q ],   s = log ref + r / beta - log Z^ - log q of whole strings
     Z^ <- (1 - rate) Z^ + rate mean over a batch of ref e^{r / beta} / q
 
-p is the optimum of E_q[r] - beta KL(q||ref) (`fdiv.regularised`): where RLHF goes by reverse KL, this goes by any f. The mean
-estimates Z without bias, and counts from the next batch on, so a batch's own strings do not judge themselves (the first one's
-have to). A wrong Z^ is the same f to the unnormalised p Z / Z^: to reverse_kl it is a constant, which the baseline removes;
-in the alpha family (both chi-squares, forward_kl, hellinger2) it scales the gradient by (Z / Z^)^a; elsewhere it turns it.
-With prompts each has a Z of its own, so only reverse_kl is left there. Sources: Go et al. 2023 (arXiv 2302.08215);
-Khalifa, Elsahar & Dymetman 2021 (arXiv 2012.11635) for the running estimate; Korbak et al. 2022 (arXiv 2206.00761) for
-the baseline and for what RL with a KL penalty has to do with it.
-"""
+p is the optimum of E_q[r] - beta KL(q||ref) (`fdiv.regularised`): where RLHF goes by reverse KL,
+this goes by any f. The mean estimates Z without bias, and counts from the next batch on, so a
+batch's own strings do not evaluator themselves (the first one's have to). A wrong Z^ is the same f to
+the unnormalised p Z / Z^: to reverse_kl it is a constant, which the baseline removes; in the alpha
+family (both chi-squares, forward_kl, hellinger2) it scales the gradient by (Z / Z^)^a; elsewhere it
+turns it. With prompts each has a Z of its own, so only reverse_kl is left there. Sources: Go et al.
+2023 (arXiv 2302.08215); Khalifa, Elsahar & Dymetman 2021 (arXiv 2012.11635) for the running
+estimate; Korbak et al. 2022 (arXiv 2206.00761) for the baseline and for what RL with a KL penalty
+has to do with it."""
 
 from __future__ import annotations
 
@@ -25,7 +27,17 @@ from fdiv import divergences
 from fdiv import tokens as tk
 from fdiv.checks import known_expert, one_of, positive
 from fdiv.estimators import Scored, advantages, score_function_loss
-from fdiv.types import Claim, Divergence, Kit, Model, Objective, Params, Sequences, TokenMDP, UsageError
+from fdiv.types import (
+    Claim,
+    Components,
+    Divergence,
+    Model,
+    Objective,
+    Params,
+    Sequences,
+    TokenMDP,
+    UsageError,
+)
 
 Normaliser = Literal["estimated", "exact"]
 RATE = 0.1
@@ -36,7 +48,8 @@ class Fdpg:
     """f-divergence policy gradient to a reward's target distribution (f-DPG)."""
 
     normaliser: Normaliser = "estimated"
-    """Z of the target: estimated from the policy's strings, or exact, the known expert being the target."""
+    """Z of the target: estimated from the policy's strings, or exact, the known expert being the
+    target."""
     rate: float = RATE
     """estimated: share of the newest batch in the running mean."""
     learning_rate: float | None = None
@@ -48,20 +61,33 @@ class Fdpg:
     def check(self, divergence: str) -> None:
         one_of("fdpg.normaliser", self.normaliser, Normaliser)
         if not 0 < self.rate <= 1:
-            raise UsageError("fdpg.rate", self.rate, "is no share that learns.", "Give a number above 0, up to 1.")
+            raise UsageError(
+                "fdpg.rate",
+                self.rate,
+                "is no share that learns.",
+                "Give a number above 0, up to 1.",
+            )
         if self.normaliser == "exact" and self.rate != RATE:
-            raise UsageError("fdpg.rate", self.rate, "an exact normaliser is not averaged.", "Drop it, or use estimated.")
+            raise UsageError(
+                "fdpg.rate",
+                self.rate,
+                "an exact normaliser is not averaged.",
+                "Drop it, or use estimated.",
+            )
 
-    def build(self, kit: Kit, divergence: str) -> Objective:
+    def build(self, components: Components, divergence: str) -> Objective:
         if self.normaliser == "exact":
-            known_expert(kit.mdp, f"fdpg:{divergence}")
+            known_expert(components.mdp, f"fdpg:{divergence}")
         else:
-            _refuse_without_target(kit.mdp)
-        return fdpg(kit, divergences.parse(divergence), self.normaliser, self.rate)
+            _refuse_without_target(components.mdp)
+        return fdpg(components, divergences.parse(divergence), self.normaliser, self.rate)
 
     def claim(self, divergence: str) -> Claim:
         exact = self.normaliser == "exact"
-        said = f"Unbiased gradient of sequence {divergence} to {'the expert' if exact else 'ref exp(r / beta) / Z'}"
+        said = (
+            f"Unbiased gradient of sequence {divergence} to "
+            f"{'the expert' if exact else 'ref exp(r / beta) / Z'}"
+        )
         if exact:
             said += "; its law is known."
         elif divergence == "reverse_kl":
@@ -72,14 +98,26 @@ class Fdpg:
 
 
 def _refuse_without_target(mdp: TokenMDP) -> None:
-    """Raise `UsageError` where there is no ref e^{r / beta}, or it is not what the task calls its optimum."""
+    """Raise `UsageError` where there is no ref e^{r / beta}, or it is not what the task calls its
+    optimum."""
     if mdp.score is None or mdp.regulariser is None:
-        fix = "Use a benchmark with one (rewarded, arithmetic), or a method that learns from demonstrations."
-        raise UsageError("methods", "fdpg", "needs a task with a score and a reference, and this one has none.", fix)
+        fix = (
+            "Use a benchmark with one (rewarded, arithmetic), or a method that learns from "
+            "demonstrations."
+        )
+        raise UsageError(
+            "methods",
+            "fdpg",
+            "needs a task with a score and a reference, and this one has none.",
+            fix,
+        )
     positive("beta", mdp.regulariser.beta)
     if mdp.regulariser.divergence != "reverse_kl":
         problem = "ref exp(r / beta) is the optimum under reverse_kl alone."
-        fix = "Use reverse_kl there (any f may follow fdpg:), or --fdpg.normaliser exact where the expert is known."
+        fix = (
+            "Use reverse_kl there (any f may follow fdpg:), or --fdpg.normaliser exact "
+            "where the expert is known."
+        )
         raise UsageError("benchmark.divergence", mdp.regulariser.divergence, problem, fix)
 
 
@@ -89,9 +127,11 @@ class FdpgState(NamedTuple):
     start: Params  # the policy when training began, where that is the reference; else ()
 
 
-def fdpg(kit: Kit, d: Divergence, normaliser: Normaliser = "estimated", rate: float = RATE) -> Objective:
+def fdpg(
+    components: Components, d: Divergence, normaliser: Normaliser = "estimated", rate: float = RATE
+) -> Objective:
     """The objective on a batch of prompts."""
-    policy, mdp = kit.policy, kit.mdp
+    policy, mdp = components.policy, components.mdp
     estimated = normaliser == "estimated"
     known = mdp.regulariser.reference if estimated else mdp.expert
 
@@ -101,13 +141,20 @@ def fdpg(kit: Kit, d: Divergence, normaliser: Normaliser = "estimated", rate: fl
         return log_p + mdp.score(x) / mdp.regulariser.beta if estimated else log_p
 
     def init(key, params):
-        return FdpgState(jnp.zeros((), jnp.result_type(float)), jnp.zeros((), jnp.int32), () if known else params)
+        return FdpgState(
+            jnp.zeros((), jnp.result_type(float)), jnp.zeros((), jnp.int32), () if known else params
+        )
 
     def prepare(key, params, aux, batch):
-        x, log_q = kit.rollout(key, policy, params, tk.prompts_of(batch, mdp.horizon))
+        x, log_q = components.rollout(key, policy, params, tk.prompts_of(batch, mdp.horizon))
         if estimated and d.name != "reverse_kl" and x.tokens.shape[1] > mdp.horizon:
             fix = "Use fdpg:reverse_kl, which needs no normaliser, or rloo."
-            raise UsageError("methods", f"fdpg:{d.name}", "each prompt has a normaliser of its own, and one is estimated.", fix)
+            raise UsageError(
+                "methods",
+                f"fdpg:{d.name}",
+                "each prompt has a normaliser of its own, and one is estimated.",
+                fix,
+            )
         s = target(aux, x) - log_q.sum(1)
         x = x._replace(weight=jnp.where(jnp.isfinite(s), x.weight, 0.0))  # a score may be broken
         s = jnp.where(jnp.isfinite(s), s, 0.0)
@@ -117,14 +164,22 @@ def fdpg(kit: Kit, d: Divergence, normaliser: Normaliser = "estimated", rate: fl
             newest = logsumexp(s, b=sequences.weight)
             log_z = jnp.where(aux.step == 0, newest, log_z)
             share = jnp.log(jnp.asarray([1 - rate, rate], s.dtype))
-            aux = aux._replace(log_z=jnp.logaddexp(share[0] + log_z, share[1] + newest).astype(log_z.dtype))
+            aux = aux._replace(
+                log_z=jnp.logaddexp(share[0] + log_z, share[1] + newest).astype(log_z.dtype)
+            )
         s = s - log_z
         whole = jnp.ones_like(s, bool)[:, None]
         worth = jnp.where(x.mask, advantages(d.reward(s)[:, None], whole, x.weight), 0.0)
         metrics = {"tokens": x.mask.sum(), "log_z": log_z, "log_ratio": sequences.weight @ s}
-        return aux._replace(step=aux.step + 1), Scored(sequences, worth), metrics | {"not_finite": jnp.mean(x.weight == 0)}
+        return (
+            aux._replace(step=aux.step + 1),
+            Scored(sequences, worth),
+            metrics | {"not_finite": jnp.mean(x.weight == 0)},
+        )
 
     def loss(params, aux, batch):
-        return score_function_loss(tk.log_probs(policy, params, batch.sequences, mdp.vocab), batch), {}
+        return score_function_loss(
+            tk.log_probs(policy, params, batch.sequences, mdp.vocab), batch
+        ), {}
 
     return Objective(init, prepare, loss)

@@ -1,12 +1,13 @@
-"""GRPO: answers to one prompt are compared with each other, and a clipped ratio lets a batch serve several steps.
+"""GRPO: answers to one prompt are compared with each other, and a clipped ratio lets a batch serve
+several steps.
 
     loss = -E[ sum_k min(rho_k A_k, clip(rho_k, 1 - c, 1 + c) A_k) ],   rho = q / q_old
 
-A is the return to go less the group's mean; `grpo_std` also divides it by the group's standard deviation, as published,
-which weighs prompts by how alike their answers are. With the ratio of whole strings it is GSPO. Published as well, and had
-by name: the penalty k3 in the loss (`grpo_std:k3-loss`), whose gradient is another KL's. Sources: Shao et al. 2024
-(arXiv 2402.03300); Liu et al. 2025 (Dr. GRPO, arXiv 2503.20783); Zheng et al. 2025 (GSPO, arXiv 2507.18071).
-"""
+A is the return to go less the group's mean; `grpo_std` also divides it by the group's standard
+deviation, as published, which weighs prompts by how alike their answers are. With the ratio of
+whole strings it is GSPO. Published as well, and had by name: the penalty k3 in the loss
+(`grpo_std:k3-loss`), whose gradient is another KL's. Sources: Shao et al. 2024 (arXiv 2402.03300);
+Liu et al. 2025 (Dr. GRPO, arXiv 2503.20783); Zheng et al. 2025 (GSPO, arXiv 2507.18071)."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from fdiv.episodes import GROUP, Episodes, check_group, grouped, stage, to_go
 from fdiv.estimators import to_columns
 from fdiv.objectives.reinforce import claim
 from fdiv.penalties import Drawn, Penalty
-from fdiv.types import Claim, Kit, Objective
+from fdiv.types import Claim, Components, Objective
 
 Ratio = Literal["token", "sequence"]
 SMALL = 1e-4  # so that a group whose returns differ by rounding alone teaches nothing
@@ -37,9 +38,11 @@ class Grpo:
     clip: float = 0.2
     """How far the ratio q / q_old may leave 1 and still be paid for."""
     ratio: Ratio = "token"
-    """What is clipped: each token's ratio, or the whole string's (its geometric mean over tokens, GSPO)."""
+    """What is clipped: each token's ratio, or the whole string's (its geometric mean over tokens,
+    GSPO)."""
     aggregate: tk.Aggregate = "string"
-    """How strings of different lengths weigh: string (unbiased), token, string_mean (as published) or constant."""
+    """How strings of different lengths weigh: string (unbiased), token, string_mean (as published)
+    or constant."""
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
@@ -52,20 +55,37 @@ class Grpo:
         one_of("grpo.ratio", self.ratio, Ratio)
         one_of("grpo.aggregate", self.aggregate, tk.Aggregate)
 
-    def build(self, kit: Kit, divergence: None, std: bool = False, penalty: Penalty | None = None) -> Objective:
+    def build(
+        self,
+        components: Components,
+        divergence: None,
+        std: bool = False,
+        penalty: Penalty | None = None,
+    ) -> Objective:
         fields = {name: getattr(self, name) for name in ("group", "clip", "ratio", "aggregate")}
-        return grpo(kit, penalty or kit.penalty or Penalty(), std=std, **fields)
+        return grpo(components, penalty or components.penalty or Penalty(), std=std, **fields)
 
     def claim(self, divergence: None, std: bool = False, penalty: Penalty | None = None) -> Claim:
         biases = ["returns are divided by their group's standard deviation"] if std else []
-        biases += ["strings are reweighted by their length"] if self.aggregate in ("token", "string_mean") else []
-        biases += ["the ratio of strings is a geometric mean over tokens"] if self.ratio == "sequence" else []
-        said = f"Clipped policy gradient, the group's mean as baseline (its length shrunk by 1 - 1/{self.group})"
+        biases += (
+            ["strings are reweighted by their length"]
+            if self.aggregate in ("token", "string_mean")
+            else []
+        )
+        biases += (
+            ["the ratio of strings is a geometric mean over tokens"]
+            if self.ratio == "sequence"
+            else []
+        )
+        said = (
+            "Clipped policy gradient, the group's mean as baseline (its length shrunk by "
+            f"1 - 1/{self.group})"
+        )
         return claim(penalty, said, "; ".join(biases))
 
 
 def grpo(
-    kit: Kit,
+    components: Components,
     penalty: Penalty,
     group: int = GROUP,
     clip: float = 0.2,
@@ -74,7 +94,7 @@ def grpo(
     std: bool = False,
 ) -> Objective:
     """The objective on a batch of prompts, of which B / group are answered."""
-    on = stage(kit, penalty)
+    on = stage(components, penalty)
 
     def prepare(key, params, aux, batch):
         x = on.play(key, params, aux, batch, group)
@@ -83,10 +103,14 @@ def grpo(
             worth = worth / (spread(x) + SMALL)
         aux, metrics = on.after(aux, x)
         worth = to_columns(worth, x.sequences.mask)
-        return aux, Drawn(tk.normalise(x.sequences, aggregate), x.log_old, x.log_ref, worth), metrics
+        return (
+            aux,
+            Drawn(tk.normalise(x.sequences, aggregate), x.log_old, x.log_ref, worth),
+            metrics,
+        )
 
     def loss(params, aux, batch):
-        log_q = tk.log_probs(kit.policy, params, batch.sequences, kit.mdp.vocab)
+        log_q = tk.log_probs(components.policy, params, batch.sequences, components.mdp.vocab)
         gain = clipped(batch, log_q, clip, ratio)
         return -jnp.sum(batch.sequences.weight[:, None] * gain) + on.charge(params, aux, batch), {}
 
@@ -104,7 +128,8 @@ def spread(x: Episodes) -> Array:
 
 
 def clipped(batch: Drawn, log_q: Array, clip: float, ratio: Ratio = "token") -> Array:
-    """The clipped surrogate of each action, [B, T]. Schulman et al. 2017 (PPO, arXiv 1707.06347)."""
+    """The clipped surrogate of each action, [B, T]. Schulman et al. 2017 (PPO, arXiv
+    1707.06347)."""
     change = jnp.where(batch.sequences.mask, log_q - batch.log_old, 0.0)
     if ratio == "sequence":
         size = jnp.maximum(batch.sequences.mask.sum(1, keepdims=True), 1)

@@ -3,14 +3,13 @@
     h    = log q(chosen) / ref(chosen) - log q(rejected) / ref(rejected)
     loss = E[ (h - 1 / (2 tau))^2 ],   tau = beta
 
-Over both orders of two strings that is (h - (P(x before y) - 1/2) / tau)^2 and a constant. Where x and y are two draws of
-one law, it is least on average at
+Over both orders of two strings that is (h - (P(x before y) - 1/2) / tau)^2 and a constant. Where x
+and y are two draws of one law, it is least on average at
 
     q(x) ~ ref(x) e^{P(x) / tau},   P(x) = E_y[ P(x before y) ],
 
-the most of E_q[P] - tau KL(q||ref), whatever preferences are made of; P depends on the law of the strings compared.
-Source: Azar et al. 2023 (arXiv 2310.12036).
-"""
+the most of E_q[P] - tau KL(q||ref), whatever preferences are made of; P depends on the law of the
+strings compared. Source: Azar et al. 2023 (arXiv 2310.12036)."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ import dataclasses
 from typing import ClassVar
 
 from fdiv.objectives.compared import compared, regulariser
-from fdiv.types import Claim, Kit, Objective
+from fdiv.types import Claim, Components, Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +34,26 @@ class Ipo:
     def check(self, divergence: None) -> None:
         return None
 
-    def build(self, kit: Kit, divergence: None) -> Objective:
-        return ipo(kit)
+    def build(self, components: Components, divergence: None) -> Objective:
+        return ipo(components)
 
     def claim(self, divergence: None) -> Claim:
-        said = "IPO: its population minimiser is ref exp(P / beta), P a string's chance to win against another of the data; "
-        return Claim("reverse_kl", "return", said + "not ref exp(r / beta), and no divergence's gradient on the way.")
+        said = (
+            "IPO: its population minimiser is ref exp(P / beta), P a string's chance to "
+            "win against another of the data; "
+        )
+        return Claim(
+            "reverse_kl",
+            "return",
+            said + "not ref exp(r / beta), and no divergence's gradient on the way.",
+        )
 
 
-def ipo(kit: Kit) -> Objective:
+def ipo(components: Components) -> Objective:
     """The objective on a batch of comparisons."""
-    wanted = 0.5 / regulariser(kit.mdp).beta
-    return compared(kit, lambda log_q, log_ref, size: log_q - log_ref, lambda margin: (margin - wanted) ** 2)
+    wanted = 0.5 / regulariser(components.mdp).beta
+    return compared(
+        components,
+        lambda log_q, log_ref, size: log_q - log_ref,
+        lambda margin: (margin - wanted) ** 2,
+    )

@@ -1,22 +1,25 @@
-"""IQ-Learn: rewards without a discriminator. A policy and a value function are a reward, r = log q + V(before) - V(after).
+"""IQ-Learn: rewards without a discriminator. A policy and a value function are a reward, r = log q
++ V(before) - V(after).
 
     maximise  E_p[ sum phi(r) ] - E[ sum V(before) - V(after) ],   phi(r) = r - r^2 / (4 alpha),   V = 0 after the end
 
-Q = log q + V(before) is a soft Q-function and V its logsumexp, so q is the soft optimum under r. Over strings the second
-term telescopes to V of the prompt, whosever they are, and so do the V in the first: what is left is
+Q = log q + V(before) is a soft Q-function and V its logsumexp, so q is the soft optimum under r.
+Over strings the second term telescopes to V of the prompt, whosever they are, and so do the V in
+the first: what is left is
 
     loss = -E_p[ log q ] + E[ sum r^2 ] / (4 alpha),
 
-likelihood with a price on rewards; V makes rewards small and needs no alpha. The squares are of demonstrations (offline), or
-half of them of the policy's strings, held as drawn (mixed: what is published for online use), without which nothing is asked
-of V where demonstrations do not go. Where the class holds all laws, offline solves
+likelihood with a price on rewards; V makes rewards small and needs no alpha. The squares are of
+demonstrations (offline), or half of them of the policy's strings, held as drawn (mixed: what is
+published for online use), without which nothing is asked of V where demonstrations do not go. Where
+the class holds all laws, offline solves
 
     min over q of  alpha sum_{prefixes} (q - p)^2 / p - H(q)          (Neyman chi-square of occupancies, entropy of strings)
 
-with r = 2 alpha (1 - q / p) at the optimum (mixed: 4 alpha (p - q) / (p + q), bounded). The entropy is a bias: q is flatter
-than the expert, by O(1 / alpha); at alpha = inf it is behaviour cloning in any class. Discount 1, as strings end. Sources:
-Garg et al. 2021 (arXiv 2106.12142); Al-Hafez et al. 2023 (LS-IQ, arXiv 2303.00599) for the square on mixtures.
-"""
+with r = 2 alpha (1 - q / p) at the optimum (mixed: 4 alpha (p - q) / (p + q), bounded). The entropy
+is a bias: q is flatter than the expert, by O(1 / alpha); at alpha = inf it is behaviour cloning in
+any class. Discount 1, as strings end. Sources: Garg et al. 2021 (arXiv 2106.12142); Al-Hafez et al.
+2023 (LS-IQ, arXiv 2303.00599) for the square on mixtures."""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ from jax import Array
 
 from fdiv import tokens as tk
 from fdiv.checks import at_least, one_of, positive
-from fdiv.types import Claim, Kit, Objective, Sequences
+from fdiv.types import Claim, Components, Objective, Sequences
 
 Data = Literal["offline", "mixed"]
 
@@ -41,9 +44,11 @@ class IqLearn:
 
     needs: ClassVar = ("critic",)
     data: Data = "offline"
-    """Whose rewards are kept small: the demonstrations' (offline), or half of them the policy's own (mixed)."""
+    """Whose rewards are kept small: the demonstrations' (offline), or half of them the policy's own
+    (mixed)."""
     alpha: float = 10.0
-    """Weight of the chi-square against the policy's entropy: more is nearer to the expert, and to behaviour cloning."""
+    """Weight of the chi-square against the policy's entropy: more is nearer to the expert, and to
+    behaviour cloning."""
     value_learning_rate: float = 0.02
     """Adam's step for the value function."""
     value_steps: int = 4
@@ -60,8 +65,10 @@ class IqLearn:
         positive("iq_learn.value_learning_rate", self.value_learning_rate)
         at_least("iq_learn.value_steps", self.value_steps, 1)
 
-    def build(self, kit: Kit, divergence: None) -> Objective:
-        return iq_learn(kit, self.data, self.alpha, self.value_learning_rate, self.value_steps)
+    def build(self, components: Components, divergence: None) -> Objective:
+        return iq_learn(
+            components, self.data, self.alpha, self.value_learning_rate, self.value_steps
+        )
 
     def claim(self, divergence: None) -> Claim:
         whose = "demonstrations" if self.data == "offline" else "demonstrations and own strings"
@@ -78,10 +85,15 @@ class Rewards(NamedTuple):
 
 
 def iq_learn(
-    kit: Kit, data: Data = "offline", alpha: float = 10.0, value_learning_rate: float = 0.02, value_steps: int = 4
+    components: Components,
+    data: Data = "offline",
+    alpha: float = 10.0,
+    value_learning_rate: float = 0.02,
+    value_steps: int = 4,
 ) -> Objective:
-    """The objective on a batch of demonstrations; the state is the value function's, (params, optimiser state)."""
-    policy, mdp, critic = kit.policy, kit.mdp, kit.critic
+    """The objective on a batch of demonstrations; the state is the value function's, (params,
+    optimiser state)."""
+    policy, mdp, critic = components.policy, components.mdp, components.critic
     tx = optax.adam(value_learning_rate)
 
     def fall(value: Any, x: Sequences) -> Array:
@@ -99,7 +111,9 @@ def iq_learn(
         demos = tk.normalise(batch)
         x, likelihood = demos, demos.weight
         if data == "mixed":
-            own = tk.normalise(kit.rollout(key, policy, params, tk.prompts_of(batch, mdp.horizon))[0])
+            own = tk.normalise(
+                components.rollout(key, policy, params, tk.prompts_of(batch, mdp.horizon))[0]
+            )
             x = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), demos, own)
             x = x._replace(weight=x.weight / 2)
             likelihood = jnp.concatenate([demos.weight, jnp.zeros_like(own.weight)])
@@ -118,6 +132,8 @@ def iq_learn(
 
     def loss(params, aux, batch):
         log_q = tk.log_probs(policy, params, batch.sequences, mdp.vocab)
-        return -batch.demos @ log_q.sum(1) + squares(batch.sequences, log_q, batch.fall) / (4 * alpha), {}
+        return -batch.demos @ log_q.sum(1) + squares(batch.sequences, log_q, batch.fall) / (
+            4 * alpha
+        ), {}
 
     return Objective(init, prepare, loss)

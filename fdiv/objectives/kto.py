@@ -1,14 +1,15 @@
 """KTO: every string is judged alone, desirable or not, against a reference point.
 
     u    = beta (log q(x) / ref(x) - z)
-    loss = E[ desirable (1 - sigmoid(u)) of a chosen string, undesirable (1 - sigmoid(-u)) of a rejected one ]
+    loss = E[ desirable (1 - sigmoid(u)) of a chosen string, undesirable (1 - sigmoid(-u)) of a
+    rejected one ]
 
-z is KL(q||ref) as estimated from answers to other rows' prompts, at least 0, and not differentiated. The comparison that a
-row may be is not read: one labelled alone counts as well. Up to a constant the loss is -E[net(x) sigmoid(u)], net the
-weight of x among the chosen less that among the rejected: what is more often rejected is driven out altogether, however
-close the vote, and how good the others are is seen only through how often they win.
-Source: Ethayarajh et al. 2024 (arXiv 2402.01306).
-"""
+z is KL(q||ref) as estimated from answers to other rows' prompts, at least 0, and not
+differentiated. The comparison that a row may be is not read: one labelled alone counts as well. Up
+to a constant the loss is -E[net(x) sigmoid(u)], net the weight of x among the chosen less that
+among the rejected: what is more often rejected is driven out altogether, however close the vote,
+and how good the others are is seen only through how often they win. Source: Ethayarajh et al. 2024
+(arXiv 2402.01306)."""
 
 from __future__ import annotations
 
@@ -23,8 +24,18 @@ from jax.nn import sigmoid
 from fdiv import tokens as tk
 from fdiv.checks import positive
 from fdiv.estimators import to_actions
-from fdiv.objectives.compared import both, filled, log_probs, mean, regulariser, report, start, told_apart, weighed
-from fdiv.types import PAD, Claim, Kit, Model, Objective, Pairs, Sequences
+from fdiv.objectives.compared import (
+    both,
+    filled,
+    log_probs,
+    mean,
+    regulariser,
+    report,
+    start,
+    told_apart,
+    weighed,
+)
+from fdiv.types import PAD, Claim, Components, Model, Objective, Pairs, Sequences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +57,19 @@ class Kto:
         positive("kto.desirable", self.desirable)
         positive("kto.undesirable", self.undesirable)
 
-    def build(self, kit: Kit, divergence: None) -> Objective:
-        return kto(kit, self.desirable, self.undesirable)
+    def build(self, components: Components, divergence: None) -> Objective:
+        return kto(components, self.desirable, self.undesirable)
 
     def claim(self, divergence: None) -> Claim:
-        said = "KTO: strings rejected more often than chosen (by weight) are driven out, however close the vote; "
-        return Claim("reverse_kl", "return", said + "not ref exp(r / beta), and no divergence's gradient on the way.")
+        said = (
+            "KTO: strings rejected more often than chosen (by weight) are driven out, "
+            "however close the vote; "
+        )
+        return Claim(
+            "reverse_kl",
+            "return",
+            said + "not ref exp(r / beta), and no divergence's gradient on the way.",
+        )
 
 
 class Judged(NamedTuple):
@@ -62,28 +80,37 @@ class Judged(NamedTuple):
     point: Array  # [n] z, the same in every row
 
 
-def kto(kit: Kit, desirable: float = 1.0, undesirable: float = 1.0) -> Objective:
+def kto(components: Components, desirable: float = 1.0, undesirable: float = 1.0) -> Objective:
     """The objective on a batch of comparisons, or of strings labelled alone."""
-    mdp, beta, known = kit.mdp, regulariser(kit.mdp).beta, kit.mdp.regulariser.reference
+    mdp, beta, known = (
+        components.mdp,
+        regulariser(components.mdp).beta,
+        components.mdp.regulariser.reference,
+    )
 
     def prepare(key, params, aux, batch):
-        own, reference = Model(kit.policy, params), known or Model(kit.policy, aux)
+        own, reference = Model(components.policy, params), known or Model(components.policy, aux)
         others = mismatched(batch, mdp.horizon, mdp.eos)
-        drift = tk.log_probs(*own, others, mdp.vocab).sum(1) - tk.log_probs(*reference, others, mdp.vocab).sum(1)
+        drift = tk.log_probs(*own, others, mdp.vocab).sum(1) - tk.log_probs(
+            *reference, others, mdp.vocab
+        ).sum(1)
         point = jnp.maximum(mean(drift, others.weight), 0.0)
 
         paired, same = told_apart(batch)
         weights = [jnp.where(same, 0.0, x.weight) for x in batch]
         total = filled(sum(w.sum() for w in weights))
         pairs = weighed(batch, *(w / total for w in weights))
-        log_q, log_ref = log_probs(kit, own, pairs), log_probs(kit, reference, pairs)
+        log_q, log_ref = log_probs(components, own, pairs), log_probs(components, reference, pairs)
         chosen, rejected = (beta * (q - ref) for q, ref in zip(log_q, log_ref))
-        metrics = {"identical": mean(same, jnp.where(paired, batch.chosen.weight, 0.0)), "reference_point": point}
+        metrics = {
+            "identical": mean(same, jnp.where(paired, batch.chosen.weight, 0.0)),
+            "reference_point": point,
+        }
         x = Judged(pairs, log_ref, jnp.broadcast_to(point, paired.shape))
         return aux, x, report(pairs, log_q, chosen - rejected) | metrics
 
     def loss(params, aux, batch):
-        log_q = log_probs(kit, Model(kit.policy, params), batch.pairs)
+        log_q = log_probs(components, Model(components.policy, params), batch.pairs)
         chosen, rejected = (beta * (q - ref - batch.point) for q, ref in zip(log_q, batch.log_ref))
         lost = desirable * batch.pairs.chosen.weight @ sigmoid(-chosen)
         return lost + undesirable * batch.pairs.rejected.weight @ sigmoid(rejected), {}
@@ -92,13 +119,16 @@ def kto(kit: Kit, desirable: float = 1.0, undesirable: float = 1.0) -> Objective
 
 
 def mismatched(pairs: Pairs, horizon: int, eos: int | None) -> Sequences:
-    """Each row's prompt with the next row's answers, the chosen and the rejected one, by the answers' weights. [2n, T]"""
+    """Each row's prompt with the next row's answers, the chosen and the rejected one, by the
+    answers' weights. [2n, T]"""
     labelled = (pairs.chosen.weight > 0)[:, None]
     asked = pairs.chosen._replace(
         tokens=jnp.where(labelled, pairs.chosen.tokens, pairs.rejected.tokens),
         mask=jnp.where(labelled, pairs.chosen.mask, pairs.rejected.mask),
     )
     prompts = jax.tree.map(lambda x: jnp.concatenate([x, x]), tk.prompts_of(asked, horizon))
-    answers = both(Pairs(*(jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), side) for side in pairs)))
+    answers = both(
+        Pairs(*(jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), side) for side in pairs))
+    )
     actions = to_actions(jnp.where(answers.mask, answers.tokens, PAD), answers.mask, horizon)
     return tk.append(prompts._replace(weight=answers.weight), actions, eos)

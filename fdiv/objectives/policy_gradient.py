@@ -2,9 +2,9 @@
 
     -grad D_f(p||q) = E_{x ~ q}[ sum_k R_k grad log q(action_k | prefix) ],   R from `estimators.returns_to_go`,
 
-with `s = log p - log q` of the sampled tokens. Exact in expectation at each of the three levels when nothing is discounted.
-Sources: Ghasemipour et al. 2019 (f-MAX, arXiv 1911.02256); Go et al. 2023 (f-DPG, arXiv 2302.08215).
-"""
+with `s = log p - log q` of the sampled tokens. Exact in expectation at each of the three levels
+when nothing is discounted. Sources: Ghasemipour et al. 2019 (f-MAX, arXiv 1911.02256); Go et al.
+2023 (f-DPG, arXiv 2302.08215)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ import jax.numpy as jnp
 from fdiv import divergences
 from fdiv import tokens as tk
 from fdiv.checks import known_expert, one_of, share
-from fdiv.estimators import Baseline, Scored, advantages, returns_to_go, score_function_loss, to_actions, to_columns
-from fdiv.types import Claim, Divergence, Kit, Level, Objective
+from fdiv.estimators import (
+    Baseline,
+    Scored,
+    advantages,
+    returns_to_go,
+    score_function_loss,
+    to_actions,
+    to_columns,
+)
+from fdiv.types import Claim, Components, Divergence, Level, Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +36,8 @@ class PolicyGradient:
     baseline: Baseline = "leave_one_out"
     """What is subtracted from the returns: none, mean or leave_one_out."""
     discount: float = 1.0
-    """Weight of what follows an action, per token: 1 is the exact gradient, 0 holds later prefixes fixed."""
+    """Weight of what follows an action, per token: 1 is the exact gradient, 0 holds later prefixes
+    fixed."""
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
@@ -40,37 +49,62 @@ class PolicyGradient:
         one_of("policy_gradient.baseline", self.baseline, Baseline)
         share("policy_gradient.discount", self.discount)
 
-    def build(self, kit: Kit, divergence: str) -> Objective:
-        known_expert(kit.mdp, f"policy_gradient:{divergence}")
-        return policy_gradient(kit, divergences.parse(divergence), self.level, self.baseline, self.discount)
+    def build(self, components: Components, divergence: str) -> Objective:
+        known_expert(components.mdp, f"policy_gradient:{divergence}")
+        return policy_gradient(
+            components, divergences.parse(divergence), self.level, self.baseline, self.discount
+        )
 
     def claim(self, divergence: str) -> Claim:
-        # e^s is a martingale under the policy: what forward KL would credit later is zero in expectation, discounted or not
+        # e^s is a martingale under the policy: what forward KL would credit later is zero in
+        # expectation, discounted or not
         martingale = divergence == "forward_kl" and self.level != "token"
-        kind = "Unbiased" if self.discount == 1 or martingale else f"Biased (discount {self.discount:g})"
+        kind = (
+            "Unbiased"
+            if self.discount == 1 or martingale
+            else f"Biased (discount {self.discount:g})"
+        )
         shrunk = ", its length shrunk by 1 - 1/batch" if self.baseline == "mean" else ""
         return Claim(
-            divergence, self.level, f"{kind} gradient of {self.level} {divergence}{shrunk}; the expert's law is known."
+            divergence,
+            self.level,
+            f"{kind} gradient of {self.level} {divergence}{shrunk}; the expert's law is known.",
         )
 
 
 def policy_gradient(
-    kit: Kit, d: Divergence, level: Level = "sequence", baseline: Baseline = "leave_one_out", discount: float = 1.0
+    components: Components,
+    d: Divergence,
+    level: Level = "sequence",
+    baseline: Baseline = "leave_one_out",
+    discount: float = 1.0,
 ) -> Objective:
-    """The objective on a batch of prompts (the prompts of demonstrations; their completions are not read)."""
-    policy, mdp = kit.policy, kit.mdp
+    """The objective on a batch of prompts (the prompts of demonstrations; their completions are not
+    read)."""
+    policy, mdp = components.policy, components.mdp
 
     def prepare(key, params, aux, batch):
-        sequences, log_q = kit.rollout(key, policy, params, tk.prompts_of(batch, mdp.horizon))
+        sequences, log_q = components.rollout(
+            key, policy, params, tk.prompts_of(batch, mdp.horizon)
+        )
         log_p = tk.log_probs(*mdp.expert, sequences, mdp.vocab)
         prefix = jnp.cumsum(to_actions(log_p - log_q, sequences.mask, mdp.horizon), axis=1)
         mask = to_actions(sequences.mask, sequences.mask, mdp.horizon)
         returns = returns_to_go(d, level, prefix, mask, discount)
         worth = advantages(returns, mask, sequences.weight, baseline)
         scored = Scored(tk.normalise(sequences), to_columns(worth, sequences.mask))
-        return aux, scored, {"tokens": sequences.mask.sum(), "log_ratio": jnp.sum(scored.sequences.weight * prefix[:, -1])}
+        return (
+            aux,
+            scored,
+            {
+                "tokens": sequences.mask.sum(),
+                "log_ratio": jnp.sum(scored.sequences.weight * prefix[:, -1]),
+            },
+        )
 
     def loss(params, aux, batch):
-        return score_function_loss(tk.log_probs(policy, params, batch.sequences, mdp.vocab), batch), {}
+        return score_function_loss(
+            tk.log_probs(policy, params, batch.sequences, mdp.vocab), batch
+        ), {}
 
     return Objective(lambda key, params: (), prepare, loss)

@@ -1,12 +1,12 @@
-"""PPO with a penalty for leaving a reference: a clipped ratio, and a learned value function in place of a baseline.
+"""PPO with a penalty for leaving a reference: a clipped ratio, and a learned value function in
+place of a baseline.
 
     A_k   = sum over j >= k of lambda^(j - k) (what action j earns + V(after j) - V(before j)),   V = 0 at the end
     loss  = -E[ sum_k min(rho_k A_k, clip(rho_k, 1 - c, 1 + c) A_k) ] - entropy bonus,   rho = q / q_old
 
-V learns E[A_k + V] by squared error, its change clipped likewise. At lambda 1 the gradient is exact whatever V is; below,
-where V is. Sources: Schulman et al. 2017 (arXiv 1707.06347), 2016 (GAE, arXiv 1506.02438); Ziegler et al. 2019 (arXiv
-1909.08593) for the penalty.
-"""
+V learns E[A_k + V] by squared error, its change clipped likewise. At lambda 1 the gradient is exact
+whatever V is; below, where V is. Sources: Schulman et al. 2017 (arXiv 1707.06347), 2016 (GAE, arXiv
+1506.02438); Ziegler et al. 2019 (arXiv 1909.08593) for the penalty."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fdiv.estimators import discounted_to_go, to_actions, to_columns
 from fdiv.objectives.grpo import clipped
 from fdiv.objectives.reinforce import claim
 from fdiv.penalties import Drawn, Penalty
-from fdiv.types import Claim, Kit, Objective, Sequences, UsageError
+from fdiv.types import Claim, Components, Objective, Sequences, UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +60,29 @@ class Ppo:
         at_least("ppo.value_steps", self.value_steps, 1)
         positive("ppo.value_clip", self.value_clip)
 
-    def build(self, kit: Kit, divergence: None, penalty: Penalty | None = None) -> Objective:
-        names = ("clip", "gae_lambda", "entropy", "value_learning_rate", "value_steps", "value_clip")
-        return ppo(kit, penalty or kit.penalty or Penalty(), **{name: getattr(self, name) for name in names})
+    def build(
+        self, components: Components, divergence: None, penalty: Penalty | None = None
+    ) -> Objective:
+        names = (
+            "clip",
+            "gae_lambda",
+            "entropy",
+            "value_learning_rate",
+            "value_steps",
+            "value_clip",
+        )
+        return ppo(
+            components,
+            penalty or components.penalty or Penalty(),
+            **{name: getattr(self, name) for name in names},
+        )
 
     def claim(self, divergence: None, penalty: Penalty | None = None) -> Claim:
-        biases = [f"advantages trust the value function (lambda {self.gae_lambda:g})"] if self.gae_lambda < 1 else []
+        biases = (
+            [f"advantages trust the value function (lambda {self.gae_lambda:g})"]
+            if self.gae_lambda < 1
+            else []
+        )
         biases += [f"an entropy bonus of {self.entropy:g}"] if self.entropy else []
         return claim(penalty, "Clipped policy gradient with a value function", "; ".join(biases))
 
@@ -76,7 +93,7 @@ class PpoState(NamedTuple):
 
 
 def ppo(
-    kit: Kit,
+    components: Components,
     penalty: Penalty,
     clip: float = 0.2,
     gae_lambda: float = 0.95,
@@ -86,7 +103,7 @@ def ppo(
     value_clip: float = 0.2,
 ) -> Objective:
     """The objective on a batch of prompts."""
-    on, critic, horizon = stage(kit, penalty), kit.critic, kit.mdp.horizon
+    on, critic, horizon = stage(components, penalty), components.critic, components.mdp.horizon
     tx = optax.adam(value_learning_rate)
 
     def values(params, x: Sequences) -> Array:
@@ -118,7 +135,10 @@ def ppo(
             now = values(params, x)
             held = before + jnp.clip(now - before, -value_clip, value_clip)
             mask = to_actions(x.mask, x.mask, horizon)
-            return 0.5 * jnp.sum(x.weight @ jnp.where(mask, jnp.maximum((now - wanted) ** 2, (held - wanted) ** 2), 0.0))
+            return 0.5 * jnp.sum(
+                x.weight
+                @ jnp.where(mask, jnp.maximum((now - wanted) ** 2, (held - wanted) ** 2), 0.0)
+            )
 
         def step(state, _):
             params, opt = state
@@ -129,20 +149,24 @@ def ppo(
 
     def loss(params, aux, batch):
         x = batch.sequences
-        log_q = tk.log_probs(kit.policy, params, x, kit.mdp.vocab)
-        total = -jnp.sum(x.weight @ clipped(batch, log_q, clip)) + on.charge(params, aux.charged, batch)
+        log_q = tk.log_probs(components.policy, params, x, components.mdp.vocab)
+        total = -jnp.sum(x.weight @ clipped(batch, log_q, clip)) + on.charge(
+            params, aux.charged, batch
+        )
         if entropy:
-            total -= entropy * jnp.sum(x.weight @ jnp.where(x.mask, _entropies(kit, params, x), 0.0))
+            total -= entropy * jnp.sum(
+                x.weight @ jnp.where(x.mask, _entropies(components, params, x), 0.0)
+            )
         return total, {}
 
     return Objective(init, prepare, loss)
 
 
-def _entropies(kit: Kit, params: Any, x: Sequences) -> Array:
+def _entropies(components: Components, params: Any, x: Sequences) -> Array:
     """Entropy of the next token's law at each position, [B, T]."""
 
     def each(features):
-        log_q = kit.policy.head(params, features)
+        log_q = components.policy.head(params, features)
         return -(jnp.exp(log_q) * log_q).sum(-1)
 
-    return tk.by_stretches(each, kit.mdp.vocab, kit.policy.trunk(params, x.tokens))
+    return tk.by_stretches(each, components.mdp.vocab, components.policy.trunk(params, x.tokens))

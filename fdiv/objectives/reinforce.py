@@ -2,9 +2,8 @@
 
     loss = -E_{x ~ q}[ sum_k A_k log q(action_k | prefix) ],   A_k = sum over j >= k of what action j earns, less a baseline
 
-The baseline is the batch's mean (reinforce, Williams 1992) or the mean of a prompt's other answers (rloo, Kool, van Hoof &
-Welling 2019; Ahmadian et al. 2024, arXiv 2402.14740).
-"""
+The baseline is the batch's mean (reinforce, Williams 1992) or the mean of a prompt's other answers
+(rloo, Kool, van Hoof & Welling 2019; Ahmadian et al. 2024, arXiv 2402.14740)."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from fdiv.checks import one_of
 from fdiv.episodes import GROUP, check_group, grouped, stage, to_go
 from fdiv.estimators import Baseline, score_function_loss, to_columns
 from fdiv.penalties import Drawn, Penalty
-from fdiv.types import Claim, Kit, Objective
+from fdiv.types import Claim, Components, Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +33,20 @@ class Reinforce:
     def check(self, divergence: None, penalty: Penalty | None = None) -> None:
         one_of("reinforce.baseline", self.baseline, Literal["none", "mean"])
 
-    def build(self, kit: Kit, divergence: None, penalty: Penalty | None = None) -> Objective:
-        return reinforce(kit, penalty or kit.penalty or Penalty(), self.baseline, None)
+    def build(
+        self, components: Components, divergence: None, penalty: Penalty | None = None
+    ) -> Objective:
+        return reinforce(
+            components, penalty or components.penalty or Penalty(), self.baseline, None
+        )
 
     def claim(self, divergence: None, penalty: Penalty | None = None) -> Claim:
-        return claim(penalty, "Policy gradient, the batch's mean as baseline" if self.baseline == "mean" else "Policy gradient")
+        return claim(
+            penalty,
+            "Policy gradient, the batch's mean as baseline"
+            if self.baseline == "mean"
+            else "Policy gradient",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +64,12 @@ class Rloo:
     def check(self, divergence: None, penalty: Penalty | None = None) -> None:
         check_group("rloo.group", self.group)
 
-    def build(self, kit: Kit, divergence: None, penalty: Penalty | None = None) -> Objective:
-        return reinforce(kit, penalty or kit.penalty or Penalty(), "leave_one_out", self.group)
+    def build(
+        self, components: Components, divergence: None, penalty: Penalty | None = None
+    ) -> Objective:
+        return reinforce(
+            components, penalty or components.penalty or Penalty(), "leave_one_out", self.group
+        )
 
     def claim(self, divergence: None, penalty: Penalty | None = None) -> Claim:
         return claim(penalty, "Policy gradient, the prompt's other answers as baseline")
@@ -66,12 +78,17 @@ class Rloo:
 def claim(penalty: Penalty | None, said: str, bias: str = "") -> Claim:
     """For methods that maximise the regularised return: what is biased is said."""
     found = "; ".join(filter(None, (bias, penalty.bias() if penalty else "")))
-    return Claim("reverse_kl", "return", f"{said}. " + (f"Biased: {found}." if found else "Unbiased."))
+    return Claim(
+        "reverse_kl", "return", f"{said}. " + (f"Biased: {found}." if found else "Unbiased.")
+    )
 
 
-def reinforce(kit: Kit, penalty: Penalty, baseline: Baseline = "mean", group: int | None = None) -> Objective:
-    """The objective on a batch of prompts; without a `group` every string answers a prompt of its own."""
-    on = stage(kit, penalty)
+def reinforce(
+    components: Components, penalty: Penalty, baseline: Baseline = "mean", group: int | None = None
+) -> Objective:
+    """The objective on a batch of prompts; without a `group` every string answers a prompt of its
+    own."""
+    on = stage(components, penalty)
 
     def prepare(key, params, aux, batch):
         x = on.play(key, params, aux, batch, group or 1)
@@ -81,7 +98,7 @@ def reinforce(kit: Kit, penalty: Penalty, baseline: Baseline = "mean", group: in
         return aux, Drawn(tk.normalise(x.sequences), x.log_old, x.log_ref, worth), metrics
 
     def loss(params, aux, batch):
-        log_q = tk.log_probs(kit.policy, params, batch.sequences, kit.mdp.vocab)
+        log_q = tk.log_probs(components.policy, params, batch.sequences, components.mdp.vocab)
         return score_function_loss(log_q, batch) + on.charge(params, aux, batch), {}
 
     return Objective(lambda key, params: on.init(params), prepare, loss)

@@ -1,4 +1,5 @@
-"""A reward is learned first, then followed: reinforcement learning from human feedback in two stages.
+"""A reward is learned first, then followed: reinforcement learning from human feedback in two
+stages.
 
     updates 1 .. K   the reward model alone learns (`fdiv.reward_model`), the policy stands still
     from then on     the model is frozen; the policy maximises E_q[proxy] - beta D_f(ref||q) by RLOO, GRPO or PPO
@@ -7,12 +8,12 @@
     bt_var_rloo               the same, each comparison's noise learned as well        proxy R
     classifier_rloo           demonstrations against samples of the reference          proxy -beta reward(-s), s its logit
 
-A comparison at temperature 1 says R in the task's own units, so beta is as it is. The optimum for an f earns
-r = -beta reward(log ref / p) + constant, beta log p / ref for reverse_kl: the classifier's s gives it back. `proxy` is what
-the policy earns by the model and `score` by the task: where the first goes on up and the second down, the policy has found
-what the model got wrong. Sources: Christiano et al. 2017 (arXiv 1706.03741); Ziegler et al. 2019 (arXiv 1909.08593); Gao,
-Schulman & Hilton 2023 (arXiv 2210.10760) on over-optimisation.
-"""
+A comparison at temperature 1 says R in the task's own units, so beta is as it is. The optimum for
+an f earns r = -beta reward(log ref / p) + constant, beta log p / ref for reverse_kl: the
+classifier's s gives it back. `proxy` is what the policy earns by the model and `score` by the task:
+where the first goes on up and the second down, the policy has found what the model got wrong.
+Sources: Christiano et al. 2017 (arXiv 1706.03741); Ziegler et al. 2019 (arXiv 1909.08593); Gao,
+Schulman & Hilton 2023 (arXiv 2210.10760) on over-optimisation."""
 
 from __future__ import annotations
 
@@ -35,20 +36,33 @@ from fdiv.objectives.grpo import grpo
 from fdiv.objectives.ppo import ppo
 from fdiv.objectives.reinforce import claim, reinforce
 from fdiv.penalties import Penalty
-from fdiv.reward_model import RewardModel, accuracy, bradley_terry, calibration, classifier, fit, with_noise
-from fdiv.types import Claim, Kit, Model, Objective, Pairs, Params, Sequences, UsageError
+from fdiv.reward_model import (
+    RewardModel,
+    accuracy,
+    bradley_terry,
+    calibration,
+    classifier,
+    fit,
+    with_noise,
+)
+from fdiv.types import Claim, Components, Model, Objective, Pairs, Params, Sequences, UsageError
 
 Reads = Literal["pairs", "demos"]
-FOLLOWERS: dict[str, Callable[[Kit, Penalty, int], Objective]] = {  # how the learned reward is maximised
-    "RLOO": lambda kit, penalty, group: reinforce(kit, penalty, "leave_one_out", group),
+FOLLOWERS: dict[
+    str, Callable[[Components, Penalty, int], Objective]
+] = {  # how the learned reward is maximised
+    "RLOO": lambda components, penalty, group: reinforce(
+        components, penalty, "leave_one_out", group
+    ),
     "GRPO": grpo,
-    "PPO": lambda kit, penalty, group: ppo(kit, penalty),
+    "PPO": lambda components, penalty, group: ppo(components, penalty),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class LearnedReward:
-    """A reward model, then a policy that follows it (bt_rloo, bt_grpo, bt_ppo, bt_var_rloo, classifier_rloo)."""
+    """A reward model, then a policy that follows it (bt_rloo, bt_grpo, bt_ppo, bt_var_rloo,
+    classifier_rloo)."""
 
     reads: ClassVar = "pairs"
     needs: ClassVar = ("scorer", "critic")
@@ -57,7 +71,8 @@ class LearnedReward:
     reward_steps: int = 1
     """Steps of the reward model per update."""
     reward_learning_rate: float = 0.05
-    """Adam's first step for the reward model; it falls to 0 as a cosine, so that the last batches are not all it knows."""
+    """Adam's first step for the reward model; it falls to 0 as a cosine, so that the last batches
+    are not all it knows."""
     group: int = GROUP
     """Answers to each prompt (rloo, grpo)."""
     learning_rate: float | None = None
@@ -73,24 +88,49 @@ class LearnedReward:
         check_group("reward_model.group", self.group)
 
     def build(
-        self, kit: Kit, divergence: None, reads: Reads = "pairs", noise: bool = False, by: str = "RLOO",
+        self, components: Components, divergence: None, reads: Reads = "pairs", noise: bool = False, by: str = "RLOO",
         penalty: Penalty | None = None,
     ) -> Objective:  # fmt: skip
-        if kit.mdp.regulariser is None:
-            fix = "Use a benchmark with one (rewarded, or text with comparisons), or an adversarial method."
-            raise UsageError(
-                "methods", "reward model", "needs a task with a reference to stay near, and this one has none.", fix
+        if components.mdp.regulariser is None:
+            fix = (
+                "Use a benchmark with one (rewarded, or text with comparisons), or an "
+                "adversarial method."
             )
-        taught = demonstrations(kit) if reads == "demos" else comparisons(kit, noise)
-        fields = {name: getattr(self, name) for name in ("reward_updates", "reward_steps", "reward_learning_rate", "group")}
-        return reward_model(kit, taught, penalty or kit.penalty or Penalty(), by, **fields)
+            raise UsageError(
+                "methods",
+                "reward model",
+                "needs a task with a reference to stay near, and this one has none.",
+                fix,
+            )
+        taught = demonstrations(components) if reads == "demos" else comparisons(components, noise)
+        fields = {
+            name: getattr(self, name)
+            for name in ("reward_updates", "reward_steps", "reward_learning_rate", "group")
+        }
+        return reward_model(
+            components, taught, penalty or components.penalty or Penalty(), by, **fields
+        )
 
     def claim(
-        self, divergence: None, reads: Reads = "pairs", noise: bool = False, by: str = "RLOO", penalty: Penalty | None = None
+        self,
+        divergence: None,
+        reads: Reads = "pairs",
+        noise: bool = False,
+        by: str = "RLOO",
+        penalty: Penalty | None = None,
     ) -> Claim:
-        learned = "A Bradley-Terry model of the reward" + (" and of each comparison's noise" if noise else "")
-        learned = "A classifier of demonstrations against samples of the reference" if reads == "demos" else learned
-        said = f"{learned} is learned for {self.reward_updates} updates and frozen, then {by} follows it"
+        learned = "A Bradley-Terry model of the reward" + (
+            " and of each comparison's noise" if noise else ""
+        )
+        learned = (
+            "A classifier of demonstrations against samples of the reference"
+            if reads == "demos"
+            else learned
+        )
+        said = (
+            f"{learned} is learned for {self.reward_updates} updates and frozen, then {by} "
+            "follows it"
+        )
         return claim(penalty, said, "what is maximised is the learned reward in the task's place")
 
 
@@ -98,18 +138,22 @@ class Teaching(NamedTuple):
     """What a reward model is, and what it learns from."""
 
     model: RewardModel
-    proxy: Callable[[Array], Array]  # what the model says of strings -> what the policy earns, [B] each
+    proxy: Callable[
+        [Array], Array
+    ]  # what the model says of strings -> what the policy earns, [B] each
     evidence: Callable[[Array, Params, Any], Pairs]  # key, the policy as it was, rows -> by weight
     held: Callable[[Array, int], Any] | None  # key, n -> rows never trained on
     prompts: Callable[[Any], Sequences]  # rows -> what the policy answers
 
 
-def comparisons(kit: Kit, noise: bool = False) -> Teaching:
+def comparisons(components: Components, noise: bool = False) -> Teaching:
     """Strings labelled alone, and rows that compare a string with itself, weigh 0."""
-    mdp = kit.mdp
+    mdp = components.mdp
     if mdp.pairs is None:
         fix = "Use a benchmark with them (rewarded, or text with such columns), or classifier_rloo."
-        raise UsageError("methods", "reward model", "needs a task with comparisons, and this one has none.", fix)
+        raise UsageError(
+            "methods", "reward model", "needs a task with comparisons, and this one has none.", fix
+        )
 
     def evidence(key, origin, pairs):
         paired, same = told_apart(pairs)
@@ -117,24 +161,32 @@ def comparisons(kit: Kit, noise: bool = False) -> Teaching:
         weight = weight / filled(weight.sum())
         return weighed(pairs, weight, weight)
 
-    prompts = lambda pairs: pairs.chosen._replace(weight=jnp.ones_like(pairs.chosen.weight))  # they weigh alike, labels do not
-    model = with_noise(kit.scorer, mdp.vocab, mdp.horizon) if noise else bradley_terry(kit.scorer, mdp.vocab)
+    prompts = lambda pairs: pairs.chosen._replace(
+        weight=jnp.ones_like(pairs.chosen.weight)
+    )  # they weigh alike, labels do not
+    model = (
+        with_noise(components.scorer, mdp.vocab, mdp.horizon)
+        if noise
+        else bradley_terry(components.scorer, mdp.vocab)
+    )
     return Teaching(model, lambda said: said, evidence, mdp.held_out_pairs, prompts)
 
 
-def demonstrations(kit: Kit) -> Teaching:
+def demonstrations(components: Components) -> Teaching:
     """Demonstrations, and fresh answers of the reference to the same prompts."""
-    mdp, (name, beta, known) = kit.mdp, kit.mdp.regulariser
+    mdp, (name, beta, known) = components.mdp, components.mdp.regulariser
     d = divergences.parse(name)
     positive("beta", beta)
 
     def evidence(key, origin, demos):
-        reference = known or Model(kit.policy, origin)
-        drawn, _ = kit.rollout(key, *reference, tk.prompts_of(demos, mdp.horizon))
+        reference = known or Model(components.policy, origin)
+        drawn, _ = components.rollout(key, *reference, tk.prompts_of(demos, mdp.horizon))
         return Pairs(tk.normalise(demos), tk.normalise(drawn))
 
-    model = classifier(kit.scorer, mdp.vocab)
-    return Teaching(model, lambda said: -beta * reward_of(d, -said), evidence, mdp.held_out, lambda demos: demos)
+    model = classifier(components.scorer, mdp.vocab)
+    return Teaching(
+        model, lambda said: -beta * reward_of(d, -said), evidence, mdp.held_out, lambda demos: demos
+    )
 
 
 class RewardState(NamedTuple):
@@ -145,7 +197,7 @@ class RewardState(NamedTuple):
 
 
 def reward_model(
-    kit: Kit,
+    components: Components,
     taught: Teaching,
     penalty: Penalty,
     by: str = "RLOO",
@@ -154,32 +206,43 @@ def reward_model(
     reward_learning_rate: float = 0.05,
     group: int = GROUP,
 ) -> Objective:
-    """The objective on a batch of comparisons or of demonstrations, whose prompts the policy answers."""
-    mdp, (model, proxy, evidence, held, prompts) = kit.mdp, taught
-    tx = optax.adam(optax.cosine_decay_schedule(reward_learning_rate, reward_updates * reward_steps))
+    """The objective on a batch of comparisons or of demonstrations, whose prompts the policy
+    answers."""
+    mdp, (model, proxy, evidence, held, prompts) = components.mdp, taught
+    tx = optax.adam(
+        optax.cosine_decay_schedule(reward_learning_rate, reward_updates * reward_steps)
+    )
 
     def following(learned) -> Objective:
         score = lambda x: proxy(model.reward(learned, x))
-        return FOLLOWERS[by](kit._replace(mdp=mdp._replace(score=score)), penalty, group)
+        return FOLLOWERS[by](components._replace(mdp=mdp._replace(score=score)), penalty, group)
 
     followed = following(None)  # its start and its loss read no reward
 
     def init(key, params):
         learned = model.init(key, params)
         policy = followed.init(jax.random.fold_in(key, 1), params)
-        return RewardState((learned, tx.init(learned)), policy, start(mdp, params), jnp.zeros((), jnp.int32))
+        return RewardState(
+            (learned, tx.init(learned)), policy, start(mdp, params), jnp.zeros((), jnp.int32)
+        )
 
     def prepare(key, params, aux, batch):
         fit_key, held_key, play_key = jax.random.split(key, 3)
         learning = aux.step < reward_updates
         rows = lambda k: evidence(k, aux.origin, batch)
         reward = fit(model, tx, aux.reward, rows, fit_key, jnp.where(learning, reward_steps, 0))
-        policy, drawn, found = following(aux.reward[0]).prepare(play_key, params, aux.policy, prompts(batch))
+        policy, drawn, found = following(aux.reward[0]).prepare(
+            play_key, params, aux.policy, prompts(batch)
+        )
         policy = jax.tree.map(lambda now, then: jnp.where(learning, then, now), policy, aux.policy)
         metrics = {"proxy": found.pop("score")} | found | gold(drawn.sequences)
         metrics |= health(held_key, aux, len(drawn.sequences.weight))
         x = drawn.sequences._replace(weight=jnp.where(learning, 0.0, drawn.sequences.weight))
-        return aux._replace(reward=reward, policy=policy, step=aux.step + 1), drawn._replace(sequences=x), metrics
+        return (
+            aux._replace(reward=reward, policy=policy, step=aux.step + 1),
+            drawn._replace(sequences=x),
+            metrics,
+        )
 
     def gold(x: Sequences) -> dict:
         """What the policy's strings earn from the task."""
@@ -197,4 +260,6 @@ def reward_model(
         judged = model.judged(aux.reward[0], evidence(sample_key, aux.origin, held(held_key, rows)))
         return {"reward_accuracy": accuracy(judged), "reward_calibration": calibration(judged)}
 
-    return Objective(init, prepare, lambda params, aux, batch: followed.loss(params, aux.policy, batch))
+    return Objective(
+        init, prepare, lambda params, aux, batch: followed.loss(params, aux.policy, batch)
+    )

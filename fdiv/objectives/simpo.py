@@ -1,12 +1,13 @@
 """SimPO: mean log-probs per token, no reference, and a margin.
 
-    loss = E[ -log sigmoid(beta (log q(chosen) / |chosen| - log q(rejected) / |rejected| - margin)) ]
+    loss = E[ -log sigmoid(beta (log q(chosen) / |chosen| - log q(rejected) / |rejected| - margin))
+    ]
 
-The margin is gamma / beta, nats per token. Without one, and under Bradley-Terry preferences in r, the loss is least where
-log q(x) = |x| (r(x) / beta + c), c such that q sums to one: a law of rewards and lengths that knows no reference. With one,
-preferences count for more than they are, no law of strings fits all of them, and the minimiser has no closed form.
-Source: Meng, Xia & Chen 2024 (arXiv 2405.14734).
-"""
+The margin is gamma / beta, nats per token. Without one, and under Bradley-Terry preferences in r,
+the loss is least where log q(x) = |x| (r(x) / beta + c), c such that q sums to one: a law of
+rewards and lengths that knows no reference. With one, preferences count for more than they are, no
+law of strings fits all of them, and the minimiser has no closed form. Source: Meng, Xia & Chen 2024
+(arXiv 2405.14734)."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from jax import Array
 from jax.nn import softplus
 
 from fdiv.objectives.compared import compared, regulariser
-from fdiv.types import Claim, Kit, Objective, UsageError
+from fdiv.types import Claim, Components, Objective, UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,21 +38,35 @@ class Simpo:
 
     def check(self, divergence: None) -> None:
         if not (math.isfinite(self.margin) and self.margin >= 0):
-            raise UsageError("simpo.margin", self.margin, "would have the rejected string ahead.", "Give 0 or more.")
+            raise UsageError(
+                "simpo.margin",
+                self.margin,
+                "would have the rejected string ahead.",
+                "Give 0 or more.",
+            )
 
-    def build(self, kit: Kit, divergence: None) -> Objective:
-        return simpo(kit, self.margin)
+    def build(self, components: Components, divergence: None) -> Objective:
+        return simpo(components, self.margin)
 
     def claim(self, divergence: None) -> Claim:
-        said = "SimPO: log q per token follows r / beta at margin 0, and more than that with one; it knows no reference, so "
-        return Claim("reverse_kl", "return", said + "not ref exp(r / beta), and no divergence's gradient on the way.")
+        said = (
+            "SimPO: log q per token follows r / beta at margin 0, and more than that with "
+            "one; it knows no reference, so "
+        )
+        return Claim(
+            "reverse_kl",
+            "return",
+            said + "not ref exp(r / beta), and no divergence's gradient on the way.",
+        )
 
 
-def simpo(kit: Kit, margin: float = 0.5) -> Objective:
+def simpo(components: Components, margin: float = 0.5) -> Objective:
     """The objective on a batch of comparisons."""
-    beta = regulariser(kit.mdp).beta
+    beta = regulariser(components.mdp).beta
 
     def per_token(log_q: Array, log_ref: Array, size: Array) -> Array:
         return log_q / jnp.maximum(size, 1)
 
-    return compared(kit, per_token, lambda ahead: softplus(-beta * (ahead - margin)), referenced=False)
+    return compared(
+        components, per_token, lambda ahead: softplus(-beta * (ahead - margin)), referenced=False
+    )

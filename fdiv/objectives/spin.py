@@ -1,12 +1,13 @@
-"""SPIN, self-play fine-tuning: the policy learns to tell demonstrations from strings of an older self.
+"""SPIN, self-play fine-tuning: the policy learns to tell demonstrations from strings of an older
+self.
 
     loss = -E_{x ~ p, y ~ old}[ log sigmoid(h(x) - h(y)) ],   h = beta log q / old of whole strings
 
-and old becomes q every so many updates. Of all laws old (p / old)^{1 / beta} has the least loss: with beta 1 that is the
-expert, with less it is beyond it, and rounds run to their ends swing ever wider for beta < 1/2 (the error is multiplied by
-1 - 1 / beta). While q is old the expected gradient is beta / 2 times forward KL's, whatever they are, so that a class that
-does not hold the expert comes to rest where likelihood would. Source: Chen et al. 2024 (arXiv 2401.01335).
-"""
+and old becomes q every so many updates. Of all laws old (p / old)^{1 / beta} has the least loss:
+with beta 1 that is the expert, with less it is beyond it, and rounds run to their ends swing ever
+wider for beta < 1/2 (the error is multiplied by 1 - 1 / beta). While q is old the expected gradient
+is beta / 2 times forward KL's, whatever they are, so that a class that does not hold the expert
+comes to rest where likelihood would. Source: Chen et al. 2024 (arXiv 2401.01335)."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from jax.nn import softplus
 from fdiv import tokens as tk
 from fdiv.checks import at_least, positive
 from fdiv.objectives.compared import Compared, log_probs, report
-from fdiv.types import Claim, Kit, Model, Objective, Pairs, Params, Sequences
+from fdiv.types import Claim, Components, Model, Objective, Pairs, Params, Sequences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +43,19 @@ class Spin:
         positive("spin.beta", self.beta)
         at_least("spin.refresh", self.refresh, 1)
 
-    def build(self, kit: Kit, divergence: None) -> Objective:
-        return spin(kit, self.beta, self.refresh)
+    def build(self, components: Components, divergence: None) -> Objective:
+        return spin(components, self.beta, self.refresh)
 
     def claim(self, divergence: None) -> Claim:
-        said = f"{self.beta / 2:g} times the gradient of sequence forward_kl just after the old policy is renewed"
-        later = ", as at every update." if self.refresh == 1 else "; no divergence's in between, with the same fixed points."
+        said = (
+            f"{self.beta / 2:g} times the gradient of sequence forward_kl just after the "
+            "old policy is renewed"
+        )
+        later = (
+            ", as at every update."
+            if self.refresh == 1
+            else "; no divergence's in between, with the same fixed points."
+        )
         return Claim("forward_kl", "sequence", said + later)
 
 
@@ -56,9 +64,9 @@ class SpinState(NamedTuple):
     step: Array
 
 
-def spin(kit: Kit, beta: float = 1.0, refresh: int = 20) -> Objective:
+def spin(components: Components, beta: float = 1.0, refresh: int = 20) -> Objective:
     """The objective on a batch of demonstrations, whose prompts the old policy answers as well."""
-    policy, mdp = kit.policy, kit.mdp
+    policy, mdp = components.policy, components.mdp
 
     def margin(log_q: tuple[Array, Array], x: Compared) -> Array:
         demos, own = (beta * (new - old) for new, old in zip(log_q, x.log_ref))
@@ -67,14 +75,14 @@ def spin(kit: Kit, beta: float = 1.0, refresh: int = 20) -> Objective:
     def prepare(key, params, aux, batch):
         renew = aux.step % refresh == 0
         old = jax.tree.map(lambda new, kept: jnp.where(renew, new, kept), params, aux.old)
-        own = kit.rollout(key, policy, old, tk.prompts_of(batch, mdp.horizon))[0]
-        pairs = paired(tk.normalise(batch), tk.normalise(own), kit.whole)
-        x = Compared(pairs, log_probs(kit, Model(policy, old), pairs))
-        log_q = log_probs(kit, Model(policy, params), pairs)
+        own = components.rollout(key, policy, old, tk.prompts_of(batch, mdp.horizon))[0]
+        pairs = paired(tk.normalise(batch), tk.normalise(own), components.whole)
+        x = Compared(pairs, log_probs(components, Model(policy, old), pairs))
+        log_q = log_probs(components, Model(policy, params), pairs)
         return SpinState(old, aux.step + 1), x, report(pairs, log_q, margin(log_q, x))
 
     def loss(params, aux, batch):
-        log_q = log_probs(kit, Model(policy, params), batch.pairs)
+        log_q = log_probs(components, Model(policy, params), batch.pairs)
         return batch.pairs.chosen.weight @ softplus(-margin(log_q, batch)), {}
 
     return Objective(lambda key, params: SpinState(params, jnp.zeros((), jnp.int32)), prepare, loss)

@@ -14,7 +14,16 @@ SIZES = {
     "markov": ("order",),
     "markov_t": ("order",),
     "full": (),
-    "transformer": ("layers", "width", "heads", "kv_heads", "window", "precision", "remat", "attention"),
+    "transformer": (
+        "layers",
+        "width",
+        "heads",
+        "kv_heads",
+        "window",
+        "precision",
+        "remat",
+        "attention",
+    ),
 }
 
 
@@ -23,7 +32,8 @@ class Architecture:
     """A class of policies (or of scorers)."""
 
     name: Name = "markov"
-    """independent, markov (last tokens), markov_t (and the position), full (whole prefix) or transformer."""
+    """independent, markov (last tokens), markov_t (and the position), full (whole prefix) or
+    transformer."""
     order: int | None = None
     """markov and markov_t: how many tokens back they look (1)."""
     layers: int | None = None
@@ -37,21 +47,33 @@ class Architecture:
     window: int | None = None
     """transformer: how many tokens back attention reaches (all)."""
     precision: Literal["float32", "bfloat16"] | None = None
-    """transformer: bfloat16 multiplies in half the width, and keeps parameters and sums in float32 (float32)."""
+    """transformer: bfloat16 multiplies in half the width, and keeps parameters and sums in float32
+    (float32)."""
     remat: bool | None = None
     """transformer: compute layers again for the gradient rather than keep them in memory (no)."""
     attention: Literal["auto", "xla", "cudnn"] | None = None
-    """transformer: what computes it; auto is cuDNN's fused kernel in bfloat16 on an NVIDIA GPU, XLA's elsewhere (auto)."""
+    """transformer: what computes it; auto is cuDNN's fused kernel in bfloat16 on an NVIDIA GPU,
+    XLA's elsewhere (auto)."""
 
     def sizes(self, field: str = "policy") -> dict[str, Any]:
         """The sizes given. Raises `UsageError` for one that this architecture does not have."""
         if self.name not in SIZES:
-            raise UsageError(f"{field}.name", self.name, "is not an architecture.", f"Use one of {', '.join(SIZES)}.")
+            raise UsageError(
+                f"{field}.name",
+                self.name,
+                "is not an architecture.",
+                f"Use one of {', '.join(SIZES)}.",
+            )
         given = {k: v for k, v in dataclasses.asdict(self).items() if k != "name" and v is not None}
         for key, value in given.items():
             if key not in SIZES[self.name]:
                 owners = " or ".join(name for name, sizes in SIZES.items() if key in sizes)
-                raise UsageError(f"{field}.{key}", value, f"{self.name} has no such size.", f"Drop it, or use {owners}.")
+                raise UsageError(
+                    f"{field}.{key}",
+                    value,
+                    f"{self.name} has no such size.",
+                    f"Drop it, or use {owners}.",
+                )
         if given.get("order", 0) < 0:
             raise UsageError(f"{field}.order", given["order"], "is negative.", "Give 0 or more.")
         return given
@@ -69,7 +91,9 @@ class Architecture:
         """For strings over `vocab` symbols of at most `length` tokens, prompt included."""
         sizes = self.sizes("policy")
         if self.name == "transformer":
-            from fdiv.policies import transformer  # flax is the slowest import of all, and tables do not need it
+            from fdiv.policies import (
+                transformer,  # flax is the slowest import of all, and tables do not need it
+            )
 
             return transformer.policy(transformer.Shape(**sizes), vocab)
         return tabular.policy(self.automaton(vocab, length), vocab)
@@ -78,8 +102,15 @@ class Architecture:
         """What a table of this class reads of the prefix."""
         return tabular.AUTOMATA[self.name](vocab, length, **self.sizes())
 
-    def scorer(self, vocab: int, length: int, policy: Architecture | None = None, outputs: int | None = None) -> Scorer:
-        """The same architecture giving one number per (prefix, token); it begins from a policy's trunk if that is alike.
+    def scorer(
+        self,
+        vocab: int,
+        length: int,
+        policy: Architecture | None = None,
+        outputs: int | None = None,
+    ) -> Scorer:
+        """The same architecture giving one number per (prefix, token); it begins from a policy's
+        trunk if that is alike.
 
         With `outputs` so many numbers per prefix instead: one for a value function.
         """

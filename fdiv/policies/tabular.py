@@ -1,8 +1,9 @@
-"""Tabular policies and scorers: a finite automaton reads the prefix, a table answers for each of its states.
+"""Tabular policies and scorers: a finite automaton reads the prefix, a table answers for each of
+its states.
 
-`independent` (one law for all positions), `markov` (the last k tokens), `markov_t` (those and the position), `full`
-(the whole prefix). Each class contains the one before it. The start of a string is a symbol of its own.
-"""
+`independent` (one law for all positions), `markov` (the last k tokens), `markov_t` (those and the
+position), `full` (the whole prefix). Each class contains the one before it. The start of a string
+is a symbol of its own."""
 
 from __future__ import annotations
 
@@ -19,11 +20,14 @@ from fdiv.exact import Chain, Law, Space
 from fdiv.types import PAD, Params, Policy, Scorer, Sequences, UsageError
 
 MOST_ENTRIES = 1 << 26
-INIT_SCALE = 0.01  # near uniform, but off the saddle that a symmetric expert makes of the uniform table
+INIT_SCALE = (
+    0.01  # near uniform, but off the saddle that a symmetric expert makes of the uniform table
+)
 
 
 class Automaton(NamedTuple):
-    """States 0 .. states-1, the first one 0; `advance(state, token)` works elementwise on tokens >= 0."""
+    """States 0 .. states-1, the first one 0; `advance(state, token)` works elementwise on tokens >=
+    0."""
 
     states: int
     advance: Callable[[Array, Array], Array]
@@ -52,13 +56,17 @@ def markov_t(vocab: int, horizon: int, order: int = 1) -> Automaton:
 
 
 def full(vocab: int, horizon: int) -> Automaton:
-    """The prefix tree, node n's children at n V + 1 .. n V + V; leaves of depth `horizon` are never asked."""
+    """The prefix tree, node n's children at n V + 1 .. n V + V; leaves of depth `horizon` are never
+    asked."""
     states = sum(vocab**t for t in range(horizon))
-    return Automaton(states, lambda state, token: jnp.minimum(state * vocab + token + 1, states - 1))
+    return Automaton(
+        states, lambda state, token: jnp.minimum(state * vocab + token + 1, states - 1)
+    )
 
 
 def read(automaton: Automaton, tokens: Array) -> Array:
-    """The state in which each token is written; padding, on either side, moves nothing. [B, T] -> [B, T]"""
+    """The state in which each token is written; padding, on either side, moves nothing. [B, T] ->
+    [B, T]"""
 
     def move(state, token):
         return jnp.where(token == PAD, state, automaton.advance(state, token)), state
@@ -70,9 +78,14 @@ def read(automaton: Automaton, tokens: Array) -> Array:
 def _check_size(automaton: Automaton, vocab: int) -> None:
     if automaton.states * vocab > MOST_ENTRIES:
         raise UsageError(
-            "policy.name", "table", f"it would need {automaton.states:.3g} states of {vocab} entries, over {MOST_ENTRIES:.3g}.",
+            "policy.name",
+            "table",
+            (
+                f"it would need {automaton.states:.3g} states of {vocab} entries, over "
+                f"{MOST_ENTRIES:.3g}."
+            ),
             "Use a smaller order or horizon, or the transformer.",
-        )  # fmt: skip
+        )
 
 
 def policy(automaton: Automaton, vocab: int) -> Policy:
@@ -85,7 +98,9 @@ def policy(automaton: Automaton, vocab: int) -> Policy:
         if width == 0:
             return rows, jnp.zeros(batch, jnp.int32)
         last = (prompts.tokens != PAD).sum(1) - 1
-        state = jnp.take_along_axis(read(automaton, prompts.tokens), jnp.maximum(last, 0)[:, None], axis=1)[:, 0]
+        state = jnp.take_along_axis(
+            read(automaton, prompts.tokens), jnp.maximum(last, 0)[:, None], axis=1
+        )[:, 0]
         return rows, state
 
     def step(params: Params, cache, token: Array):
@@ -103,11 +118,14 @@ def policy(automaton: Automaton, vocab: int) -> Policy:
 
 
 def nearest(automaton: Automaton, space: Space, p: Law) -> np.ndarray:
-    """The class's table nearest to a law in forward KL, in closed form: expected counts of each token in each state, as logits.
+    """The class's table nearest to a law in forward KL, in closed form: expected counts of each
+    token in each state, as logits.
 
     A law that the class holds comes out as it is; states that it never reaches are uniform.
     """
-    mass = np.exp(np.asarray(p.arrival, np.float64)[:, None] + np.asarray(p.conditional, np.float64))
+    mass = np.exp(
+        np.asarray(p.arrival, np.float64)[:, None] + np.asarray(p.conditional, np.float64)
+    )
     counts = np.full((automaton.states, space.vocab), 1e-300)
     np.add.at(counts, np.asarray(read(automaton, space.sequences.tokens))[space.state_at], mass)
     return np.log(counts)
@@ -126,15 +144,25 @@ def written(space: Space, log_string: np.ndarray) -> np.ndarray:
 def chain(automaton: Automaton, params: Params) -> Chain:
     """The policy as a chain of states, for dynamic programming."""
     table = tk.real(params)
-    state, token = np.meshgrid(np.arange(automaton.states), np.arange(table.shape[1]), indexing="ij")
-    return Chain(jax.nn.log_softmax(table), np.asarray(automaton.advance(jnp.asarray(state), jnp.asarray(token))))
+    state, token = np.meshgrid(
+        np.arange(automaton.states), np.arange(table.shape[1]), indexing="ij"
+    )
+    return Chain(
+        jax.nn.log_softmax(table),
+        np.asarray(automaton.advance(jnp.asarray(state), jnp.asarray(token))),
+    )
 
 
 def scorer(automaton: Automaton, vocab: int, outputs: int | None = None) -> Scorer:
-    """A number per (state, token), or so many `outputs` per state: params [states, V], zero at first."""
+    """A number per (state, token), or so many `outputs` per state: params [states, V], zero at
+    first."""
     _check_size(automaton, vocab)
     rows = lambda params, tokens: params[read(automaton, tokens)]
-    return Scorer(lambda key, start: jnp.zeros((automaton.states, outputs or vocab)), rows, lambda params, features: features)
+    return Scorer(
+        lambda key, start: jnp.zeros((automaton.states, outputs or vocab)),
+        rows,
+        lambda params, features: features,
+    )
 
 
 AUTOMATA = {"independent": independent, "markov": markov, "markov_t": markov_t, "full": full}

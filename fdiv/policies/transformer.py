@@ -1,11 +1,13 @@
-"""A decoder-only transformer: RMSNorm, rotary positions, gated MLP, grouped-query attention, tied embeddings.
+"""A decoder-only transformer: RMSNorm, rotary positions, gated MLP, grouped-query attention, tied
+embeddings.
 
-An optional attention window bounds how far back a token looks. One module serves training and decoding: a call takes the
-keys and values of what came before as an argument and returns its own, so the cache is a plain array and the sampler's
-log-probs are the trainer's. In bfloat16 products are half as wide; parameters, sums, norms, softmaxes and the residual stream
-stay in float32, and on an NVIDIA GPU whole strings go through cuDNN's fused attention. Sources: Zhang & Sennrich 2019
-(RMSNorm), Su et al. 2021 (rotary), Shazeer 2020 (gated MLP), Ainslie et al. 2023 (grouped queries), Dao 2023 (fused attention).
-"""
+An optional attention window bounds how far back a token looks. One module serves training and
+decoding: a call takes the keys and values of what came before as an argument and returns its own,
+so the cache is a plain array and the sampler's log-probs are the trainer's. In bfloat16 products
+are half as wide; parameters, sums, norms, softmaxes and the residual stream stay in float32, and on
+an NVIDIA GPU whole strings go through cuDNN's fused attention. Sources: Zhang & Sennrich 2019
+(RMSNorm), Su et al. 2021 (rotary), Shazeer 2020 (gated MLP), Ainslie et al. 2023 (grouped queries),
+Dao 2023 (fused attention)."""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Shape:
     width: int = 64
     heads: int = 4
     kv_heads: int = 2
-    window: int | None = None  # how many tokens back attention reaches, itself included; None: all of them
+    window: int | None = (
+        None  # how many tokens back attention reaches, itself included; None: all of them
+    )
     precision: Precision = "float32"  # of products
     remat: bool = False  # compute a layer again on the way back rather than keep what it computed
     attention: Kernel = "auto"  # over whole strings; auto: cuDNN's where it can serve
@@ -46,7 +50,13 @@ class Shape:
     @property
     def kernel(self) -> Literal["xla", "cudnn"]:
         """What computes attention over whole strings on the present devices."""
-        return self.attention if self.attention != "auto" else "xla" if self._beyond_cudnn() else "cudnn"
+        return (
+            self.attention
+            if self.attention != "auto"
+            else "xla"
+            if self._beyond_cudnn()
+            else "cudnn"
+        )
 
     def _beyond_cudnn(self) -> str:
         """Why cuDNN's fused attention cannot serve, or nothing."""
@@ -55,24 +65,44 @@ class Shape:
             return "there is no NVIDIA GPU"
         if self.precision != "bfloat16":
             return "it takes bfloat16 alone"
-        return "" if size % 8 == 0 and size <= 128 else f"it takes heads of 8, 16, 24 ... 128, not {size}"
+        return (
+            ""
+            if size % 8 == 0 and size <= 128
+            else f"it takes heads of 8, 16, 24 ... 128, not {size}"
+        )
 
     def check(self) -> None:
         """Raise `UsageError` naming the field that does not fit."""
         for field in ("layers", "width", "heads", "kv_heads"):
             if getattr(self, field) < 1:
-                raise UsageError(f"policy.{field}", getattr(self, field), "is too small.", "Give at least 1.")
+                raise UsageError(
+                    f"policy.{field}", getattr(self, field), "is too small.", "Give at least 1."
+                )
         if self.width % (2 * self.heads):
             problem = f"does not split into {self.heads} heads of even size."
-            raise UsageError("policy.width", self.width, problem, f"Give a multiple of {2 * self.heads}.")
+            raise UsageError(
+                "policy.width", self.width, problem, f"Give a multiple of {2 * self.heads}."
+            )
         if self.heads % self.kv_heads:
-            raise UsageError("policy.kv_heads", self.kv_heads, f"does not divide {self.heads} heads.", "Give a divisor.")
+            raise UsageError(
+                "policy.kv_heads",
+                self.kv_heads,
+                f"does not divide {self.heads} heads.",
+                "Give a divisor.",
+            )
         one_of("policy.precision", self.precision, Precision)
         one_of("policy.attention", self.attention, Kernel)
         if self.attention == "cudnn" and (reason := self._beyond_cudnn()):
-            raise UsageError("policy.attention", "cudnn", f"cannot be used: {reason}.", "Give auto, or xla.")
+            raise UsageError(
+                "policy.attention", "cudnn", f"cannot be used: {reason}.", "Give auto, or xla."
+            )
         if self.window is not None and self.window < 1:
-            raise UsageError("policy.window", self.window, "is too small.", "Give at least 1, or leave it out for no window.")
+            raise UsageError(
+                "policy.window",
+                self.window,
+                "is too small.",
+                "Give at least 1, or leave it out for no window.",
+            )
 
 
 class Cache(NamedTuple):
@@ -89,7 +119,11 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6) * jnp.expand_dims(scale, range(x.ndim - 1))
+        return (
+            x
+            * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6)
+            * jnp.expand_dims(scale, range(x.ndim - 1))
+        )
 
 
 def rotate(x: Array, position: Array) -> Array:
@@ -98,7 +132,9 @@ def rotate(x: Array, position: Array) -> Array:
     frequency = 10_000.0 ** (-jnp.arange(half) / half)
     angle = position[..., None, None] * frequency[None, None, None]
     a, b = x[..., :half], x[..., half:]
-    return jnp.concatenate([a * jnp.cos(angle) - b * jnp.sin(angle), a * jnp.sin(angle) + b * jnp.cos(angle)], axis=-1)
+    return jnp.concatenate(
+        [a * jnp.cos(angle) - b * jnp.sin(angle), a * jnp.sin(angle) + b * jnp.cos(angle)], axis=-1
+    )
 
 
 class Attention(nn.Module):
@@ -106,11 +142,17 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, position: Array, past: tuple[Array, Array, Array, Array] | None):
-        """Over whole strings, or over `past`: (keys, values, slot to write into, who may look where [B, T, S])."""
+        """Over whole strings, or over `past`: (keys, values, slot to write into, who may look where
+        [B, T, S])."""
         heads, groups = self.shape.heads, self.shape.kv_heads
         size, narrow = self.shape.width // heads, self.shape.narrow
-        project = lambda name, n: nn.DenseGeneral((n, size), use_bias=False, dtype=narrow, name=name)(x)
-        query, key = (_cast(rotate(project(name, n), position), narrow) for name, n in (("query", heads), ("key", groups)))
+        project = lambda name, n: nn.DenseGeneral(
+            (n, size), use_bias=False, dtype=narrow, name=name
+        )(x)
+        query, key = (
+            _cast(rotate(project(name, n), position), narrow)
+            for name, n in (("query", heads), ("key", groups))
+        )
         value = project("value", groups)
         if past is None:
             mixed = _causal(self.shape, query, key, value)
@@ -118,8 +160,12 @@ class Attention(nn.Module):
             keys, values, slot, allowed = past
             key = jax.lax.dynamic_update_slice_in_dim(keys, key, slot, axis=1)
             value = jax.lax.dynamic_update_slice_in_dim(values, value, slot, axis=1)
-            mixed = jax.nn.dot_product_attention(query, key, value, mask=allowed[:, None], implementation="xla")
-        out = nn.DenseGeneral(self.shape.width, axis=(-2, -1), use_bias=False, dtype=narrow, name="out")(mixed)
+            mixed = jax.nn.dot_product_attention(
+                query, key, value, mask=allowed[:, None], implementation="xla"
+            )
+        out = nn.DenseGeneral(
+            self.shape.width, axis=(-2, -1), use_bias=False, dtype=narrow, name="out"
+        )(mixed)
         return out, (key, value)
 
 
@@ -143,13 +189,18 @@ class GatedMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        dense = lambda name, size: nn.Dense(size, use_bias=False, dtype=self.shape.narrow, name=name)
-        hidden = nn.silu(dense("gate", 3 * self.shape.width)(x)) * dense("up", 3 * self.shape.width)(x)
+        dense = lambda name, size: nn.Dense(
+            size, use_bias=False, dtype=self.shape.narrow, name=name
+        )
+        hidden = nn.silu(dense("gate", 3 * self.shape.width)(x)) * dense(
+            "up", 3 * self.shape.width
+        )(x)
         return dense("down", self.shape.width)(hidden)
 
 
 class Trunk(nn.Module):
-    """Tokens read, at given positions -> features [B, T, width] and each layer's keys and values."""
+    """Tokens read, at given positions -> features [B, T, width] and each layer's keys and
+    values."""
 
     shape: Shape
     vocab: int
@@ -158,7 +209,9 @@ class Trunk(nn.Module):
     def __call__(self, read: Array, position: Array, past: list | None = None):
         # a token of its own, the last row, stands for "before the start"
         table = self.param(
-            "embedding", nn.initializers.normal(0.5 * self.shape.width**-0.5), (self.vocab + 1, self.shape.width)
+            "embedding",
+            nn.initializers.normal(0.5 * self.shape.width**-0.5),
+            (self.vocab + 1, self.shape.width),
         )
         x = table[jnp.where(read == PAD, self.vocab, read)] * self.shape.width**0.5
         written = []
@@ -176,7 +229,8 @@ class Trunk(nn.Module):
 
 
 def _reach(shape: Shape, query: Array, key: Array) -> Array:
-    """Whether a query at one position may see a key at another: causal, within the window, the key not empty. [B, T, S]"""
+    """Whether a query at one position may see a key at another: causal, within the window, the key
+    not empty. [B, T, S]"""
     distance = query[:, :, None] - key[:, None, :]
     allowed = (distance >= 0) & (key[:, None, :] >= 0)
     return allowed if shape.window is None else allowed & (distance < shape.window)
@@ -189,7 +243,8 @@ def _turned(x: Array, by: Array) -> Array:
 
 
 def policy(shape: Shape, vocab: int) -> Policy:
-    """The transformer as a policy; features are [B, T, width], the head is the transposed embedding table."""
+    """The transformer as a policy; features are [B, T, width], the head is the transposed embedding
+    table."""
     shape.check()
     trunk = Trunk(shape, vocab)
 
@@ -208,7 +263,9 @@ def policy(shape: Shape, vocab: int) -> Policy:
 
     def head(params: Params, x: Array) -> Array:
         x, table = (_cast(a, shape.narrow) for a in (x, params["params"]["embedding"][:vocab]))
-        return jax.nn.log_softmax(jnp.matmul(x, table.T, preferred_element_type=shape.narrow and jnp.float32))
+        return jax.nn.log_softmax(
+            jnp.matmul(x, table.T, preferred_element_type=shape.narrow and jnp.float32)
+        )
 
     def start(params: Params, prompts: Sequences, horizon: int) -> Cache:
         batch, width = prompts.tokens.shape
@@ -217,32 +274,50 @@ def policy(shape: Shape, vocab: int) -> Policy:
         slots = jnp.arange(width + horizon)
         position = jnp.where(slots[None] < size[:, None], slots[None], -1)
         if width == 0:
-            empty = jnp.zeros((batch, horizon, shape.kv_heads, shape.width // shape.heads), shape.narrow)
+            empty = jnp.zeros(
+                (batch, horizon, shape.kv_heads, shape.width // shape.heads), shape.narrow
+            )
             written = [(empty, empty)] * shape.layers
         else:
-            written = [tuple(jnp.pad(x, room) for x in kv) for kv in read(params, prompts.tokens)[1]]
+            written = [
+                tuple(jnp.pad(x, room) for x in kv) for kv in read(params, prompts.tokens)[1]
+            ]
         keys, values = zip(*written)
         return Cache(list(keys), list(values), position, jnp.asarray(width), size)
 
     def step(params: Params, cache: Cache, token: Array) -> tuple[Cache, Array]:
-        position = jax.lax.dynamic_update_slice_in_dim(cache.position, cache.next[:, None], cache.slot, axis=1)
+        position = jax.lax.dynamic_update_slice_in_dim(
+            cache.position, cache.next[:, None], cache.slot, axis=1
+        )
         allowed = _reach(shape, cache.next[:, None], position)
         past = [(k, v, cache.slot, allowed) for k, v in zip(cache.keys, cache.values)]
         x, written = trunk.apply(params, token[:, None], cache.next[:, None], past)
         keys, values = zip(*written)
-        return Cache(list(keys), list(values), position, cache.slot + 1, cache.next + 1), head(params, x[:, 0])
+        return Cache(list(keys), list(values), position, cache.slot + 1, cache.next + 1), head(
+            params, x[:, 0]
+        )
 
     return Policy(init, features, head, start, step)
 
 
-def scorer(shape: Shape, vocab: int, from_policy: bool = False, outputs: int | None = None) -> Scorer:
-    """A linear read-out of the trunk's features, one number per next token (or so many `outputs`), zero at first.
+def scorer(
+    shape: Shape, vocab: int, from_policy: bool = False, outputs: int | None = None
+) -> Scorer:
+    """A linear read-out of the trunk's features, one number per next token (or so many `outputs`),
+    zero at first.
 
-    With `from_policy` (the policy is of the same shape) the trunk begins as the policy's: what it knows of the text serves.
-    """
+    With `from_policy` (the policy is of the same shape) the trunk begins as the policy's: what it
+    knows of the text serves."""
     own = policy(shape, vocab)
 
     def init(key: Array, start: Params) -> Params:
-        return {"trunk": start if from_policy else own.init(key), "read_out": jnp.zeros((shape.width, outputs or vocab))}
+        return {
+            "trunk": start if from_policy else own.init(key),
+            "read_out": jnp.zeros((shape.width, outputs or vocab)),
+        }
 
-    return Scorer(init, lambda params, tokens: own.trunk(params["trunk"], tokens), lambda params, x: x @ params["read_out"])
+    return Scorer(
+        init,
+        lambda params, tokens: own.trunk(params["trunk"], tokens),
+        lambda params, x: x @ params["read_out"],
+    )

@@ -13,7 +13,8 @@ SCRIPT = str(ROOT / "slurm" / "local.sh")
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory):
-    """A SLURM of our own, stopped at the end; skipped, with the reason, where the machine cannot host one."""
+    """A SLURM of our own, stopped at the end; skipped, with the reason, where the machine cannot
+    host one."""
     folder = tmp_path_factory.mktemp("slurm") / "s"
     own = os.environ | {"FDIV_SLURM": str(folder)}
     for step in ("install", "start"):

@@ -1,4 +1,5 @@
-"""A plug-in for the long tests: the file $COUNTED.I says how many JSON texts process I parsed when it read its rows."""
+"""A plug-in for the long tests: the file $COUNTED.I says how many JSON texts process I parsed when
+it read its rows."""
 
 import json
 import os
@@ -7,9 +8,9 @@ from types import SimpleNamespace
 
 import jax
 
-from experiments import text_files, text_sources
+from experiments.data import files, sources
 
-original, parsed = text_files.read, []
+original, parsed = files.read, []
 
 
 def loads(text):
@@ -23,4 +24,4 @@ def counting(config):
     return reading
 
 
-text_sources.json, text_files.read = SimpleNamespace(loads=loads), counting
+sources.json, files.read = SimpleNamespace(loads=loads), counting

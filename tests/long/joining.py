@@ -23,17 +23,31 @@ def compare(words: Sequence[str], devices: int, **more: str) -> subprocess.Popen
     """`python -m experiments.compare WORDS` under way; it is ended after a quarter of an hour."""
     return subprocess.Popen(
         ["timeout", "-s", "KILL", "900", sys.executable, "-m", "experiments.compare", *words],
-        cwd=ROOT, env=environment(devices) | more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment(devices) | more,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def two_processes(words: Sequence[str], devices: int, **more: str) -> tuple[list[int], list[str]]:
-    """(exit codes, what they said) of two processes over a mesh, joined by flags, as hosts without SLURM would be."""
+    """(exit codes, what they said) of two processes over a mesh, joined by flags, as hosts without
+    SLURM would be."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    joined = ["--devices.data", "-1", "--devices.coordinator", f"127.0.0.1:{port}", "--devices.processes", "2"]
-    processes = [compare([*words, *joined, "--devices.process", str(i)], devices, **more) for i in range(2)]
+    joined = [
+        "--devices.data",
+        "-1",
+        "--devices.coordinator",
+        f"127.0.0.1:{port}",
+        "--devices.processes",
+        "2",
+    ]
+    processes = [
+        compare([*words, *joined, "--devices.process", str(i)], devices, **more) for i in range(2)
+    ]
     with ThreadPoolExecutor() as pool:
         said = list(pool.map(lambda process: process.communicate()[0], processes))
     return [process.returncode for process in processes], said

@@ -1,12 +1,13 @@
-"""A plug-in for the long tests: every stretch takes $SLOW seconds longer, and seed 13 breaks while the file $BREAK exists."""
+"""A plug-in for the long tests: every stretch takes $SLOW seconds longer, and seed 13 breaks while
+the file $BREAK exists."""
 
 import os
 import time
 from pathlib import Path
 
-from experiments import head_to_head, training
+from experiments.running import head_to_head, train
 
-original, started = training.run, head_to_head.run
+original, started = train.run, head_to_head.run
 
 
 def slowly(*words, **more):
@@ -21,4 +22,4 @@ def breaking(preset, config, default):
     return started(preset, config, default)
 
 
-training.run, head_to_head.run = slowly, breaking
+train.run, head_to_head.run = slowly, breaking

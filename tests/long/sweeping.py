@@ -14,17 +14,29 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SLOW = Path(__file__).parent / "slow.py"
 TINY = {
-    "benchmark.vocab": 2, "benchmark.horizon": 3, "policy.name": "full", "methods": "sft", "seeds": 1, "batch_size": 16,
-    "optimum_starts": 1, "temperatures": [1.0], "samples": 16, "report": False,
-}  # fmt: skip
+    "benchmark.vocab": 2,
+    "benchmark.horizon": 3,
+    "policy.name": "full",
+    "methods": "sft",
+    "seeds": 1,
+    "batch_size": 16,
+    "optimum_starts": 1,
+    "temperatures": [1.0],
+    "samples": 16,
+    "report": False,
+}
 CLOCK = ("seconds", "compile_seconds")  # what differs between two runs of one config
 
 
 def sweep(*words: object, check: bool = True, **environment: str) -> str:
     """`python -m experiments.sweep WORDS`; what it said."""
     command = [sys.executable, "-m", "experiments.sweep", *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert not check or done.returncode == 0, (
+        f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    )
     return done.stdout
 
 
@@ -54,7 +66,9 @@ def wait(what: str, seconds: float, ready: Callable[[], object]) -> None:
 
 def queue(*words: str) -> str:
     """What SLURM has of ours."""
-    return subprocess.run(["squeue", "--noheader", *words], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["squeue", "--noheader", *words], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def finals(out: Path, line: int = 0) -> dict:

@@ -14,7 +14,13 @@ from sweeping import ROOT, queue, wait
 TEXT = (ROOT / "docs" / "cluster.md").read_text()
 FILES = dict(re.findall(r"<!-- file: (\S+) -->\n```yaml\n(.*?)```", TEXT, flags=re.S))
 COMMANDS = re.findall(r"<!-- run -->\n```\npython (-m .*?)\n```", TEXT)
-SHORT = {"benchmark.horizon": "3", "optimum_starts": "1", "evaluations": "2", "seeds": "2", "batch_size": "32"}
+SHORT = {
+    "benchmark.horizon": "3",
+    "optimum_starts": "1",
+    "evaluations": "2",
+    "seeds": "2",
+    "batch_size": "32",
+}
 
 
 def test_from_a_laptop_to_a_sweep_in_five_commands(slurm, tmp_path):
@@ -24,12 +30,18 @@ def test_from_a_laptop_to_a_sweep_in_five_commands(slurm, tmp_path):
         (tmp_path / name).write_text(text.replace("flags: {", short))
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     for command in COMMANDS:
-        flags = [word for flag, value in SHORT.items() for word in (f"--{flag.replace('_', '-')}", value)]
+        flags = [
+            word for flag, value in SHORT.items() for word in (f"--{flag.replace('_', '-')}", value)
+        ]
         words = command.split() + (flags if "compare" in command else [])
         done = subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
+            [sys.executable, *words],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
             check=False,
-        )  # fmt: skip
+        )
         assert done.returncode == 0, f"{command}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
         if "submit" in command:
             wait("the array", 300, lambda: not queue())

@@ -1,8 +1,8 @@
 """`kill -9` at twenty random moments loses nothing but time, for each kind of objective.
 
-Every start is a process of its own that runs the real command and saves after each stretch. They are forked from a server
-that has imported the libraries and made no device yet: what is saved by that is loading, not any step of a run.
-"""
+Every start is a process of its own that runs the real command and saves after each stretch. They
+are forked from a server that has imported the libraries and made no device yet: what is saved by
+that is loading, not any step of a run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import checkpoints, cli, compare
+from experiments import cli, compare
+from experiments.storage import checkpoints
 
 KILLS = 20
 SMALL = {
-    "vocab": 2, "horizon": 3, "policy.name": "full", "seeds": 2, "updates": 240, "batch-size": 16, "evaluations": 80,
-    "temperatures": 1.0, "samples": 16, "save-every": 0,
-}  # fmt: skip
+    "vocab": 2,
+    "horizon": 3,
+    "policy.name": "full",
+    "seeds": 2,
+    "updates": 240,
+    "batch-size": 16,
+    "evaluations": 80,
+    "temperatures": 1.0,
+    "samples": 16,
+    "save-every": 0,
+}
 KINDS = {
     "likelihood": ("two-template", "sft"),
     "policy gradient": ("two-template", "js"),
@@ -40,7 +49,14 @@ def flags(kind: str, out: Path) -> list[str]:
     preset, method = KINDS[kind]
     sizes = "benchmark.base" if preset == "rlhf" else "benchmark"
     named = {(f"{sizes}.{k}" if k in ("vocab", "horizon") else k): v for k, v in SMALL.items()}
-    return [preset, "--methods", method, *(str(x) for k, v in named.items() for x in (f"--{k}", v)), "--out", str(out)]
+    return [
+        preset,
+        "--methods",
+        method,
+        *(str(x) for k, v in named.items() for x in (f"--{k}", v)),
+        "--out",
+        str(out),
+    ]
 
 
 def command(arguments: list[str], log: Path) -> None:
@@ -56,7 +72,9 @@ def start():
     """Arguments, log -> a process that has just started on them."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # so that the server has no threads of its own
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["experiments.head_to_head", "orbax.checkpoint", "tyro", "pytest"])
+    context.set_forkserver_preload(
+        ["experiments.running.head_to_head", "orbax.checkpoint", "tyro", "pytest"]
+    )
 
     def begin(arguments: list[str], log: Path):
         process = context.Process(target=command, args=(arguments, log))
@@ -72,7 +90,8 @@ def saves(out: Path) -> set[str]:
 
 
 def kill_at_random(process, out: Path, chance: random.Random) -> str:
-    """One in five at any moment of a start; else up to .15 s after it has begun a save or two. Says where it was."""
+    """One in five at any moment of a start; else up to .15 s after it has begun a save or two. Says
+    where it was."""
     deadline = time.monotonic() + (chance.uniform(0, 8) if chance.random() < 0.2 else 120)
     before, wanted = saves(out), chance.randint(1, 4)
     seen = before
@@ -91,14 +110,17 @@ def kill_at_random(process, out: Path, chance: random.Random) -> str:
 
 
 def numbers(out: Path) -> dict:
-    """All that must be the same to the bit: parameters and all else of the last state, metrics, samples, results."""
+    """All that must be the same to the bit: parameters and all else of the last state, metrics,
+    samples, results."""
     clock = ("seconds", "compile_seconds")
     lines = lambda name: [json.loads(text) for text in (out / name).read_text().splitlines()]
     place = next(out.glob("checkpoints/*-final/0*"))
     (method,) = json.loads((out / "results.json").read_text())["methods"].values()
     return {
         "state": json.loads((place / "about.json").read_text())["checksum"],
-        "metrics": [{k: v for k, v in line.items() if k not in clock} for line in lines("metrics.jsonl")],
+        "metrics": [
+            {k: v for k, v in line.items() if k not in clock} for line in lines("metrics.jsonl")
+        ],
         "samples": sorted(lines("samples.jsonl"), key=json.dumps),
         "result": {k: v for k, v in method.items() if k not in clock},
     }
@@ -132,5 +154,7 @@ def test_the_comparison_can_fail(tmp_path):
     sums = []
     for i, value in enumerate((1.0, np.nextafter(np.float32(1), np.float32(2)))):
         checkpoints.save(tmp_path / str(i), 1, {"w": np.full(3, value, np.float32)}, {})
-        sums.append(json.loads(next((tmp_path / str(i)).glob("0*/about.json")).read_text())["checksum"])
+        sums.append(
+            json.loads(next((tmp_path / str(i)).glob("0*/about.json")).read_text())["checksum"]
+        )
     assert sums[0] != sums[1]

@@ -1,4 +1,5 @@
-"""One model over many devices gives what one device gives: every mesh, an objective of each kind."""
+"""One model over many devices gives what one device gives: every mesh, an objective of each
+kind."""
 
 from __future__ import annotations
 
@@ -15,15 +16,53 @@ from joining import ROOT, ends, environment, two_processes
 SIZES = [
     word
     for owner in ("policy", "scorer")
-    for word in (f"--{owner}.name", "transformer", f"--{owner}.layers", "1", f"--{owner}.width", "16", f"--{owner}.heads", "8",
-                 f"--{owner}.kv-heads", "8")
-]  # fmt: skip
+    for word in (
+        f"--{owner}.name",
+        "transformer",
+        f"--{owner}.layers",
+        "1",
+        f"--{owner}.width",
+        "16",
+        f"--{owner}.heads",
+        "8",
+        f"--{owner}.kv-heads",
+        "8",
+    )
+]
 RUN = [
-    "two-template", "--benchmark.horizon", "3", "--seeds", "1", "--updates", "8", "--batch-size", "64", "--evaluations", "2",
-    "--optimum-starts", "1", "--learning-rate", "0.003", "--temperatures", "1.0", "--adversarial.warmup", "2",
-    "--methods", "sft", "distill:js", "js", "gail", *SIZES,
-]  # fmt: skip
-MESHES = {"8x1x1": (8, 1, 1), "2x2x2": (2, 2, 2), "1x8x1": (1, 8, 1), "1x1x8": (1, 1, 8), "1x2x-1": (1, 2, -1)}
+    "two-template",
+    "--benchmark.horizon",
+    "3",
+    "--seeds",
+    "1",
+    "--updates",
+    "8",
+    "--batch-size",
+    "64",
+    "--evaluations",
+    "2",
+    "--optimum-starts",
+    "1",
+    "--learning-rate",
+    "0.003",
+    "--temperatures",
+    "1.0",
+    "--adversarial.warmup",
+    "2",
+    "--methods",
+    "sft",
+    "distill:js",
+    "js",
+    "gail",
+    *SIZES,
+]
+MESHES = {
+    "8x1x1": (8, 1, 1),
+    "2x2x2": (2, 2, 2),
+    "1x8x1": (1, 8, 1),
+    "1x1x8": (1, 1, 8),
+    "1x2x-1": (1, 2, -1),
+}
 
 
 def command(out: Path, *flags: str) -> list[str]:
@@ -53,7 +92,8 @@ def one(tmp_path_factory):
 
 
 def test_seeds_over_four_devices_give_what_one_gives(tmp_path):
-    """Three seeds: neither five nor three divide by four. Counts of draws may round the other way."""
+    """Three seeds: neither five nor three divide by four. Counts of draws may round the other
+    way."""
     flags = ["--seeds", "3", "--policy.name", "markov", "--scorer.name", "full"]
     flags += [
         x
@@ -63,19 +103,40 @@ def test_seeds_over_four_devices_give_what_one_gives(tmp_path):
     ]
     for devices in (1, 4):
         out = tmp_path / f"on-{devices}"
-        subprocess.run(command(out, *flags), cwd=ROOT, env=environment(devices), check=True, capture_output=True)
+        subprocess.run(
+            command(out, *flags),
+            cwd=ROOT,
+            env=environment(devices),
+            check=True,
+            capture_output=True,
+        )
         assert len(json.loads((out / "environment.json").read_text())["devices"]) == devices
     wanted, found = metrics(tmp_path / "on-1"), metrics(tmp_path / "on-4")
     for key, values in wanted.items():
-        if key[1] not in ("self_bleu", "d_accuracy", "d_accuracy_train", "length_accuracy", "d_calibration"):
+        if key[1] not in (
+            "self_bleu",
+            "d_accuracy",
+            "d_accuracy_train",
+            "length_accuracy",
+            "d_calibration",
+        ):
             np.testing.assert_allclose(found[key], values, rtol=2e-3, atol=2e-4, err_msg=str(key))
 
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_every_mesh_gives_what_one_device_gives(mesh, one, tmp_path):
-    sizes = [word for axis, n in zip(("data", "fsdp", "tensor"), MESHES[mesh]) for word in (f"--devices.{axis}", str(n))]
+    sizes = [
+        word
+        for axis, n in zip(("data", "fsdp", "tensor"), MESHES[mesh])
+        for word in (f"--devices.{axis}", str(n))
+    ]
     done = subprocess.run(
-        command(tmp_path / "run", *sizes), cwd=ROOT, env=environment(8), capture_output=True, text=True, check=False
+        command(tmp_path / "run", *sizes),
+        cwd=ROOT,
+        env=environment(8),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "a mesh of" in done.stdout
@@ -99,7 +160,8 @@ run, training.run = training.run, told
 
 
 def test_two_processes_of_four_devices_give_what_one_gives(one, tmp_path):
-    """The first one's folder is the one that is written. One of them is told to stop half-way: both do, and go on."""
+    """The first one's folder is the one that is written. One of them is told to stop half-way: both
+    do, and go on."""
     (tmp_path / "stopped.py").write_text(STOPPED)
     words = [*RUN, "--import", str(tmp_path / "stopped.py"), "--out", str(tmp_path / "run")]
     codes, said = two_processes(words, 4, TOLD=str(tmp_path / "told"))
@@ -129,16 +191,30 @@ def test_a_process_that_fails_alone_ends_the_other(tmp_path):
     """It says why; the other one, waiting for it, is told within a minute."""
     (tmp_path / "alone.py").write_text(ALONE)
     began = time.monotonic()
-    codes, said = two_processes([*RUN, "--import", str(tmp_path / "alone.py"), "--out", str(tmp_path / "run")], 4)
+    codes, said = two_processes(
+        [*RUN, "--import", str(tmp_path / "alone.py"), "--out", str(tmp_path / "run")], 4
+    )
     assert 0 not in codes
     assert "broken here alone" in said[1]
     assert time.monotonic() - began < 200  # five minutes is what JAX would wait
 
 
 def test_processes_without_a_mesh_are_refused(tmp_path):
-    flags = ["--devices.coordinator", "127.0.0.1:1", "--devices.processes", "2", "--devices.process", "2"]
+    flags = [
+        "--devices.coordinator",
+        "127.0.0.1:1",
+        "--devices.processes",
+        "2",
+        "--devices.process",
+        "2",
+    ]
     done = subprocess.run(
-        command(tmp_path / "run", *flags), cwd=ROOT, env=environment(1), capture_output=True, text=True, check=False
+        command(tmp_path / "run", *flags),
+        cwd=ROOT,
+        env=environment(1),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2
     assert "devices.process = 2" in done.stderr

@@ -1,4 +1,5 @@
-"""Two processes read a text file in shares, train the teacher in step, and end as one process does."""
+"""Two processes read a text file in shares, train the teacher in step, and end as one process
+does."""
 
 from __future__ import annotations
 
@@ -11,17 +12,61 @@ from joining import compare, ends, two_processes
 
 ROWS = 201
 RUN = [
-    "text", "--import", str(Path(__file__).parent / "counted.py"), "--benchmark.prompt-length", "8", "--benchmark.horizon", "6",
-    "--benchmark.validation", "0.2", "--benchmark.teacher-updates", "20", "--benchmark.teacher-width", "16",
-    "--benchmark.teacher-layers", "1", "--policy.layers", "1", "--policy.width", "16", "--policy.heads", "2",
-    "--policy.kv-heads", "2", "--methods", "sft", "--seeds", "1", "--updates", "8", "--warm-start", "0", "--batch-size", "16",
-    "--samples", "16", "--evaluations", "2", "--temperatures", "1.0", "--report", "False",
-]  # fmt: skip
+    "text",
+    "--import",
+    str(Path(__file__).parent / "counted.py"),
+    "--benchmark.prompt-length",
+    "8",
+    "--benchmark.horizon",
+    "6",
+    "--benchmark.validation",
+    "0.2",
+    "--benchmark.teacher-updates",
+    "20",
+    "--benchmark.teacher-width",
+    "16",
+    "--benchmark.teacher-layers",
+    "1",
+    "--policy.layers",
+    "1",
+    "--policy.width",
+    "16",
+    "--policy.heads",
+    "2",
+    "--policy.kv-heads",
+    "2",
+    "--methods",
+    "sft",
+    "--seeds",
+    "1",
+    "--updates",
+    "8",
+    "--warm-start",
+    "0",
+    "--batch-size",
+    "16",
+    "--samples",
+    "16",
+    "--evaluations",
+    "2",
+    "--temperatures",
+    "1.0",
+    "--report",
+    "False",
+]
 
 
 def words(folder: Path, rows: Path) -> list[str]:
     """A run with a cache of its own: its teacher is trained anew."""
-    return [*RUN, "--benchmark.path", str(rows), "--cache", str(folder / "cache"), "--out", str(folder / "run")]
+    return [
+        *RUN,
+        "--benchmark.path",
+        str(rows),
+        "--cache",
+        str(folder / "cache"),
+        "--out",
+        str(folder / "run"),
+    ]
 
 
 def teacher(cache: Path) -> list[np.ndarray]:
@@ -46,10 +91,15 @@ def test_two_processes_give_what_one_gives(tmp_path):
     bad = [json.loads((folder / "run" / "bad_rows.json").read_text()) for folder in (one, two)]
     assert bad[0] == bad[1]
     assert [row["row"] for row in bad[0]] == [ROWS]
-    wanted, found = (json.loads((folder / "run" / "results.json").read_text())["methods"]["sft"] for folder in (one, two))
+    wanted, found = (
+        json.loads((folder / "run" / "results.json").read_text())["methods"]["sft"]
+        for folder in (one, two)
+    )
     assert wanted["metrics"].keys() == found["metrics"].keys()
     for name, values in wanted["metrics"].items():
-        np.testing.assert_allclose(found["metrics"][name]["seeds"], values["seeds"], rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            found["metrics"][name]["seeds"], values["seeds"], rtol=1e-5, atol=1e-5, err_msg=name
+        )
 
     for mine, other in zip(*(teacher(folder / "cache") for folder in (one, two)), strict=True):
         np.testing.assert_allclose(other, mine, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,5 @@
-"""Sweeps on a real SLURM, brought up for the occasion by slurm/local.sh: run by `make test-slurm`."""
+"""Sweeps on a real SLURM, brought up for the occasion by slurm/local.sh: run by `make
+test-slurm`."""
 
 from __future__ import annotations
 
@@ -9,7 +10,10 @@ import pyarrow.parquet
 import pytest
 from sweeping import SLOW, TINY, finals, planned, queue, states, steps, sweep, wait
 
-LONG = {"preset": "two-template", "flags": TINY | {"updates": 40, "evaluations": 40}}  # slowed down: about a second a point
+LONG = {
+    "preset": "two-template",
+    "flags": TINY | {"updates": 40, "evaluations": 40},
+}  # slowed down: about a second a point
 
 
 pytestmark = pytest.mark.usefixtures("slurm")
@@ -38,7 +42,11 @@ def done_as(whole: dict, out: Path, seconds: float = 200) -> None:
 
 
 def test_an_array_to_a_report_with_a_failing_line_among_good_ones(tmp_path):
-    grid = {"preset": "two-template", "flags": TINY | {"updates": 20, "evaluations": 1}, "product": {"seed": [0, 1, 13, 2]}}
+    grid = {
+        "preset": "two-template",
+        "flags": TINY | {"updates": 20, "evaluations": 1},
+        "product": {"seed": [0, 1, 13, 2]},
+    }
     out = planned(tmp_path / "a", grid, "--import", SLOW)
     (tmp_path / "broken").touch()
     submit = ("submit", out, "--lines-per-task", 2, "--partition", "main")
@@ -61,7 +69,14 @@ def test_preempted_by_a_higher_partition_and_requeued(tmp_path, whole):
     out = planned(tmp_path / "p", LONG, "--import", SLOW)
     sweep("submit", out, "--partition", "low", SLOW="1")
     wait("a few points", 100, lambda: points(out) > 5)
-    job = ["sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 5"]
+    job = [
+        "sbatch",
+        "--partition=urgent",
+        "--nodes=2",
+        "--exclusive",
+        "--output=/dev/null",
+        "--wrap=sleep 5",
+    ]
     subprocess.run(job, check=True, capture_output=True)
     wait("the urgent job", 90, lambda: "R" in queue("--partition=urgent", "--format=%t").split())
     assert states(out) == {"queued": 1}
@@ -88,14 +103,24 @@ def test_cancelled_in_the_middle_and_resumed(tmp_path, whole):
 
 
 def test_a_line_over_two_nodes_is_the_line_of_one_process(tmp_path):
-    """Each line is a step of two processes that jax.distributed joins, half of every batch on each."""
-    grid = {"preset": "two-template", "flags": TINY | {"updates": 20, "evaluations": 1, "methods": ["sft", "gail"]}}
-    one, two = planned(tmp_path / "1", grid), planned(tmp_path / "2", grid | {"list": [{"devices.data": -1}]})
+    """Each line is a step of two processes that jax.distributed joins, half of every batch on
+    each."""
+    grid = {
+        "preset": "two-template",
+        "flags": TINY | {"updates": 20, "evaluations": 1, "methods": ["sft", "gail"]},
+    }
+    one, two = (
+        planned(tmp_path / "1", grid),
+        planned(tmp_path / "2", grid | {"list": [{"devices.data": -1}]}),
+    )
     sweep("run", one, "--local", 1)
     sweep("submit", two, "--partition", "main", "--nodes", 2)
     wait("both nodes", 200, lambda: states(two)["done"] == 1)
     assert "2 x cpu" in (two / "logs" / "0000.log").read_text()
     for method, found in finals(two).items():
         for metric, values in finals(one)[method]["metrics"].items():
-            assert found["metrics"][metric]["seeds"] == pytest.approx(values["seeds"], abs=1e-5), (method, metric)
+            assert found["metrics"][metric]["seeds"] == pytest.approx(values["seeds"], abs=1e-5), (
+                method,
+                metric,
+            )
     wait("the end of the job", 30, lambda: not queue())

@@ -1,4 +1,5 @@
-"""A sweep of 200 runs whose workers are killed at random collects into the table of the undisturbed one."""
+"""A sweep of 200 runs whose workers are killed at random collects into the table of the undisturbed
+one."""
 
 from __future__ import annotations
 
@@ -41,11 +42,17 @@ def rows(out: Path) -> list[dict]:
 
 
 def killing(out: Path, generator: random.Random, running) -> int:
-    """Kill the holder of one lease in ten, at a random moment of its work, while `running()`; how many."""
+    """Kill the holder of one lease in ten, at a random moment of its work, while `running()`; how
+    many."""
     folder, met, killed = SweepFolder(out, LAPSE), set(), 0
     while running():
         for name, seen in lease.read(folder.leases, LAPSE).items():
-            if not seen.held(LAPSE) or not seen.holder or (name, seen.generation) in met or name == "submit":
+            if (
+                not seen.held(LAPSE)
+                or not seen.holder
+                or (name, seen.generation) in met
+                or name == "submit"
+            ):
                 continue
             met.add((name, seen.generation))
             if generator.random() < 0.1:
@@ -69,7 +76,17 @@ def same_as(whole: Path, out: Path) -> None:
 
 def test_local_workers_killed_at_random_and_the_whole_command_too(whole, tmp_path):
     out, generator = planned(tmp_path / "local", GRID), random.Random(0)
-    command = [sys.executable, "-m", "experiments.sweep", "resume", str(out), "--local", str(WORKERS), "--lapse", str(LAPSE)]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.sweep",
+        "resume",
+        str(out),
+        "--local",
+        str(WORKERS),
+        "--lapse",
+        str(LAPSE),
+    ]
     killed, rounds = 0, 0
     while states(out)["done"] < RUNS:
         rounds += 1
@@ -77,7 +94,9 @@ def test_local_workers_killed_at_random_and_the_whole_command_too(whole, tmp_pat
         time.sleep(LAPSE)  # for the leases of the dead
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as parent:
             end = time.monotonic() + generator.uniform(20, 60) if rounds == 1 else float("inf")
-            killed += killing(out, generator, lambda: parent.poll() is None and time.monotonic() < end)  # noqa: B023
+            killed += killing(
+                out, generator, lambda: parent.poll() is None and time.monotonic() < end
+            )
             parent.kill()  # the first time in the middle: its workers go on without it
     assert killed >= RUNS // 40
     same_as(whole, out)
@@ -85,7 +104,16 @@ def test_local_workers_killed_at_random_and_the_whole_command_too(whole, tmp_pat
 
 def test_array_tasks_killed_at_random(slurm, whole, tmp_path):
     out, generator = planned(tmp_path / "slurm", GRID), random.Random(1)
-    words = ("--partition", "main", "--lines-per-task", max(1, RUNS // 8), "--concurrent", WORKERS, "--lapse", LAPSE)
+    words = (
+        "--partition",
+        "main",
+        "--lines-per-task",
+        max(1, RUNS // 8),
+        "--concurrent",
+        WORKERS,
+        "--lapse",
+        LAPSE,
+    )
     killed, rounds = 0, 0
     while states(out)["done"] < RUNS:
         rounds += 1

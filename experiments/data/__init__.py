@@ -1,0 +1,1 @@
+"""Text as people have it: files, rows and the sources they come from."""

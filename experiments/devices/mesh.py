@@ -1,0 +1,135 @@
+"""One model over many devices: parameters, optimiser state and batches are parted over a data x
+fsdp x tensor mesh.
+
+The program is that of one device; the compiler adds what the devices must tell each other (Xu et
+al. 2021, GSPMD, arXiv 2105.04663). Batches are parted over data and fsdp, parameters over fsdp
+(Rajbhandari et al. 2020, ZeRO, arXiv 1910.02054) and, heads and hidden units of a transformer, over
+tensor (Shoeybi et al. 2019, Megatron-LM, arXiv 1909.08053)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from experiments.devices.keys import is_key
+
+PARTS: dict[
+    str, tuple[str | None, ...]
+] = {  # a transformer's parameters by name: the axis of each dimension
+    "query/kernel": ("fsdp", "tensor", None),
+    "key/kernel": ("fsdp", "tensor", None),
+    "value/kernel": ("fsdp", "tensor", None),
+    "out/kernel": ("tensor", None, "fsdp"),
+    "gate/kernel": ("fsdp", "tensor"),
+    "up/kernel": ("fsdp", "tensor"),
+    "down/kernel": ("tensor", "fsdp"),
+    "embedding": ("tensor", "fsdp"),
+    "read_out": ("fsdp", "tensor"),
+}
+ROWS = ("data", "fsdp")
+
+
+class MeshLayout:
+    """`count` runs side by side on all devices of a mesh: pytrees are [count, ...], each leaf
+    parted by its name."""
+
+    several = False
+
+    def __init__(self, count: int, devices: list, shape: dict[str, int]):
+        self.count, self._sizes = count, shape
+        used = int(np.prod(list(shape.values())))
+        self.devices = devices[:used]
+        grid = np.array(self.devices).reshape(*shape.values())
+        self._mesh = jax.sharding.Mesh(grid, tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
+
+    def __str__(self) -> str:
+        sizes = " x ".join(f"{name} {size}" for name, size in self._sizes.items())
+        return f"{len(self.devices)} x {self.devices[0].device_kind}, a mesh of {sizes}"
+
+    def put(self, tree: Any) -> Any:
+        """[count, ...] on these devices."""
+        return jax.tree.map(_placed, tree, self._shardings(tree))
+
+    def get(self, tree: Any) -> Any:
+        """As it is; with several processes, as numpy on each."""
+        return jax.tree.map(_whole, tree)
+
+    def host(self, tree: Any) -> Any:
+        """As numpy [count, ...]."""
+        return jax.tree.map(np.asarray, self.get(tree))
+
+    def rows(self, tree: Any) -> Any:
+        """Inside a program: rows [B, ...] of one run parted over data and fsdp, where they
+        divide."""
+        parts = self._sizes["data"] * self._sizes["fsdp"]
+        sharding = NamedSharding(self._mesh, PartitionSpec(ROWS))
+        return jax.tree.map(
+            lambda x: x if x.shape[0] % parts else jax.lax.with_sharding_constraint(x, sharding),
+            tree,
+        )
+
+    def compile(
+        self,
+        function: Callable,
+        *arguments: Any,
+        shared: tuple[int, ...] = (),
+        donate: tuple[int, ...] = (),
+    ):
+        """(compiled program, seconds it took) for `function(*arguments)` of one run; `shared`
+        arguments: the same for all."""
+        mapped = jax.vmap(
+            function, in_axes=tuple(None if i in shared else 0 for i in range(len(arguments)))
+        )
+        out = self._shardings(jax.eval_shape(mapped, *arguments))
+        begin = time.perf_counter()
+        program = (
+            jax.jit(mapped, donate_argnums=donate, out_shardings=out).lower(*arguments).compile()
+        )
+        return program, time.perf_counter() - begin
+
+    def _shardings(self, tree: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: NamedSharding(self._mesh, self._spec(path, x.shape)), tree
+        )
+
+    def _spec(self, path: tuple, shape: tuple[int, ...]) -> PartitionSpec:
+        """The first dimension counts runs; one that does not divide is kept whole."""
+        name = "/".join(
+            str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path
+        )
+        axes = next((axes for ending, axes in PARTS.items() if name.endswith(ending)), ())
+        if len(axes) != len(shape) - 1:
+            return PartitionSpec()
+        return PartitionSpec(
+            None,
+            *(
+                axis if axis and n % self._sizes[axis] == 0 else None
+                for axis, n in zip(axes, shape[1:])
+            ),
+        )
+
+
+def _placed(x: Any, sharding: NamedSharding) -> jax.Array:
+    if is_key(x):
+        whole = NamedSharding(sharding.mesh, PartitionSpec())
+        return jax.random.wrap_key_data(
+            _placed(jax.random.key_data(x), whole), impl=jax.random.key_impl(x)
+        )
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def _whole(x: Any) -> Any:
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+        return x
+    if is_key(x):
+        return jax.random.wrap_key_data(_whole(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+    return (
+        np.asarray(x) if x.is_fully_replicated else multihost_utils.process_allgather(x, tiled=True)
+    )

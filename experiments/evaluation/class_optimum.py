@@ -1,0 +1,193 @@
+"""The best that the policy class can do, for each divergence at each level, found once and kept."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.assemble import Task
+from experiments.config import resolve
+from fdiv import divergences, exact, metrics
+from fdiv.types import Claim, Components, Params
+
+STANDARD = ("forward_kl", "reverse_kl", "js", "tv", "hellinger2", "alpha:0.5")
+NEAR = 0.005  # a seed this close to a local optimum's value has ended in it
+SMALL = 5000  # entries of a table up to which a search starts from many points and runs to the end
+SHORT = 200  # iterations of the one search of any other policy
+
+
+class ClassOptimum(NamedTuple):
+    """The best in the class for one divergence at one level."""
+
+    value: float
+    metrics: dict[str, float]  # every divergence and statistic at that policy
+    local: list[float]  # values of the local optima met, best first
+    end: list[Any] = []  # the leaves of its parameters, where later searches start from it too
+
+
+class ClassOptima:
+    """Searches, remembered in a file so that a run that goes on does not search again."""
+
+    def __init__(self, config: Any, task: Task, components: Components, path: Path):
+        self._config, self._task, self._kit, self._path = config, task, components, path
+        self._known: dict[str, ClassOptimum] = {}
+        if path.exists():
+            self._known = {
+                key: ClassOptimum(**value) for key, value in json.loads(path.read_text()).items()
+            }
+        shape = jax.eval_shape(components.policy.init, jax.random.key(0))
+        network = config.policy.name == "transformer"
+        self._large = network or sum(leaf.size for leaf in jax.tree.leaves(shape)) > SMALL
+
+    @property
+    def available(self) -> bool:
+        """Whether strings are enumerated, so that an optimum can be searched at all."""
+        return self._task.space is not None
+
+    @property
+    def note(self) -> str:
+        """How far the optima are to be trusted."""
+        if self._config.policy.name == "full":
+            return "The class holds every law, so its optimum is the expert itself."
+        if self._large:
+            return (
+                f"The class optimum is one L-BFGS search of {SHORT} iterations: an upper "
+                "bound, and a gap may be below 0."
+            )
+        return (
+            "The class optimum is the best of L-BFGS in double precision from "
+            f"{self._config.optimum_starts} starts."
+        )
+
+    def of(self, claim: Claim) -> ClassOptimum:
+        """The best in the class for what a method claims to minimise."""
+        return self._best(claim.minimises, claim.level, claim.policy_prefixes)
+
+    def table(self, names: list[str]) -> dict[str, dict[str, float]]:
+        """Sequence-level optima: minimised divergence -> metric -> value."""
+        return {
+            name: self._best(name, "sequence", 1.0).metrics
+            for name in dict.fromkeys([*STANDARD, *names])
+        }
+
+    def lacking(self, names: list[str]) -> list[str]:
+        """Which rows of that table are still to be searched."""
+        return [
+            name
+            for name in dict.fromkeys([*STANDARD, *names])
+            if _key(name, "sequence", 1.0) not in self._known
+        ]
+
+    def search(self, name: str) -> None:
+        """Find one row of it."""
+        self._best(name, "sequence", 1.0)
+
+    def _best(self, name: str, level: str, share: float) -> ClassOptimum:
+        key = _key(name, level, share)
+        if key not in self._known:
+            value, params, local = self._search(name, level, share)
+            end = (
+                []
+                if self._large
+                else [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(params)]
+            )
+            self._known[key] = ClassOptimum(value, self._measure(params), local, end)
+            self._path.write_text(
+                json.dumps({k: v._asdict() for k, v in self._known.items()}, indent=1)
+            )
+        return self._known[key]
+
+    def _search(self, name: str, level: str, share: float) -> tuple[float, Params, list[float]]:
+        task, components = self._task, self._kit
+        if (
+            self._config.policy.name == "full"
+        ):  # it holds every law, the expert's too: no search is as exact as knowing that
+            return 0.0, None, [0.0]
+        if self._large:
+            initial = [
+                jax.tree.map(np.asarray, components.policy.init(jax.random.key(self._config.seed)))
+            ]
+            iterations = SHORT
+        else:
+            initial = exact.random_starts(
+                components.policy, self._config.optimum_starts, self._config.seed
+            )
+            initial += self._ends(initial[0])
+            iterations = 5000
+        if level == "return":
+            best = exact.best_policy([self._regret()], initial, iterations=iterations)
+        else:
+            best = exact.best_in_class(
+                divergences.parse(name),
+                task.space,
+                task.mdp.expert,
+                components.policy,
+                initial,
+                level,
+                share,
+                iterations,
+            )
+        return best.value, best.params, [value for value, _ in best.minima]
+
+    def _ends(self, like: Params) -> list[Params]:
+        """Optima found so far: where random starts miss a basin, another divergence's end may lie
+        in it."""
+        structure = jax.tree.structure(like)
+        return [
+            structure.unflatten(map(np.array, best.end))
+            for best in self._known.values()
+            if best.end
+        ]
+
+    def _regret(self) -> Callable:
+        """What a policy's regularised return lacks of the best."""
+        task, mdp = self._task, self._task.mdp
+        with jax.enable_x64(True):
+            p, ref = (
+                exact.known_law(task.space, m) for m in (mdp.expert, mdp.regulariser.reference)
+            )
+
+        def regret(params):
+            return metrics.return_metrics(
+                task.space, mdp, p.string, ref, exact.law(task.space, self._kit.policy, params)
+            )["regret"]
+
+        return regret
+
+    def _measure(self, params: Params | None) -> dict[str, float]:
+        with jax.enable_x64(True):
+            return {k: float(v) for k, v in self._everything(params).items()}
+
+    @functools.cached_property
+    def _everything(self) -> Callable:
+        """All metrics of a policy of the class; of the expert itself for no parameters."""
+        task = self._task
+        extra = [method.divergence for method, _ in resolve(self._config) if method.divergence]
+        family = [divergences.parse(name) for name in dict.fromkeys([*metrics.LOGGED, *extra])]
+
+        def everything(params):
+            p = exact.law(task.space, *task.mdp.expert)
+            q = p if params is None else exact.law(task.space, self._kit.policy, params)
+            return metrics.exact_metrics(family, task.space, p, q, task.mdp.statistics)
+
+        return jax.jit(everything)
+
+
+def _key(name: str, level: str, share: float) -> str:
+    return f"{name} {level} {share:g}"
+
+
+def ended_in(values: np.ndarray, best: ClassOptimum) -> list[int | None]:
+    """For each seed's value, which local optimum of the class it ended in (0 the best), None if in
+    none of them."""
+    where = []
+    for value in values:
+        distance = np.abs(np.array(best.local) - value)
+        where.append(int(np.argmin(distance)) if distance.size and distance.min() <= NEAR else None)
+    return where

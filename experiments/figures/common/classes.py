@@ -1,0 +1,115 @@
+"""Tabular policy classes against a known expert: what a policy measures, and the best of each class
+for each divergence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.evaluation.class_optimum import STANDARD
+from fdiv import exact
+from fdiv.divergences import parse
+from fdiv.policies import tabular
+from fdiv.types import Params, Policy, TokenMDP
+
+SEARCHED = sorted(
+    STANDARD, key=lambda name: name == "tv"
+)  # total variation last: it starts where the others end
+RESEARCHED = 1e-6  # a search that another's end beats by more starts again from there
+
+Table = dict[str, dict[str, float]]  # divergence minimised -> measure -> value
+
+
+class World(NamedTuple):
+    """A task, its strings and its expert's law, in double precision: to be made and used under
+    `enable_x64`."""
+
+    mdp: TokenMDP
+    space: exact.Space
+    expert: exact.Law
+
+    def automaton(self, name: str) -> tabular.Automaton:
+        """A policy class, by name."""
+        return tabular.AUTOMATA[name](self.mdp.vocab, self.mdp.horizon)
+
+    def policy(self, name: str) -> Policy:
+        """The policies of a class."""
+        return tabular.policy(self.automaton(name), self.mdp.vocab)
+
+    def states(self, name: str) -> np.ndarray:
+        """Which row of a class's table writes each token of each string, [N, T]."""
+        return np.asarray(tabular.read(self.automaton(name), self.space.sequences.tokens))
+
+    def law(self, name: str, params: Params) -> exact.Law:
+        """What a policy of a class says of every string."""
+        return exact.law(self.space, self.policy(name), params)
+
+    def measure(self, q: exact.Law) -> dict[str, float]:
+        """Sequence-level divergences from the expert, the task's statistics, entropy."""
+        found = {d: exact.divergence(parse(d), self.space, self.expert, q) for d in STANDARD}
+        found |= {
+            k: exact.expectation(q, f(self.space.sequences)) for k, f in self.mdp.statistics.items()
+        }
+        return {k: float(v) for k, v in (found | {"entropy": exact.entropy(q)}).items()}
+
+
+def world(mdp: TokenMDP) -> World:
+    """Every string of a task. Raises `UsageError` if there are too many."""
+    space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
+    return World(mdp, space, exact.law(space, *mdp.expert))
+
+
+def optima(w: World, name: str, smaller: Mapping[str, Params]) -> tuple[dict[str, Params], Table]:
+    """The best of a class for each divergence and what it measures, searched from random policies
+    and from `smaller`.
+
+    The full class holds the expert: nothing is searched there.
+    """
+    if name == "full":
+        tables = dict.fromkeys(STANDARD, projection(w, name))
+        return tables, {d: w.measure(w.law(name, table)) for d, table in tables.items()}
+    policy, tables, found = w.policy(name), {}, {}
+
+    def search(d: str, starts: Sequence[Params]) -> None:
+        most = 500 if d == "tv" else 5000
+        tables[d] = exact.best_in_class(
+            parse(d), w.space, w.mdp.expert, policy, starts, iterations=most
+        ).params
+        found[d] = w.measure(w.law(name, tables[d]))
+
+    for d in SEARCHED:
+        ends = [
+            tables[other] for other in sorted(found, key=lambda other, d=d: found[other][d])[:2]
+        ]
+        search(
+            d,
+            (ends if d == "tv" else exact.random_starts(policy, 6))
+            + ([smaller[d]] if d in smaller else []),
+        )
+    for d in STANDARD:
+        rival = min(STANDARD, key=lambda other, d=d: found[other][d])
+        if found[rival][d] < found[d][d] - RESEARCHED:
+            search(d, [tables[rival], tables[d]])
+    return tables, found
+
+
+def embed(w: World, small: str, large: str, table: Any) -> np.ndarray:
+    """The same policy as a table of a larger class: the row of each state is that of the smaller
+    class's state."""
+    wide = np.zeros((w.automaton(large).states, w.mdp.vocab))
+    wide[w.states(large)] = np.asarray(table)[w.states(small)]
+    return wide
+
+
+def projection(w: World, name: str) -> np.ndarray:
+    """Forward KL's optimum in closed form, as logits."""
+    return tabular.nearest(w.automaton(name), w.space, w.expert)
+
+
+def accumulated_kl(w: World, q: exact.Law, arrival: Any) -> np.ndarray:
+    """Sum over the first t positions of E_prefix KL(p(.|prefix) || q(.|prefix)), prefixes from the
+    law of `arrival`. [T]"""
+    each = parse("forward_kl").perspective(w.expert.conditional, q.conditional).sum(-1)
+    return np.bincount(w.space.state_at[1], np.exp(arrival) * each).cumsum()

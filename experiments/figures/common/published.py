@@ -1,0 +1,92 @@
+"""What others have published, as numbers, for comparison and display only: nothing here enters a
+computation.
+
+Where a paper makes a statement and prints no number, the number is the statement written as one,
+and its source says so."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Published(NamedTuple):
+    """A number at a figure's default flags."""
+
+    value: str  # dotted path into the figure's values, keys may hold dots
+    number: float
+    tolerance: float
+    source: str
+
+
+PUBLISHED: dict[str, list[Published]] = {
+    "kl_estimators": [
+        Published("estimators.k1.stdev_over_true", 20, 0.5, "Schulman 2020, first table"),
+        Published("estimators.k2.stdev_over_true", 1.42, 0.005, "Schulman 2020, first table"),
+        Published("estimators.k3.stdev_over_true", 1.42, 0.005, "Schulman 2020, first table"),
+        Published("estimators.k1.bias_over_true", 0, 5e-4, "Schulman 2020, first table"),
+        Published(
+            "estimators.k2.bias_over_true", 0.002, 6e-4, "Schulman 2020, first table (sampled)"
+        ),
+        Published("estimators.k3.bias_over_true", 0, 5e-4, "Schulman 2020, first table"),
+    ],
+    "kl_gradients": [
+        Published(
+            "rows.k1_loss.norm_ratio",
+            0,
+            1e-12,
+            "Tang & Munos 2025, a statement: zero in expectation",
+        ),
+        Published(
+            "rows.k2_loss_string.relative_error",
+            0,
+            1e-10,
+            "Tang & Munos 2025, a statement: the squared estimate is exact",
+        ),
+        Published(
+            "rows.k3_loss_string.cosine_forward",
+            1,
+            1e-10,
+            "Tang & Munos 2025, a statement: the other KL's gradient",
+        ),
+    ],
+    "discriminator_rewards": [
+        Published(
+            "cosine.airl.reverse_kl",
+            1,
+            1e-9,
+            "Ghasemipour et al. 2019, a statement: AIRL descends it",
+        ),
+        Published("cosine.gail.js", 1, 1e-9, "Ho & Ermon 2016, a statement: GAIL descends it"),
+        Published(
+            "cosine.fairl.forward_kl",
+            1,
+            1e-9,
+            "Ghasemipour et al. 2019, a statement: FAIRL descends it",
+        ),
+    ],
+    "gaussian_fit": [
+        Published(
+            "fits.forward_kl.mean", -1.2, 1e-3, "Bishop 2006, a statement: the mixture's own mean"
+        ),
+        Published(
+            "fits.forward_kl.std",
+            2.8636,
+            1e-3,
+            "Bishop 2006, a statement: its own standard deviation",
+        ),
+    ],
+    "compounding_error": [
+        Published(
+            "cliff_slope.0.001",
+            2,
+            0.1,
+            "Ross & Bagnell 2010, a statement: quadratic in the horizon",
+        ),
+        Published(
+            "full_recovery_slope.0.001",
+            1,
+            1e-6,
+            "Ross, Gordon & Bagnell 2011, a statement: linear with recovery",
+        ),
+    ],
+}

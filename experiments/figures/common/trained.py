@@ -1,0 +1,77 @@
+"""Students of a head-to-head's methods, trained as `compare` trains them, with their learning
+curves in memory: for studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import assemble, devices
+from experiments import config as configs
+from experiments.assemble import Task
+from experiments.evaluation.evaluator import Evaluator
+from experiments.running import train as training
+from fdiv.types import Components
+
+
+class Course(NamedTuple):
+    """One method on all its seeds."""
+
+    update: np.ndarray  # [points]
+    metrics: dict[str, np.ndarray]  # name -> [points, seeds], as `compare` logs them
+    params: Any  # [seeds, ...] at the end
+
+
+class School(NamedTuple):
+    """What was taught, and how each method fared."""
+
+    task: Task
+    components: Components
+    courses: dict[str, Course]
+
+
+def train(config: Any, data: Sequence[Any] = ()) -> School:
+    """Every method of a `compare` config, from the same start on the same data. Raises `UsageError`
+    as `compare` does.
+
+    With `data`, other benchmarks of the same law whose fixed demonstrations or comparisons take the
+    place of the config's, there is a run for each of them and each seed, in one program: [data,
+    seeds] in one row, seeds changing fastest."""
+    configs.check(config, config)
+    task = assemble.task(config)
+    components = assemble.components(config, task)
+    runs = config.seeds * max(1, len(data))
+    layout = devices.layout(runs, config.devices)
+    keys = assemble.seed_keys(config, config.seeds)
+    given = [task._replace(mdp=benchmark.build()) for benchmark in data] or [task]
+    keys, one = jnp.tile(keys, len(given)), keys
+    start = training.starts(config, task, components, keys)
+    extra = [method.divergence for method, _ in configs.resolve(config) if method.divergence]
+    evaluator = Evaluator(config, task, components, layout, layout.put(start), extra)
+    courses = {}
+    for method, hyperparameters in configs.resolve(config):
+        objective = method.build(hyperparameters, components)
+        rates = jnp.full(runs, hyperparameters.learning_rate or config.learning_rate)
+        kept = [training.demonstrations(config, task, one, method.reads) for task in given]
+        rows = jax.tree.map(lambda *xs: jnp.concatenate(xs), *kept)
+        train_state = layout.put(
+            training.begin(config, objective, config.updates, keys, start, rates, rows)
+        )
+        compiled = training.build(
+            config, task, objective, config.updates, layout, train_state, method.reads
+        )
+        measure = lambda train_state, compiled=compiled: (
+            evaluator.measure(train_state.learner.params) | layout.host(compiled.probe(train_state))
+        )
+        curve = []
+        for progress in training.run(compiled, train_state, measure, config.evaluations):
+            if progress.metrics is not None:
+                curve.append((progress.update, progress.metrics))
+        found = {name: np.stack([metrics[name] for _, metrics in curve]) for name in curve[0][1]}
+        params = jax.tree.map(np.asarray, layout.get(progress.train_state.learner.params))
+        courses[method.name] = Course(np.array([update for update, _ in curve]), found, params)
+    return School(task, components, courses)

@@ -1,0 +1,182 @@
+"""Demonstrations or preferences: `python -m experiments.figures demos_vs_preferences [--labels N
+--noise E ...]`.
+
+The rlhf task (a table of rewards, beta .3; or reward valid) learned from N demonstrations of the
+optimum or from N comparisons of strings of the reference, as many labels for every method, some of
+them wrong: a share of the demonstrations is the reference's instead, a share of the comparisons is
+turned round. With a spread, people also disagree more about strings that begin differently
+(e^spread times the temperature) and less about the others, so that one Bradley-Terry temperature
+fits neither.
+
+Found, 4096 labels, IQM of 5 seeds (regret; the reference's is 1.18): a demonstration is worth far
+more than a comparison, and errs more mildly. With no label wrong gail ends at .036 and sft at .056,
+bt_rloo at .24, dpo at .38, ipo at .79; with .4 of them wrong at .35, .36, 1.46, 1.01, 1.12. A
+reward model beats dpo on clean labels, and from .2 wrong ones on over-optimises its mistakes: from
+.3 on it ends below the reference. A spread of 1.5 takes Bradley-Terry from .24 to .72; the model
+that learns each comparison's noise ends at .52, so recovers about .2 of the .48 lost (95 %
+intervals .51 to 1.20 and .30 to .68; lower on 4 seeds of 5); once labels are flipped as well both
+are lost. With reward valid (beta .1, --reward valid --beta .1 --reward-model markov) strings earn
+one of two numbers, a spread bends nothing, and the order is sft .006, dpo .028, bt_rloo .052, ipo
+.065."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Literal
+
+import numpy as np
+
+from experiments.config import Config, replace
+from experiments.figures.common import trained
+from experiments.figures.common.base import Check, Figure, Result, near
+from experiments.figures.demos_vs_preferences.picture import draw, labels_are_right
+from fdiv import objectives, statistics
+from fdiv.benchmarks import Rewarded
+from fdiv.checks import at_least, one_of, share
+from fdiv.objectives import GROUPS
+from fdiv.policies import Architecture
+from fdiv.types import UsageError
+
+MEASURES = {"regret": "regret", "reward": "expected reward", "tv": "total variation to the optimum"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """The same task from demonstrations and from comparisons, at one budget of labels."""
+
+    labels: int = 4096
+    """Demonstrations, or comparisons, of each run."""
+    noise: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)
+    """Shares of the labels that are wrong."""
+    spreads: tuple[float, ...] = (0.0, 1.5)
+    """How much noisier comparisons are whose strings begin differently, in logs."""
+    methods: tuple[str, ...] = ("sft", "gail", "dpo", "ipo", "bt_rloo", "bt_var_rloo")
+    """What learns."""
+    reward: Literal["valid", "table"] = "table"
+    """What strings earn: 1 if valid, or a number of each string's own."""
+    beta: float = 0.3
+    """Weight of the KL from the reference."""
+    reward_model: Literal["independent", "markov", "markov_t", "full"] = "full"
+    """What reward models (and gail's discriminator) read: a number for each state of this class and
+    token, added up."""
+    updates: int = 400
+    """Updates of 256 strings."""
+    seeds: int = 5
+    """Runs of each."""
+
+
+def make(flags: Flags) -> Result:
+    """Every method on all noises, spreads and seeds side by side."""
+    names = _check(flags)
+    cells = list(itertools.product(flags.spreads, flags.noise))
+    school = trained.train(_config(flags, names), [_task(flags, e, s) for s, e in cells])
+    shape = (len(flags.spreads), len(flags.noise), flags.seeds)
+    last = {
+        name: {k: v[-1].reshape(shape) for k, v in c.metrics.items()}
+        for name, c in school.courses.items()
+    }
+    first = next(iter(school.courses.values())).metrics
+    values: dict = {"start": {k: float(first[k][0].mean()) for k in MEASURES}, "cells": {}}
+    rows, curve = [], []
+    for name, ((i, spread), (j, noise)) in itertools.product(
+        names, itertools.product(enumerate(flags.spreads), enumerate(flags.noise))
+    ):
+        found = {k: statistics.summarise(last[name][k][i, j]) for k in MEASURES}
+        values["cells"].setdefault(name, {}).setdefault(f"{spread:g}", {})[f"{noise:g}"] = {
+            k: x._asdict() for k, x in found.items()
+        }
+        ends = {
+            f"{k}_{end}": x for k, c in found.items() for end, x in zip(("low", "high"), c.ci95)
+        }
+        rows.append(
+            {"method": name, "spread": spread, "noise": noise}
+            | {k: c.iqm for k, c in found.items()}
+        )
+        curve.append(rows[-1] | ends)
+    return Result(
+        values,
+        _checks(flags, names, last),
+        rows,
+        draw(flags.spreads, names, curve, values["start"]),
+        curve,
+    )
+
+
+def _check(flags: Flags) -> list[str]:
+    for field in ("labels", "updates", "seeds"):
+        at_least(field, getattr(flags, field), 1)
+    for field in ("noise", "spreads", "methods"):
+        kept = getattr(flags, field)
+        if not kept or len(set(kept)) < len(kept):
+            raise UsageError(field, kept, "is empty or holds one twice.", "Give each once.")
+    for e in flags.noise:
+        share("noise", e)
+    one_of("reward_model", flags.reward_model, Literal["independent", "markov", "markov_t", "full"])
+    return [objectives.resolve(name).name for name in flags.methods]
+
+
+def _task(flags: Flags, noise: float = 0.0, spread: float = 0.0) -> Rewarded:
+    return Rewarded(reward=flags.reward, beta=flags.beta, flips=noise, slips=noise, spread=spread)
+
+
+def _config(flags: Flags, names: list[str]):
+    return replace(
+        Config(),
+        benchmark=_task(flags),
+        policy=Architecture("full"),
+        scorer=Architecture(flags.reward_model),
+        methods=tuple(names),
+        seeds=flags.seeds,
+        demos=flags.labels,
+        updates=flags.updates,
+        batch_size=256,
+        evaluations=8,
+        learning_rate=0.02,
+        reward_model=GROUPS["reward_model"](reward_updates=max(1, flags.updates // 4)),
+    )
+
+
+def _checks(flags: Flags, names: list[str], last: dict) -> list[Check]:
+    """No policy beats the optimum; regret is what the return lacks; demonstrations know no spread;
+    labels are as asked."""
+    checks = []
+    for name in names:
+        lowest = float(last[name]["regret"].min())
+        checks.append(
+            Check(f"{name}: never above the optimum", lowest > -1e-5, f"least regret {lowest:.4g}")
+        )
+        total = last[name]["regret"] + last[name]["regularised_return"]
+        checks.append(
+            near(
+                f"{name}: regret and return add up to the optimum", float(np.ptp(total)), 0.0, 1e-5
+            )
+        )
+    if "sft" in names:
+        apart = float(np.ptp(last["sft"]["regret"], axis=0).max())
+        checks.append(near("sft: the same whatever the spread of comparisons", apart, 0.0, 1e-6))
+    return checks + [
+        labels_are_right(_task(flags, e, s))
+        for s, e in itertools.product(flags.spreads, flags.noise)
+    ]
+
+
+FIGURE = Figure(
+    flags=Flags,
+    make=make,
+    title="Demonstrations or preferences",
+    claim=(
+        "What as many demonstrations and comparisons are worth, as more of them are wrong "
+        "and people disagree unevenly."
+    ),
+    source="Ziegler et al. 2019 (arXiv 1909.08593); Rafailov et al. 2023 (arXiv 2305.18290); "
+    "Sun & van der Schaar 2024 "
+    "(arXiv 2405.15624)",
+    cluster=Flags(
+        labels=2048,
+        noise=tuple(i / 20 for i in range(10)),
+        spreads=(0.0, 0.75, 1.5, 3.0),
+        updates=1500,
+        seeds=20,
+    ),
+)

@@ -1,0 +1,147 @@
+"""What the study of SFT as inverse RL is held to: the training curve in double precision, and laws
+of the students."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.figures.common.base import Check, near
+from experiments.figures.common.classes import World
+from experiments.figures.sft_inverse_rl.students import DRAWS, Course, Found
+from fdiv import divergences, exact
+from fdiv.objectives.max_likelihood import max_likelihood
+from fdiv.objectives.policy_gradient import policy_gradient
+from fdiv.types import Components
+
+FAR = 5.0  # standard errors that chance does not reach
+SIGNS = {
+    "entropy": -1,
+    "distinct": -1,
+    "coverage": 1,
+    "valid": 1,
+    "likelihood": -1,
+}  # of reverse_kl less sft
+VANISHED = 0.05  # of sft's value: at most so much is left of a difference in the full class
+
+Curve = dict[str, np.ndarray]  # measure -> [P, S]
+
+
+def curve(world: World, components: Components, course: Course, batch: int) -> Curve:
+    """At each point of a course, under `enable_x64`.
+
+    forward_kl     by enumeration
+    nll            SFT's loss on all strings, weighted by the expert, less the expert's entropy
+    slope          how far SFT's gradient is from a policy gradient with reward e^s, p/q as the policy sees it
+    minibatch      SFT's loss on the next minibatch, less the entropy; [P - 1, S]
+    standard_error of that one
+    """
+    sft = max_likelihood(components.policy, components.mdp.vocab)
+    inverse = policy_gradient(
+        components._replace(rollout=exact.enumerator(world.space)), divergences.forward_kl()
+    )
+    demos = exact.weighted(world.space, world.expert)
+    entropy = exact.entropy(world.expert)
+
+    def one(params):
+        q = exact.law(world.space, components.policy, params)
+        own, rewarded = (
+            exact.expected_gradient(objective, params, demos) for objective in (sft, inverse)
+        )
+        mean, square = (exact.expectation(world.expert, q.string**n) for n in (1, 2))
+        return {
+            "forward_kl": exact.divergence(divergences.forward_kl(), world.space, world.expert, q),
+            "nll": sft.loss(params, (), sft.prepare(jax.random.key(0), params, (), demos)[1])[0]
+            - entropy,
+            "slope": jnp.abs(own - rewarded).max(),
+            "standard_error": jnp.sqrt((square - mean**2) / batch),
+        }
+
+    flat = course.params.reshape(-1, *course.params.shape[2:])
+    found = jax.jit(lambda params: jax.lax.map(one, params))(flat)
+    found = {key: np.asarray(x).reshape(course.params.shape[:2]) for key, x in found.items()}
+    return found | {"minibatch": course.loss - float(entropy)}
+
+
+def follows(name: str, found: Curve) -> list[Check]:
+    """Loss less entropy is the divergence, the gradient a reward's, and fresh minibatches miss it
+    by chance alone."""
+    off = float(np.abs(found["nll"] - found["forward_kl"]).max())
+    missed = (found["minibatch"] - found["nll"][:-1]) / found["standard_error"][:-1]
+    tests = [
+        near(f"{name}: SFT's loss less the entropy is the forward KL", off, 0.0, 1e-6),
+        near(
+            f"{name}: SFT's gradient is that of reward e^s", float(found["slope"].max()), 0.0, 1e-9
+        ),
+    ]
+    if missed.size:
+        chance = float(missed.mean() * missed.size**0.5)
+        tests.append(near(f"{name}: minibatches follow it, in standard errors", chance, 0.0, FAR))
+    return tests
+
+
+def rows(name: str, stops: Sequence[int], found: Curve) -> list[dict]:
+    """The curve as a table, a row for each point of each seed."""
+    kept = ("forward_kl", "nll", "minibatch")
+    return [
+        {"class": name, "update": stop, "seed": seed}
+        | {key: float(found[key][i, seed]) for key in kept if i < len(found[key])}
+        for i, stop in enumerate(stops) for seed in range(found["nll"].shape[1])
+    ]  # fmt: skip
+
+
+def adds_up(name: str, found: Sequence[Found], gaps: Found) -> list[Check]:
+    """Risks against divergences, students against the best of their class."""
+    off = max(
+        float(np.abs(of["likelihood"] - of["entropy"] - of["reverse_kl"]).max()) for of in found
+    )
+    least = min(float(gap.min()) for gap in gaps.values())
+    return [
+        near(f"{name}: likelihood risk less entropy is the reverse KL", off, 0.0, 1e-6),
+        Check(
+            f"{name}: no student beats the best of its class",
+            least > -1e-6,
+            f"the least gap is {least:.3g}",
+        ),
+    ]
+
+
+def counted(name: str, found: dict[str, Found]) -> Check:
+    """Distinct strings among those drawn against their expectation: whoever is furthest off."""
+    apart = {}
+    for who, of in found.items():
+        error = np.sqrt(np.mean(of["distinct_variance"]) / (DRAWS * of["distinct"].size)) + 1e-12
+        apart[who] = float((of["distinct"] - of["distinct_expected"]).mean() / error)
+    far = max(apart, key=lambda who: abs(apart[who]))
+    return near(
+        f"{name}: distinct strings as expected, in standard errors ({far})", apart[far], 0.0, FAR
+    )
+
+
+def claims(name: str, found: dict) -> list[Check]:
+    """How the students should differ where the class is too small, and that they do not where it
+    holds the expert."""
+    checks = []
+    for key, sign in SIGNS.items():
+        low, high = found["differences"]["reverse_kl - sft"][key]["ci95"]
+        said, room = (
+            f"{low:.4g} to {high:.4g}",
+            VANISHED * abs(found["students"]["sft"][key]["iqm"]),
+        )
+        if name == "full":
+            checks.append(
+                Check(f"full: reverse_kl and sft agree in {key}", -room < low and high < room, said)
+            )
+        elif "position" in found:
+            holds = min(sign * low, sign * high) > 0
+            checks.append(
+                Check(
+                    f"{name}: reverse_kl is {'lower' if sign < 0 else 'higher'} in {key} than sft",
+                    holds,
+                    said,
+                )
+            )
+    return checks

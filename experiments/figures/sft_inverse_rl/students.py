@@ -1,0 +1,181 @@
+"""Methods trained on all their seeds at once, some way at a time, so that their policies are at
+hand: for studies.
+
+Every method has the same starts and is handed the same demonstrations, as in a head-to-head, at its
+default hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.figures.common import classes
+from experiments.figures.common.classes import World
+from fdiv import divergences, exact, metrics, objectives
+from fdiv.learner import learner
+from fdiv.policies import tabular
+from fdiv.rollout import sampler, tempered
+from fdiv.types import Components
+
+DIVERGENCES = ("forward_kl", "reverse_kl", "js")
+DRAWS = 8  # sets of strings whose diversity is averaged, as one small set says little
+HOTTEST, ROUNDS = 8.0, 40  # of the search for a temperature
+STARTS = 6  # of the search for the best of a class
+Found = dict[str, np.ndarray]  # measure -> [seeds]
+
+
+class Course(NamedTuple):
+    """One method on S seeds, looked at after each of P numbers of updates."""
+
+    params: np.ndarray  # [P, S, states, V], double precision
+    loss: np.ndarray  # [P - 1, S] of the next minibatch, which the policy has not seen
+
+
+class Student(NamedTuple):
+    """A method's policies and the temperatures at which they are sampled."""
+
+    params: np.ndarray  # [S, states, V]
+    temperature: np.ndarray  # [S]
+
+
+def components(world: World, name: str) -> Components:
+    """What the methods need for a policy class; the discriminator reads whole prefixes."""
+    mdp = world.mdp
+    scorer = tabular.scorer(tabular.full(mdp.vocab, mdp.horizon), mdp.vocab)
+    return Components(world.policy(name), mdp, sampler(mdp.horizon, mdp.eos), scorer)
+
+
+def course(
+    components: Components, method: str, stops: Sequence[int], seeds: int, batch: int, rate: float
+) -> Course:
+    """Train by Adam with a cosine schedule up to the last of `stops`, in single precision."""
+    resolved = objectives.resolve(method)
+    objective = resolved.build(objectives.GROUPS[resolved.group](), components)
+    made = learner(objective, optax.adam(optax.cosine_decay_schedule(rate, stops[-1])))
+
+    def begin(key):
+        return made.init(
+            jax.random.fold_in(key, 1), components.policy.init(jax.random.fold_in(key, 0))
+        )
+
+    def advance(state, key, count):
+        def one(i, carry):
+            state, first = carry
+            demos = components.mdp.demos(
+                jax.random.fold_in(jax.random.fold_in(key, 2), state.step), batch
+            )
+            state, found = made.update(state, demos)
+            return state, jnp.where(i == 0, found["loss"], first)
+
+        return jax.lax.fori_loop(0, count, one, (state, jnp.zeros(())))
+
+    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
+    state, program = (
+        jax.jit(jax.vmap(begin))(keys),
+        jax.jit(jax.vmap(advance, in_axes=(0, 0, None))),
+    )
+    params, losses = [], []
+    for count in np.diff([0, *stops]):
+        state, first = program(state, keys, jnp.int32(count))
+        params.append(np.asarray(state.params, np.float64))
+        losses.append(np.asarray(first, np.float64))
+    return Course(np.stack(params), np.stack(losses)[1:])
+
+
+def evaluator(world: World, name: str, samples: int) -> Callable[[Student], Found]:
+    """Exact measures of students of a class, to be called in double precision.
+
+    `distinct_expected` is the mean share of distinct strings among `samples`, `distinct_variance` a
+    bound on its variance."""
+
+    def one(student):
+        params, temperature = student
+        q = exact.law(world.space, tempered(world.policy(name), temperature), params)
+        found = {
+            d: exact.divergence(divergences.parse(d), world.space, world.expert, q)
+            for d in DIVERGENCES
+        }
+        seen = -jnp.expm1(samples * jnp.log1p(-jnp.minimum(jnp.exp(q.string), 1 - 1e-15)))
+        # a string's being seen speaks against any other's, so the variances add up to no less than
+        # the sum's
+        found |= {
+            "distinct_expected": seen.sum() / samples,
+            "distinct_variance": jnp.sum(seen * (1 - seen)) / samples**2,
+        }
+        return found | metrics.exact_metrics([], world.space, world.expert, q, world.mdp.statistics)
+
+    every = jax.jit(lambda students: jax.lax.map(one, students))
+    return lambda student: {key: np.asarray(x) for key, x in every(student).items()}
+
+
+def at_entropy(
+    judged: Callable[[Student], Found], params: np.ndarray, wanted: np.ndarray
+) -> Student:
+    """The same policies, each sampled at the temperature that gives it the entropy wanted. Both
+    [seeds]."""
+    low, high = np.zeros(len(params)), np.full(len(params), HOTTEST)
+    for _ in range(ROUNDS):
+        middle = (low + high) / 2
+        above = judged(Student(params, middle))["entropy"] > wanted
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return Student(params, (low + high) / 2)
+
+
+def diversity(components: Components, samples: int) -> Callable[[Student], Found]:
+    """Of that many strings drawn from each student: the share of distinct ones, and self-BLEU.
+    Means over `DRAWS` sets."""
+    prompts = components.mdp.prompts(jax.random.key(0), samples * DRAWS)
+
+    def draw(seed, student):
+        return components.rollout(
+            jax.random.key(seed),
+            tempered(components.policy, student.temperature),
+            student.params,
+            prompts,
+        )[0]
+
+    drawn = jax.jit(jax.vmap(draw))
+
+    def found(student: Student) -> Found:
+        single = Student(*(jnp.asarray(x, jnp.float32) for x in student))
+        strings = jax.tree.map(np.asarray, drawn(jnp.arange(len(student.params)), single))
+        sets = jax.tree.map(lambda x: x.reshape(-1, samples, *x.shape[2:]), strings)
+        each = [jax.tree.map(lambda x, i=i: x[i], sets) for i in range(len(sets.tokens))]
+        means = lambda measure: np.array([measure(x) for x in each]).reshape(-1, DRAWS).mean(1)
+        whole = (
+            components.mdp.horizon
+        )  # strings are all of one length: an n-gram of that length is a string
+        return {
+            "distinct": means(lambda x: metrics.distinct_n(x, whole)),
+            "self_bleu": means(metrics.self_bleu),
+        }
+
+    return found
+
+
+def best(world: World, name: str) -> Student:
+    """The best of a class for each of `DIVERGENCES`, to be called in double precision: in closed
+    form or searched.
+
+    The full class holds the expert. Other searches also start from the best of the class before,
+    and from reverse KL's."""
+    closed, order = classes.projection(world, name), list(tabular.AUTOMATA)
+    found = dict.fromkeys(DIVERGENCES, closed)
+    if name != "full":
+        starts = [closed, *exact.random_starts(world.policy(name), STARTS)]
+        if name != order[0]:
+            before = order[order.index(name) - 1]
+            starts += [
+                classes.embed(world, before, name, table) for table in best(world, before).params
+            ]
+        for d in DIVERGENCES[1:]:
+            policy, starts = world.policy(name), [*starts, found["reverse_kl"]]
+            found[d] = exact.best_in_class(
+                divergences.parse(d), world.space, world.mdp.expert, policy, starts
+            ).params
+    return Student(np.stack([found[d] for d in DIVERGENCES]), np.ones(len(DIVERGENCES)))

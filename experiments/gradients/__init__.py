@@ -1,0 +1,1 @@
+"""The gradient card: what each objective is the gradient of."""

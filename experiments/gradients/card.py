@@ -1,0 +1,138 @@
+"""The gradient card on a terminal, as JSON, CSV and heat map, and against an earlier one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import FuncNorm
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.reporting import pictures, style
+from experiments.storage.run_folder import write_json
+
+Rows = Mapping[str, Mapping[str, Any]]
+TITLES = {
+    "sequence": "sequence", "occupancy": "occupancy",
+    "token": "token,\npolicy's prefixes", "token_expert": "token,\nexpert's prefixes",
+}  # fmt: skip
+COLUMNS = ("objective", "verdict", "cosine", "norm ratio", "rel. error", "variance", "trained")
+EXACT = 1e-6
+EVEN_IN_ANGLE = FuncNorm(
+    (lambda x: np.arcsin(np.clip(x, -1, 1)), np.sin), -1, 1
+)  # most cosines are close to 1
+WIDE = 190  # columns where nothing says how wide the terminal is
+
+
+def show(rows: Rows) -> None:
+    """One line an objective; what a trained discriminator makes of it stands beside the optimal
+    one."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDE)
+    table = Table(box=None, padding=(0, 1), header_style="bold", caption_justify="left")
+    table.caption = (
+        "Cosine, norm ratio and relative error are against what the objective claims; the "
+        "variance is one string's "
+        "(trace of covariance). Discriminators are optimal; the last column is the cosine "
+        "with a trained one."
+    )
+    for title in COLUMNS:
+        table.add_column(title, justify="left" if title in COLUMNS[:2] else "right")
+    for cells in _lines(rows):
+        table.add_row(*map(escape, cells))
+    console.print(table)
+
+
+def _lines(rows: Rows) -> Iterator[list[str]]:
+    """The cells of each objective's line."""
+    for label, row in rows.items():
+        if row["discriminator"] != "trained":
+            numbers = (
+                f"{row['cosine']:.4f} {row['norm_ratio']:.4f} "
+                f"{row['relative_error']:.1e} {row['variance']:.3g}"
+            ).split()
+            trained = rows.get(f"{label} (trained)")
+            yield [label, row["verdict"], *numbers, f"{trained['cosine']:.4f}" if trained else ""]
+
+
+def markdown(rows: Rows) -> str:
+    """The same as a table in Markdown."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *_lines(rows)]
+    return "".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
+    )
+
+
+def write(folder: Path, flags: Mapping[str, Any], rows: Rows) -> None:
+    """gradients.json, .md, .csv, .png and .pdf."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {k: v for k, v in flags.items() if k not in ("expect", "out")}
+    write_json(folder / "gradients.json", {"flags": kept, "rows": rows})
+    (folder / "gradients.md").write_text(markdown(rows))
+    pictures.save(heat_map(rows), folder, "gradients", list(_long(rows)))
+    print(f"written to {folder}")
+
+
+def _long(rows: Rows) -> Iterator[dict[str, Any]]:
+    for label, row in rows.items():
+        for level, family in row["against"].items():
+            for divergence, found in family.items():
+                yield {"objective": label, "level": level, "divergence": divergence, **found}
+
+
+def changes(rows: Rows, expected: Mapping[str, str], whole: bool) -> list[str]:
+    """What differs from an earlier card: verdicts, rows that are new, and, of a whole card, rows
+    that are gone."""
+    lines = [
+        f"changed: {label}: {expected[label]!r} -> {row['verdict']!r}"
+        if label in expected
+        else f"new: {label}: {row['verdict']!r}"
+        for label, row in rows.items()
+        if expected.get(label) != row["verdict"]
+    ]
+    return lines + [f"gone: {label}" for label in expected if whole and label not in rows]
+
+
+def heat_map(rows: Rows):
+    """Cosines with every divergence at every level, a block a level; a dot where the gradient is
+    that divergence's, exactly."""
+    style.use()
+    shown = {
+        label: row
+        for label, row in rows.items()
+        if row["discriminator"] != "trained" or not row["variant"]
+    }
+    levels = list(next(iter(shown.values()))["against"])
+    names = list(next(iter(shown.values()))["against"][levels[0]])
+    size = (2.2 + 0.145 * len(names) * len(levels), 2.4 + 0.15 * len(shown))
+    figure, axes = plt.subplots(1, len(levels), figsize=size, sharey=True, layout="constrained")
+    for axis, level in zip(axes, levels):
+        table = [[row["against"][level][name] for name in names] for row in shown.values()]
+        cosines = np.array([[cell["cosine"] for cell in row] for row in table])
+        image = axis.imshow(cosines, cmap="RdBu", norm=EVEN_IN_ANGLE, aspect="auto")
+        y, x = np.nonzero(
+            np.array([[cell["relative_error"] < EXACT for cell in row] for row in table])
+        )
+        axis.plot(x, y, "o", color="white", markersize=2.4)
+        axis.set(xticks=range(len(names)), yticks=range(len(shown)))
+        axis.set_xticklabels(names, rotation=90, fontsize=6.5)
+        axis.set_yticklabels(list(shown), fontsize=6.5)
+        axis.set_title(TITLES.get(level, level), fontsize=8)
+        axis.tick_params(length=0)
+        axis.grid(visible=False)
+        axis.spines[:].set_visible(False)
+        for label in axis.get_xticklabels():
+            label.set_color(style.colour(label.get_text()))
+    ticks = [-1, -0.9, -0.5, 0, 0.5, 0.9, 1]
+    bar = figure.colorbar(
+        image, ax=axes, location="bottom", shrink=0.4, aspect=40, pad=0.02, ticks=ticks
+    )
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label("cosine (dot: exact)", fontsize=8)
+    return figure

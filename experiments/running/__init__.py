@@ -1,0 +1,1 @@
+"""A head-to-head from config to report: training, resuming, stopping."""

@@ -1,0 +1,108 @@
+"""What each update of a run leaves beside the state: sums of what is logged, and where it stopped
+being finite.
+
+All of it is part of the compiled update and of every save, so it depends neither on the clock nor
+on how often a run was stopped. Updates count from 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from fdiv.types import LearnerState
+
+MEANS = ("loss", "gradient_norm")
+
+
+class Log(NamedTuple):
+    """Since the last evaluation: sums [2], their number, tokens. Since the start: updates left out,
+    and the first bad one."""
+
+    sums: Array
+    used: Array
+    tokens: Array
+    skipped: Array
+    broke: Array  # the first update that was not finite, 0 for none
+    what: Array  # index into the names of `watched`
+
+
+def empty() -> Log:
+    """Before the first update."""
+    zero = jnp.int32(0)
+    return Log(jnp.zeros(len(MEANS)), zero, jnp.uint32(0), zero, zero, zero)
+
+
+def since_evaluation(log: Log, fresh: Array) -> Log:
+    """The log with its sums started anew where `fresh`."""
+    new = empty()
+    own = {
+        name: jnp.where(fresh, getattr(new, name), getattr(log, name))
+        for name in ("sums", "used", "tokens")
+    }
+    return log._replace(**own)
+
+
+def watched(old: LearnerState, new: LearnerState, metrics: Mapping[str, Array]) -> dict[str, Array]:
+    """Name -> whether it is finite, in the order in which an update computes things. What never was
+    finite is no news."""
+    after = lambda a, b: [
+        jnp.all(jnp.isfinite(y) | ~jnp.isfinite(x)) for x, y in zip(_floats(a), _floats(b))
+    ]
+    found = {name: jnp.all(jnp.isfinite(x)) for name, x in metrics.items() if name not in MEANS}
+    found["auxiliary state"] = _all(after(old.aux, new.aux))
+    found |= {name: jnp.isfinite(metrics[name]) for name in MEANS}
+    return found | {
+        "optimiser state": _all(after(old.opt, new.opt)),
+        "parameters": _all(after(old.params, new.params)),
+    }
+
+
+def record(
+    log: Log, old: LearnerState, new: LearnerState, metrics: Mapping[str, Array], skip: bool
+):
+    """(state to go on with, log, names of what was watched). With `skip` an update that is not
+    finite changes nothing."""
+    finite = watched(old, new, metrics)
+    stands = jnp.stack(list(finite.values()))
+    good = jnp.all(
+        stands[-5:]
+    )  # what follows the metrics: one of those may be infinite while the update is sound
+    first = ~good & (log.broke == 0)
+    kept = jnp.stack([metrics[name].astype(jnp.float32) for name in MEANS])
+    counts = good if skip else jnp.bool_(True)
+    log = Log(
+        log.sums + jnp.where(counts, kept, 0.0),
+        log.used + counts,
+        log.tokens + metrics["tokens"].astype(jnp.uint32),
+        log.skipped + (~counts).astype(jnp.int32),
+        jnp.where(first, new.step, log.broke),
+        jnp.where(first, jnp.argmin(stands).astype(jnp.int32), log.what),
+    )
+    if skip:
+        new = jax.tree.map(lambda a, b: jnp.where(good, b, a), old._replace(step=new.step), new)
+    return new, log, tuple(finite)
+
+
+def said(log: Log, names: tuple[str, ...], skip: bool) -> str:
+    """Which seeds were not finite, since when, and what first; nothing where all were. `log` is of
+    the host, [count]."""
+    broken = np.flatnonzero(log.broke)
+    each = [
+        f"seed {i}: {names[log.what[i]]} was not finite at update {log.broke[i]}" for i in broken
+    ]
+    if skip:
+        each = [f"{text} (the first of {log.skipped[i]} left out)" for text, i in zip(each, broken)]
+    return "; ".join(each)
+
+
+def _floats(tree: Any) -> list[Array]:
+    return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+
+
+def _all(conditions: list[Array]) -> Array:
+    return jnp.all(jnp.stack(conditions)) if conditions else jnp.bool_(True)

@@ -1,0 +1,552 @@
+"""A head-to-head from config to report: the same start, demonstrations, budget and seeds for every
+method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import assemble, cli, devices
+from experiments import config as configs
+from experiments.assemble import Task
+from experiments.devices import processes
+from experiments.devices.seeds import SeedLayout
+from experiments.evaluation.class_optimum import ClassOptima
+from experiments.evaluation.evaluator import Evaluator, own_divergence
+from experiments.reporting import results
+from experiments.running import finite as health
+from experiments.running import resume, teacher, train
+from experiments.running.alarms import alarms
+from experiments.running.console import Screen
+from experiments.running.stopping import STOPPED_EXIT, Interrupted, StopFlag
+from experiments.storage import checkpoints
+from experiments.storage.run_folder import RunFolder, unusable, write_json
+from fdiv.objectives import Resolved
+from fdiv.objectives.max_likelihood import max_likelihood
+from fdiv.statistics import iqm
+from fdiv.types import Claim, Components
+
+LIVE = {
+    "entropy": "entropy",
+    "gradient_norm": "grad norm",
+}  # shown while training, after what the rows are ranked by
+
+
+class RunContext(NamedTuple):
+    """What all methods of a run share."""
+
+    config: Any
+    task: Task
+    components: Components
+    layout: SeedLayout
+    keys: jax.Array
+    rows: Mapping[str, Any]  # demonstrations (and comparisons) of each seed
+    start: Any  # parameters of each seed
+    evaluator: Evaluator
+    class_optima: ClassOptima
+    folder: RunFolder
+    screen: Screen
+    stop: StopFlag
+    expert: Mapping[str, float]
+
+
+def run(preset: str, config: Any, default: Any) -> int:
+    """Train, measure and report; 0 when all is done, `STOPPED_EXIT` when stopped. Raises
+    `UsageError` for what cannot be."""
+    processes.join(config.devices.coordinator, config.devices.processes, config.devices.process)
+    try:
+        with processes.folder(config.out) as out:
+            return _run(preset, configs.replace(config, out=out), default)
+    except Interrupted:
+        print("Stopped before the first method. The same command goes on from here.")
+        return STOPPED_EXIT
+    except OSError as error:
+        raise unusable(config.out, error) from error
+
+
+def _run(preset: str, config: Any, default: Any) -> int:
+    configs.check(config, default)
+    layout = devices.layout(config.seeds, config.devices)
+    reading = assemble.data(config)
+    identity = configs.identity(config) | ({"data": reading.digest()} if reading else {})
+    identity |= {"imports": cli.imported()} if cli.IMPORTED else {}
+    folder = RunFolder(config.out, identity)
+    if folder.finished:
+        print(f"Already done: {folder.path / 'report.html'} holds the results of this very config.")
+        return 0
+    plain_task = assemble.task(config, reading)
+    changed = {
+        k: v
+        for k, (_, v) in configs.difference(
+            configs.identity(default), configs.identity(config)
+        ).items()
+    }
+    components = assemble.components(config, plain_task)
+    devices.use_compile_cache(config.cache)
+    folder.create(preset, changed)
+    if reading and reading.bad:
+        write_json(
+            folder.path / "bad_rows.json",
+            [{"row": number, "reason": reason} for number, reason in reading.bad],
+        )
+
+    methods = configs.resolve(config)
+    live = {"js": "JS"} if plain_task.space is not None else {"validation_nll": "NLL/token"}
+    live = (
+        {"reward": "reward", "spent": "spent"} if plain_task.mdp.regulariser is not None else live
+    )
+    live = (
+        {"greedy_accuracy": "greedy", "accuracy": "accuracy"}
+        if plain_task.mdp.solutions is not None
+        else live
+    )
+    with StopFlag() as stop, Screen([method.name for method, _ in methods], live | LIVE) as screen:
+        _introduce(screen, preset, config, changed, plain_task, layout)
+        saves = _saves(config, folder, "teacher")
+        expert = (
+            teacher.get(config, reading, plain_task, screen.say, saves, stop)
+            if reading
+            else plain_task.mdp.expert
+        )
+        task = plain_task._replace(mdp=plain_task.mdp._replace(expert=expert))
+        for method, hyperparameters in methods:
+            method.build(
+                hyperparameters, components._replace(mdp=task.mdp)
+            )  # what lacks an expert is refused before any training
+        context = _prepare(
+            config, task, components._replace(mdp=task.mdp), layout, folder, screen, stop
+        )
+        complete = _methods(context, methods)
+    if stop.hurried:
+        print("Stopped; all is saved. The same command goes on from here.")
+        return STOPPED_EXIT
+    from experiments.running import finish
+
+    finish.finish(context, complete, changed)
+    return 0 if complete else STOPPED_EXIT
+
+
+def _introduce(
+    screen: Screen, preset: str, config: Any, changed: Mapping, task: Task, layout: SeedLayout
+) -> None:
+    """The resolved config and how it differs from the preset."""
+    screen.say(
+        f"{preset}: "
+        f"{', '.join(f'{k} {v}' for k, v in configs.as_dict(config)['benchmark'].items() if v is not None)}"
+    )
+    sizes = {k: v for k, v in configs.as_dict(config)["policy"].items() if v is not None}
+    data = f"{config.demos} demos a seed" if config.demos else "fresh demos"
+    budget = (
+        f"{config.seeds} seed{'s'[: config.seeds > 1]} x {config.updates} updates x "
+        f"{config.batch_size} strings"
+    )
+    screen.say(
+        f"policy {', '.join(f'{k} {v}' for k, v in sizes.items())}; {budget}; {data}; "
+        f"learning rate {config.learning_rate:g}"
+    )
+    for method, hyperparameters in configs.resolve(config):
+        screen.say(f"  {method.name:<12} {method.claim(hyperparameters).sentence}")
+    screen.say(
+        "Differs from the preset: "
+        + (", ".join(f"{k}={v}" for k, v in changed.items()) or "in nothing.")
+    )
+    attention = f"; attention by {config.policy.kernel}" if config.policy.kernel else ""
+    screen.say(f"Devices: {layout}{attention}. Results go to {config.out}.")
+    for note in task.notes:
+        screen.say(note)
+
+
+# --- before the methods ---------------------------------------------------------------------------
+
+
+def _prepare(
+    config: Any,
+    task: Task,
+    components: Components,
+    layout: SeedLayout,
+    folder: RunFolder,
+    screen: Screen,
+    stop: StopFlag,
+) -> RunContext:
+    keys = assemble.seed_keys(config, config.seeds)
+    read = dict.fromkeys(["demos", *(method.reads for method, _ in configs.resolve(config))])
+    rows = {reads: train.demonstrations(config, task, keys, reads) for reads in read}
+    start = train.starts(config, task, components, keys)
+    if config.warm_start:
+        start = _warm_start(
+            config, task, components, layout, keys, start, rows["demos"], folder, screen, stop
+        )
+    extra = [method.divergence for method, _ in configs.resolve(config) if method.divergence]
+    evaluator = Evaluator(config, task, components, layout, layout.put(start), extra)
+    class_optima = ClassOptima(config, task, components, folder.path / "class_optimum.json")
+    context = RunContext(
+        config,
+        task,
+        components,
+        layout,
+        keys,
+        rows,
+        start,
+        evaluator,
+        class_optima,
+        folder,
+        screen,
+        stop,
+        evaluator.expert(),
+    )
+    for name in ("data", "expert", "start"):
+        folder.drop_lines("samples.jsonl", name)
+    write_samples(context, "start", *evaluator.strings(layout.put(start)))
+    for name, strings in evaluator.references().items():
+        write_samples(context, name, jax.tree.map(lambda x: x[None], strings), None)
+    return context
+
+
+def _warm_start(
+    config,
+    task,
+    components,
+    layout,
+    keys,
+    params,
+    rows,
+    folder: RunFolder,
+    screen: Screen,
+    stop: StopFlag,
+):
+    """The common start: likelihood training of every seed, kept with the run."""
+    own = configs.replace(
+        config, updates=config.warm_start, epochs=1, minibatches=1, schedule="constant"
+    )
+    objective = max_likelihood(components.policy, task.mdp.vocab)
+    rates = jnp.full(config.seeds, config.learning_rate)
+    saves = _saves(config, folder, "start")
+    train_state, start = resume.resume(
+        saves, train.begin(own, objective, own.updates, keys, params, rates, rows)
+    )
+    if start is None or start.update < own.updates:
+        screen.say(f"Warm start: {own.updates} likelihood updates.")
+        laid = layout.put(train_state)
+        compiled = train.build(own, task, objective, own.updates, layout, laid)
+        *_, progress = resume.run(saves, stop, compiled, laid, start, keep_end=True)
+        train_state = layout.get(progress.train_state)
+    return train_state.learner.params
+
+
+def _saves(config: Any, folder: RunFolder, name: str) -> resume.Saves:
+    return resume.Saves(folder.checkpoints(name), config.keep, config.save_every)
+
+
+# --- one method -----------------------------------------------------------------------------------
+
+
+def _methods(context: RunContext, methods: list) -> bool:
+    """Every method in turn; whether all came to their end."""
+    try:
+        for method, hyperparameters in methods:
+            _method(context, method, hyperparameters)
+    except Interrupted:
+        return False
+    return True
+
+
+def _method(context: RunContext, method: Resolved, hyperparameters: Any) -> None:
+    """Train a method on all seeds and keep its result; a finished one is not run again, an
+    interrupted one goes on."""
+    folder, screen = context.folder, context.screen
+    if folder.method(method.name):
+        screen.state(method.name, "kept")
+        return
+    if processes.any_of(context.stop.asked):
+        raise Interrupted
+    screen.state(method.name, "compiling")
+    claim, objective = (
+        _claim(context, method, hyperparameters),
+        method.build(hyperparameters, context.components),
+    )
+    own = own_divergence(claim, context.task)
+    rate, trials = _tune(
+        context,
+        method,
+        objective,
+        hyperparameters.learning_rate or context.config.learning_rate,
+        own,
+    )
+    rates = jnp.full(context.config.seeds, rate)
+    rows, updates = context.rows[method.reads], context.config.updates
+    train_state = train.begin(
+        context.config, objective, updates, context.keys, context.start, rates, rows
+    )
+    laid = context.layout.put(train_state)
+    compiled = train.build(
+        context.config, context.task, objective, updates, context.layout, laid, method.reads
+    )
+    takes = devices.memory(compiled.memory_bytes)
+    screen.say(f"  {method.name}: compiled in {compiled.compile_seconds:.1f} s; takes {takes}.")
+    outcome = _train(context, method, compiled, train_state, own)
+    result = _result(context, method, claim, compiled, outcome, own) | {
+        "learning_rate": rate,
+        "trials": trials,
+    }
+    end = {"update": outcome.progress.update}
+    checkpoints.save(
+        folder.checkpoints(f"{method.name}-final"),
+        outcome.progress.update,
+        compiled.layout.get(outcome.progress.train_state),
+        end,
+        keep=1,
+    )
+    folder.keep_method(method.name, result)
+    screen.state(
+        method.name,
+        f"done in {outcome.progress.seconds:.1f} s"
+        if result["status"] == "ok"
+        else result["status"],
+    )
+    for message in result["alarms"]:
+        screen.say(f"  {method.name}: {message}")
+
+
+def _claim(context: RunContext, method: Resolved, hyperparameters: Any) -> Claim:
+    """What a method is meant to minimise; one that maximises a return names what the task takes off
+    it."""
+    claim = method.claim(hyperparameters)
+    return (
+        claim._replace(minimises=context.task.mdp.regulariser.divergence)
+        if method.charges
+        else claim
+    )
+
+
+class TrainingOutcome(NamedTuple):
+    """How a method's training went."""
+
+    progress: train.Progress
+    reason: str  # why it diverged, or nothing
+    alarms: list[str]
+
+
+def _train(
+    context: RunContext,
+    method: Resolved,
+    compiled: train.CompiledMethod,
+    train_state: Any,
+    own: Any,
+) -> TrainingOutcome:
+    config, folder, screen = context.config, context.folder, context.screen
+    saves = _saves(config, folder, method.name)
+    train_state, start = resume.resume(saves, train_state)
+    if start:
+        screen.say(f"  {method.name}: goes on from update {start.update}.")
+    folder.drop_lines("metrics.jsonl", method.name, start.update if start else -1)
+    folder.drop_lines("samples.jsonl", method.name)
+
+    def evaluate(train_state: Any) -> dict[str, np.ndarray]:
+        measured = context.evaluator.measure(train_state.learner.params) | compiled.layout.host(
+            compiled.probe(train_state)
+        )
+        return measured | ({"own": own(measured)} if own else {})
+
+    found = []
+    laid = context.layout.put(train_state)
+    for progress in resume.run(
+        saves, context.stop, compiled, laid, start, evaluate, config.evaluations
+    ):
+        measured = progress.metrics
+        medians = {k: float(np.median(v)) for k, v in measured.items()} if measured else None
+        screen.progress(
+            method.name,
+            progress.update,
+            config.updates,
+            progress.seconds,
+            float(progress.tokens.sum()),
+            medians,
+        )
+        if measured:
+            folder.append("metrics.jsonl", _lines(method.name, progress))
+            still = (
+                method.group == "adversarial"
+                and progress.update <= getattr(config, method.group).warmup
+            )
+            found = [
+                a.message
+                for a in alarms(
+                    measured, context.expert, method.group, warm=progress.update > 0 and not still
+                )
+            ]
+            log = compiled.layout.host(progress.train_state.log)
+            if config.not_finite == "stop" and np.all(log.broke):
+                break
+    skip = config.not_finite == "skip"
+    said = health.said(compiled.layout.host(progress.train_state.log), compiled.watched, skip)
+    return TrainingOutcome(
+        progress, "" if skip else said, found + [f"Updates left out: {said}."] * bool(skip and said)
+    )
+
+
+def _lines(method: str, progress: train.Progress) -> list[dict[str, Any]]:
+    """One line a seed for metrics.jsonl; what is not finite is null there."""
+    finite = lambda x: float(x) if np.isfinite(x) else None
+    return [
+        {
+            "method": method,
+            "seed": i,
+            "update": progress.update,
+            "tokens": float(progress.tokens[i]),
+            "seconds": progress.seconds,
+        }
+        | {name: finite(values[i]) for name, values in progress.metrics.items()}
+        for i in range(len(progress.tokens))
+    ]
+
+
+def _not_finite(measured: Mapping[str, np.ndarray]) -> str:
+    """Which seeds have lost their coverage, whose metrics say no more."""
+    broken = np.flatnonzero(~np.isfinite(measured.get("coverage", np.zeros(1))))
+    return (
+        f"seed {', '.join(map(str, broken))}: coverage is not finite at the end"
+        if broken.size
+        else ""
+    )
+
+
+def _tune(
+    context: RunContext, method: Resolved, objective: Any, rate: float, own: Any
+) -> tuple[float, list[dict[str, float]]]:
+    """The best of the config's number of learning rates, tried side by side on one seed of their
+    own."""
+    config = context.config
+    if config.trials == 1:
+        return rate, []
+    layout = devices.layout(config.trials, config.devices)
+    key = assemble.seed_keys(config, 1, offset=1_000_000)
+    same = lambda tree: jax.tree.map(lambda x: jnp.repeat(x[:1], config.trials, axis=0), tree)
+    rates = rate * jnp.array(configs.RATES[: config.trials])
+    rows = same(train.demonstrations(config, context.task, key, method.reads))
+    saves = _saves(config, context.folder, f"{method.name}-trials")
+    begun = train.begin(
+        config, objective, config.updates, same(key), same(context.start), rates, rows
+    )
+    train_state, start = resume.resume(saves, begun)
+    ended = train_state = layout.put(train_state)
+    if start is None or start.update < config.updates:
+        compiled = train.build(
+            config, context.task, objective, config.updates, layout, train_state, method.reads
+        )
+        *_, progress = resume.run(saves, context.stop, compiled, train_state, start, keep_end=True)
+        ended = progress.train_state
+    evaluator = Evaluator(
+        config,
+        context.task,
+        context.components,
+        layout,
+        ended.learner.params,
+        [d.name for d in context.evaluator.family],
+    )
+    measured = evaluator.measure(ended.learner.params)
+    scores = own(measured) if own and context.evaluator.exact else measured["validation_nll"]
+    scores = -measured["greedy_accuracy"] if context.task.mdp.solutions is not None else scores
+    scores = np.where(np.isfinite(scores), scores, np.inf)
+    trials = [{"learning_rate": float(r), "score": float(s)} for r, s in zip(rates, scores)]
+    return float(rates[int(np.argmin(scores))]), trials
+
+
+def _variant(method: Resolved) -> str | None:
+    """What sets a method apart from the others of its group, for the eye."""
+    if "penalty" in method.fixed:
+        return method.name.partition(":")[2]
+    marks = {"std": "std", "noise": "noise", "reads": "demos"}
+    return next(
+        (mark for name, mark in marks.items() if method.fixed.get(name)), method.fixed.get("by")
+    )
+
+
+def _result(
+    context: RunContext,
+    method: Resolved,
+    claim: Any,
+    compiled: train.CompiledMethod,
+    outcome: TrainingOutcome,
+    own: Any,
+) -> dict[str, Any]:
+    """A method's entry in results.json, and its samples written."""
+    progress, params = outcome.progress, outcome.progress.train_state.learner.params
+    final, sequences, log_q = context.evaluator.final(params)
+    final |= {k: v for k, v in compiled.layout.host(compiled.probe(progress.train_state)).items()}
+    write_samples(context, method.name, sequences, log_q)
+    metrics, infinite = results.metrics_of(final)
+    _search(context)
+    best = context.class_optima.of(claim) if context.class_optima.available and own else None
+    sweep = _sweep(context, params) if method.name == "sft" else []
+    reason = outcome.reason or _not_finite(final)
+    return {
+        "minimises": claim.minimises,
+        "level": claim.level,
+        "target": claim.sentence,
+        "group": method.group,
+        "published": bool(method.fixed.get("published")),
+        "variant": _variant(method),
+        "status": "diverged" if reason else "ok",
+        "reason": reason,
+        "seconds": progress.seconds,
+        "compile_seconds": compiled.compile_seconds,
+        "memory_bytes": compiled.memory_bytes,
+        "tokens": float(progress.tokens.sum()),
+        "best": best.value if best else None,
+        "gap": results.gap_of(own(final), best) if own else None,
+        "metrics": metrics,
+        "infinite": infinite,
+        "alarms": outcome.alarms,
+        "temperatures": sweep,
+    }
+
+
+def _search(context: RunContext) -> None:
+    """The class's best policies, which no training waits for; always in one order, as each search
+    starts from those before.
+
+    Raises `Interrupted` between two searches.
+    """
+    names = [
+        method.divergence for method, _ in configs.resolve(context.config) if method.divergence
+    ]
+    lacking = context.class_optima.lacking(names) if context.class_optima.available else []
+    if lacking:
+        context.screen.say(
+            "Searching the best policies of the class (L-BFGS, double precision) ..."
+        )
+    for name in lacking:
+        if processes.any_of(context.stop.asked):
+            raise Interrupted
+        context.class_optima.search(name)
+
+
+def _sweep(context: RunContext, params: Any) -> list[dict[str, float]]:
+    """Policies at each temperature: IQM over seeds of every finite metric."""
+    rows = []
+    for temperature in sorted(context.config.temperatures):
+        measured = context.evaluator.measure(params, temperature)
+        finite = {k: iqm(v) for k, v in measured.items() if np.all(np.isfinite(v))}
+        rows.append({"temperature": temperature, **finite})
+    return rows
+
+
+def write_samples(
+    context: RunContext, name: str, sequences: Any, log_q: Any, shown: int = 16
+) -> None:
+    """The first strings of each seed in samples.jsonl."""
+    for seed in range(len(sequences.tokens)):
+        few = jax.tree.map(lambda x, seed=seed: x[seed][:shown], sequences)
+        texts = assemble.readable(context.task, few)
+        context.folder.append(
+            "samples.jsonl",
+            (
+                {"method": name, "seed": seed, "index": i, "prompt": prompt, "completion": text}
+                | ({} if log_q is None else {"log_q": float(log_q[seed][i])})
+                for i, (prompt, text) in enumerate(texts)
+            ),
+        )

@@ -1,0 +1,50 @@
+"""Stopping a run from outside: it saves at the end of its stretch of updates, and the same command
+goes on from there.
+
+Ctrl-C, SIGTERM and SIGUSR1 (what schedulers send before a time limit or a preemption) ask for it; a
+second signal leaves at once, which costs the updates since the last save and nothing else. Either
+way the exit code is `STOPPED_EXIT`: start me again. A scheduler soon kills what it has asked to
+end, so only Ctrl-C still gets a report of the methods done so far."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+STOPPED_EXIT = 130  # "not done, nothing wrong": a launcher runs the same command once more
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interrupted(Exception):
+    """A stop that was asked for, at a point where all is saved."""
+
+
+class StopFlag:
+    """Raised by the first signal, looked at between stretches; handlers are put back at the end."""
+
+    def __init__(self):
+        self.asked = False
+        self.hurried = False  # asked by a scheduler
+
+    def __enter__(self) -> StopFlag:
+        self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        name = signal.Signals(number).name
+        if self.asked:
+            raise KeyboardInterrupt(name)
+        self.asked, self.hurried = True, number != signal.SIGINT
+        # not print: the signal may have come in the middle of one
+        os.write(
+            2,
+            (
+                f"\n{name}: stopping after this stretch, keeping what is done (once more to leave "
+                "at once).\n"
+            ).encode(),
+        )

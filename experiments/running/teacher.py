@@ -1,0 +1,146 @@
+"""The known expert of a text benchmark: a larger transformer trained by likelihood once, and
+kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.assemble import Task
+from experiments.data.files import Reading
+from experiments.devices import cache_folder, processes
+from experiments.devices.seeds import SeedLayout
+from experiments.running import resume, train
+from experiments.running.stopping import StopFlag
+from experiments.storage import checkpoints
+from fdiv.benchmarks import Text
+from fdiv.objectives.max_likelihood import max_likelihood
+from fdiv.policies import Architecture
+from fdiv.types import Components, Model, Policy
+
+LEARNING_RATE = 2e-3
+CLIP = 1.0
+VERSION = 3  # raise it when a change of code changes what is trained
+
+
+def get(
+    config: Any,
+    reading: Reading,
+    task: Task,
+    say: Callable[[str], None],
+    saves: resume.Saves,
+    stop: StopFlag,
+) -> Model | None:
+    """The teacher for these rows and sizes: from the cache, or trained now. None where
+    teacher_updates is 0.
+
+    Raises `Interrupted` where it is stopped, saved on the way to `saves`.
+    """
+    if not config.benchmark.teacher_updates:
+        return None
+    policy = _policy(config.benchmark, task)
+    own = _own_config(config)
+    keys = jax.random.split(jax.random.key(config.seed + 7), 1)
+    components = Components(policy, task.mdp, None)
+    layout = SeedLayout(1, jax.local_devices()[:1])
+    objective = max_likelihood(policy, task.mdp.vocab)
+    train_state = train.begin(
+        own,
+        objective,
+        own.updates,
+        keys,
+        train.starts(own, task, components, keys),
+        jnp.full(1, LEARNING_RATE),
+        (),
+    )
+
+    folder = _folder(config, reading, own)
+    kept = checkpoints.restore(folder, train_state)
+    lacking = kept is None or kept[1]["update"] != own.updates
+    if not processes.any_of(lacking):  # several processes train it in step, each for itself
+        say(f"Teacher: kept from an earlier run, {kept[1]['loss']:.3f} nats per byte in training.")
+        return Model(policy, jax.tree.map(lambda x: x[0], kept[0].learner.params))
+
+    train_state, start = resume.resume(saves, train_state)
+    compiled = train.build(own, task, objective, own.updates, layout, train_state)
+    loss = float("nan")
+    for progress in resume.run(saves, stop, compiled, train_state, start, points=20):
+        if progress.metrics and "loss" in progress.metrics:
+            loss = (
+                float(progress.metrics["loss"][0])
+                * own.batch_size
+                * progress.update
+                / max(1.0, float(progress.tokens[0]))
+            )
+            say(
+                f"Teacher: {progress.update} of {own.updates} updates, {loss:.3f} nats per byte, "
+                f"{progress.seconds:.0f} s."
+            )
+    if jax.process_index() == 0:  # which alone writes saves
+        _keep(folder, own.updates, progress.train_state, {"update": own.updates, "loss": loss})
+    return Model(policy, jax.tree.map(lambda x: x[0], progress.train_state.learner.params))
+
+
+def _keep(folder: Path, updates: int, train_state: Any, about: dict[str, Any]) -> None:
+    """Whole or not at all: other runs may train the same teacher at this moment, and one of them is
+    enough."""
+    draft = folder.with_name(f"draft-{folder.name}-{platform.node()}-{os.getpid()}")
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    checkpoints.save(draft, updates, train_state, about)
+    try:
+        draft.rename(folder)
+    except OSError:
+        shutil.rmtree(draft)
+
+
+def untrained(config: Any, task: Task) -> Model:
+    """The teacher before its first update."""
+    policy = _policy(config.benchmark, task)
+    return Model(policy, policy.init(jax.random.key(config.seed)))
+
+
+def _policy(benchmark: Text, task: Task) -> Policy:
+    architecture = Architecture(
+        "transformer", layers=benchmark.teacher_layers, width=benchmark.teacher_width
+    )
+    return architecture.policy(task.mdp.vocab, task.length)
+
+
+def _own_config(config: Any) -> Any:
+    """The teacher's training: the run's config with the teacher's own length, step and clipping."""
+    plain = {
+        "demos": 0,
+        "epochs": 1,
+        "minibatches": 1,
+        "accumulate": 1,
+        "schedule": "cosine",
+        "clip": CLIP,
+    }
+    return dataclasses.replace(
+        config, updates=config.benchmark.teacher_updates, batch_size=32, **plain
+    )
+
+
+def _folder(config: Any, reading: Reading, own: Any) -> Path:
+    benchmark = {
+        k: v for k, v in dataclasses.asdict(config.benchmark).items() if k not in ("path",)
+    }
+    key = {
+        "benchmark": benchmark,
+        "rows": reading.digest(),
+        "seed": config.seed,
+        "batch": own.batch_size,
+        "version": VERSION,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return cache_folder(config.cache) / "teachers" / digest

@@ -1,0 +1,171 @@
+"""Saving and restoring the runs of a run, through Orbax: one numbered folder a save, the newest
+sound one is used.
+
+A save is written beside its place and renamed into it, so a half-written one is never taken for a
+save. A checksum of all arrays is kept with it: Orbax restores flipped bytes without a word."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.devices.keys import is_key
+
+KEEP = 2
+ROOM = 1 << 20  # bytes that must be left beside the arrays
+
+
+def save(
+    folder: Path, step: int, train_state: Any, about: dict[str, Any], keep: int = KEEP
+) -> None:
+    """Write `run` (host or device arrays, [count, ...]) and plain data `about` as save number
+    `step`; keep the last few.
+
+    Raises `OSError` where it cannot be written; the saves before it are whole all the same.
+    """
+    _write(folder, step, _numpy(train_state), about, keep)
+
+
+@contextlib.contextmanager
+def writer(folder: Path, keep: int) -> Iterator[Callable[[int, Any, dict[str, Any]], None]]:
+    """`save` in the background: arrays are copied at the call, and what went wrong with a save is
+    raised by the next one, or at the end, which waits for the last."""
+    under_way: list[Future] = []
+
+    def submit(step: int, train_state: Any, about: dict[str, Any]) -> None:
+        if under_way:
+            under_way.pop().result()
+        under_way.append(thread.submit(_write, folder, step, _numpy(train_state), about, keep))
+
+    with ThreadPoolExecutor(1) as thread:
+        yield submit
+        if under_way:
+            under_way.pop().result()
+
+
+def restore(folder: Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
+    """(run shaped as `like`, about) from the newest save that is whole, or None where there is
+    none."""
+    for place in reversed(_places(folder)):
+        try:
+            arrays, about = _read(place, like)
+        except Exception as error:  # whatever is wrong with it, the save before may be sound
+            aside = _unused(place.with_name(f"damaged-{place.name}"))
+            place.rename(aside)
+            print(
+                f"set aside the damaged checkpoint {place} as {aside.name} ({_first_line(error)})"
+            )
+            continue
+        return _like(arrays, like), about
+    return None
+
+
+def _write(
+    folder: Path, step: int, arrays: list[np.ndarray], about: dict[str, Any], keep: int
+) -> None:
+    if (
+        jax.process_index() > 0
+    ):  # Orbax writes numpy arrays in the first alone, whose folder is the one that stays
+        return
+    place, draft = folder / f"{step:09d}", folder / f"draft-{step:09d}"
+    folder.mkdir(exist_ok=True)  # without parents: a run's folder that has gone is not made anew
+    for left in (*folder.glob("draft-*"), *folder.glob("old-*")):  # by a kill
+        shutil.rmtree(left)
+    draft.mkdir()
+    try:
+        _check_room(folder, arrays)
+        with _orbax() as checkpointer:
+            checkpointer.save((draft / "arrays").resolve(), arrays)
+        (draft / "about.json").write_text(json.dumps({**about, "checksum": _checksum(arrays)}))
+        if not place.exists():  # else an earlier start of the same run came to the same numbers
+            draft.rename(place)
+    except OSError:
+        raise
+    except (
+        Exception
+    ) as error:  # Orbax and tensorstore have errors of their own for what the system refuses
+        full = any(
+            words in str(error)
+            for words in ("RESOURCE_EXHAUSTED", "No space left", "quota", "File too large")
+        )
+        raise OSError(
+            errno.ENOSPC if full else errno.EIO, _first_line(error), str(folder)
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    for old in _places(folder)[:-keep]:
+        shutil.rmtree(old.rename(old.with_name(f"old-{old.name}")))
+
+
+def _check_room(folder: Path, arrays: list[np.ndarray]) -> None:
+    """Raise `OSError` where a save would fill the disk: quieter than what Orbax says then."""
+    if shutil.disk_usage(folder).free < ROOM + sum(array.nbytes for array in arrays):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def _read(place: Path, like: Any) -> tuple[list[np.ndarray], dict[str, Any]]:
+    about = json.loads((place / "about.json").read_text())
+    with _orbax() as checkpointer:
+        arrays = checkpointer.restore((place / "arrays").resolve(), _numpy(like))
+    if _checksum(arrays) != about.pop("checksum"):
+        raise ValueError("its checksum does not match")
+    return arrays, about
+
+
+def _orbax():
+    """A checkpointer that waits for no other process: in the background that would cross with what
+    devices tell each other."""
+    import orbax.checkpoint as ocp  # loading it takes longer than a small run's first updates
+
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        own, active_processes={own}, barrier_sync_key_prefix=str(own)
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
+def _places(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("[0-9]*") if p.is_dir()) if folder.exists() else []
+
+
+def _unused(path: Path) -> Path:
+    names = itertools.chain([path.name], (f"{path.name}-{i}" for i in itertools.count(2)))
+    return next(place for place in map(path.with_name, names) if not place.exists())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+def _numpy(tree: Any) -> list[np.ndarray]:
+    """Copies of the leaves in order, typed keys as their data: a list restores into any structure
+    of the same leaves."""
+    return [np.array(jax.random.key_data(x) if is_key(x) else x) for x in jax.tree.leaves(tree)]
+
+
+def _like(arrays: list[np.ndarray], like: Any) -> Any:
+    leaves, structure = jax.tree.flatten(like)
+    typed = [
+        jax.random.wrap_key_data(a) if is_key(x) else jax.numpy.asarray(a)
+        for a, x in zip(arrays, leaves)
+    ]
+    return jax.tree.unflatten(structure, typed)
+
+
+def _checksum(arrays: list[Any]) -> str:
+    state = hashlib.sha256()
+    for array in map(np.ascontiguousarray, arrays):
+        state.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
+    return state.hexdigest()

@@ -1,0 +1,307 @@
+"""The gradient card: its targets by brute force, its words on made-up gradients, and the command on
+a small MDP."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from experiments import check_gradients, cli
+from experiments.gradients import card, cases, targets
+from fdiv import objectives
+from fdiv.types import Claim
+
+SMALL = ["--vocab", "3", "--horizon", "2", "--seed", "1"]
+
+
+@pytest.fixture
+def fewer(monkeypatch):
+    """One variant a group, so that little is compiled."""
+    kept = {
+        "policy_gradient": [("", {"discount": 0.0})],
+        "distill": [("", {"policy_prefixes": 1.0})],
+    }
+    kept["adversarial"] = [("airl", {"reward_form": "expert"})]
+    monkeypatch.setattr(cases, "VARIANTS", kept)
+
+
+# --- the measuring --------------------------------------------------------------------------------
+
+
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+
+def strings(q, horizon):
+    """Every string that ends with EOS (symbol 2) or at the horizon, with the states and tokens it
+    passes; tree nodes."""
+    for length in range(1, horizon + 1):
+        for x in itertools.product((0, 1, 2), repeat=length):
+            if 2 in x[:-1] or (x[-1] != 2 and length < horizon):
+                continue
+            state, path = 0, []
+            for token in x:
+                path.append((state, token))
+                state = state * 3 + token + 1
+            yield path
+
+
+def slope(value, params):
+    """Central differences."""
+    found = np.zeros_like(params)
+    for at in np.ndindex(params.shape):
+        ends = []
+        for side in (1, -1):
+            moved = params.copy()
+            moved[at] += side * 1e-6
+            ends.append(value(moved))
+        found[at] = (ends[0] - ends[1]) / 2e-6
+    return found.ravel()
+
+
+@pytest.mark.usefixtures("double")
+def test_targets_by_brute_force():
+    """Reverse KL and chi-square of strings; the KL of tokens with prefixes held; E[log p]: all by
+    listing strings."""
+    world = targets.world(3, 2, 0.5, 0)
+    known = targets.targets(world, ["reverse_kl", "pearson_chi2"])
+    now, p = np.array(world.params), softmax(np.array(world.exact.mdp.expert.params))
+    chance = lambda table, path: np.prod([table[at] for at in path])
+
+    def kl(params, log_q=1.0):
+        q = softmax(params)
+        return sum(
+            chance(q, x) * (log_q * np.log(chance(q, x)) - np.log(chance(p, x)))
+            for x in strings(q, 2)
+        )
+
+    def chi2(params):
+        q = softmax(params)
+        return sum(chance(p, x) ** 2 / chance(q, x) for x in strings(q, 2)) - 1
+
+    def held(params):
+        q, fixed = softmax(params), softmax(now)
+        arrival = {0: 1.0, 1: fixed[0, 0], 2: fixed[0, 1]}  # the empty prefix and those that go on
+        return (
+            sum(
+                mass * np.sum(q[state] * np.log(q[state] / p[state]))
+                for state, mass in arrival.items()
+            )
+            / 2
+        )
+
+    pairs = [
+        (known.exact["sequence"]["reverse_kl"], kl),
+        (known.exact["sequence"]["pearson_chi2"], chi2),
+        (known.held["token"]["reverse_kl"], held),
+        (known.cross_entropy, lambda params: kl(params, 0.0)),
+    ]
+    for found, value in pairs:
+        np.testing.assert_allclose(found, slope(value, now), atol=1e-7)
+
+
+@pytest.mark.usefixtures("double")
+def test_variance_is_that_of_one_string(fewer):
+    """Of maximum likelihood: the trace of E_p[g g'] less the mean's, g the gradient of one string's
+    log-prob."""
+    world = targets.world(3, 2, 0.5, 0)
+    (case,) = cases.cases([objectives.resolve("sft")])
+    (found,) = cases.measure(world, case, {})
+    q, p = softmax(np.array(world.params)), softmax(np.array(world.exact.mdp.expert.params))
+    mean, square = np.zeros_like(q), 0.0
+    for path in strings(p, 2):
+        each, mass = np.zeros_like(q), np.prod([p[at] for at in path])
+        for state, token in path:
+            each[state] += q[state] - np.eye(3)[token]
+        mean, square = mean + mass * each, square + mass * np.sum(each**2)
+    np.testing.assert_allclose(found.gradient, mean.ravel(), atol=1e-12)
+    assert found.variance == pytest.approx(square - np.sum(mean**2), rel=0.2)  # of 256 batches
+
+
+# --- the words ------------------------------------------------------------------------------------
+
+
+def test_verdicts():
+    axis = np.eye(7)
+    levels = {"sequence": 0, "occupancy": 1, "token": 2, "token_expert": 3}
+    known = targets.Targets(
+        {level: {"js": axis[i]} for level, i in levels.items()},
+        {"token": {"js": axis[4]}, "prefix": {"js": axis[5]}},
+        axis[6],
+    )
+    sequence, half = Claim("js", "sequence", ""), Claim("js", "token", "", 0.5)
+    said = lambda gradient, claim=sequence: targets.verdict(
+        np.asarray(gradient, float), claim, known
+    )
+    assert said(0 * axis[0]) == "zero"
+    assert said(axis[0]) == "exact gradient of sequence js"
+    assert said(0.25 * axis[0]) == "exact gradient of sequence js, times 0.25"
+    assert said(axis[1]) == "exact gradient of occupancy js"
+    assert said(axis[2]) == "exact gradient of token js on the policy's prefixes"
+    assert said(2 * axis[3]) == "exact gradient of token js on the expert's prefixes, times 2"
+    assert said(3 * axis[5]) == "biased: drops the effect on later prefixes of sequence js"
+    assert (
+        said(axis[2] / 2 + axis[3] / 2, half)
+        == "exact gradient of token js on prefixes 50% the policy's"
+    )
+    assert said(axis[4] / 2 + axis[3] / 2, half).startswith(
+        "biased: drops the effect on later prefixes of token js on prefixes"
+    )
+    assert said(axis[6]).startswith("no divergence's")
+    assert said(-axis[0]) == "ascends sequence js"
+    assert said(axis[0] + 0.2 * axis[1]) == "biased: near sequence js"
+    assert said(axis[0] + 2.0 * axis[1]) == "biased: far from sequence js"
+
+
+def test_what_has_changed():
+    rows = {"a": {"verdict": "zero"}, "b": {"verdict": "exact"}}
+    assert card.changes(rows, {"a": "zero", "b": "exact"}, whole=True) == []
+    assert card.changes(rows, {"a": "zero", "b": "exact", "c": "x"}, whole=False) == []
+    found = card.changes(rows, {"a": "exact", "c": "x"}, whole=True)
+    assert [line.split(":")[0] for line in found] == ["changed", "new", "gone"]
+
+
+def test_every_registered_method_has_a_case():
+    methods = check_gradients.methods(())
+    assert {method.name.partition(":")[0] for method in methods} == set(objectives.METHODS)
+    labels = [case.label for case in cases.cases(methods)]
+    assert len(set(labels)) == len(labels)
+    assert {
+        "sft",
+        "reverse_kl discount=0",
+        "airl reward_form=expert entropy=1",
+        "distill policy_prefixes=0.5",
+    } <= set(labels)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_card_of_a_small_mdp(fewer, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cases, "CRITIC_UPDATES", 150)
+    names = ["reverse_kl", "fairl", "distill:reverse_kl"]
+    assert check_gradients.main([*names, *SMALL, "--out", str(tmp_path)]) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {
+        f"gradients.{kind}" for kind in ("json", "md", "csv", "png", "pdf")
+    }
+    rows = json.loads((tmp_path / "gradients.json").read_text())["rows"]
+    drops = "biased: drops the effect on later prefixes of"
+    assert {label: row["verdict"] for label, row in rows.items()} == {
+        "reverse_kl": "exact gradient of sequence reverse_kl",
+        "reverse_kl discount=0": f"{drops} sequence reverse_kl",
+        "fairl": "ascends sequence forward_kl",
+        "fairl (trained)": "close to the optimal discriminator's",
+        "distill:reverse_kl": "exact gradient of token reverse_kl on the expert's prefixes",
+        "distill:reverse_kl policy_prefixes=1": f"{drops} token reverse_kl on the policy's prefixes",
+    }
+    a, b = (
+        rows[label]["against"]
+        for label in ("reverse_kl discount=0", "distill:reverse_kl policy_prefixes=1")
+    )
+    for level, family in a.items():  # one and the same direction
+        assert [x["cosine"] for x in family.values()] == pytest.approx(
+            [x["cosine"] for x in b[level].values()]
+        )
+    assert rows["reverse_kl"]["relative_error"] < 1e-9
+    assert rows["fairl (trained)"]["cosine"] != rows["fairl"]["cosine"]
+    said = capsys.readouterr().out
+    assert "ascends sequence forward_kl" in said
+
+
+def test_a_verdict_that_changes_is_an_error(tmp_path, capsys, monkeypatch):
+    row = {"verdict": "exact gradient of sequence forward_kl"}
+    monkeypatch.setattr(check_gradients, "card", lambda options, methods: {"sft": row})
+    monkeypatch.setattr(card, "show", lambda rows: None)
+    monkeypatch.setattr(card, "write", lambda *rest: None)
+    for verdict, code in ((row["verdict"], 0), ("zero", 1)):
+        (tmp_path / "then.json").write_text(
+            json.dumps({"rows": {"sft": {"verdict": verdict}, "gail": {"verdict": "zero"}}})
+        )
+        assert check_gradients.main(["sft", "--expect", str(tmp_path / "then.json")]) == code
+    assert (
+        "changed: sft: 'zero' -> 'exact gradient of sequence forward_kl'" in capsys.readouterr().out
+    )
+
+
+BAD = {
+    "unknown objective": (["gial"], "gail"),
+    "objective twice": (["sft", "sft"], "once"),
+    "no divergence": (["adversarial"], "hellinger2"),
+    "one symbol": (["--vocab", "1"], "vocab = 1"),
+    "too long": (["--horizon", "30"], "at most 11"),
+    "no perturbation": (["--perturbation", "0"], "perturbation = 0.0"),
+    "no such file": (["--expect", "/nowhere"], "expect = '/nowhere'"),
+    "not a card": (["--expect", __file__], "holds no verdicts"),
+    "out is a file": (["--out", __file__], "is a file"),
+    "no such import": (["--import", "/nowhere.py"], "Python file"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_paragraph_and_exit_code_2(case, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv, says = BAD[case]
+    assert check_gradients.main(argv) == cli.USAGE_EXIT
+    said = " ".join(capsys.readouterr().err.split())
+    assert says in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+OWN = """
+import dataclasses
+
+import jax.numpy as jnp
+
+from fdiv import tokens as tk
+from fdiv.objectives import GROUPS, METHODS, Method
+from fdiv.types import Claim, Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Backwards:
+    learning_rate: float | None = None
+
+    def check(self, divergence): ...
+
+    def claim(self, divergence):
+        return Claim("forward_kl", "sequence", "Likelihood with the wrong sign.")
+
+    def build(self, components, divergence):
+        prepare = lambda key, params, aux, batch: (aux, tk.normalise(batch), {})
+        each = lambda params, batch: tk.log_probs(kit.policy, params, batch, kit.mdp.vocab).sum(1)
+        loss = lambda params, aux, batch: (jnp.sum(batch.weight * each(params, batch)), {})
+        return Objective(lambda key, params: (), prepare, loss)
+
+
+GROUPS["backwards"] = Backwards
+METHODS["backwards"] = Method("backwards", None)
+"""
+
+
+def test_an_objective_of_the_users_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "IMPORTED", [])
+    monkeypatch.setattr(objectives, "METHODS", dict(objectives.METHODS))
+    (tmp_path / "own.py").write_text(OWN)
+    try:
+        assert (
+            check_gradients.main(
+                [
+                    "--import",
+                    str(tmp_path / "own.py"),
+                    "backwards",
+                    *SMALL,
+                    "--out",
+                    str(tmp_path / "x"),
+                ]
+            )
+            == 0
+        )
+    finally:
+        objectives.GROUPS.pop("backwards", None)
+    rows = json.loads((tmp_path / "x" / "gradients.json").read_text())["rows"]
+    assert rows["backwards"]["verdict"] == "ascends sequence forward_kl"
+    assert rows["backwards"]["cosine"] == pytest.approx(-1)

@@ -1,0 +1,632 @@
+"""Inverse RL beyond GAIL, and a reward's target distribution: f-DPG, SPIN, IQ-Learn, DAgger, each
+against its own algebra."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.optimize import minimize
+from tables import EVERY, SPACES, close, world
+
+from fdiv import divergences, exact, objectives, regularised
+from fdiv import tokens as tk
+from fdiv.learner import learner
+from fdiv.objectives import GROUPS
+from fdiv.objectives.distill import Distill
+from fdiv.objectives.fdpg import Fdpg, FdpgState
+from fdiv.objectives.iq_learn import IqLearn
+from fdiv.objectives.max_likelihood import MaxLikelihood
+from fdiv.objectives.policy_gradient import PolicyGradient
+from fdiv.objectives.spin import Spin, SpinState
+from fdiv.policies import tabular
+from fdiv.rollout import sampler
+from fdiv.types import Components, Model, Regulariser, Sequences, TokenMDP, UsageError
+
+BETA = 0.7
+CASES = [
+    ("fdpg:js", {}),
+    ("spin", {}),
+    ("iq_learn", {}),
+    ("iq_learn", {"data": "mixed"}),
+    ("dagger", {}),
+]
+POWERS = {
+    "reverse_kl": 0,
+    "forward_kl": 1,
+    "hellinger2": 0.5,
+    "pearson_chi2": 2,
+    "neyman_chi2": -1,
+    "alpha:0.7": 0.7,
+}
+
+
+def kit_of(kind: str = "ending", exactly: bool = True, seed: int = 0):
+    """(space, components whose expert is ref e^{r / beta} / Z, random params, all demonstrations by
+    weight, log Z)."""
+    space, reference, policy, params = world(kind, seed)
+    automaton = tabular.full(space.vocab, space.horizon)
+    table = jnp.asarray(
+        np.random.default_rng(seed + 1).standard_normal((automaton.states, space.vocab))
+    )
+    score = lambda x: tk.pick(table[tabular.read(automaton, x.tokens)], x.tokens, x.mask).sum(1)
+    energy = exact.law(space, *reference).string + score(space.sequences) / BETA
+    log_z = jax.nn.logsumexp(energy)
+    expert = Model(policy, tabular.written(space, np.asarray(energy - log_z)))
+    demos = exact.weighted(space, exact.law(space, *expert))
+    draw = lambda key, n: sampler(space.horizon, space.eos)(key, *expert, tk.empty_prompts(n))[0]
+    prompts = lambda key, n: tk.empty_prompts(n)
+    regulariser = Regulariser("reverse_kl", BETA, reference)
+    mdp = TokenMDP(
+        space.vocab, space.horizon, space.eos, prompts, draw, draw, expert, {}, score, regulariser
+    )
+    rollout = exact.enumerator(space) if exactly else sampler(space.horizon, space.eos)
+    components = Components(
+        policy, mdp, rollout, None, tabular.scorer(automaton, space.vocab, 1), whole=exactly
+    )
+    return space, components, jnp.asarray(params), demos, log_z
+
+
+def built(name: str, fields: dict, exactly: bool = False):
+    space, components, params, demos, _ = kit_of(exactly=exactly)
+    method = objectives.resolve(name)
+    return (
+        space,
+        components,
+        params.astype(jnp.float32),
+        method.build(GROUPS[method.group](**fields), components),
+        demos,
+    )
+
+
+def gradient(objective, params, demos, aux=None):
+    """`exact.expected_gradient` as one compiled program."""
+    return jax.jit(lambda x, a: exact.expected_gradient(objective, x, demos, a))(params, aux)
+
+
+def laws(space, components, params):
+    return exact.law(space, *components.mdp.expert), exact.law(space, components.policy, params)
+
+
+def cosine(a, b) -> float:
+    return float(jnp.vdot(a, b) / jnp.linalg.norm(a) / jnp.linalg.norm(b))
+
+
+# --- f-DPG ----------------------------------------------------------------------------------------
+
+
+def at_z(log_z) -> FdpgState:
+    """The state after some updates, with this normaliser."""
+    return FdpgState(jnp.asarray(log_z), jnp.ones((), jnp.int32), ())
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("kind", SPACES)
+def test_the_right_normaliser_makes_every_divergence_exact(kind):
+    space, components, params, demos, log_z = kit_of(kind)
+    ref, r = (
+        exact.law(space, *components.mdp.regulariser.reference).string,
+        components.mdp.score(space.sequences),
+    )
+    close(
+        laws(space, components, params)[0].string,
+        regularised.optimum(divergences.reverse_kl(), r, ref, BETA),
+    )
+    for d in map(divergences.parse, EVERY[kind == "ending" :: 2]):  # each on one of the spaces
+        estimated, known = (Fdpg(how).build(components, d.name) for how in ("estimated", "exact"))
+
+        @jax.jit
+        def found(x, aux, estimated=estimated, known=known):
+            told = exact.expected_gradient(estimated, x, demos, aux)
+            # the first batch is of all strings, so that Z^ is Z
+            return [told, *(exact.expected_gradient(o, x, demos) for o in (estimated, known))]
+
+        truth = jax.jit(
+            jax.grad(lambda x, d=d: exact.divergence(d, space, *laws(space, components, x)))
+        )(params)
+        for each in found(params, at_z(log_z)):
+            close(each, truth)
+
+
+@pytest.mark.usefixtures("double")
+def test_a_wrong_normaliser_is_an_unnormalised_target():
+    """Z^ = e^c Z: the same f to p e^-c. Reverse KL loses nothing, the alpha family length alone,
+    the others direction."""
+    space, components, params, demos, log_z = kit_of()
+    c = 1.3
+    ends = (log_z, log_z + c)
+    for spec in EVERY:
+        d = divergences.parse(spec)
+        objective = Fdpg().build(components, spec)
+        right, wrong = map(
+            jax.jit(lambda a, o=objective: exact.expected_gradient(o, params, demos, a)),
+            map(at_z, ends),
+        )
+        unnormalised = lambda x, d=d: d.perspective(
+            *(a.string - b for a, b in zip(laws(space, components, x), (c, 0)))
+        ).sum()
+        close(wrong, jax.grad(unnormalised)(params))
+        if d.name in POWERS:
+            close(wrong, np.exp(-c * POWERS[d.name]) * right)
+        else:
+            assert cosine(wrong, right) < 1 - 1e-4, spec
+
+
+@pytest.mark.usefixtures("double")
+def test_the_normaliser_is_a_running_mean_by_hand():
+    """From Z^ = 1, a batch of all strings, whose mean is Z: .75 + .25 Z; it judges from the next
+    batch on."""
+    _, components, params, demos, log_z = kit_of()
+    objective = Fdpg(rate=0.25).build(components, "js")
+    prepare = jax.jit(objective.prepare)
+    aux, _, metrics = prepare(jax.random.key(0), params, at_z(0.0), demos)
+    assert float(aux.log_z) == pytest.approx(
+        float(jnp.log(0.75 + 0.25 * jnp.exp(log_z))), abs=1e-12
+    )
+    assert float(metrics["log_z"]) == 0
+    assert float(prepare(jax.random.key(0), params, aux, demos)[2]["log_z"]) == float(aux.log_z)
+
+
+@pytest.mark.usefixtures("double")
+def test_samples_estimate_the_normaliser_without_bias_and_then_the_gradient():
+    """Over many batches of 16, the mean of Z^ is Z and the mean gradient the exact one, within five
+    standard errors."""
+    _, components, params, demos, log_z = kit_of(exactly=False)
+    first, later = Fdpg(rate=1.0).build(components, "js"), at_z(log_z)
+
+    def sampled(key):
+        data_key, key = jax.random.split(key)
+        batch = components.mdp.demos(data_key, 16)
+        aux, scored, _ = first.prepare(key, params, later, batch)
+        return jnp.exp(aux.log_z), jax.grad(lambda x: first.loss(x, aux, scored)[0])(params)
+
+    found = jax.jit(jax.vmap(sampled))(jax.random.split(jax.random.key(5), 4000))
+    wanted = jnp.exp(log_z), gradient(Fdpg().build(kit_of()[1], "js"), params, demos, later)
+    for draws, truth in zip(found, wanted):
+        error = np.asarray(draws).std(0) / np.sqrt(len(draws))
+        np.testing.assert_array_less(
+            np.abs(np.asarray(draws).mean(0) - np.asarray(truth)), 5 * error + 1e-9
+        )
+
+
+def test_reverse_kl_needs_no_normaliser_in_any_batch():
+    """The others' mean moves with s, so not the expectation alone but every batch's gradient is the
+    same."""
+    _, components, params, objective, _ = built("fdpg:reverse_kl", {})
+    batch, found = components.mdp.demos(jax.random.key(0), 32), []
+    for log_z in (0.0, 4.0):
+        found.append(gradient(objective, params, batch, at_z(log_z)))
+    close(*found, 1e-5)
+    assert float(jnp.abs(found[0]).max()) > 1e-2
+
+
+@pytest.mark.usefixtures("double")
+def test_an_exact_normaliser_is_the_policy_gradient():
+    _, components, params, demos, _ = kit_of()
+    known = components._replace(
+        mdp=components.mdp._replace(score=None, regulariser=None)
+    )  # neither is read
+    found = gradient(Fdpg("exact").build(known, "js"), params, demos)
+    close(found, gradient(PolicyGradient().build(known, "js"), params, demos))
+
+
+def test_without_a_reference_it_is_the_start():
+    _, components, params, demos, _ = kit_of()
+    start = params + jax.random.normal(jax.random.key(1), params.shape)
+    task = lambda reference: components._replace(
+        mdp=components.mdp._replace(regulariser=Regulariser("reverse_kl", BETA, reference))
+    )
+    objective = Fdpg().build(task(None), "js")
+    found = gradient(objective, params, demos, objective.init(jax.random.key(0), start))
+    close(
+        found,
+        gradient(Fdpg().build(task(Model(components.policy, start)), "js"), params, demos),
+        1e-6,
+    )
+    assert cosine(found, gradient(Fdpg().build(components, "js"), params, demos)) < 0.99
+
+
+def test_broken_scores_are_left_out_and_counted():
+    _, components, params, _, _ = kit_of(exactly=False)
+    broken = lambda x: jnp.where(x.mask.sum(1) == 1, jnp.nan, 0.0)
+    objective = Fdpg().build(components._replace(mdp=components.mdp._replace(score=broken)), "js")
+    aux = objective.init(jax.random.key(0), params)
+    batch = tk.empty_prompts(64)._replace(
+        tokens=jnp.zeros((64, 4), jnp.int32), mask=jnp.ones((64, 4), bool)
+    )
+    aux, batch, metrics = jax.jit(objective.prepare)(jax.random.key(1), params, aux, batch)
+    short = np.asarray(batch.sequences.mask.sum(1)) == 1
+    assert 0 < short.mean() == pytest.approx(float(metrics["not_finite"]))
+    assert not np.asarray(batch.sequences.weight)[short].any()
+    assert np.isfinite(float(aux.log_z))
+    assert np.isfinite(np.asarray(batch.advantages)).all()
+
+
+def test_each_prompt_has_its_own_normaliser():
+    space, components, _, _, _ = kit_of(exactly=False)
+    automaton = tabular.markov(space.vocab, space.horizon + 1, 1)
+    policy, table = (
+        tabular.policy(automaton, space.vocab),
+        jnp.zeros((automaton.states, space.vocab)),
+    )
+    prompts = Sequences(jnp.array([[0], [1]] * 8), jnp.zeros((16, 1), bool), jnp.ones(16))
+    batch = sampler(space.horizon, space.eos)(jax.random.key(0), policy, table, prompts)[0]
+    mdp = components.mdp._replace(
+        score=lambda x: x.mask.sum(1),
+        regulariser=Regulariser("reverse_kl", BETA, Model(policy, table)),
+    )
+    for spec in ("js", "reverse_kl"):
+        objective = Fdpg().build(components._replace(policy=policy, mdp=mdp), spec)
+        aux = objective.init(jax.random.key(0), table)
+        prepare = lambda aux=aux, run=objective.prepare: jax.jit(run)(
+            jax.random.key(1), table, aux, batch
+        )
+        if spec == "js":
+            with pytest.raises(UsageError, match="normaliser of its own"):
+                prepare()
+        else:
+            assert np.isfinite(np.asarray(prepare()[1].advantages)).all()
+
+
+# --- SPIN -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("kind", SPACES)
+def test_spin_rests_at_the_expert_and_starts_as_likelihood(kind):
+    """While q is old: beta / 2 times the gradient of forward KL, for any policy; so nothing at the
+    expert."""
+    _, components, params, demos, _ = kit_of(kind)
+    objective = Spin(beta=0.6).build(components, None)
+    close(
+        gradient(objective, params, demos),
+        0.3 * gradient(MaxLikelihood().build(components, None), params, demos),
+    )
+    assert (
+        float(jnp.abs(gradient(objective, jnp.asarray(components.mdp.expert.params), demos)).max())
+        < 1e-12
+    )
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("kind", SPACES)
+def test_spin_is_its_formula_over_all_pairs(kind):
+    space, components, params, demos, _ = kit_of(kind)
+    old = params + jax.random.normal(jax.random.key(1), params.shape)
+    p, o = (
+        exact.law(space, *components.mdp.expert).string,
+        exact.law(space, components.policy, old).string,
+    )
+
+    def written(x):
+        h = 0.6 * (exact.law(space, components.policy, x).string - o)
+        return -jnp.exp(p) @ jnp.log(jax.nn.sigmoid(h[:, None] - h[None])) @ jnp.exp(o)
+
+    found = gradient(
+        Spin(beta=0.6).build(components, None),
+        params,
+        demos,
+        SpinState(old, jnp.ones((), jnp.int32)),
+    )
+    close(found, jax.grad(written)(params))
+    assert cosine(found, gradient(MaxLikelihood().build(components, None), params, demos)) < 0.99
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("beta", [1.0, 0.6])
+def test_a_round_of_spin_ends_where_it_says(beta):
+    """old (p / old)^{1 / beta}: the expert at beta 1."""
+    space, components, old, demos, _ = kit_of()
+    p, o = laws(space, components, old)
+    best = jax.nn.log_softmax(o.string + (p.string - o.string) / beta)
+    aux = SpinState(old, jnp.ones((), jnp.int32))
+    there = jnp.asarray(tabular.written(space, np.asarray(best)))
+    size = [
+        float(jnp.abs(gradient(Spin(beta).build(components, None), x, demos, aux)).max())
+        for x in (there, old)
+    ]
+    assert size[0] < 1e-12 < 1e-3 < size[1]
+    if beta == 1:
+        close(jnp.exp(best), jnp.exp(p.string))
+
+
+def test_the_old_policy_is_renewed_every_so_many_updates():
+    _, components, params, objective, _ = built("spin", {"refresh": 3})
+    made = learner(objective, optax.sgd(0.5))
+    state, seen = made.init(jax.random.key(0), params), []
+    for i in range(7):
+        before = state.params
+        state, metrics = jax.jit(made.update)(state, components.mdp.demos(jax.random.key(i), 32))
+        seen.append(bool(jnp.all(state.aux.old == before)))
+        assert (float(metrics["margin"]) == pytest.approx(0, abs=1e-6)) == seen[-1]
+    assert seen == [True, False, False, True, False, False, True]
+
+
+@pytest.mark.usefixtures("double")
+def test_rows_of_spin_average_to_all_pairs():
+    _, components, params, demos, _ = kit_of(exactly=False)
+    aux = SpinState(
+        params + jax.random.normal(jax.random.key(1), params.shape), jnp.ones((), jnp.int32)
+    )
+    objective = Spin().build(components, None)
+
+    def sampled(key):
+        data_key, key = jax.random.split(key)
+        after, batch, _ = objective.prepare(key, params, aux, components.mdp.demos(data_key, 16))
+        return jax.grad(lambda x: objective.loss(x, after, batch)[0])(params)
+
+    draws = np.asarray(jax.jit(jax.vmap(sampled))(jax.random.split(jax.random.key(3), 3000)))
+    wanted = np.asarray(gradient(Spin().build(kit_of()[1], None), params, demos, aux))
+    np.testing.assert_array_less(
+        np.abs(draws.mean(0) - wanted), 5 * draws.std(0) / np.sqrt(len(draws)) + 1e-9
+    )
+
+
+# --- IQ-Learn -------------------------------------------------------------------------------------
+
+
+def tree(space):
+    """For every node its parent's row of a table of prefixes, its token, and its own row (one past
+    the last: ended)."""
+    automaton = tabular.full(space.vocab, space.horizon)
+    state = np.asarray(tabular.read(automaton, space.sequences.tokens))
+    after = np.where(space.sequences.mask, np.pad(state, [(0, 0), (0, 1)])[:, 1:], 0)
+    goes_on = np.pad(space.sequences.mask, [(0, 0), (0, 1)])[:, 1:]
+    after = np.where(goes_on, after, automaton.states)
+    return state[space.node_at], space.sequences.tokens[space.node_at], after[space.node_at]
+
+
+def written_out(space, components, alpha, data="offline"):
+    """Minus the objective as Garg et al. have it, over nodes, nothing cancelled: of policy, V, and
+    who draws own strings."""
+    before, token, after = tree(space)
+    p = jnp.exp(exact.law(space, *components.mdp.expert).node)
+
+    def loss(params, value, fixed=None):
+        seen = (
+            p
+            if data == "offline"
+            else (p + jnp.exp(exact.law(space, components.policy, fixed).node)) / 2
+        )
+        v = jnp.append(value.ravel(), 0.0)
+        q = v[before] + jax.nn.log_softmax(params)[before, token]  # soft Q
+        r = q - v[after]
+        return -p @ r + seen @ r**2 / (4 * alpha) + seen @ (v[before] - v[after])
+
+    return loss
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("data", ["offline", "mixed"])
+@pytest.mark.parametrize("kind", SPACES)
+def test_iq_learn_is_its_objective_in_policy_and_value(kind, data):
+    space, components, params, demos, _ = kit_of(kind)
+    alpha, value = 3.0, jax.random.normal(jax.random.key(1), (params.shape[0], 1))
+    objective = IqLearn(data, alpha, value_learning_rate=1e-30, value_steps=1).build(
+        components, None
+    )
+    start = (value, objective.init(jax.random.key(0), params)[1])
+    (_, opt), batch, _ = objective.prepare(jax.random.key(0), params, start, demos)
+    loss = jax.jit(written_out(space, components, alpha, data))
+    in_policy, in_value = jax.grad(loss, argnums=(0, 1))(params, value, params)
+    close(gradient(objective, params, demos, start), in_policy)
+    close(
+        10 * opt[0].mu, 2 * alpha * in_value
+    )  # Adam's first moment is a tenth of a gradient; V's does not know alpha
+    assert float(objective.loss(params, (), batch)[0]) == pytest.approx(
+        float(loss(params, value, params)), abs=1e-10
+    )
+
+
+@pytest.mark.usefixtures("double")
+def test_without_the_square_it_is_behaviour_cloning():
+    _, components, params, demos, _ = kit_of()
+    for data in ("offline", "mixed"):
+        found = gradient(IqLearn(data, alpha=1e12).build(components, None), params, demos)
+        close(found, gradient(MaxLikelihood().build(components, None), params, demos))
+
+
+def solved(space, components, alpha, data="offline", rounds=1):
+    """The policy's table and r at its nodes where the written-out objective is least, own strings
+    renewed each round."""
+    before, token, after = tree(space)
+    states = before.max() + 1
+    size = states * space.vocab
+    table = lambda flat: flat[:size].reshape(states, space.vocab)
+
+    loss = written_out(space, components, alpha, data)
+    both = jax.jit(jax.value_and_grad(lambda x, fixed: loss(table(x), x[size:], fixed)))
+    flat = np.zeros(size + states)
+    for _ in range(rounds):
+        fixed = table(flat)
+        run = minimize(
+            lambda x, at=fixed: tuple(map(np.asarray, both(x, at))),
+            flat,
+            jac=True,
+            method="BFGS",
+            tol=1e-9,
+        )
+        flat = run.x
+    params, v = table(flat), np.append(flat[size:], 0.0)
+    return (
+        run.fun,
+        params,
+        np.asarray(jax.nn.log_softmax(params))[before, token] + v[before] - v[after],
+    )
+
+
+@pytest.mark.usefixtures("double")
+def test_iq_learn_is_a_chi_square_less_entropy():
+    """Solved as it is and as min over q of alpha sum (q - p)^2 / p - H(q): one value, one law; r =
+    2 alpha (1 - q / p)."""
+    space, components, params, _, _ = kit_of("fixed")
+    alpha, p = 2.0, exact.law(space, *components.mdp.expert)
+
+    def dual(x):
+        q = exact.law(space, components.policy, x)
+        return alpha * jnp.sum(
+            (jnp.exp(q.node) - jnp.exp(p.node)) ** 2 / jnp.exp(p.node)
+        ) - exact.entropy(q)
+
+    slope = jax.jit(jax.value_and_grad(lambda x: dual(x.reshape(params.shape))))
+    start = np.array(components.mdp.expert.params).ravel()
+    run = minimize(
+        lambda x: tuple(map(np.asarray, slope(x))),
+        start,
+        jac=True,
+        method="BFGS",
+        options={"gtol": 1e-9},
+    )
+    least, table, r = solved(space, components, alpha)
+    assert -least == pytest.approx(run.fun, abs=1e-8)
+    q = exact.law(space, components.policy, jnp.asarray(table))
+    close(
+        jnp.exp(q.string),
+        jnp.exp(
+            exact.law(space, components.policy, jnp.asarray(run.x.reshape(params.shape))).string
+        ),
+        1e-6,
+    )
+    close(r, 2 * alpha * (1 - jnp.exp(q.node - p.node)), 1e-5)
+
+
+@pytest.mark.usefixtures("double")
+def test_the_square_of_mixed_strings_bounds_rewards():
+    space, components, _, _, _ = kit_of("fixed")
+    alpha, p = 2.0, jnp.exp(exact.law(space, *components.mdp.expert).node)
+    _, table, r = solved(space, components, alpha, "mixed", rounds=12)
+    q = jnp.exp(exact.law(space, components.policy, jnp.asarray(table)).node)
+    close(r, 4 * alpha * (p - q) / (p + q), 1e-3)
+
+
+@pytest.mark.usefixtures("double")
+def test_iq_learn_is_biased_towards_entropy_by_one_over_alpha():
+    space, components, _, _, _ = kit_of("fixed")
+    found = []
+    for alpha in (3.0, 30.0, 300.0):
+        p, q = laws(space, components, jnp.asarray(solved(space, components, alpha)[1]))
+        found.append(float(exact.divergence(divergences.tv(), space, p, q)))
+        assert float(exact.entropy(q)) > float(exact.entropy(p))
+    assert found[0] > 10 * found[2] > 1e-4
+    assert found[1] / found[2] == pytest.approx(10, rel=0.1)
+    assert "Biased" in IqLearn().claim(None).sentence
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("flat", [False, True])
+def test_the_expert_is_a_fixed_point_only_where_all_strings_are_as_likely(flat):
+    """With the best V at the policy = the expert. Rewards of nothing need log p(x) to be one
+    number."""
+    space, components, params, _, _ = kit_of("fixed")
+    if flat:
+        components = components._replace(
+            mdp=components.mdp._replace(expert=Model(components.policy, np.zeros(params.shape)))
+        )
+    expert = jnp.asarray(components.mdp.expert.params)
+    demos = exact.weighted(space, exact.law(space, *components.mdp.expert))
+    loss = written_out(space, components, 3.0)
+    of_value = lambda v: loss(expert, v)
+    zero = jnp.zeros(expert.shape[0])
+    value = -jnp.linalg.solve(
+        jax.hessian(of_value)(zero), jax.grad(of_value)(zero)
+    )  # quadratic in V
+    objective = IqLearn(alpha=3.0, value_learning_rate=1e-30).build(components, None)
+    aux = (value[:, None], objective.init(jax.random.key(0), expert)[1])
+    size = float(jnp.abs(gradient(objective, expert, demos, aux)).max())
+    assert size < 1e-12 if flat else size > 1e-3
+
+
+def test_the_value_function_learns_to_make_rewards_small():
+    """To the least squares' minimum, whatever alpha is."""
+    space, components, params, demos, _ = kit_of("fixed")
+    best = []
+    for alpha in (1.0, 1e6):
+        objective = IqLearn(alpha=alpha, value_learning_rate=0.05, value_steps=300).build(
+            components, None
+        )
+        prepare = jax.jit(
+            lambda aux, run=objective.prepare: run(jax.random.key(0), params, aux, demos)
+        )
+        aux = prepare(objective.init(jax.random.key(0), params))[0]
+        best.append(float(prepare(aux)[2]["squared_reward"]))
+    with jax.enable_x64(True):
+        loss = written_out(space, components, 1.0)
+        of_value = lambda v: loss(jnp.asarray(params, float), v)
+        zero = jnp.zeros(params.shape[0])
+        value = -jnp.linalg.solve(jax.hessian(of_value)(zero), jax.grad(of_value)(zero))
+        fixed = (
+            -jnp.exp(exact.law(space, *components.mdp.expert).string)
+            @ exact.law(space, components.policy, jnp.asarray(params, float)).string
+        )
+        least = float(4 * (of_value(value) - fixed))
+    assert best == pytest.approx([least, least], rel=1e-3)
+
+
+def test_own_strings_have_rewards_and_no_likelihood():
+    _, components, params, objective, _ = built("iq_learn", {"data": "mixed"})
+    aux = objective.init(jax.random.key(0), params)
+    demos = components.mdp.demos(jax.random.key(2), 16)
+    _, batch, _ = objective.prepare(jax.random.key(1), params, aux, demos)
+    np.testing.assert_allclose(batch.demos, [1 / 16] * 16 + [0] * 16)
+    np.testing.assert_allclose(batch.sequences.weight, [1 / 32] * 32)
+    assert IqLearn().reusable() and not IqLearn("mixed").reusable()
+
+
+# --- DAgger ---------------------------------------------------------------------------------------
+
+
+def test_dagger_is_distillation_on_the_policys_prefixes():
+    _, components, params, demos, _ = kit_of()
+    for name, spec in (("dagger", "forward_kl"), ("dagger:js", "js")):
+        method = objectives.resolve(name)
+        found = gradient(method.build(Distill(), components), params, demos)
+        np.testing.assert_array_equal(
+            found, gradient(Distill(1.0).build(components, spec), params, demos)
+        )
+        assert method.claim(Distill()) == Distill(1.0).claim(spec)
+        assert method.claim(Distill()).policy_prefixes == 1
+    with pytest.raises(UsageError, match="dagger's prefixes"):
+        objectives.resolve("dagger").build(Distill(0.5), components)
+    objectives.resolve("dagger").check(Distill(1.0))
+
+
+# --- laws over all of them ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "said"),
+    [
+        ("fdpg", {"normaliser": "guessed"}, "estimated, exact"),
+        ("fdpg", {"rate": 0.0}, "fdpg.rate"),
+        ("fdpg", {"rate": 1.5}, "fdpg.rate"),
+        ("fdpg", {"normaliser": "exact", "rate": 0.5}, "not averaged"),
+        ("spin", {"beta": 0.0}, "spin.beta"),
+        ("spin", {"refresh": 0}, "spin.refresh"),
+        ("iq_learn", {"data": "online"}, "offline, mixed"),
+        ("iq_learn", {"alpha": 0.0}, "iq_learn.alpha"),
+        ("iq_learn", {"value_steps": 0}, "iq_learn.value_steps"),
+        ("iq_learn", {"value_learning_rate": -1.0}, "value_learning_rate"),
+    ],
+)
+def test_what_cannot_be_is_refused(name, fields, said):
+    with pytest.raises(UsageError, match=said):
+        objectives.resolve(name).check(GROUPS[name](**fields))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"score": None}, "needs a task with a score"),
+        ({"regulariser": None}, "needs a task with a score"),
+        ({"regulariser": Regulariser("reverse_kl", 0.0)}, "beta = 0.0"),
+        ({"regulariser": Regulariser("js", BETA)}, "under reverse_kl alone"),
+    ],
+)
+def test_tasks_without_a_target_are_refused(changed, said):
+    _, components, _, _, _ = kit_of("fixed")
+    with pytest.raises(UsageError, match=said):
+        Fdpg().build(components._replace(mdp=components.mdp._replace(**changed)), "js")
+    with pytest.raises(UsageError, match="expert whose probabilities are known"):
+        Fdpg("exact").build(components._replace(mdp=components.mdp._replace(expert=None)), "js")

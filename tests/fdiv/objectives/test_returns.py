@@ -1,0 +1,495 @@
+"""Learning from a reward: the identity behind it, exact gradients of every method, and the traps
+that peers fell into."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tables import SPACES, close, world
+
+from fdiv import divergences, exact, objectives, regularised
+from fdiv import tokens as tk
+from fdiv.benchmarks import Markov, Rewarded, TwoTemplate
+from fdiv.control import Control
+from fdiv.learner import learner
+from fdiv.objectives import GROUPS
+from fdiv.penalties import Penalty
+from fdiv.policies import tabular
+from fdiv.rollout import sampler
+from fdiv.types import Components, Model, Regulariser, TokenMDP, UsageError
+
+METHODS = ["reinforce", "rloo", "grpo", "ppo"]
+EXACT_PENALTIES = ["k1-reward", "k2-loss-string", "k3-ratio-string", "exact-reward"]
+BETA = 0.3
+
+
+def strings(space, n: int):
+    """n strings whose prompts are all that is read of them."""
+    return tk.completions(jnp.zeros((n, space.horizon), jnp.int32), None)
+
+
+def kit_of(kind: str, divergence: str = "reverse_kl", exactly: bool = True, seed: int = 0):
+    """(space, components with a random reward and reference, random params, rewards of all strings)."""
+    space, reference, policy, params = world(kind, seed)
+    draw = np.random.default_rng(seed + 1)
+    table = draw.standard_normal((tabular.full(space.vocab, space.horizon).states, space.vocab))
+    score = lambda x: tk.pick(
+        jnp.asarray(table)[tabular.read(tabular.full(space.vocab, space.horizon), x.tokens)],
+        x.tokens,
+        x.mask,
+    ).sum(1)
+    prompts = lambda key, n: tk.empty_prompts(n)
+    mdp = TokenMDP(
+        space.vocab,
+        space.horizon,
+        space.eos,
+        prompts,
+        prompts,
+        prompts,
+        None,
+        {},
+        score,
+        Regulariser(divergence, BETA, reference),
+    )
+    automaton = tabular.full(space.vocab, space.horizon)
+    rollout = exact.enumerator(space) if exactly else sampler(space.horizon, space.eos)
+    components = Components(
+        policy, mdp, rollout, None, tabular.scorer(automaton, space.vocab, 1), whole=exactly
+    )
+    return space, components, jnp.asarray(params), score(space.sequences)
+
+
+def value(space, components, rewards, divergence="reverse_kl"):
+    """Exact regularised return as a function of the policy's params."""
+    ref = exact.law(space, *components.mdp.regulariser.reference)
+    d = divergences.parse(divergence)
+    return lambda x: regularised.value(
+        d, rewards, ref.string, exact.law(space, components.policy, x).string, BETA
+    )
+
+
+def gradient_of(components, name, params, space, **fields):
+    method = objectives.resolve(name)
+    objective = method.build(GROUPS[method.group](**fields), components)
+    prompts = strings(space, 8)
+    return jax.jit(lambda x: exact.expected_gradient(objective, x, prompts))(params)
+
+
+# --- the identity ---------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_reinforcement_learning_is_reverse_kl(kind, seed):
+    """KL(pi||p*) = KL(pi||ref) - E_pi[r] / beta + log Z for any policy and reward."""
+    space, components, params, rewards = kit_of(kind, seed=seed)
+    pi, ref = (
+        exact.law(space, components.policy, params).string,
+        exact.law(space, *components.mdp.regulariser.reference).string,
+    )
+    best = regularised.optimum(divergences.reverse_kl(), rewards, ref, BETA)
+    log_z = jax.nn.logsumexp(ref + rewards / BETA)
+    kl = lambda a, b: jnp.sum(jnp.exp(a) * (a - b))
+    close(kl(pi, best), kl(pi, ref) - jnp.exp(pi) @ rewards / BETA + log_z)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("name", list(regularised.members()))
+def test_the_optimum_is_stationary_and_best(name):
+    """r + beta reward(s) is the same at every string, it sums to one, and no nearby law is worth
+    more."""
+    d = divergences.parse(name)
+    draw = np.random.default_rng(0)
+    rewards, log_ref = draw.standard_normal(7), np.log(draw.dirichlet(np.ones(7)))
+    best = regularised.optimum(d, rewards, log_ref, BETA)
+    assert float(jnp.exp(best).sum()) == pytest.approx(1, abs=1e-12)
+    level = rewards + BETA * np.asarray(d.reward(log_ref - best))
+    assert np.ptp(level) < 1e-7 * (1 + np.abs(level).max())
+    worth = float(regularised.value(d, rewards, log_ref, best, BETA))
+    for _ in range(20):
+        other = jax.nn.log_softmax(best + 0.1 * draw.standard_normal(7))
+        assert float(regularised.value(d, rewards, log_ref, other, BETA)) < worth
+
+
+def test_penalties_that_leave_strings_out_are_refused():
+    kept = set(regularised.members())
+    assert {"reverse_kl", "forward_kl", "js", "hellinger2", "jeffreys", "pearson_chi2"} <= kept
+    assert not {"tv", "neyman_chi2", "log_d", "skew_kl:0.1"} & kept
+    with pytest.raises(UsageError, match="bounded"):
+        Rewarded(divergence="tv").build()
+
+
+# --- gradients ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("kind", ["ending"])
+@pytest.mark.parametrize("penalty", EXACT_PENALTIES)
+@pytest.mark.parametrize("name", METHODS)
+def test_unbiased_penalties_give_the_exact_gradient(kind, penalty, name):
+    space, components, params, rewards = kit_of(kind)
+    fields = {"gae_lambda": 1.0} if name == "ppo" else {}
+    found = gradient_of(components, f"{name}:{penalty}", params, space, **fields)
+    close(found, -jax.grad(value(space, components, rewards))(params))
+    assert (
+        objectives.resolve(f"{name}:{penalty}")
+        .claim(GROUPS[name](**fields))
+        .sentence.endswith("Unbiased.")
+    )
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("divergence", list(regularised.members()))
+def test_any_divergence_can_be_the_penalty(divergence):
+    space, components, params, rewards = kit_of("ending", divergence)
+    found = gradient_of(components, "rloo", params, space)
+    close(found, -jax.grad(value(space, components, rewards, divergence))(params))
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(
+    "penalty",
+    ["k2-loss", "k3-loss", "k3-loss-string", "k3-ratio", "exact-loss", "k2-reward", "k3-reward"],
+)
+def test_biased_penalties_say_so_and_are(penalty):
+    space, components, params, rewards = kit_of("ending")
+    truth = -jax.grad(value(space, components, rewards))(params)
+    found = gradient_of(components, f"rloo:{penalty}", params, space)
+    assert float(jnp.linalg.norm(found - truth) / jnp.linalg.norm(truth)) > 1e-3
+    assert "Biased" in objectives.resolve(f"rloo:{penalty}").claim(GROUPS["rloo"]()).sentence
+
+
+@pytest.mark.usefixtures("double")
+def test_a_wrong_value_function_biases_nothing_at_lambda_one():
+    space, components, params, rewards = kit_of("ending")
+    objective = GROUPS["ppo"](gae_lambda=1.0).build(components, None)
+    aux = objective.init(jax.random.key(0), params)
+    wrong = jax.tree.map(
+        lambda x: x + 3 * jax.random.normal(jax.random.key(1), x.shape), aux.value[0]
+    )
+    aux = aux._replace(value=(wrong, aux.value[1]))
+    found = exact.expected_gradient(objective, params, strings(space, 8), aux)
+    close(found, -jax.grad(value(space, components, rewards))(params))
+
+
+@pytest.mark.usefixtures("double")
+def test_the_ratio_is_clipped_on_one_side_only():
+    """Once q has gone past the clip in the direction that pays, nothing more is paid; in the other
+    direction all is."""
+    space, components, params, _rewards = kit_of("fixed")
+    objective = GROUPS["grpo"](clip=0.2).build(components, None)
+    aux = objective.init(jax.random.key(0), params)
+    aux, batch, _ = objective.prepare(jax.random.key(1), params, aux, strings(space, 8))
+    for shift, sign in ((0.5, 1), (-0.5, -1)):
+        moved = batch._replace(log_old=batch.log_old - shift)  # ratios e^shift everywhere
+        slope = jax.grad(
+            lambda a, m=moved: objective.loss(params, aux, m._replace(advantages=a))[0]
+        )(batch.advantages)
+        weight = jnp.where(batch.sequences.mask, batch.sequences.weight[:, None], 0.0)
+        paid = jnp.where(
+            sign * batch.advantages > 0, jnp.clip(jnp.exp(shift), 0.8, 1.2), jnp.exp(shift)
+        )
+        close(-slope, weight * paid)
+
+
+# --- traps ----------------------------------------------------------------------------------------
+
+
+def drawn(name: str, batch: int = 64, **fields):
+    space, components, params, _ = kit_of("ending", exactly=False)
+    objective = objectives.resolve(name).build(
+        GROUPS[objectives.resolve(name).group](**fields), components
+    )
+    aux = objective.init(jax.random.key(0), params)
+    return (
+        components,
+        params,
+        objective,
+        objective.prepare(jax.random.key(1), params, aux, strings(space, batch)),
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_score_sits_on_the_last_action_and_padding_earns_nothing(name):
+    components, _, _, (_aux, batch, metrics) = drawn(name)
+    assert not np.any(np.asarray(batch.advantages)[~np.asarray(batch.sequences.mask)])
+    assert float(metrics["tokens"]) == float(batch.sequences.mask.sum())
+    assert float(metrics["score"]) == pytest.approx(
+        float(components.mdp.score(batch.sequences).mean()), rel=1e-5
+    )
+
+
+def test_rewards_end_at_the_end():
+    """EOS is the action that earns the score, also where it is the first."""
+    from fdiv.penalties import last_action
+
+    mask = jnp.array([[True, True, False], [True, False, False], [True, True, True]])
+    assert last_action(mask).tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo", "grpo_std"])
+def test_a_group_of_identical_rewards_teaches_nothing(name):
+    """With the reference as the policy and one reward for all, every advantage is 0, divided by the
+    spread or not."""
+    space, components, _, _ = kit_of("fixed", exactly=False)
+    same = components.mdp._replace(score=lambda x: jnp.full(x.tokens.shape[0], 0.7))
+    reference = components.mdp.regulariser.reference
+    objective = objectives.resolve(name).build(
+        GROUPS[objectives.resolve(name).group](), components._replace(mdp=same)
+    )
+    params = jnp.asarray(reference.params, jnp.float32)
+    _, batch, _ = objective.prepare(
+        jax.random.key(0), params, objective.init(jax.random.key(0), params), strings(space, 16)
+    )
+    assert np.abs(np.asarray(batch.advantages)).max() < 1e-2
+
+
+@pytest.mark.parametrize("name", ["grpo_std:k3-loss", "rloo:k2-loss-string", "rloo:exact-reward"])
+def test_microbatches_add_up(name):
+    import optax
+
+    space, components, params, _ = kit_of("ending", exactly=False)
+    params = params.astype(jnp.float32)
+    method = objectives.resolve(name)
+    after = []
+    for parts in (1, 4):
+        made = learner(
+            method.build(GROUPS[method.group](), components), optax.sgd(0.1), accumulate=parts
+        )
+        state = jax.jit(made.update)(made.init(jax.random.key(0), params), strings(space, 32))[0]
+        after.append(state.params)
+    close(*after, tolerance=1e-6)
+
+
+def test_integer_scores_count_and_broken_ones_are_left_out():
+    """Scores may be integers; strings whose score is NaN weigh nothing, and how many there were is
+    reported."""
+    space, components, params, _ = kit_of("ending", exactly=False)
+    params = params.astype(jnp.float32)
+    whole = lambda x: x.mask.sum(1)  # int32
+    broken = lambda x: jnp.where(x.mask.sum(1) == 1, jnp.nan, x.mask.sum(1))
+    found = {}
+    for name, score in (("whole", whole), ("broken", broken)):
+        objective = GROUPS["rloo"]().build(
+            components._replace(mdp=components.mdp._replace(score=score)), None
+        )
+        _, batch, metrics = objective.prepare(
+            jax.random.key(0), params, objective.init(jax.random.key(0), params), strings(space, 64)
+        )
+        found[name] = (batch, metrics)
+        assert np.all(np.isfinite(np.asarray(batch.advantages)))
+    size = np.asarray(found["whole"][0].sequences.mask.sum(1))
+    assert float(found["whole"][1]["score"]) == pytest.approx(size.mean())
+    assert float(found["broken"][1]["not_finite"]) == pytest.approx((size == 1).mean())
+    assert float(found["broken"][1]["score"]) == pytest.approx(size[size > 1].mean())
+
+
+def test_groups_answer_the_same_prompt():
+    prompts = tk.completions(jnp.arange(8)[:, None], None)
+    from fdiv.episodes import repeated
+
+    assert repeated(prompts, 4).tokens[:, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    with pytest.raises(UsageError, match="batch_size = 8"):
+        repeated(prompts, 3)
+
+
+# --- the weight of the penalty --------------------------------------------------------------------
+
+
+def test_the_adaptive_controller_by_hand():
+    """beta (1 + clip(D / target - 1, -.2, .2) n / horizon): D = 9 against 6 is clipped to +.2, D =
+    5.4 is -.1."""
+    control = Control("adaptive", target=6.0, horizon=1000)
+    weight = control.init(0.5)
+    weight = control.update(weight, 0.5, jnp.float32(9.0), 100)
+    assert float(weight.beta) == pytest.approx(0.5 * 1.02)
+    weight = control.update(weight, 0.5, jnp.float32(5.4), 100)
+    assert float(weight.beta) == pytest.approx(0.5 * 1.02 * 0.99)
+
+
+def test_the_linear_weight_by_hand():
+    control = Control("linear", end=0.1, updates=4)
+    weight, seen = control.init(0.5), []
+    for _ in range(6):
+        weight = control.update(weight, 0.5, jnp.float32(0.0), 1)
+        seen.append(float(weight.beta))
+    assert seen == pytest.approx([0.4, 0.3, 0.2, 0.1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("fields", "beta", "said"),
+    [
+        ({"kind": "adaptive"}, 0.0, "nothing to adapt"),
+        ({"kind": "adaptive"}, -0.1, "no weight"),
+        ({"kind": "adaptive", "target": -6.0}, 0.1, "control.target = -6.0"),
+        ({"kind": "adaptive", "target": 0.0}, 0.1, "control.target = 0.0"),
+        ({"kind": "adaptive", "horizon": 0.0}, 0.1, "control.horizon"),
+        ({"kind": "constant", "target": 3.0}, 0.1, "constant does not read it"),
+        ({"kind": "linear", "end": -1.0}, 0.1, "control.end"),
+        ({"kind": "cubic"}, 0.1, "constant, linear, adaptive"),
+    ],
+)
+def test_controllers_that_cannot_be(fields, beta, said):
+    with pytest.raises(UsageError, match=said):
+        Control(**fields).init(beta)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_controller_is_fed_what_is_reported(name):
+    space, components, params, _ = kit_of("ending", exactly=False)
+    control = Control("adaptive", target=0.5, horizon=1000)
+    method = objectives.resolve(name)
+    objective = method.build(GROUPS[method.group](), components._replace(control=control))
+    aux = objective.init(jax.random.key(0), params)
+    after, _, metrics = objective.prepare(jax.random.key(1), params, aux, strings(space, 64))
+    charged = after.charged if name == "ppo" else after
+    wanted = control.update(control.init(BETA), BETA, metrics["penalty"], 64)
+    assert float(charged.weight.beta) == pytest.approx(float(wanted.beta), rel=1e-6)
+    assert float(metrics["beta"]) == pytest.approx(BETA)
+
+
+# --- the task -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Rewarded(TwoTemplate(2, 3)),
+        Rewarded(TwoTemplate(2, 3), divergence="js", beta=0.3, reference="independent"),
+        Rewarded(Markov(2, 3, 1), reward="table"),
+    ],
+)
+def test_the_expert_is_the_optimum(task):
+    mdp = task.build()
+    with jax.enable_x64(True):
+        space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
+        p, ref = exact.law(space, *mdp.expert), exact.law(space, *mdp.regulariser.reference)
+        best = regularised.optimum(
+            divergences.parse(task.divergence),
+            mdp.score(space.sequences).astype(float),
+            ref.string,
+            task.beta,
+        )
+        close(jnp.exp(p.string), jnp.exp(best), 1e-9)
+
+
+def test_the_reference_is_the_best_markov_fit():
+    """Facts: the best markov policy for forward_kl on the default language leaves .4152 nats."""
+    task = Rewarded()
+    mdp, language = task.build(), task.base.build()
+    with jax.enable_x64(True):
+        space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
+        laws = (exact.law(space, *m) for m in (language.expert, mdp.regulariser.reference))
+        assert float(exact.divergence(divergences.forward_kl(), space, *laws)) == pytest.approx(
+            0.4152, abs=2e-4
+        )
+
+
+def test_comparisons_are_bradley_terry():
+    """Valid against invalid at temperature 1: sigmoid(1) = .7311; with labels turned round at .2 it
+    is .2 + .6 of that."""
+    for flips, wanted in ((0.0, 0.7311), (0.2, 0.2 + 0.6 * 0.7311)):
+        mdp = Rewarded(flips=flips).build()
+        pairs = mdp.pairs(jax.random.key(0), 20_000)
+        better, worse = mdp.score(pairs.chosen), mdp.score(pairs.rejected)
+        told = np.asarray(better != worse)
+        assert np.asarray(better > worse)[told].mean() == pytest.approx(wanted, abs=0.01)
+
+
+def test_exact_labels_weigh_both_orders():
+    mdp = Rewarded(labels="exact").build()
+    pairs = mdp.pairs(jax.random.key(0), 64)
+    first, second = (np.asarray(mdp.score(x)) for x in pairs)
+    chance = 1 / (1 + np.exp(second - first))
+    np.testing.assert_allclose(pairs.chosen.weight, 2 * chance, rtol=1e-5)
+    assert np.asarray(pairs.chosen.weight).sum() == pytest.approx(64, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"beta": 0.0}, "benchmark.beta"),
+        ({"beta": -1.0}, "benchmark.beta"),
+        ({"reward": "niceness"}, "valid, mode_b, table"),
+        ({"temperature": 0.0}, "benchmark.temperature"),
+        ({"flips": 1.5}, "benchmark.flips"),
+        ({"spread": -1.0}, "benchmark.spread"),
+        ({"divergence": "neyman_chi2"}, "bounded"),
+    ],
+)
+def test_tasks_that_cannot_be(fields, said):
+    with pytest.raises(UsageError, match=said):
+        Rewarded(**fields).build()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("grpo:k1-loss", "exactly zero"),
+        ("grpo:k9-loss", "penalty.estimator"),
+        ("grpo:k3", "no estimator and placement"),
+        ("ppo:exact-ratio", "has none"),
+    ],
+)
+def test_penalties_by_name(name, said):
+    with pytest.raises(UsageError, match=said):
+        objectives.resolve(name)
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo"])
+def test_a_group_of_one_is_refused(name):
+    with pytest.raises(UsageError, match=f"{name}.group = 1"):
+        GROUPS[name](group=1).check(None)
+
+
+def test_estimators_of_a_kl_are_refused_for_another_divergence():
+    _, components, _, _ = kit_of("fixed", "js")
+    with pytest.raises(UsageError, match="the penalty is js"):
+        GROUPS["rloo"]().build(components, None, penalty=Penalty("k3", "loss"))
+
+
+def test_a_task_without_a_score_is_refused():
+    _, components, _, _ = kit_of("fixed")
+    with pytest.raises(UsageError, match="needs a task with a score"):
+        GROUPS["rloo"]().build(components._replace(mdp=components.mdp._replace(score=None)), None)
+
+
+@pytest.mark.parametrize("who", ["policy", "expert", "reference"])
+def test_models_over_another_vocabulary_are_refused(who):
+    _, components, _, _ = kit_of("fixed")
+    other = Model(
+        tabular.policy(
+            tabular.markov(components.mdp.vocab + 1, components.mdp.horizon),
+            components.mdp.vocab + 1,
+        ),
+        None,
+    )
+    other = other._replace(params=jnp.zeros((components.mdp.vocab + 2, components.mdp.vocab + 1)))
+    held = {
+        "reference": {"regulariser": components.mdp.regulariser._replace(reference=other)},
+        "expert": {"expert": other},
+    }
+    mdp = components.mdp._replace(**held.get(who, {}))
+    with pytest.raises(
+        UsageError,
+        match=rf"{who}.vocab = {components.mdp.vocab + 1}: .* the task {components.mdp.vocab}",
+    ):
+        objectives.resolve("rloo").build(
+            GROUPS["rloo"](),
+            components._replace(
+                mdp=mdp, policy=other.policy if who == "policy" else components.policy
+            ),
+        )
+
+
+def test_demonstrations_may_slip():
+    """The reference's share of valid strings is .6636, the expert's next to 1: half slipped is
+    halfway."""
+    for slips, wanted in ((0.0, 1.0), (0.5, 0.8318), (1.0, 0.6636)):
+        mdp = Rewarded(slips=slips).build()
+        assert float(mdp.score(mdp.demos(jax.random.key(0), 20_000)).mean()) == pytest.approx(
+            wanted, abs=0.01
+        )

@@ -1,0 +1,322 @@
+"""The laws of the family, over every member and random laws p, q."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tables import EVERY, MORE, SMOOTH
+
+from fdiv import divergences
+from fdiv.conventions import equivalents
+from fdiv.types import UsageError
+
+pytestmark = pytest.mark.usefixtures("double")
+laws = st.tuples(st.integers(0, 2**31), st.integers(2, 9), st.sampled_from([0.3, 1.0, 3.0]))
+quick = settings(max_examples=15, deadline=None)
+
+
+def pair(law) -> tuple[jax.Array, jax.Array]:
+    seed, size, concentration = law
+    draw = np.random.default_rng(seed)
+    p, q = (np.maximum(draw.dirichlet(np.full(size, concentration)), 1e-9) for _ in range(2))
+    return jnp.log(p / p.sum()), jnp.log(q / q.sum())
+
+
+def value(d, log_p, log_q) -> float:
+    return float(d.perspective(log_p, log_q).sum())
+
+
+def family_specs():
+    """Random parameters for the members that take one."""
+    weight = st.floats(0.02, 0.98).map(lambda w: round(w, 3))
+    named = st.sampled_from(
+        [name for name in divergences.FAMILY if divergences.FAMILY[name].parameter is None]
+    )
+    weighted = st.tuples(st.sampled_from(["gjs", "skew_kl", "skew_reverse_kl"]), weight).map(
+        lambda t: f"{t[0]}:{t[1]}"
+    )
+    return st.one_of(named, weighted, st.floats(-2.5, 3.0).map(lambda a: f"alpha:{a:.4f}"))
+
+
+@quick
+@given(family_specs(), laws)
+def test_variational_law_is_tight_at_the_log_ratio_and_a_bound_elsewhere(spec, law):
+    d, (log_p, log_q) = divergences.parse(spec), pair(law)
+    bound = lambda s: float(jnp.sum(jnp.exp(log_p) * d.witness(s) - jnp.exp(log_q) * d.reward(s)))
+    truth = value(d, log_p, log_q)
+    assert bound(log_p - log_q) == pytest.approx(truth, rel=1e-9, abs=1e-10)
+    noise = jnp.asarray(np.random.default_rng(law[0]).standard_normal(log_p.shape))
+    assert bound(log_p - log_q + noise) <= truth + 1e-9 * max(1, abs(truth))
+
+
+@quick
+@given(family_specs(), laws)
+def test_gradient_law(spec, law):
+    d, (log_p, logits) = divergences.parse(spec), pair(law)
+    log_q = lambda z: jax.nn.log_softmax(z)
+    direct = jax.grad(lambda z: d.perspective(log_p, log_q(z)).sum())(logits)
+    pay = jnp.exp(log_q(logits)) * d.reward(log_p - log_q(logits))
+    score = jax.grad(lambda z: -jnp.sum(pay * log_q(z)))(logits)
+    np.testing.assert_allclose(
+        direct, score, rtol=1e-7, atol=1e-9 * float(1 + jnp.abs(score).max())
+    )
+
+
+@quick
+@given(family_specs(), laws)
+def test_zero_iff_equal_and_positive_pointwise(spec, law):
+    d, (log_p, log_q) = divergences.parse(spec), pair(law)
+    assert value(d, log_p, log_p) == pytest.approx(0, abs=1e-12)
+    each = d.perspective(log_p, log_q)
+    assert float(each.min()) >= -1e-9 * float(1 + jnp.abs(each).max())
+    if float(jnp.abs(log_p - log_q).max()) > 1e-3:
+        assert value(d, log_p, log_q) > 0
+
+
+@quick
+@given(family_specs(), laws)
+def test_data_processing(spec, law):
+    """Merging outcomes (any stochastic map, here a random one) never raises a divergence."""
+    d, (log_p, log_q) = divergences.parse(spec), pair(law)
+    channel = jnp.asarray(np.random.default_rng(law[0]).dirichlet(np.ones(3), size=len(log_p)))
+    through = lambda log: jnp.log(jnp.exp(log) @ channel)
+    assert value(d, through(log_p), through(log_q)) <= value(d, log_p, log_q) + 1e-9
+
+
+@pytest.mark.parametrize("spec", MORE)
+def test_normalised_at_one(spec):
+    d = divergences.parse(spec)
+    zero = jnp.zeros(())
+    for found in (d.perspective(zero - 1, zero - 1), d.witness(zero), d.reward(zero)):
+        assert abs(float(found)) < 1e-12
+    slope = jax.grad(lambda lp: d.perspective(lp, zero))(zero)  # u f'(u) at u = 1
+    assert abs(float(slope)) < 1e-12
+
+
+@pytest.mark.parametrize("spec", SMOOTH)
+def test_the_three_functions_belong_to_one_f(spec):
+    d, s = divergences.parse(spec), jnp.linspace(-4, 4, 41)
+    f = lambda u: d.perspective(jnp.log(u), jnp.zeros(()))
+    u = jnp.exp(s)
+    np.testing.assert_allclose(jax.vmap(jax.grad(f))(u), d.witness(s), rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(u * d.witness(s) - jax.vmap(f)(u), d.reward(s), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_swapping_exchanges_the_arguments(spec):
+    d = divergences.parse(spec)
+    log_p, log_q = pair((5, 6, 1.0))
+    other = divergences.swapped(d)
+    assert value(other, log_p, log_q) == pytest.approx(value(d, log_q, log_p), rel=1e-12)
+    s = log_p - log_q
+    bound = jnp.sum(jnp.exp(log_p) * other.witness(s) - jnp.exp(log_q) * other.reward(s))
+    assert float(bound) == pytest.approx(value(other, log_p, log_q), rel=1e-9)
+
+
+IDENTITIES = [  # left = factor * right, on random laws: the equivalences that the cards print
+    ("alpha:1", 1, "forward_kl"), ("alpha:0", 1, "reverse_kl"), ("alpha:2", 0.5, "pearson_chi2"),
+    ("alpha:-1", 0.5, "neyman_chi2"), ("alpha:0.5", 2, "hellinger2"), ("gjs:0.5", 1, "js"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("left", "factor", "right"), IDENTITIES)
+def test_identities(left, factor, right):
+    log_p, log_q = pair((1, 7, 1.0))
+    found, wanted = (value(divergences.parse(x), log_p, log_q) for x in (left, right))
+    assert found == pytest.approx(factor * wanted, rel=1e-10)
+
+
+def test_sums_and_limits():
+    log_p, log_q = pair((2, 7, 1.0))
+    at = lambda spec, a=log_p, b=log_q: value(divergences.parse(spec), a, b)
+    assert at("jeffreys") == pytest.approx(at("forward_kl") + at("reverse_kl"))
+    assert at("log_d") == pytest.approx(at("reverse_kl") - 2 * at("js"))
+    b = 1e-5
+    assert at(f"gjs:{b}") / (b * (1 - b)) == pytest.approx(at("forward_kl"), rel=1e-3)
+    assert at(f"gjs:{1 - b}") / (b * (1 - b)) == pytest.approx(at("reverse_kl"), rel=1e-3)
+    assert at("skew_kl:0.00001") == pytest.approx(at("forward_kl"), rel=1e-3)
+    assert at("alpha:0.3") == pytest.approx(
+        at("alpha:0.7", log_q, log_p)
+    )  # swapping maps a to 1 - a
+    assert at("skew_reverse_kl:0.2") == pytest.approx(at("skew_kl:0.2", log_q, log_p))
+    # gjs is the two skew KLs to its own mixture b p + (1-b) q: GKD's beta is skew_kl's lambda and 1
+    # - skew_reverse_kl's
+    mixed = 0.3 * at("skew_kl:0.3") + 0.7 * at("skew_reverse_kl:0.7")
+    assert at("gjs:0.3") == pytest.approx(mixed)
+
+
+def test_renyi_converter():
+    """Renyi order a = log(1 + a (a-1) D_alpha) / (a - 1), the formula that the card prints."""
+    log_p, log_q = pair((3, 5, 1.0))
+    a = 0.4
+    renyi = float(jax.nn.logsumexp(a * log_p + (1 - a) * log_q)) / (a - 1)
+    converted = math.log(1 + a * (a - 1) * value(divergences.parse(f"alpha:{a}"), log_p, log_q)) / (
+        a - 1
+    )
+    assert converted == pytest.approx(renyi)
+    assert "-0.24 D" in equivalents(f"alpha:{a}")["Renyi"]
+
+
+def test_golden_values():
+    """A fair die against one with P(1) = 1/2 (others 1/10), in bits: facts of arithmetic, by hand.
+
+    forward: sum 1/6 log2((1/6)/(m)) = 1/6 log2(1/3) + 5/6 log2(5/3) = .349978; tv = |1/6 - 1/2| =
+    1/3."""
+    p, q = jnp.log(jnp.full(6, 1 / 6)), jnp.log(jnp.array([0.5] + [0.1] * 5))
+    bits = lambda spec: value(divergences.parse(spec), p, q) / math.log(2)
+    assert bits("forward_kl") == pytest.approx(0.349978, abs=1e-6)
+    assert bits("reverse_kl") == pytest.approx(0.423998, abs=1e-6)
+    assert bits("js") == pytest.approx(0.093285, abs=1e-6)
+    assert value(divergences.parse("tv"), p, q) == pytest.approx(1 / 3)
+    assert value(divergences.parse("pearson_chi2"), p, q) == pytest.approx(
+        1 / 36 / 0.5 + 5 * (1 / 36) / 0.1 - 1
+    )
+
+
+# --- log space ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", MORE)
+def test_finite_wherever_the_value_is(spec):
+    """float32, |s| <= 100: compared with float64, which holds all of these values; gradients are
+    finite always."""
+    d = divergences.parse(spec)
+    s = np.concatenate([np.linspace(-100, 100, 401), [-1e-4, 1e-4]])
+    for log_q in (-120.0, -3.0):
+        points = np.stack([np.minimum(log_q + s, 0.0), np.full_like(s, log_q)])
+        wide = np.asarray(d.perspective(*jnp.asarray(points)))
+        with jax.enable_x64(False):
+            log_p, log_own = jnp.asarray(points, jnp.float32)
+            narrow = np.asarray(d.perspective(log_p, log_own))
+            slopes = jax.vmap(jax.grad(d.perspective, argnums=(0, 1)))(log_p, log_own)
+        assert np.isfinite(slopes[0]).all()
+        assert np.isfinite(slopes[1]).all()
+        fits = np.abs(wide) < 1e38  # float32 ends at 3.4e38
+        assert np.isfinite(narrow[fits]).all()
+        assert not np.isnan(narrow).any()
+        scale = 1e-5 * (np.exp(points).sum(0) + np.abs(wide))
+        np.testing.assert_array_less(
+            np.abs(narrow - wide)[fits], (scale * (1 + np.abs(s)) + 1e-33)[fits]
+        )
+
+
+@pytest.mark.parametrize("spec", MORE)
+@pytest.mark.parametrize("side", ["witness", "reward"])
+def test_witness_and_reward_in_float32(spec, side):
+    function = getattr(divergences.parse(spec), side)
+    s = np.linspace(-100, 100, 401)
+    wide = np.asarray(function(jnp.asarray(s)))
+    with jax.enable_x64(False):
+        narrow, slope = (
+            np.asarray(x)
+            for x in jax.vmap(jax.value_and_grad(function))(jnp.asarray(s, jnp.float32))
+        )
+    fits = np.abs(wide) < 1e38
+    assert np.isfinite(narrow[fits]).all()
+    assert np.isfinite(slope).all()
+    np.testing.assert_allclose(narrow[fits], wide[fits], rtol=3e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_extreme_logits_disjoint_supports_and_half_precision(spec):
+    """Logits at +-1e4, -inf on either or both sides, bfloat16: never NaN, gradients finite."""
+    d = divergences.parse(spec)
+    with jax.enable_x64(False):
+        logits = jnp.array([1e4, -1e4, 0.0, 5.0], jnp.float32)
+        loss = lambda z: d.perspective(jax.nn.log_softmax(-logits), jax.nn.log_softmax(z)).sum()
+        assert np.isfinite(jax.grad(loss)(logits)).all()
+        inf = jnp.inf
+        log_p, log_q = jnp.array([0.0, -inf, -inf, -1.0]), jnp.array([-inf, 0.0, -inf, -1.0])
+        values, slopes = (
+            d.perspective(log_p, log_q),
+            jax.grad(lambda z: d.perspective(log_p, z).sum())(log_q),
+        )
+        assert not np.isnan(values).any()
+        assert float(values[2]) == 0
+        assert np.isfinite(slopes).all()
+        half = jnp.array([3.0, -2.0, 0.5], jnp.bfloat16)
+        slope = jax.grad(
+            lambda z: d.perspective(jax.nn.log_softmax(-half), jax.nn.log_softmax(z)).sum()
+        )(half)
+        assert np.isfinite(np.asarray(slope, np.float32)).all()
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_disjoint_supports_cost_what_the_limit_says(spec):
+    d = divergences.parse(spec)
+    nearly = [
+        float(d.perspective(jnp.asarray(a), jnp.asarray(b)))
+        for a, b in ((-200.0, 0.0), (0.0, -200.0))
+    ]
+    nothing = jnp.asarray(-jnp.inf)
+    exactly = [
+        float(d.perspective(nothing, jnp.zeros(()))),
+        float(d.perspective(jnp.zeros(()), nothing)),
+    ]
+    for near, limit in zip(nearly, exactly):
+        assert near > 50 if math.isinf(limit) else near == pytest.approx(limit, abs=1e-6)
+
+
+# --- names, parsing, a user's own -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_every_member_has_a_card_and_parses_to_itself(spec):
+    card = divergences.card(spec)
+    assert all(card)
+    assert divergences.parse(divergences.parse(spec).name).name == divergences.parse(spec).name
+    assert divergences.parse(spec.upper().replace("_", "-")).name == divergences.parse(spec).name
+    assert isinstance(equivalents(spec), dict)
+
+
+def test_conventions():
+    assert equivalents("alpha:0.3")["Amari alpha"] == "-0.4"
+    assert equivalents("alpha:0.3")["f-DPO alpha"] == "0.7"
+    assert equivalents("alpha:0.3")["p and q swapped"] == "alpha:0.7"
+    assert equivalents("skew_reverse_kl:0.1")["GKD beta of the same mixture"] == "0.9"
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [("forward-kll", "forward_kl"), ("jss", "js"), ("gjs", "gjs:0.1"), ("gjs:0", "between 0 and 1"), ("gjs:nan", "between"),
+     ("js:0.5", "no parameter"), ("alpha:half", "alpha:0.5"), ("alpha:inf", "real number"), ("", "nearest")],
+)  # fmt: skip
+def test_what_does_not_parse_says_the_fix(spec, says):
+    with pytest.raises(UsageError, match=says):
+        divergences.parse(spec)
+
+
+@pytest.mark.parametrize(
+    ("f", "spec"),
+    [(lambda u: u * jnp.log(u), "forward_kl"), (lambda u: -jnp.log(u) + 3 * u, "reverse_kl"),
+     (lambda u: (u - 1) ** 2, "pearson_chi2"),
+     (lambda u: 0.5 * jnp.abs(u - 1), "tv"), (lambda u: (jnp.sqrt(u) - 1) ** 2 + 7, "hellinger2")],
+)  # fmt: skip
+def test_a_generator_becomes_the_member_it_generates(f, spec):
+    mine, known = divergences.from_generator(f, "mine"), divergences.parse(spec)
+    log_p, log_q = pair((4, 6, 1.0))
+    s = log_p - log_q
+    np.testing.assert_allclose(
+        mine.perspective(log_p, log_q), known.perspective(log_p, log_q), atol=1e-10
+    )
+    np.testing.assert_allclose(mine.witness(s), known.witness(s), atol=1e-9)
+    np.testing.assert_allclose(mine.reward(s), known.reward(s), atol=1e-9)
+    nothing = jnp.asarray(-jnp.inf)
+    for ends in ((nothing, jnp.zeros(())), (jnp.zeros(()), nothing)):
+        assert float(mine.perspective(*ends)) == pytest.approx(float(known.perspective(*ends)))
+
+
+@pytest.mark.parametrize(
+    ("f", "says"),
+    [(lambda u: -u * jnp.log(u), "not convex"), (lambda u: jnp.sin(u) + u, "not convex"), (lambda u: 2 * u + 1, "straight"),
+     (lambda u: jnp.where(u < 5, (u - 1) ** 2, 16.0), "u = 4.9"), (lambda u: jnp.log(u - 2), "not finite")],
+)  # fmt: skip
+def test_what_is_not_a_generator_is_refused_at_its_point(f, says):
+    with pytest.raises(UsageError, match=says):
+        divergences.from_generator(f, "mine")

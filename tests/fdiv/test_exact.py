@@ -1,0 +1,243 @@
+"""Enumeration, levels, dynamic programming and the best policy in a class, against independent
+arithmetic."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tables import EVERY, SPACES, world
+
+from fdiv import divergences, exact
+from fdiv.benchmarks import Markov, TwoTemplate
+from fdiv.policies import tabular
+from fdiv.types import PAD, UsageError
+
+
+@pytest.mark.parametrize(
+    ("vocab", "horizon", "eos"), [(2, 5, None), (3, 4, 2), (3, 4, 0), (2, 6, 1), (1, 3, None)]
+)
+def test_enumeration_is_every_string_once(vocab, horizon, eos):
+    """Brute force: all V^T rows, cut after EOS, made unique."""
+    rows = set()
+    for row in itertools.product(range(vocab), repeat=horizon):
+        cut = row.index(eos) + 1 if eos in row else horizon
+        rows.add(row[:cut] + (PAD,) * (horizon - cut))
+    space = exact.enumerate_strings(vocab, horizon, eos)
+    assert {tuple(map(int, row)) for row in space.sequences.tokens} == rows
+    assert len(space.sequences.tokens) == len(rows) == exact.count_strings(vocab, horizon, eos)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("kind", SPACES)
+def test_laws_sum_to_one(kind):
+    space, expert, policy, params = world(kind)
+    for q in (exact.law(space, *expert), exact.law(space, policy, params)):
+        assert float(jnp.exp(q.string).sum()) == pytest.approx(1, abs=1e-12)
+        assert float((space.node_time * jnp.exp(q.node)).sum()) == pytest.approx(
+            space.horizon, abs=1e-12
+        )
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("spec", EVERY)
+@pytest.mark.parametrize("kind", SPACES)
+def test_levels_by_brute_force(kind, spec):
+    """Occupancy and token levels from sums over dictionaries of prefixes."""
+    space, expert, policy, params = world(kind)
+    d, p, q = divergences.parse(spec), exact.law(space, *expert), exact.law(space, policy, params)
+    rows = [tuple(t for t in map(int, row) if t != PAD) for row in space.sequences.tokens]
+    mass = lambda law, n: _group([row[:n] for row in rows], np.exp(law.string))
+    occupancy = (
+        sum(_sum(d, mass(p, n), mass(q, n)) for n in range(1, space.horizon + 1)) / space.horizon
+    )
+    assert float(exact.divergence(d, space, p, q, "occupancy")) == pytest.approx(
+        occupancy, rel=1e-9
+    )
+
+    found = {"policy": 0.0, "expert": 0.0}
+    for n in range(space.horizon):
+        of_p, of_q, longer_p, longer_q = mass(p, n), mass(q, n), mass(p, n + 1), mass(q, n + 1)
+        for prefix in of_q:
+            if len(prefix) < n or (space.eos is not None and space.eos in prefix):
+                continue
+            after = [row for row in longer_q if len(row) == n + 1 and row[:n] == prefix]
+            each = _sum(
+                d,
+                {r: longer_p[r] / of_p[prefix] for r in after},
+                {r: longer_q[r] / of_q[prefix] for r in after},
+            )
+            found["policy"] += of_q[prefix] * each / space.horizon
+            found["expert"] += of_p[prefix] * each / space.horizon
+    for share, wanted in (
+        (1.0, found["policy"]),
+        (0.0, found["expert"]),
+        (0.3, 0.3 * found["policy"] + 0.7 * found["expert"]),
+    ):
+        assert float(exact.divergence(d, space, p, q, "token", share)) == pytest.approx(
+            wanted, rel=1e-9
+        )
+
+
+def _group(keys, mass):
+    total: dict = {}
+    for key, m in zip(keys, mass):
+        total[key] = total.get(key, 0.0) + float(m)
+    return total
+
+
+def _sum(d, p: dict, q: dict) -> float:
+    log = lambda law: jnp.log(jnp.array([law[k] for k in p]))
+    return float(d.perspective(log(p), log(q)).sum())
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("kind", SPACES)
+def test_chain_rule_of_both_kls(kind):
+    """T x token level = sequence level: reverse_kl on the policy's prefixes, forward_kl on the
+    expert's. Trap: levels mixed."""
+    space, expert, policy, params = world(kind)
+    p, q = exact.law(space, *expert), exact.law(space, policy, params)
+    for spec, share in (("reverse_kl", 1.0), ("forward_kl", 0.0)):
+        d = divergences.parse(spec)
+        sequence, token = (
+            exact.divergence(d, space, p, q),
+            exact.divergence(d, space, p, q, "token", share),
+        )
+        assert float(space.horizon * token) == pytest.approx(float(sequence), rel=1e-12)
+        assert float(exact.divergence(d, space, p, q, "token", 1 - share)) != pytest.approx(
+            float(token), rel=1e-3
+        )
+
+
+def test_too_many_strings_are_refused_with_a_number_and_a_way_out():
+    with pytest.raises(UsageError, match=r"needs 4,782,969 .* at most 11, or raise the limit"):
+        exact.enumerate_strings(3, 14, None)
+    assert len(exact.enumerate_strings(3, 12, None, limit=600_000).sequences.tokens) == 3**12
+    with pytest.raises(UsageError, match=r"about 10\^240"):
+        exact.enumerate_strings(257, 100, 256)
+
+
+@pytest.mark.usefixtures("double")
+def test_dynamic_programming_equals_enumeration_and_reaches_far():
+    bench = Markov(vocab=2, horizon=7, order=2)
+    mdp = bench.build()
+    space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
+    own = tabular.markov(mdp.vocab, mdp.horizon, 1)
+    params = np.random.default_rng(0).standard_normal((own.states, mdp.vocab))
+    chain_p = tabular.chain(tabular.markov(mdp.vocab, mdp.horizon, 2), mdp.expert.params)
+    chain_q = tabular.chain(own, params)
+    p, q = exact.law(space, *mdp.expert), exact.law(space, tabular.policy(own, mdp.vocab), params)
+    at = lambda spec, a, b: float(exact.divergence(divergences.parse(spec), space, a, b))
+    assert float(exact.chain_kl(chain_p, chain_q, 7, mdp.eos)) == pytest.approx(
+        at("forward_kl", p, q), rel=1e-12
+    )
+    assert float(exact.chain_kl(chain_q, chain_p, 7, mdp.eos)) == pytest.approx(
+        at("reverse_kl", p, q), rel=1e-12
+    )
+    for a in (0.5, 2.0, -1.0):
+        found = float(exact.chain_alpha(chain_p, chain_q, a, 7, mdp.eos))
+        assert found == pytest.approx(at(f"alpha:{a:g}", p, q), rel=1e-10)
+
+
+@pytest.mark.usefixtures("double")
+def test_dynamic_programming_at_horizon_1000():
+    """Without EOS and with order 0, KL over T tokens is T times the KL of one: 1000 x KL(.7,.3 ||
+    .4,.6)."""
+    chain = lambda law: tabular.chain(tabular.independent(2, 1000), np.log([law]))
+    one = 0.7 * np.log(0.7 / 0.4) + 0.3 * np.log(0.3 / 0.6)
+    assert float(exact.chain_kl(chain([0.7, 0.3]), chain([0.4, 0.6]), 1000)) == pytest.approx(
+        1000 * one, rel=1e-10
+    )
+    # and with an EOS of probability .3 / .6 it is the expected length, (1 - .7^1000) / .3, times
+    # that
+    length = (1 - 0.7**1000) / 0.3
+    assert float(
+        exact.chain_kl(chain([0.7, 0.3]), chain([0.4, 0.6]), 1000, eos=1)
+    ) == pytest.approx(length * one, rel=1e-10)
+
+
+# best markov policy at V=3, T=6, w=.6, noise=.1 by multi-start L-BFGS, computed independently
+# beforehand
+OPTIMA = {
+    "forward_kl": {
+        "forward_kl": 0.4152,
+        "reverse_kl": 0.8358,
+        "js": 0.1099,
+        "tv": 0.3013,
+        "valid": 0.6636,
+        "mode_b": 0.2466,
+    },
+    "reverse_kl": {
+        "forward_kl": 1.4941,
+        "reverse_kl": 0.3818,
+        "js": 0.1160,
+        "tv": 0.3201,
+        "valid": 0.9433,
+        "mode_b": 0.3182,
+    },
+    "js": {
+        "forward_kl": 0.5644,
+        "reverse_kl": 0.5574,
+        "js": 0.0964,
+        "tv": 0.2400,
+        "valid": 0.7995,
+        "mode_b": 0.2991,
+    },
+}
+
+
+@pytest.mark.parametrize("minimised", OPTIMA)
+def test_best_markov_policy_on_two_templates(minimised):
+    mdp = TwoTemplate().build()
+    space = exact.enumerate_strings(3, 6, None)
+    policy = tabular.policy(tabular.markov(3, 6), 3)
+    best = exact.best_in_class(
+        divergences.parse(minimised), space, mdp.expert, policy, exact.random_starts(policy, 9)
+    )
+    with jax.enable_x64(True):
+        p, q = exact.law(space, *mdp.expert), exact.law(space, policy, best.params)
+        found = {
+            n: float(exact.divergence(divergences.parse(n), space, p, q))
+            for n in ("forward_kl", "reverse_kl", "js", "tv")
+        }
+        found |= {
+            name: float(exact.expectation(q, f(space.sequences)))
+            for name, f in mdp.statistics.items()
+        }
+    assert found == pytest.approx(OPTIMA[minimised], abs=5e-4)
+    values = [value for value, _ in best.minima]
+    assert values == sorted(values)
+    assert best.value == values[0]
+
+
+def test_nested_classes_never_get_worse_and_the_full_one_reaches_zero():
+    mdp = TwoTemplate(vocab=2, horizon=5).build()
+    space = exact.enumerate_strings(2, 5, None)
+    for spec in ("js", "tv"):
+        values = []
+        for name in ("independent", "markov", "markov_t", "full"):
+            policy = tabular.policy(tabular.AUTOMATA[name](2, 5), 2)
+            starts = exact.random_starts(policy, 2)
+            values.append(
+                exact.best_in_class(
+                    divergences.parse(spec), space, mdp.expert, policy, starts
+                ).value
+            )
+        assert all(later <= earlier + 1e-6 for earlier, later in itertools.pairwise(values))
+        assert values[-1] < (1e-8 if spec == "js" else 1e-3)
+
+
+@pytest.mark.usefixtures("double")
+def test_expert_of_two_templates_is_valid_as_published():
+    mdp = TwoTemplate().build()
+    space = exact.enumerate_strings(3, 6, None)
+    valid = exact.expectation(
+        exact.law(space, *mdp.expert), mdp.statistics["valid"](space.sequences)
+    )
+    assert float(valid) == pytest.approx(
+        0.9**6 + 6 * 0.1 * 0.9**5 + 0.0000, abs=2e-4
+    )  # + strings valid under the other: ~1e-5

@@ -1,0 +1,150 @@
+"""Metrics and statistics: unbiased, with the error bars they say, and equal to independent
+arithmetic."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tables import EVERY, world
+
+from fdiv import discriminator, divergences, exact, metrics, statistics
+from fdiv import tokens as tk
+from fdiv.rollout import sampler
+from fdiv.types import Components, Sequences, TokenMDP
+
+
+def strings(*rows):
+    width = max(map(len, rows))
+    tokens = np.array([[*row, *[-1] * (width - len(row))] for row in rows])
+    return Sequences(tokens, tokens >= 0, np.ones(len(rows)))
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_two_sided_estimates_are_unbiased_and_know_their_error(spec):
+    """On three symbols: 400 estimates from 200 draws a side average to the divergence; their spread
+    is what they say."""
+    p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
+    draw, s = np.random.default_rng(0), np.log(p / q)
+    pairs = [
+        metrics.two_sided(
+            divergences.parse(spec), *(jnp.asarray(s[draw.choice(3, 200, p=x)]) for x in (p, q))
+        )
+        for _ in range(400)
+    ]
+    values, errors = np.array(pairs, np.float64).T
+    truth = float(divergences.parse(spec).perspective(jnp.log(p), jnp.log(q)).sum())
+    assert abs(values.mean() - truth) < 4 * values.std() / 20 + 1e-5
+    assert errors.mean() == pytest.approx(values.std(), rel=0.2, abs=1e-6)
+
+
+def test_sampled_metrics_agree_with_the_exact_ones():
+    """The same names, within five of their own standard errors, on strings of varying length."""
+    space, expert, policy, params = world("ending", scale=0.5)
+    params = jnp.asarray(params, jnp.float32)
+    n, rollout = 20_000, sampler(space.horizon, space.eos)
+    answer = lambda seed: rollout(jax.random.key(seed), *expert, tk.empty_prompts(n))[0]
+    count = lambda x: x.mask.sum(1).astype(jnp.float32)
+    mdp = TokenMDP(space.vocab, space.horizon, space.eos, None, None, None, expert, {"size": count})
+    family = [divergences.parse(name) for name in metrics.LOGGED]
+    found, _ = metrics.sampled_metrics(
+        family, Components(policy, mdp, rollout), jax.random.key(2), params, answer(0), answer(1)
+    )
+    p, q = exact.law(space, *expert), exact.law(space, policy, params)
+    truth = metrics.exact_metrics(family, space, p, q, mdp.statistics)
+    assert set(truth) <= set(found)
+    for name, value in truth.items():
+        assert abs(float(found[name] - value)) < 5 * float(found[f"{name}_stderr"]) + 1e-5, name
+    length = exact.expectation(p, jnp.asarray(space.sequences.mask.sum(1)))
+    assert float(found["validation_nll"]) == pytest.approx(
+        float(truth["coverage"] / length), rel=0.02
+    )
+
+
+def test_every_level_at_once_is_each_level_by_itself():
+    space, expert, policy, params = world("ending", scale=0.5)
+    p, q = exact.law(space, *expert), exact.law(space, policy, params)
+    family = [divergences.parse(name) for name in metrics.LOGGED]
+    found = metrics.exact_metrics(family, space, p, q, {})
+    for d in family:
+        for suffix, level in metrics.LEVELS.items():
+            assert float(found[d.name + suffix]) == pytest.approx(
+                float(exact.divergence(d, space, p, q, *level)), rel=1e-6
+            )
+
+
+def test_diversity_by_hand():
+    x = strings([0, 1, 0, 1], [0, 1, 2])  # bigrams 01 10 01 | 01 12: three of five are distinct
+    assert metrics.distinct_n(x, 1) == pytest.approx(3 / 7)
+    assert metrics.distinct_n(x, 2) == pytest.approx(3 / 5)
+    assert metrics.self_bleu(strings([0, 1, 2, 3], [0, 1, 2, 3])) == pytest.approx(1)
+    assert metrics.self_bleu(strings([0, 1], [2, 3])) == 0
+    # 0101 against 012: unigrams 2/4, bigrams (1+1)/(3+1), none longer counted: (0+1)/(2+1),
+    # (0+1)/(1+1); no penalty
+    wanted = (0.5 * 0.5 * (1 / 3) * 0.5) ** 0.25
+    # 012 against 0101: 2/3, (1+1)/(2+1), (0+1)/(1+1), (0+1)/(0+1); shorter, so times e^(1 - 4/3)
+    other = ((2 / 3) * (2 / 3) * 0.5 * 1) ** 0.25 * np.exp(1 - 4 / 3)
+    assert metrics.self_bleu(x) == pytest.approx((wanted + other) / 2)
+
+
+def test_health_of_a_discriminator_by_hand():
+    real, fake = (
+        jnp.array([[2.0], [-1.0], [11.0], [3.0]]),
+        jnp.array([[-2.0], [-12.0], [1.0], [-3.0]]),
+    )
+    found = discriminator.health(real, fake, jnp.full((4, 1), 5.0))
+    assert float(found["d_accuracy"]) == pytest.approx((3 / 4 + 3 / 4) / 2)
+    assert float(found["d_accuracy_train"]) == pytest.approx((1 + 3 / 4) / 2)
+    assert float(found["d_saturated"]) == pytest.approx((1 / 4 + 1 / 4) / 2)
+    # labels drawn with the chance the logit says: calibrated
+    s = jax.random.normal(jax.random.key(0), (200_000,)) * 2
+    label = jax.random.bernoulli(jax.random.key(1), jax.nn.sigmoid(s))
+    assert float(discriminator.health(s[label], s[~label], s[label])["d_calibration"]) < 0.01
+
+
+def test_a_judge_of_length_alone():
+    sized = lambda *n: strings(*([0] * k for k in (*n, 6)))._replace(weight=jnp.ones(len(n) + 1))
+    as_jax = lambda x: jax.tree.map(jnp.asarray, x)
+    long, short = as_jax(sized(*[5] * 40)), as_jax(sized(*[2] * 40))
+    assert float(discriminator.length_accuracy(long, short, long)) > 0.95
+    assert float(discriminator.length_accuracy(long, long, long)) == pytest.approx(0.5, abs=0.03)
+
+
+def test_iqm_and_intervals():
+    scores = np.array([0.0, 1, 2, 3, 4, 5, 6, 100])
+    assert statistics.iqm(scores) == pytest.approx((2 + 3 + 4 + 5) / 4)
+    low, high = statistics.bootstrap(scores)
+    assert low < statistics.iqm(scores) < high
+    assert (low, high) == statistics.bootstrap(scores)  # seeded
+    assert statistics.bootstrap([3.0]) == (3.0, 3.0)
+
+
+def test_intervals_cover_as_often_as_they_say():
+    """Of 300 intervals for the mean of 30 normal draws, about 95% hold the truth (0): within 4
+    standard errors of .93."""
+    draw = np.random.default_rng(1)
+    holds = [
+        low <= 0 <= high
+        for low, high in (
+            statistics.bootstrap(draw.standard_normal(30), statistics.mean, repetitions=400)
+            for _ in range(300)
+        )
+    ]
+    assert abs(np.mean(holds) - 0.93) < 4 * (0.93 * 0.07 / 300) ** 0.5
+
+
+def test_stratified_resampling_keeps_each_task_apart():
+    """Scores that differ between tasks and not between runs have no uncertainty."""
+    assert statistics.bootstrap(np.array([[0.0, 10.0]] * 5), statistics.mean) == (5.0, 5.0)
+
+
+def test_paired_differences_and_probability_of_improvement():
+    a, b = np.array([1.0, 2, 3, 4]), np.array([0.5, 1.5, 2.5, 3.5])
+    assert statistics.paired_difference(a, b).ci95 == (0.5, 0.5)
+    wins = sum((x > y) + 0.5 * (x == y) for x, y in itertools.product(a, b)) / 16
+    assert statistics.probability_of_improvement(a, b)[0] == pytest.approx(wins)
+    with pytest.raises(ValueError, match="same seeds"):
+        statistics.paired_difference(a, b[:2])

@@ -1,0 +1,220 @@
+"""Policies: the sampler's law is the trainer's, padding changes nothing, classes are what they
+say."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fdiv import exact
+from fdiv import tokens as tk
+from fdiv.benchmarks import Markov, TwoTemplate
+from fdiv.policies import Architecture, tabular
+from fdiv.rollout import draw, sampler, tempered
+from fdiv.types import PAD, Sequences, UsageError
+
+V, EOS, P, H = 5, 4, 3, 6
+ARCHITECTURES = {
+    "independent": Architecture("independent"),
+    "markov": Architecture("markov", order=2),
+    "markov_t": Architecture("markov_t"),
+    "full": Architecture("full"),
+    "transformer": Architecture("transformer", width=16, layers=2, heads=4, kv_heads=2),
+    "windowed": Architecture("transformer", width=16, layers=1, heads=2, kv_heads=1, window=2),
+}
+
+
+def made(name):
+    policy = ARCHITECTURES[name].policy(V, P + H)
+    params = policy.init(jax.random.key(0))
+    noise = jax.random.key(1)
+    return policy, jax.tree.map(lambda x: x + 0.1 * jax.random.normal(noise, x.shape), params)
+
+
+def ragged_prompts(n=64):
+    size = jax.random.randint(jax.random.key(2), (n, 1), 0, P + 1)
+    tokens = jax.random.randint(jax.random.key(3), (n, P), 0, V - 1)
+    tokens = jnp.where(jnp.arange(P)[None] < size, tokens, PAD)
+    return Sequences(tokens, jnp.zeros_like(tokens, bool), jnp.ones(n))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("prompted", [True, False])
+def test_the_sampler_says_what_the_trainer_says(name, prompted):
+    """Trap: the sampler's log-probs differ from the trainer's; at another temperature too."""
+    policy, params = made(name)
+    prompts = ragged_prompts() if prompted else tk.empty_prompts(64)
+    for softened in (policy, tempered(policy, 0.7)):
+        strings, sampled = jax.jit(lambda k, p, q=softened: sampler(H, EOS)(k, q, p, prompts))(
+            jax.random.key(4), params
+        )
+        trained = jax.jit(lambda p, x, q=softened: tk.log_probs(q, p, x, V))(params, strings)
+        np.testing.assert_allclose(sampled, trained, atol=1e-5)
+        assert bool((tk.prompts_of(strings, H).tokens == prompts.tokens).all())
+        after = jnp.cumsum(tk.previous(strings.tokens) == EOS, axis=1) > 0
+        assert not bool((strings.mask & after).any())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_padding_on_either_side_changes_nothing(name):
+    """Trap: padding leaks."""
+    policy, params = made(name)
+    strings, _ = jax.jit(lambda k, p: sampler(H, EOS)(k, policy, p, ragged_prompts()))(
+        jax.random.key(4), params
+    )
+    log_probs = jax.jit(lambda p, x: tk.log_probs(policy, p, x, V))
+    plain = log_probs(params, strings)
+    pad = lambda x, c: jnp.pad(x, [(0, 0), (2, 3)], constant_values=c)
+    wider = Sequences(pad(strings.tokens, PAD), pad(strings.mask, False), strings.weight)
+    np.testing.assert_allclose(log_probs(params, wider)[:, 2:-3], plain, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_no_token_sees_itself_or_what_follows(name):
+    policy, params = made(name)
+    tokens = jax.random.randint(jax.random.key(5), (1, H), 0, V - 1)
+    other = tokens.at[0, 3].set((tokens[0, 3] + 1) % (V - 1))
+    a, b = (tk.distributions(policy, params, x) for x in (tokens, other))
+    np.testing.assert_allclose(a[0, :4], b[0, :4], atol=1e-6)
+    if name not in ("independent",):
+        assert float(jnp.abs(a[0, 4] - b[0, 4]).max()) > 1e-4
+
+
+def test_a_window_is_as_long_as_it_says():
+    policy, params = made(
+        "windowed"
+    )  # one layer, two tokens back: the law at t depends on tokens t-1 and t-2 alone
+    tokens = jax.random.randint(jax.random.key(5), (1, H), 0, V - 1)
+    for at in range(4):
+        other = tokens.at[0, at].set((tokens[0, at] + 1) % (V - 1))
+        a, b = (tk.distributions(policy, params, x)[0, 5] for x in (tokens, other))
+        assert (float(jnp.abs(a - b).max()) > 1e-5) == (at >= 3), at
+
+
+def test_half_precision_and_computing_again_change_little_and_nothing():
+    """bfloat16 keeps 8 bits of a product: log-probs move by less than .05, and by .02 between
+    sampler and trainer."""
+    shape = {"width": 16, "layers": 2, "heads": 4, "kv_heads": 2}
+    _, params = made("transformer")
+    narrow = Architecture("transformer", **shape, precision="bfloat16").policy(V, P + H)
+    write = jax.jit(
+        lambda params: sampler(H, EOS)(jax.random.key(4), narrow, params, ragged_prompts())
+    )
+    strings, sampled = write(params)
+    said, slope = {}, {}
+    for name, more in {
+        "plain": {},
+        "narrow": {"precision": "bfloat16"},
+        "again": {"remat": True},
+    }.items():
+        policy = Architecture("transformer", **shape, **more).policy(V, P + H)
+        assert jax.tree.structure(policy.init(jax.random.key(0))) == jax.tree.structure(params)
+        each = lambda p, policy=policy: tk.log_probs(policy, p, strings, V)
+        both = jax.jit(lambda p, each=each: (each(p), jax.grad(lambda p: each(p).mean())(p)))
+        said[name], slope[name] = both(params)
+        assert {x.dtype for x in jax.tree.leaves((said[name], slope[name]))} == {
+            jnp.dtype("float32")
+        }
+    np.testing.assert_allclose(said["narrow"], said["plain"], atol=0.05)
+    np.testing.assert_allclose(sampled, said["narrow"], atol=0.02)
+    assert float(jnp.abs(said["narrow"] - said["plain"]).max()) > 1e-4
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), slope["again"], slope["plain"]
+    )
+
+
+@pytest.mark.parametrize("more", [{}, {"window": 3}, {"remat": True}])
+def test_for_an_nvidia_gpu_whole_strings_go_through_cudnn(more, monkeypatch):
+    """As far as a machine without one can tell: lowered for CUDA, a gradient of several seeds at
+    once calls its kernels."""
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    from fdiv.policies import transformer
+
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(transformer.Shape, "_beyond_cudnn", lambda shape: "")
+    sizes = {"width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "precision": "bfloat16"}
+    policy = Architecture("transformer", **sizes, **more).policy(V, P + H)
+    strings = Sequences(jnp.zeros((4, P + H), jnp.int32), jnp.ones((4, P + H), bool), jnp.ones(4))
+    params = jax.eval_shape(jax.vmap(policy.init), jax.random.split(jax.random.key(0), 3))
+    slope = jax.vmap(jax.grad(lambda params: tk.log_probs(policy, params, strings, V).mean()))
+    text = jax.jit(slope).trace(params).lower(lowering_platforms=("cuda",)).as_text()
+    forward, backward = (text.count(f"@__cudnn$fmhaSoftmax{way}(") for way in ("", "Backward"))
+    assert backward == 2
+    assert forward == (4 if "remat" in more else 2)
+
+
+def test_classes_are_nested():
+    """A table of each class is one of the next, read on every string of a small space."""
+    space = exact.enumerate_strings(3, 4, 2)
+    read = {
+        name: tabular.read(tabular.AUTOMATA[name](3, 4), jnp.asarray(space.sequences.tokens))
+        for name in tabular.AUTOMATA
+    }
+    mask = np.asarray(space.sequences.mask)
+    coarse = None
+    for name in ("full", "markov_t", "markov", "independent"):
+        states = np.asarray(read[name])[mask]
+        if coarse is not None:  # the finer state decides the coarser one
+            pairs = {(int(f), int(c)) for f, c in zip(coarse, states)}
+            assert len({f for f, _ in pairs}) == len(pairs)
+        coarse = states
+    assert len(np.unique(np.asarray(read["full"])[mask])) == len(space.state_at[0])
+
+
+@pytest.mark.parametrize(
+    "bench", [TwoTemplate(), TwoTemplate(vocab=2, horizon=4, weight=0.3, noise=0.3), Markov()]
+)
+def test_experts_sample_what_they_say(bench):
+    """Demonstrations follow the expert's law, and so does its own autoregressive sampling
+    (chi-square over all strings)."""
+    mdp = bench.build()
+    space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
+    chance = np.exp(exact.law(space, *mdp.expert).string)
+    index = {tuple(row): i for i, row in enumerate(np.asarray(space.sequences.tokens))}
+    n = 20_000
+    rolled = sampler(mdp.horizon, mdp.eos)(
+        jax.random.key(8), *mdp.expert, mdp.prompts(jax.random.key(9), n)
+    )[0]
+    for strings in (mdp.demos(jax.random.key(7), n), rolled):
+        counts = np.bincount(
+            [index[tuple(row)] for row in np.asarray(strings.tokens)], minlength=len(index)
+        )
+        kept = n * chance > 5
+        statistic = ((counts - n * chance)[kept] ** 2 / (n * chance)[kept]).sum()
+        freedom = kept.sum()
+        assert abs(statistic - freedom) < 5 * np.sqrt(2 * freedom)
+
+
+def test_draw_follows_its_law_and_stays_inside():
+    log_probs = jnp.log(jnp.array([[0.5, 0.0, 0.3, 0.2]]))
+    uniform = (jnp.arange(1000) + 0.5) / 1000
+    counts = np.bincount(np.asarray(draw(uniform, jnp.repeat(log_probs, 1000, 0))), minlength=4)
+    np.testing.assert_array_equal(counts, [500, 0, 300, 200])
+    assert int(draw(jnp.array([1.0 - 1e-7]), log_probs)[0]) == 3
+
+
+def test_temperature_one_is_no_change_and_cold_is_greedy():
+    policy, params = made("markov")
+    tokens = jnp.zeros((1, 3), jnp.int32)
+    np.testing.assert_allclose(
+        tk.distributions(tempered(policy, 1.0), params, tokens),
+        tk.distributions(policy, params, tokens),
+        atol=1e-6,
+    )
+    cold = jnp.exp(tk.distributions(tempered(policy, 0.01), params, tokens))
+    assert float(cold.max(-1).min()) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("architecture", "says"),
+    [(Architecture("markov", layers=2), "no such size"), (Architecture("transformer", width=30), "multiple of"),
+     (Architecture("transformer", heads=4, kv_heads=3), "divisor"), (Architecture("markov", order=-1), "negative"),
+     (Architecture("full"), "transformer"), (Architecture("transformer", window=0), "window"),
+     (Architecture("transformer", attention="cudnn"), "no NVIDIA GPU"), (Architecture("transformer", attention="x"), "auto")],
+)  # fmt: skip
+def test_sizes_that_cannot_be_are_refused(architecture, says):
+    with pytest.raises(UsageError, match=says):
+        architecture.policy(257, 128)
