@@ -22,7 +22,7 @@ of updates where reverse_kl's stays below 10, and only --clip holds it."""
 
 from pathlib import Path
 
-from experiments.config import Config
+from experiments.config import make_config
 from fdiv.benchmarks import Arithmetic
 from fdiv.objectives import GROUPS
 from fdiv.policies import Architecture
@@ -36,7 +36,7 @@ PRESETS = {
             "Sums whose answers are checked and can be written in several right ways, from a "
             "half-trained start."
         ),
-        Config(
+        make_config(
             benchmark=Arithmetic(),
             policy=Architecture("transformer"),
             scorer=Architecture("transformer"),

@@ -12,7 +12,7 @@ demos_vs_preferences."""
 
 from pathlib import Path
 
-from experiments.config import Config
+from experiments.config import make_config
 from fdiv.benchmarks import Rewarded
 from fdiv.objectives import GROUPS
 from fdiv.policies import Architecture
@@ -20,7 +20,7 @@ from fdiv.policies import Architecture
 PRESETS = {
     "demos-vs-preferences": (
         "As many labels as demonstrations or as comparisons, some of them wrong.",
-        Config(
+        make_config(
             benchmark=Rewarded(),
             policy=Architecture("full"),
             scorer=Architecture("markov"),

@@ -6,12 +6,12 @@ own divergence (airl .0031, alpha_irl .0009, the others at most .0002)."""
 
 from pathlib import Path
 
-from experiments.config import Config
+from experiments.config import make_config
 from fdiv.benchmarks import Markov
 
 PRESETS = {
     "markov": (
         "A random Markov chain with an EOS; strings enumerated.",
-        Config(benchmark=Markov(), out=Path("runs/markov")),
+        make_config(benchmark=Markov(), out=Path("runs/markov")),
     )
 }

@@ -9,14 +9,14 @@ rlhf."""
 
 from pathlib import Path
 
-from experiments.config import Config
+from experiments.config import make_config
 from fdiv.benchmarks import Rewarded
 from fdiv.policies import Architecture
 
 PRESETS = {
     "preferences": (
         "Comparisons on the two-template language, without a reward model.",
-        Config(
+        make_config(
             benchmark=Rewarded(labels="exact"),
             policy=Architecture("full"),
             methods=("dpo", "ipo", "kto", "simpo"),

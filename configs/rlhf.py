@@ -6,7 +6,7 @@ the table."""
 
 from pathlib import Path
 
-from experiments.config import Config
+from experiments.config import make_config
 from fdiv.benchmarks import Markov, Rewarded
 from fdiv.policies import Architecture
 
@@ -36,11 +36,11 @@ COMMON = {
 PRESETS = {
     "rlhf": (
         "Reward minus beta times a divergence from a reference, on the two-template language.",
-        Config(benchmark=Rewarded(), out=Path("runs/rlhf"), **COMMON),
+        make_config(benchmark=Rewarded(), out=Path("runs/rlhf"), **COMMON),
     ),
     "rlhf-markov": (
         "The same on a random Markov chain with an EOS, a table of rewards.",
-        Config(
+        make_config(
             benchmark=Rewarded(base=Markov(), reward="table"),
             out=Path("runs/rlhf-markov"),
             **COMMON,

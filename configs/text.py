@@ -6,7 +6,7 @@ estimated from both sides. """
 
 from pathlib import Path
 
-from experiments.config import Config
+from experiments.config import make_config
 from fdiv.benchmarks import Text
 from fdiv.objectives import GROUPS
 from fdiv.policies import Architecture
@@ -14,7 +14,7 @@ from fdiv.policies import Architecture
 PRESETS = {
     "text": (
         "Your own text, or the standard library's docstrings; a teacher is the known expert.",
-        Config(
+        make_config(
             benchmark=Text(),
             policy=Architecture("transformer"),
             scorer=Architecture("transformer"),

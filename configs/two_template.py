@@ -5,8 +5,11 @@ within .005 nats of the best that the class can do for its own divergence, in ab
 cores. Add `--policy.name full` and the differences between divergences vanish: they are differences
 of policy class."""
 
-from experiments.config import Config
+from experiments.config import make_config
 
 PRESETS = {
-    "two-template": ("Two noisy templates behind a latent choice; strings enumerated.", Config())
+    "two-template": (
+        "Two noisy templates behind a latent choice; strings enumerated.",
+        make_config(),
+    )
 }

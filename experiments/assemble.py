@@ -56,7 +56,9 @@ def task(config: Any, reading: files.Reading | None = None, teacher: Model | Non
     space = None
     if strings_possible(config) and not prompted:
         try:
-            space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos, config.exact_limit)
+            space = exact.enumerate_strings(
+                mdp.vocab, mdp.horizon, mdp.eos, config.evaluation.exact_limit
+            )
         except UsageError as error:
             fix = (
                 f"{error.fix.rstrip('.')} with --exact-limit (0 estimates instead of enumerating)."
@@ -113,18 +115,20 @@ def config_methods(config: Any):
 def make_learner(config: Any, objective: Objective, rate: Any, updates: int) -> Learner:
     """Adam with the config's schedule; `rate` may be traced, so that runs can have different
     ones."""
-    steps = updates * config.epochs * config.minibatches
+    steps = updates * config.budget.epochs * config.budget.minibatches
     shape = (
-        optax.cosine_decay_schedule(1.0, steps) if config.schedule == "cosine" else lambda step: 1.0
+        optax.cosine_decay_schedule(1.0, steps)
+        if config.optimiser.schedule == "cosine"
+        else lambda step: 1.0
     )
-    parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    parts = [optax.clip_by_global_norm(config.optimiser.clip)] if config.optimiser.clip else []
     tx = optax.chain(
         *parts, optax.scale_by_adam(), optax.scale_by_learning_rate(lambda step: rate * shape(step))
     )
     counts = {
-        "epochs": config.epochs,
-        "minibatches": config.minibatches,
-        "accumulate": config.accumulate,
+        "epochs": config.budget.epochs,
+        "minibatches": config.budget.minibatches,
+        "accumulate": config.budget.accumulate,
     }
     return learner(objective, tx, **counts)
 
@@ -146,5 +150,5 @@ def readable(task: Task, sequences: Sequences) -> list[tuple[str, str]]:
 
 def seed_keys(config: Any, count: int, offset: int = 0) -> jax.Array:
     """One key per run: the i-th is the same whatever the number of runs."""
-    base = jax.random.key(config.seed)
+    base = jax.random.key(config.budget.seed)
     return jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(offset, offset + count))

@@ -7,7 +7,9 @@ import dataclasses
 import functools
 import operator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from experiments.devices import Devices
 from fdiv import exact, objectives
@@ -19,7 +21,93 @@ from fdiv.penalties import Penalty
 from fdiv.policies import Architecture
 from fdiv.types import UsageError
 
+FLAT = tyro.conf.OmitArgPrefixes  # the flags of such a group carry no prefix: --updates
 Benchmark = functools.reduce(operator.or_, BENCHMARKS.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How much is spent on each method, the same for all."""
+
+    seeds: int = 5
+    """Runs of each method, trained side by side."""
+    seed: int = 0
+    """Where all randomness starts."""
+    updates: int = 2000
+    """Updates of the policy, the same for every method."""
+    batch_size: int = 512
+    """Strings per update, the same for every method."""
+    demos: int = 0
+    """Demonstrations per seed, the same for every method; 0 draws fresh ones from the expert at
+    each update (for text, 0 is all training rows)."""
+    warm_start: int = 0
+    """Likelihood updates that make the common start."""
+    epochs: int = 1
+    """Passes over each batch (sft and distill on expert prefixes only: the others' batches are good
+    for one step)."""
+    minibatches: int = 1
+    """Steps per pass."""
+    accumulate: int = 1
+    """Parts in which a step's gradient is summed, to save memory; the result does not depend on
+    it."""
+    trials: int = 1
+    """Learning rates tried for every method on a seed of their own (x 1, 1/3, 3, 1/10, 10); the
+    best one runs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimiser:
+    """How a policy's step is made of its gradient."""
+
+    learning_rate: float = 0.05
+    """Adam's step for the policy."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """How the step changes over a run."""
+    clip: float = 0.0
+    """Largest norm of a gradient; 0 is no limit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is measured, how often and how exactly."""
+
+    evaluations: int = 20
+    """Points on the learning curves."""
+    samples: int = 128
+    """Strings drawn from each policy to judge what cannot be enumerated, and to show."""
+    temperatures: tuple[float, ...] = (0.25, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
+    """Sampling temperatures of the SFT curve in the quality-diversity figure."""
+    exact_limit: int = exact.LIMIT
+    """Most strings to enumerate; 0 turns exact values off and estimates instead."""
+    optimum_starts: int = 12
+    """Random starts of the search for the best policy in the class."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Saving:
+    """How a run is kept while it goes on, and what it does about numbers that are not finite."""
+
+    save_every: float = 30.0
+    """Seconds between checkpoints."""
+    keep: int = 2
+    """Checkpoints kept of each method; one that turns out damaged costs the updates since the one
+    before it."""
+    not_finite: Literal["stop", "skip"] = "stop"
+    """What an update with a number that is not finite does: its method is marked diverged, and ends
+    once all its seeds are; or the update is left out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a run leaves, and where."""
+
+    report: bool = True
+    """Draw the figures and write report.html; a sweep, which draws one of all its runs, can do
+    without."""
+    cache: Path | None = None
+    """Where teachers and compiled programs are kept; none: $FDIV_CACHE, or ~/.cache/fdiv."""
+    out: Path = Path("runs/compare")
+    """Folder for everything that a run leaves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,63 +129,13 @@ class Common:
     with a reward: reinforce, rloo, grpo, grpo_std, ppo (each with :PENALTY, such as grpo:k3-loss),
     fdpg[:F], bt_rloo, bt_grpo, bt_ppo, bt_var_rloo, classifier_rloo; with comparisons: dpo,
     f_dpo:F, ipo, kto, simpo."""
-    seeds: int = 5
-    """Runs of each method, trained side by side."""
-    seed: int = 0
-    """Where all randomness starts."""
-    updates: int = 2000
-    """Updates of the policy, the same for every method."""
-    batch_size: int = 512
-    """Strings per update, the same for every method."""
-    demos: int = 0
-    """Demonstrations per seed, the same for every method; 0 draws fresh ones from the expert at
-    each update (for text, 0 is all training rows)."""
-    warm_start: int = 0
-    """Likelihood updates that make the common start."""
-    learning_rate: float = 0.05
-    """Adam's step for the policy."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """How the step changes over a run."""
-    clip: float = 0.0
-    """Largest norm of a gradient; 0 is no limit."""
-    epochs: int = 1
-    """Passes over each batch (sft and distill on expert prefixes only: the others' batches are good
-    for one step)."""
-    minibatches: int = 1
-    """Steps per pass."""
-    accumulate: int = 1
-    """Parts in which a step's gradient is summed, to save memory; the result does not depend on
-    it."""
-    trials: int = 1
-    """Learning rates tried for every method on a seed of their own (x 1, 1/3, 3, 1/10, 10); the
-    best one runs."""
-    evaluations: int = 20
-    """Points on the learning curves."""
-    samples: int = 128
-    """Strings drawn from each policy to evaluator what cannot be enumerated, and to show."""
-    temperatures: tuple[float, ...] = (0.25, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
-    """Sampling temperatures of the SFT curve in the quality-diversity figure."""
-    exact_limit: int = exact.LIMIT
-    """Most strings to enumerate; 0 turns exact values off and estimates instead."""
-    optimum_starts: int = 12
-    """Random starts of the search for the best policy in the class."""
-    report: bool = True
-    """Draw the figures and write report.html; a sweep, which draws one of all its runs, can do
-    without."""
-    save_every: float = 30.0
-    """Seconds between checkpoints."""
-    keep: int = 2
-    """Checkpoints kept of each method; one that turns out damaged costs the updates since the one
-    before it."""
-    not_finite: Literal["stop", "skip"] = "stop"
-    """What an update with a number that is not finite does: its method is marked diverged, and ends
-    once all its seeds are; or the update is left out."""
+    budget: Annotated[Budget, FLAT] = dataclasses.field(default_factory=Budget)
+    optimiser: Annotated[Optimiser, FLAT] = dataclasses.field(default_factory=Optimiser)
+    evaluation: Annotated[Evaluation, FLAT] = dataclasses.field(default_factory=Evaluation)
+    saving: Annotated[Saving, FLAT] = dataclasses.field(default_factory=Saving)
+    output: Annotated[Output, FLAT] = dataclasses.field(default_factory=Output)
     devices: Devices = dataclasses.field(default_factory=Devices)
     """Which devices, and whether seeds or one model are spread over them."""
-    cache: Path | None = None
-    """Where teachers and compiled programs are kept; none: $FDIV_CACHE, or ~/.cache/fdiv."""
-    out: Path = Path("runs/compare")
-    """Folder for everything that a run leaves."""
 
 
 # one field, and so one group of flags, for each group of methods
@@ -109,7 +147,40 @@ Config = dataclasses.make_dataclass(
     namespace={"__doc__": Common.__doc__, "__module__": __name__},
 )
 
-replace = dataclasses.replace
+LIFTED = {  # field -> the group without a prefix that holds it
+    field.name: name
+    for name, group in (
+        ("budget", Budget),
+        ("optimiser", Optimiser),
+        ("evaluation", Evaluation),
+        ("saving", Saving),
+        ("output", Output),
+    )
+    for field in dataclasses.fields(group)
+}
+
+
+def replace(config: Config, **fields: Any) -> Config:
+    """A copy with other values, each by the name of its flag: `replace(config, updates=10)`."""
+    nested: dict[str, dict[str, Any]] = {}
+    for field, value in fields.items():
+        nested.setdefault(LIFTED.get(field, ""), {})[field] = value
+    whole = nested.pop("", {})
+    for group, values in nested.items():
+        whole[group] = dataclasses.replace(whole.get(group, getattr(config, group)), **values)
+    return dataclasses.replace(config, **whole)
+
+
+def make_config(**fields: Any) -> Config:
+    """A config from fields by the names of their flags, the others at their defaults."""
+    return replace(Config(), **fields)
+
+
+def value_of(config: Config, field: str) -> Any:
+    """A field by the name of its flag."""
+    return getattr(getattr(config, LIFTED[field]) if field in LIFTED else config, field)
+
+
 RATES = (1.0, 1 / 3, 3.0, 0.1, 10.0)  # what --trials multiplies the learning rate by, in this order
 # fields that change where and how a run lives, not what it computes
 WHERE_ONLY = ("out", "devices", "save_every", "keep", "cache", "report")
@@ -140,22 +211,24 @@ def check(config: Any, preset: Any) -> None:
         "optimum_starts",
         "keep",
     ):
-        at_least(field, getattr(config, field), 1)
-    if config.trials > len(RATES):
-        raise UsageError("trials", config.trials, "is too many.", f"Give at most {len(RATES)}.")
-    one_of("not_finite", config.not_finite, Literal["stop", "skip"])
-    at_least("batch_size", config.batch_size, 2)
-    for field in ("demos", "warm_start", "seed", "clip", "exact_limit", "save_every"):
-        at_least(field, getattr(config, field), 0)
-    positive("learning_rate", config.learning_rate)
-    for temperature in config.temperatures:
-        positive("temperatures", temperature)
-    parts = config.minibatches * config.accumulate
-    if config.batch_size % parts:
-        problem = (
-            f"does not divide into {config.minibatches} minibatches of {config.accumulate} parts."
+        at_least(field, value_of(config, field), 1)
+    if config.budget.trials > len(RATES):
+        raise UsageError(
+            "trials", config.budget.trials, "is too many.", f"Give at most {len(RATES)}."
         )
-        raise UsageError("batch_size", config.batch_size, problem, f"Give a multiple of {parts}.")
+    one_of("not_finite", config.saving.not_finite, Literal["stop", "skip"])
+    at_least("batch_size", config.budget.batch_size, 2)
+    for field in ("demos", "warm_start", "seed", "clip", "exact_limit", "save_every"):
+        at_least(field, value_of(config, field), 0)
+    positive("learning_rate", config.optimiser.learning_rate)
+    for temperature in config.evaluation.temperatures:
+        positive("temperatures", temperature)
+    parts = config.budget.minibatches * config.budget.accumulate
+    if config.budget.batch_size % parts:
+        problem = f"does not divide into {config.budget.minibatches} minibatches of {config.budget.accumulate} parts."
+        raise UsageError(
+            "batch_size", config.budget.batch_size, problem, f"Give a multiple of {parts}."
+        )
     config.devices.check()
     config.policy.sizes("policy")
     config.scorer.sizes("scorer")
@@ -182,11 +255,13 @@ def _check_methods(config: Any) -> None:
         method.check(hyperparameters)
         if hyperparameters.learning_rate is not None:
             positive(f"{method.group}.learning_rate", hyperparameters.learning_rate)
-        if config.epochs * config.minibatches > 1 and not method.reusable(hyperparameters):
+        if config.budget.epochs * config.budget.minibatches > 1 and not method.reusable(
+            hyperparameters
+        ):
             problem = (
                 f"{method.name} learns from samples of the policy as it is, good for one step."
             )
-            value = (config.epochs, config.minibatches)
+            value = (config.budget.epochs, config.budget.minibatches)
             raise UsageError(
                 "epochs, minibatches",
                 value,
@@ -225,6 +300,8 @@ def as_dict(config: Any) -> dict[str, Any]:
     """Plain data for JSON, the benchmark and groups as nested dictionaries."""
     plain = _plain(dataclasses.asdict(config))
     plain["benchmark"] = {"name": benchmark_name(config), **plain["benchmark"]}
+    for group in dict.fromkeys(LIFTED.values()):
+        plain |= plain.pop(group)
     return plain
 
 
@@ -260,4 +337,4 @@ def identity(config: Any) -> dict[str, Any]:
 
 def strings_possible(config: Any) -> bool:
     """Whether exact values are asked for and the benchmark is of a kind that can have them."""
-    return config.exact_limit > 0 and not isinstance(config.benchmark, Text)
+    return config.evaluation.exact_limit > 0 and not isinstance(config.benchmark, Text)

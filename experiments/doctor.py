@@ -145,9 +145,9 @@ def check_training(options: Options) -> str:
         checkpoints.save(Path(folder), 10, ended, {})
         kept = checkpoints.restore(Path(folder), ended)
     same = kept is not None and all(
-        map(np.array_equal, *(jax.tree.leaves(x.state.params) for x in (kept[0], ended)))
+        map(np.array_equal, *(jax.tree.leaves(x.learner.params) for x in (kept[0], ended)))
     )
-    if not same or int(ended.state.step[0]) != 10 or int(ended.log.broke[0]):
+    if not same or int(ended.learner.step[0]) != 10 or int(ended.log.broke[0]):
         raise Trouble(
             "ten updates do not come out as they should: run make test, and report what fails."
         )
@@ -211,13 +211,17 @@ def _ten_updates():
     import jax.numpy as jnp
 
     from experiments import assemble
-    from experiments.config import Config, resolve
+    from experiments.config import make_config, resolve
     from experiments.devices.seeds import SeedLayout
     from experiments.running import train
     from fdiv.benchmarks import TwoTemplate
 
-    config = Config(
-        TwoTemplate(vocab=2, horizon=3), methods=("sft",), seeds=1, updates=10, batch_size=32
+    config = make_config(
+        benchmark=TwoTemplate(vocab=2, horizon=3),
+        methods=("sft",),
+        seeds=1,
+        updates=10,
+        batch_size=32,
     )
     task = assemble.task(config)
     components, keys, layout = (
@@ -227,7 +231,7 @@ def _ten_updates():
     )
     ((method, hyperparameters),) = resolve(config)
     objective = method.build(hyperparameters, components)
-    rates = jnp.full(1, config.learning_rate)
+    rates = jnp.full(1, config.optimiser.learning_rate)
     start = train.starts(config, task, components, keys)
     train_state = layout.put(train.begin(config, objective, 10, keys, start, rates, ()))
     return train.build(config, task, objective, 10, layout, train_state).advance(

@@ -43,9 +43,9 @@ def main(preset: str, config) -> int:
 
     default = cli.presets()[preset][1]
     configs.check(config, default)
-    if config.out != default.out:
-        raise UsageError("out", str(config.out), "speed writes nothing.", "Drop it.")
-    layout = devices.layout(config.seeds, config.devices)
+    if config.output.out != default.output.out:
+        raise UsageError("out", str(config.output.out), "speed writes nothing.", "Drop it.")
+    layout = devices.layout(config.budget.seeds, config.devices)
     setup = _setup(config, layout)
     limit = _sampling(config, *setup)
     timings = [
@@ -54,7 +54,7 @@ def main(preset: str, config) -> int:
     ]
     titles = ["program", "compile s", "ms/update", "spread", "tokens/s", "of sampling"]
     caption = (
-        f"{preset}: {config.seeds} seeds x {config.batch_size} strings, {limit.tokens:,.0f} "
+        f"{preset}: {config.budget.seeds} seeds x {config.budget.batch_size} strings, {limit.tokens:,.0f} "
         "tokens an update; "
         f"{layout}. Median of {REPETITIONS} repetitions of {SECONDS:g} s; "
         "spread is (slowest - fastest) / median; of sampling: share of the speed of drawing "
@@ -89,7 +89,7 @@ def _setup(config, layout):
     if reading is not None and config.benchmark.teacher_updates:
         task = task._replace(mdp=task.mdp._replace(expert=teacher.untrained(config, task)))
     components = assemble.components(config, task)
-    keys = assemble.seed_keys(config, config.seeds)
+    keys = assemble.seed_keys(config, config.budget.seeds)
     return task, components, layout, keys, train.starts(config, task, components, keys)
 
 
@@ -109,13 +109,15 @@ def _method(
     from experiments.running import train
 
     objective = method.build(hyperparameters, components)
-    rates = jnp.full(config.seeds, hyperparameters.learning_rate or config.learning_rate)
+    rates = jnp.full(
+        config.budget.seeds, hyperparameters.learning_rate or config.optimiser.learning_rate
+    )
     rows = train.demonstrations(config, task, keys, method.reads)
     train_state = layout.put(
-        train.begin(config, objective, config.updates, keys, start, rates, rows)
+        train.begin(config, objective, config.budget.updates, keys, start, rates, rows)
     )
     compiled = train.build(
-        config, task, objective, config.updates, layout, train_state, method.reads
+        config, task, objective, config.budget.updates, layout, train_state, method.reads
     )
 
     def run(train_state, count):
@@ -133,7 +135,7 @@ def _sampling(config, task, components, layout, keys, start) -> Timing:
         key, params = train_state
 
         def one(i, sums):
-            prompts = task.mdp.prompts(jax.random.fold_in(key, 2 * i), config.batch_size)
+            prompts = task.mdp.prompts(jax.random.fold_in(key, 2 * i), config.budget.batch_size)
             strings, log_q = components.rollout(
                 jax.random.fold_in(key, 2 * i + 1), components.policy, params, prompts
             )

@@ -5,11 +5,11 @@ runs/train/PRESET/NAME."""
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 
 from experiments import cli
+from experiments.config import replace
 from fdiv.types import UsageError
 
 OUT = Path("runs/train")
@@ -17,7 +17,7 @@ OUT = Path("runs/train")
 
 def one_run(config):
     """A preset's config for a single run."""
-    return dataclasses.replace(config, methods=("sft",), seeds=1, out=OUT)
+    return replace(config, methods=("sft",), seeds=1, out=OUT)
 
 
 def main(preset: str, config) -> int:
@@ -28,8 +28,8 @@ def main(preset: str, config) -> int:
     if len(config.methods) != 1:
         fix = "Name one with --methods, or use experiments.compare."
         raise UsageError("methods", " ".join(config.methods), "a single run has one method.", fix)
-    if config.out == OUT:
-        config = dataclasses.replace(config, out=OUT / preset / file_name(config.methods[0]))
+    if config.output.out == OUT:
+        config = replace(config, out=OUT / preset / file_name(config.methods[0]))
     return head_to_head.run(preset, config, one_run(cli.presets()[preset][1]))
 
 

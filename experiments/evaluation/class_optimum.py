@@ -62,7 +62,7 @@ class ClassOptima:
             )
         return (
             "The class optimum is the best of L-BFGS in double precision from "
-            f"{self._config.optimum_starts} starts."
+            f"{self._config.evaluation.optimum_starts} starts."
         )
 
     def of(self, claim: Claim) -> ClassOptimum:
@@ -111,12 +111,14 @@ class ClassOptima:
             return 0.0, None, [0.0]
         if self._large:
             initial = [
-                jax.tree.map(np.asarray, components.policy.init(jax.random.key(self._config.seed)))
+                jax.tree.map(
+                    np.asarray, components.policy.init(jax.random.key(self._config.budget.seed))
+                )
             ]
             iterations = SHORT
         else:
             initial = exact.random_starts(
-                components.policy, self._config.optimum_starts, self._config.seed
+                components.policy, self._config.evaluation.optimum_starts, self._config.budget.seed
             )
             initial += self._ends(initial[0])
             iterations = 5000

@@ -36,8 +36,8 @@ class Evaluator:
         out by `runs`."""
         self.layout, self.exact = layout, task.space is not None
         self.family = [divergences.parse(name) for name in dict.fromkeys([*metrics.LOGGED, *extra])]
-        self._key = jax.random.fold_in(jax.random.key(config.seed), 1_000_003)
-        held = task.mdp.held_out(jax.random.fold_in(self._key, 0), config.samples)
+        self._key = jax.random.fold_in(jax.random.key(config.budget.seed), 1_000_003)
+        held = task.mdp.held_out(jax.random.fold_in(self._key, 0), config.evaluation.samples)
         self._held, self._prompted = held, held.tokens.shape[1] > task.mdp.horizon
         prompts = tk.prompts_of(held, task.mdp.horizon)
         expert, known = None, task.mdp.expert

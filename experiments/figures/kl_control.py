@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.config import Config, replace
+from experiments.config import make_config
 from experiments.figures.common import trained
 from experiments.figures.common.base import Check, Figure, Result
 from experiments.reporting import style
@@ -143,8 +143,7 @@ def _weight_that_spends(target: float) -> float:
 
 def _run(flags: Flags, kind: str, beta: float) -> trained.Course:
     control = Control(kind, flags.target, flags.horizon) if kind == "adaptive" else Control()
-    config = replace(
-        Config(),
+    config = make_config(
         benchmark=Rewarded(beta=beta),
         policy=Architecture("full"),
         methods=("rloo",),

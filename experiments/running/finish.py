@@ -56,7 +56,7 @@ def finish(context: Any, complete: bool, changed: Mapping[str, Any]) -> None:
         ("tex", tables.tex),
     ):
         (folder.path / f"table.{suffix}").write_text(form(ranking))
-    if config.report:
+    if config.output.report:
         drawn = pictures.every(whole, folder.lines("metrics.jsonl"), sweep, folder.path / "figures")
         environment = json.loads((folder.path / "environment.json").read_text())
         report.write(
@@ -80,7 +80,9 @@ def _show(context: Any, whole: Mapping[str, Any], ranking: tables.Ranking, compl
             ends and m["level"] != "return"
         ):  # what misses a return's optimum is biased, and says so itself
             console.print(f"{name}: {ends}.", markup=False)
-    where = Path(context.folder.path) / ("report.html" if context.config.report else "results.json")
+    where = Path(context.folder.path) / (
+        "report.html" if context.config.output.report else "results.json"
+    )
     if complete:
         console.print(f"{where.stem.capitalize()}: {where}", markup=False)
     else:

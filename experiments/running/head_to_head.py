@@ -59,22 +59,22 @@ def run(preset: str, config: Any, default: Any) -> int:
     `UsageError` for what cannot be."""
     processes.join(config.devices.coordinator, config.devices.processes, config.devices.process)
     try:
-        with processes.folder(config.out) as out:
+        with processes.folder(config.output.out) as out:
             return _run(preset, configs.replace(config, out=out), default)
     except Interrupted:
         print("Stopped before the first method. The same command goes on from here.")
         return STOPPED_EXIT
     except OSError as error:
-        raise unusable(config.out, error) from error
+        raise unusable(config.output.out, error) from error
 
 
 def _run(preset: str, config: Any, default: Any) -> int:
     configs.check(config, default)
-    layout = devices.layout(config.seeds, config.devices)
+    layout = devices.layout(config.budget.seeds, config.devices)
     reading = assemble.data(config)
     identity = configs.identity(config) | ({"data": reading.digest()} if reading else {})
     identity |= {"imports": cli.imported()} if cli.IMPORTED else {}
-    folder = RunFolder(config.out, identity)
+    folder = RunFolder(config.output.out, identity)
     if folder.finished:
         print(f"Already done: {folder.path / 'report.html'} holds the results of this very config.")
         return 0
@@ -86,7 +86,7 @@ def _run(preset: str, config: Any, default: Any) -> int:
         ).items()
     }
     components = assemble.components(config, plain_task)
-    devices.use_compile_cache(config.cache)
+    devices.use_compile_cache(config.output.cache)
     folder.create(preset, changed)
     if reading and reading.bad:
         write_json(
@@ -139,14 +139,14 @@ def _introduce(
         f"{', '.join(f'{k} {v}' for k, v in configs.as_dict(config)['benchmark'].items() if v is not None)}"
     )
     sizes = {k: v for k, v in configs.as_dict(config)["policy"].items() if v is not None}
-    data = f"{config.demos} demos a seed" if config.demos else "fresh demos"
+    data = f"{config.budget.demos} demos a seed" if config.budget.demos else "fresh demos"
     budget = (
-        f"{config.seeds} seed{'s'[: config.seeds > 1]} x {config.updates} updates x "
-        f"{config.batch_size} strings"
+        f"{config.budget.seeds} seed{'s'[: config.budget.seeds > 1]} x {config.budget.updates} updates x "
+        f"{config.budget.batch_size} strings"
     )
     screen.say(
         f"policy {', '.join(f'{k} {v}' for k, v in sizes.items())}; {budget}; {data}; "
-        f"learning rate {config.learning_rate:g}"
+        f"learning rate {config.optimiser.learning_rate:g}"
     )
     for method, hyperparameters in configs.resolve(config):
         screen.say(f"  {method.name:<12} {method.claim(hyperparameters).sentence}")
@@ -155,7 +155,7 @@ def _introduce(
         + (", ".join(f"{k}={v}" for k, v in changed.items()) or "in nothing.")
     )
     attention = f"; attention by {config.policy.kernel}" if config.policy.kernel else ""
-    screen.say(f"Devices: {layout}{attention}. Results go to {config.out}.")
+    screen.say(f"Devices: {layout}{attention}. Results go to {config.output.out}.")
     for note in task.notes:
         screen.say(note)
 
@@ -172,11 +172,11 @@ def _prepare(
     screen: Screen,
     stop: StopFlag,
 ) -> RunContext:
-    keys = assemble.seed_keys(config, config.seeds)
+    keys = assemble.seed_keys(config, config.budget.seeds)
     read = dict.fromkeys(["demos", *(method.reads for method, _ in configs.resolve(config))])
     rows = {reads: train.demonstrations(config, task, keys, reads) for reads in read}
     start = train.starts(config, task, components, keys)
-    if config.warm_start:
+    if config.budget.warm_start:
         start = _warm_start(
             config, task, components, layout, keys, start, rows["demos"], folder, screen, stop
         )
@@ -220,25 +220,25 @@ def _warm_start(
 ):
     """The common start: likelihood training of every seed, kept with the run."""
     own = configs.replace(
-        config, updates=config.warm_start, epochs=1, minibatches=1, schedule="constant"
+        config, updates=config.budget.warm_start, epochs=1, minibatches=1, schedule="constant"
     )
     objective = max_likelihood(components.policy, task.mdp.vocab)
-    rates = jnp.full(config.seeds, config.learning_rate)
+    rates = jnp.full(config.budget.seeds, config.optimiser.learning_rate)
     saves = _saves(config, folder, "start")
     train_state, start = resume.resume(
-        saves, train.begin(own, objective, own.updates, keys, params, rates, rows)
+        saves, train.begin(own, objective, own.budget.updates, keys, params, rates, rows)
     )
-    if start is None or start.update < own.updates:
-        screen.say(f"Warm start: {own.updates} likelihood updates.")
+    if start is None or start.update < own.budget.updates:
+        screen.say(f"Warm start: {own.budget.updates} likelihood updates.")
         laid = layout.put(train_state)
-        compiled = train.build(own, task, objective, own.updates, layout, laid)
+        compiled = train.build(own, task, objective, own.budget.updates, layout, laid)
         *_, progress = resume.run(saves, stop, compiled, laid, start, keep_end=True)
         train_state = layout.get(progress.train_state)
     return train_state.learner.params
 
 
 def _saves(config: Any, folder: RunFolder, name: str) -> resume.Saves:
-    return resume.Saves(folder.checkpoints(name), config.keep, config.save_every)
+    return resume.Saves(folder.checkpoints(name), config.saving.keep, config.saving.save_every)
 
 
 # --- one method -----------------------------------------------------------------------------------
@@ -273,11 +273,11 @@ def _method(context: RunContext, method: Resolved, hyperparameters: Any) -> None
         context,
         method,
         objective,
-        hyperparameters.learning_rate or context.config.learning_rate,
+        hyperparameters.learning_rate or context.config.optimiser.learning_rate,
         own,
     )
-    rates = jnp.full(context.config.seeds, rate)
-    rows, updates = context.rows[method.reads], context.config.updates
+    rates = jnp.full(context.config.budget.seeds, rate)
+    rows, updates = context.rows[method.reads], context.config.budget.updates
     train_state = train.begin(
         context.config, objective, updates, context.keys, context.start, rates, rows
     )
@@ -354,14 +354,14 @@ def _train(
     found = []
     laid = context.layout.put(train_state)
     for progress in resume.run(
-        saves, context.stop, compiled, laid, start, evaluate, config.evaluations
+        saves, context.stop, compiled, laid, start, evaluate, config.evaluation.evaluations
     ):
         measured = progress.metrics
         medians = {k: float(np.median(v)) for k, v in measured.items()} if measured else None
         screen.progress(
             method.name,
             progress.update,
-            config.updates,
+            config.budget.updates,
             progress.seconds,
             float(progress.tokens.sum()),
             medians,
@@ -379,9 +379,9 @@ def _train(
                 )
             ]
             log = compiled.layout.host(progress.train_state.log)
-            if config.not_finite == "stop" and np.all(log.broke):
+            if config.saving.not_finite == "stop" and np.all(log.broke):
                 break
-    skip = config.not_finite == "skip"
+    skip = config.saving.not_finite == "skip"
     said = health.said(compiled.layout.host(progress.train_state.log), compiled.watched, skip)
     return TrainingOutcome(
         progress, "" if skip else said, found + [f"Updates left out: {said}."] * bool(skip and said)
@@ -420,22 +420,30 @@ def _tune(
     """The best of the config's number of learning rates, tried side by side on one seed of their
     own."""
     config = context.config
-    if config.trials == 1:
+    if config.budget.trials == 1:
         return rate, []
-    layout = devices.layout(config.trials, config.devices)
+    layout = devices.layout(config.budget.trials, config.devices)
     key = assemble.seed_keys(config, 1, offset=1_000_000)
-    same = lambda tree: jax.tree.map(lambda x: jnp.repeat(x[:1], config.trials, axis=0), tree)
-    rates = rate * jnp.array(configs.RATES[: config.trials])
+    same = lambda tree: jax.tree.map(
+        lambda x: jnp.repeat(x[:1], config.budget.trials, axis=0), tree
+    )
+    rates = rate * jnp.array(configs.RATES[: config.budget.trials])
     rows = same(train.demonstrations(config, context.task, key, method.reads))
     saves = _saves(config, context.folder, f"{method.name}-trials")
     begun = train.begin(
-        config, objective, config.updates, same(key), same(context.start), rates, rows
+        config, objective, config.budget.updates, same(key), same(context.start), rates, rows
     )
     train_state, start = resume.resume(saves, begun)
     ended = train_state = layout.put(train_state)
-    if start is None or start.update < config.updates:
+    if start is None or start.update < config.budget.updates:
         compiled = train.build(
-            config, context.task, objective, config.updates, layout, train_state, method.reads
+            config,
+            context.task,
+            objective,
+            config.budget.updates,
+            layout,
+            train_state,
+            method.reads,
         )
         *_, progress = resume.run(saves, context.stop, compiled, train_state, start, keep_end=True)
         ended = progress.train_state
@@ -528,7 +536,7 @@ def _search(context: RunContext) -> None:
 def _sweep(context: RunContext, params: Any) -> list[dict[str, float]]:
     """Policies at each temperature: IQM over seeds of every finite metric."""
     rows = []
-    for temperature in sorted(context.config.temperatures):
+    for temperature in sorted(context.config.evaluation.temperatures):
         measured = context.evaluator.measure(params, temperature)
         finite = {k: iqm(v) for k, v in measured.items() if np.all(np.isfinite(v))}
         rows.append({"temperature": temperature, **finite})

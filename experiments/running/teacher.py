@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.assemble import Task
+from experiments.config import replace
 from experiments.data.files import Reading
 from experiments.devices import cache_folder, processes
 from experiments.devices.seeds import SeedLayout
@@ -50,14 +51,14 @@ def get(
         return None
     policy = _policy(config.benchmark, task)
     own = _own_config(config)
-    keys = jax.random.split(jax.random.key(config.seed + 7), 1)
+    keys = jax.random.split(jax.random.key(config.budget.seed + 7), 1)
     components = Components(policy, task.mdp, None)
     layout = SeedLayout(1, jax.local_devices()[:1])
     objective = max_likelihood(policy, task.mdp.vocab)
     train_state = train.begin(
         own,
         objective,
-        own.updates,
+        own.budget.updates,
         keys,
         train.starts(own, task, components, keys),
         jnp.full(1, LEARNING_RATE),
@@ -66,28 +67,33 @@ def get(
 
     folder = _folder(config, reading, own)
     kept = checkpoints.restore(folder, train_state)
-    lacking = kept is None or kept[1]["update"] != own.updates
+    lacking = kept is None or kept[1]["update"] != own.budget.updates
     if not processes.any_of(lacking):  # several processes train it in step, each for itself
         say(f"Teacher: kept from an earlier run, {kept[1]['loss']:.3f} nats per byte in training.")
         return Model(policy, jax.tree.map(lambda x: x[0], kept[0].learner.params))
 
     train_state, start = resume.resume(saves, train_state)
-    compiled = train.build(own, task, objective, own.updates, layout, train_state)
+    compiled = train.build(own, task, objective, own.budget.updates, layout, train_state)
     loss = float("nan")
     for progress in resume.run(saves, stop, compiled, train_state, start, points=20):
         if progress.metrics and "loss" in progress.metrics:
             loss = (
                 float(progress.metrics["loss"][0])
-                * own.batch_size
+                * own.budget.batch_size
                 * progress.update
                 / max(1.0, float(progress.tokens[0]))
             )
             say(
-                f"Teacher: {progress.update} of {own.updates} updates, {loss:.3f} nats per byte, "
+                f"Teacher: {progress.update} of {own.budget.updates} updates, {loss:.3f} nats per byte, "
                 f"{progress.seconds:.0f} s."
             )
     if jax.process_index() == 0:  # which alone writes saves
-        _keep(folder, own.updates, progress.train_state, {"update": own.updates, "loss": loss})
+        _keep(
+            folder,
+            own.budget.updates,
+            progress.train_state,
+            {"update": own.budget.updates, "loss": loss},
+        )
     return Model(policy, jax.tree.map(lambda x: x[0], progress.train_state.learner.params))
 
 
@@ -106,7 +112,7 @@ def _keep(folder: Path, updates: int, train_state: Any, about: dict[str, Any]) -
 def untrained(config: Any, task: Task) -> Model:
     """The teacher before its first update."""
     policy = _policy(config.benchmark, task)
-    return Model(policy, policy.init(jax.random.key(config.seed)))
+    return Model(policy, policy.init(jax.random.key(config.budget.seed)))
 
 
 def _policy(benchmark: Text, task: Task) -> Policy:
@@ -126,9 +132,7 @@ def _own_config(config: Any) -> Any:
         "schedule": "cosine",
         "clip": CLIP,
     }
-    return dataclasses.replace(
-        config, updates=config.benchmark.teacher_updates, batch_size=32, **plain
-    )
+    return replace(config, updates=config.benchmark.teacher_updates, batch_size=32, **plain)
 
 
 def _folder(config: Any, reading: Reading, own: Any) -> Path:
@@ -138,9 +142,9 @@ def _folder(config: Any, reading: Reading, own: Any) -> Path:
     key = {
         "benchmark": benchmark,
         "rows": reading.digest(),
-        "seed": config.seed,
-        "batch": own.batch_size,
+        "seed": config.budget.seed,
+        "batch": own.budget.batch_size,
         "version": VERSION,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return cache_folder(config.cache) / "teachers" / digest
+    return cache_folder(config.output.cache) / "teachers" / digest

@@ -59,10 +59,12 @@ def source(mdp: TokenMDP, reads: str) -> Callable[[jax.Array, int], Any]:
 def demonstrations(config: Any, task: Task, keys: jax.Array, reads: str = "demos") -> Any:
     """Each run's fixed rows, or () where every update draws fresh ones. The same for every method
     that reads such rows."""
-    if not config.demos:
+    if not config.budget.demos:
         return ()
     rows = source(task.mdp, reads)
-    return jax.jit(jax.vmap(lambda key: rows(jax.random.fold_in(key, 3), config.demos)))(keys)
+    return jax.jit(jax.vmap(lambda key: rows(jax.random.fold_in(key, 3), config.budget.demos)))(
+        keys
+    )
 
 
 def starts(config: Any, task: Task, components: Components, keys: jax.Array) -> Any:
@@ -76,9 +78,9 @@ def starts(config: Any, task: Task, components: Components, keys: jax.Array) -> 
 
 def draw(config: Any, rows: Callable[[jax.Array, int], Any], kept: Any, key: jax.Array) -> Any:
     """The batch of an update: fresh rows, or some of the fixed ones drawn with replacement."""
-    if not config.demos:
-        return rows(key, config.batch_size)
-    chosen = jax.random.randint(key, config.batch_size, 0, config.demos)
+    if not config.budget.demos:
+        return rows(key, config.budget.batch_size)
+    chosen = jax.random.randint(key, config.budget.batch_size, 0, config.budget.demos)
     return jax.tree.map(lambda x: x[chosen], kept)
 
 
@@ -130,7 +132,7 @@ def build(
             )
             new, metrics = learner.update(state, batch)
             state, log, names = finite.record(
-                log, state, new, metrics, skip=config.not_finite == "skip"
+                log, state, new, metrics, skip=config.saving.not_finite == "skip"
             )
             watched.append(names)
             return state, log

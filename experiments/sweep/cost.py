@@ -24,7 +24,10 @@ def estimate(lines: Sequence[dict[str, Any]]) -> tuple[float, float]:
             if kind not in paces:
                 paces[kind] = _pace(config, method)
             compiling, pace = paces[kind]
-            cost += compiling + pace * config.seeds * config.batch_size * config.updates
+            cost += (
+                compiling
+                + pace * config.budget.seeds * config.budget.batch_size * config.budget.updates
+            )
         costs.append(cost)
     return sum(costs), max(costs)
 
@@ -35,8 +38,10 @@ def _pace(config: Any, name: str) -> tuple[float, float]:
     from experiments import config as configs
     from experiments import devices, speed
 
-    devices.use_compile_cache(config.cache)
-    setup = speed._setup(config, devices.layout(config.seeds, config.devices))
+    devices.use_compile_cache(config.output.cache)
+    setup = speed._setup(config, devices.layout(config.budget.seeds, config.devices))
     method, chosen = configs.resolve(config)[config.methods.index(name)]
     timing = speed._method(config, *setup, method, chosen, repetitions=1)
-    return timing.compile_seconds, timing.update_seconds[0] / (config.seeds * config.batch_size)
+    return timing.compile_seconds, timing.update_seconds[0] / (
+        config.budget.seeds * config.budget.batch_size
+    )

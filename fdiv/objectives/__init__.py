@@ -4,7 +4,7 @@
 A group is a frozen dataclass whose fields are flags, among them `learning_rate`, with
 
     reads                              "demos", "pairs" or "labels", what its batches are (demos, where it does not say)
-    needs                              "scorer", "critic": what of a components it is built from (nothing, where it does not say)
+    needs                              "scorer", "critic": what of the components it is built from (nothing, where it does not say)
     reusable                           whether a batch may serve several optimiser steps
     check(divergence, **fixed)         raises `UsageError` for values that cannot be
     claim(divergence, **fixed)         what it minimises, a `Claim`

@@ -6,7 +6,7 @@ on the way.
 
 p is the optimum of E_q[r] - beta KL(q||ref) (`fdiv.regularised`): where RLHF goes by reverse KL,
 this goes by any f. The mean estimates Z without bias, and counts from the next batch on, so a
-batch's own strings do not evaluator themselves (the first one's have to). A wrong Z^ is the same f to
+batch's own strings do not judge themselves (the first one's have to). A wrong Z^ is the same f to
 the unnormalised p Z / Z^: to reverse_kl it is a constant, which the baseline removes; in the alpha
 family (both chi-squares, forward_kl, hellinger2) it scales the gradient by (Z / Z^)^a; elsewhere it
 turns it. With prompts each has a Z of its own, so only reverse_kl is left there. Sources: Go et al.

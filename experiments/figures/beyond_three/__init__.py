@@ -90,7 +90,7 @@ class Flags:
 
 
 def make(flags: Flags) -> Result:
-    """Train the students of each source in one program, and evaluator them exactly."""
+    """Train the students of each source in one program, and measure them exactly."""
     course = _course(flags)
     rows = demonstrations(course)
     kinds = {"sft": [course.names.index("forward_kl")]}

@@ -44,9 +44,9 @@ def train(config: Any, data: Sequence[Any] = ()) -> School:
     configs.check(config, config)
     task = assemble.task(config)
     components = assemble.components(config, task)
-    runs = config.seeds * max(1, len(data))
+    runs = config.budget.seeds * max(1, len(data))
     layout = devices.layout(runs, config.devices)
-    keys = assemble.seed_keys(config, config.seeds)
+    keys = assemble.seed_keys(config, config.budget.seeds)
     given = [task._replace(mdp=benchmark.build()) for benchmark in data] or [task]
     keys, one = jnp.tile(keys, len(given)), keys
     start = training.starts(config, task, components, keys)
@@ -55,20 +55,20 @@ def train(config: Any, data: Sequence[Any] = ()) -> School:
     courses = {}
     for method, hyperparameters in configs.resolve(config):
         objective = method.build(hyperparameters, components)
-        rates = jnp.full(runs, hyperparameters.learning_rate or config.learning_rate)
+        rates = jnp.full(runs, hyperparameters.learning_rate or config.optimiser.learning_rate)
         kept = [training.demonstrations(config, task, one, method.reads) for task in given]
         rows = jax.tree.map(lambda *xs: jnp.concatenate(xs), *kept)
         train_state = layout.put(
-            training.begin(config, objective, config.updates, keys, start, rates, rows)
+            training.begin(config, objective, config.budget.updates, keys, start, rates, rows)
         )
         compiled = training.build(
-            config, task, objective, config.updates, layout, train_state, method.reads
+            config, task, objective, config.budget.updates, layout, train_state, method.reads
         )
         measure = lambda train_state, compiled=compiled: (
             evaluator.measure(train_state.learner.params) | layout.host(compiled.probe(train_state))
         )
         curve = []
-        for progress in training.run(compiled, train_state, measure, config.evaluations):
+        for progress in training.run(compiled, train_state, measure, config.evaluation.evaluations):
             if progress.metrics is not None:
                 curve.append((progress.update, progress.metrics))
         found = {name: np.stack([metrics[name] for _, metrics in curve]) for name in curve[0][1]}

@@ -66,7 +66,7 @@ def asked(flags: Any, benchmark: Any) -> list[Lesson]:
     for window, critic, methods, policy in plans:
         if methods:
             scorer = markov(window) if critic == "window" else Architecture("full")
-            config = configs.Config(
+            config = configs.make_config(
                 benchmark=benchmark,
                 policy=policy,
                 scorer=scorer,

@@ -27,7 +27,7 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.config import Config, replace
+from experiments.config import make_config
 from experiments.figures.common import trained
 from experiments.figures.common.base import Check, Figure, Result, near
 from experiments.figures.demos_vs_preferences.picture import draw, labels_are_right
@@ -121,8 +121,7 @@ def _task(flags: Flags, noise: float = 0.0, spread: float = 0.0) -> Rewarded:
 
 
 def _config(flags: Flags, names: list[str]):
-    return replace(
-        Config(),
+    return make_config(
         benchmark=_task(flags),
         policy=Architecture("full"),
         scorer=Architecture(flags.reward_model),

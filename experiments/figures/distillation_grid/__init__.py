@@ -44,7 +44,7 @@ class Flags:
 
 
 def make(flags: Flags) -> Result:
-    """Train all students side by side in one program and evaluator them exactly."""
+    """Train all students side by side in one program and measure them exactly."""
     names = _checked(flags)
     cells = list(itertools.product(range(len(names)), flags.fractions, range(flags.seeds)))
     kinds, fractions, seeds = (jnp.array(column) for column in zip(*cells))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.config import GROUPS, Config, replace
+from experiments.config import GROUPS, make_config, replace
 from experiments.figures.common import classes, trained
 from experiments.figures.trained_errors.errors import Errors, Walk, enumerated, table, walked
 from fdiv.benchmarks import TwoTemplate
@@ -31,8 +31,7 @@ class Student(NamedTuple):
 def taught(flags: Any, horizon: int) -> Iterator[tuple[str, Student]]:
     """Every method at one length, from the same starts on the same demonstrations."""
     shape = {"layers": 1, "width": 16, "heads": 2, "kv_heads": 1, "window": flags.order}
-    config = replace(
-        Config(),
+    config = make_config(
         benchmark=TwoTemplate(flags.vocab, horizon, flags.weight, flags.noise),
         policy=Architecture("transformer", **shape)
         if flags.policy == "transformer"

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import assemble, cli, compare, devices, doctor
-from experiments.config import Config
+from experiments.config import make_config, value_of
 from experiments.devices.seeds import SeedLayout
 from experiments.evaluation import class_optimum
 from experiments.running import finite, resume, train
@@ -27,8 +27,8 @@ from fdiv.benchmarks import TwoTemplate
 from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.types import Objective, UsageError
 
-CONFIG = Config(
-    TwoTemplate(vocab=2, horizon=3),
+CONFIG = make_config(
+    benchmark=TwoTemplate(vocab=2, horizon=3),
     methods=("sft",),
     seeds=3,
     updates=24,
@@ -61,23 +61,26 @@ SMALL = [
 def begin(objective_of, **changes):
     """(program, run before the first update) of an objective on the smallest task, all seeds side
     by side."""
-    config = Config(
+    config = make_config(
         **{
             **{
-                f: getattr(CONFIG, f)
+                f: value_of(CONFIG, f)
                 for f in ("benchmark", "methods", "seeds", "updates", "batch_size")
             },
             **changes,
         }
     )
     task = assemble.task(config)
-    components, keys = assemble.components(config, task), assemble.seed_keys(config, config.seeds)
+    components, keys = (
+        assemble.components(config, task),
+        assemble.seed_keys(config, config.budget.seeds),
+    )
     objective = objective_of(max_likelihood(components.policy, task.mdp.vocab))
-    rates = jnp.full(config.seeds, config.learning_rate)
+    rates = jnp.full(config.budget.seeds, config.optimiser.learning_rate)
     train_state = train.begin(
         config,
         objective,
-        config.updates,
+        config.budget.updates,
         keys,
         train.starts(config, task, components, keys),
         rates,
@@ -87,8 +90,8 @@ def begin(objective_of, **changes):
         config,
         task,
         objective,
-        config.updates,
-        SeedLayout(config.seeds, jax.devices()[:1]),
+        config.budget.updates,
+        SeedLayout(config.budget.seeds, jax.devices()[:1]),
         train_state,
     ), train_state
 
@@ -361,7 +364,7 @@ def test_an_update_that_is_not_finite_is_told_and_stays_its_seeds_own(mode, like
     assert f"seed {broken[0]}: loss was not finite at update 5" in said
     assert np.isfinite(params[broken]).all() == (mode == "skip")
     assert log.skipped.tolist() == [
-        CONFIG.updates - 4 if mode == "skip" and i in broken else 0 for i in range(3)
+        CONFIG.budget.updates - 4 if mode == "skip" and i in broken else 0 for i in range(3)
     ]
     assert np.isfinite(end.metrics["loss"][whole]).all()
 

@@ -217,9 +217,9 @@ def handlers():
 
 def test_a_failing_line_takes_no_other_with_it(sweep, handlers, monkeypatch, capfd):
     def main(preset, config):
-        if config.seed == 1 and config.learning_rate == 0.1:
+        if config.budget.seed == 1 and config.optimiser.learning_rate == 0.1:
             raise RuntimeError("out of luck")
-        if config.seed == 1:
+        if config.budget.seed == 1:
             raise UsageError("seed", 1, "is not liked.", "Take another.")
         print("trained")
         return 0

@@ -16,7 +16,7 @@ import pytest
 from tables import EVERY
 
 from experiments import assemble, cli, compare
-from experiments.config import Config
+from experiments.config import make_config
 from experiments.reporting import results, tables
 from fdiv import regularised, verified
 from fdiv import tokens as tk
@@ -412,7 +412,7 @@ def test_greedy_is_the_path_of_likeliest_tokens():
 
 
 def test_a_task_with_prompts_is_never_enumerated():
-    task = assemble.task(Config(benchmark=Arithmetic(terms=2, largest=9)))
+    task = assemble.task(make_config(benchmark=Arithmetic(terms=2, largest=9)))
     assert task.space is None
     assert task.length == 4 + 7  # 9+9= and 9+9=18 with its end
     x = encoded([([1, 2], "3", True)], task.mdp.horizon, 9)
