@@ -6,7 +6,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from test_text import written
+from text_files import written
 
 from experiments.running import train as training
 from fdiv.benchmarks.text import EOS, Row, Text

@@ -8,27 +8,13 @@ import json
 
 import jax
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
+from text_files import written
 
 from experiments.data import files
 from fdiv import tokens as tk
 from fdiv.benchmarks.text import EOS, Row, Text, decode, split
 from fdiv.types import PAD, UsageError
-
-
-def written(tmp_path, records, suffix=".jsonl", **fields):
-    path = tmp_path / f"rows{suffix}"
-    if suffix == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
-    elif suffix == ".json":
-        path.write_text(json.dumps(records))
-    else:
-        path.write_text(
-            "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records)
-        )
-    return files.read(Text(path=path, **fields))
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
