@@ -18,7 +18,7 @@ up the answer alone, and keep one or two of the ways: their entropy given the su
 weights. Weight buys ways for accuracy with each of them, although at the optimum of any no way is
 lost: right answers there are as likely among each other as they were. forward_kl earns e^s of whole
 strings: one rare string can carry a batch, a gradient's norm reaches 24 on average over a stretch
-of updates where reverse_kl's stays below 10, and only --clip holds it."""
+of updates where reverse_kl's stays below 10, and only --max-grad-norm holds it."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ PRESETS = {
             batch_size=256,
             warm_start=500,
             learning_rate=2e-3,
-            clip=1.0,
+            max_grad_norm=1.0,
             evaluations=8,
             samples=256,
             temperatures=(0.5, 0.7, 0.85, 1.0, 1.2),

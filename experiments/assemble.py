@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from experiments.config import strings_possible
+from experiments.config import Config, resolve, strings_possible
 from experiments.data import files
 from fdiv import exact
 from fdiv.benchmarks import Text
@@ -34,12 +33,14 @@ class Task(NamedTuple):
     )
 
 
-def data(config: Any) -> files.Reading | None:
+def data(config: Config) -> files.Reading | None:
     """The rows of a text benchmark; other benchmarks are their own data."""
     return files.read(config.benchmark) if isinstance(config.benchmark, Text) else None
 
 
-def task(config: Any, reading: files.Reading | None = None, teacher: Model | None = None) -> Task:
+def task(
+    config: Config, reading: files.Reading | None = None, teacher: Model | None = None
+) -> Task:
     """Build the benchmark. Raises `UsageError` where exact values are asked for and the strings are
     too many."""
     if reading is not None:
@@ -67,11 +68,11 @@ def task(config: Any, reading: files.Reading | None = None, teacher: Model | Non
     return Task(mdp, space, prompted + mdp.horizon, [], getattr(config.benchmark, "spell", None))
 
 
-def components(config: Any, task: Task) -> Components:
+def components(config: Config, task: Task) -> Components:
     """Policy, task, sampler, scorers. A scorer is built only where a method has a use for it."""
     mdp = task.mdp
     needs = lambda what: any(
-        what in getattr(GROUPS[m.group], "needs", ()) for m, _ in config_methods(config)
+        what in getattr(GROUPS[m.group], "needs", ()) for m, _ in resolve(config)
     )
     scorer = (
         config.scorer.scorer(mdp.vocab, task.length, config.policy) if needs("scorer") else None
@@ -87,7 +88,7 @@ def components(config: Any, task: Task) -> Components:
     )
 
 
-def embedded(config: Any, task: Task) -> Any:
+def embedded(config: Config, task: Task) -> Any:
     """The task's reference as a table of the policy's class, or the class's nearest to it; None
     where training starts anew."""
     regulariser = task.mdp.regulariser
@@ -105,32 +106,20 @@ def embedded(config: Any, task: Task) -> Any:
         ).astype(np.float32)
 
 
-def config_methods(config: Any):
-    """Each method with its hyperparameters."""
-    from experiments.config import resolve
-
-    return resolve(config)
-
-
-def make_learner(config: Any, objective: Objective, rate: Any, updates: int) -> Learner:
-    """Adam with the config's schedule; `rate` may be traced, so that runs can have different
-    ones."""
-    steps = updates * config.budget.epochs * config.budget.minibatches
-    shape = (
-        optax.cosine_decay_schedule(1.0, steps)
-        if config.optimiser.schedule == "cosine"
-        else lambda step: 1.0
+def make_learner(
+    config: Config, objective: Objective, rate: float | jax.Array, updates: int
+) -> Learner:
+    """The config's optimiser and schedule over so many updates; `rate` may be traced, so that runs
+    can have different ones."""
+    budget = config.budget
+    steps = updates * budget.epochs * budget.minibatches
+    return learner(
+        objective,
+        config.optimiser.policy(rate, updates, steps),
+        epochs=budget.epochs,
+        minibatches=budget.minibatches,
+        accumulate=budget.accumulate,
     )
-    parts = [optax.clip_by_global_norm(config.optimiser.clip)] if config.optimiser.clip else []
-    tx = optax.chain(
-        *parts, optax.scale_by_adam(), optax.scale_by_learning_rate(lambda step: rate * shape(step))
-    )
-    counts = {
-        "epochs": config.budget.epochs,
-        "minibatches": config.budget.minibatches,
-        "accumulate": config.budget.accumulate,
-    }
-    return learner(objective, tx, **counts)
 
 
 def readable(task: Task, sequences: Sequences) -> list[tuple[str, str]]:
@@ -148,7 +137,7 @@ def readable(task: Task, sequences: Sequences) -> list[tuple[str, str]]:
     return pairs
 
 
-def seed_keys(config: Any, count: int, offset: int = 0) -> jax.Array:
+def seed_keys(config: Config, count: int, offset: int = 0) -> jax.Array:
     """One key per run: the i-th is the same whatever the number of runs."""
     base = jax.random.key(config.budget.seed)
     return jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(offset, offset + count))

@@ -7,22 +7,35 @@ import dataclasses
 import functools
 import operator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import tyro
 
 from experiments.devices import Devices
+from experiments.optimiser import Optimiser
 from fdiv import exact, objectives
 from fdiv.benchmarks import BENCHMARKS, Text, TwoTemplate
-from fdiv.checks import at_least, one_of, positive
 from fdiv.control import Control
 from fdiv.objectives import GROUPS, Resolved
 from fdiv.penalties import Penalty
 from fdiv.policies import Architecture
-from fdiv.types import UsageError
+from fdiv.types import TokenMDP
 
 FLAT = tyro.conf.OmitArgPrefixes  # the flags of such a group carry no prefix: --updates
-Benchmark = functools.reduce(operator.or_, BENCHMARKS.values())
+NotFinite = Literal["stop", "skip"]
+
+
+class Enumerable(Protocol):
+    """A benchmark that is its own data: a frozen dataclass whose fields are flags."""
+
+    def build(self) -> TokenMDP:
+        """The task."""
+
+
+if TYPE_CHECKING:
+    Benchmark = Text | Enumerable
+else:  # tyro makes a choice of flags of each class in the table, imported ones among them
+    Benchmark = functools.reduce(operator.or_, BENCHMARKS.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +56,8 @@ class Budget:
     warm_start: int = 0
     """Likelihood updates that make the common start."""
     epochs: int = 1
-    """Passes over each batch (sft and distill on expert prefixes only: the others' batches are good
-    for one step)."""
+    """Passes over each batch; more than one is refused for methods whose batches are good for one
+    step (policy gradients and discriminators on the policy's fresh samples)."""
     minibatches: int = 1
     """Steps per pass."""
     accumulate: int = 1
@@ -53,18 +66,6 @@ class Budget:
     trials: int = 1
     """Learning rates tried for every method on a seed of their own (x 1, 1/3, 3, 1/10, 10); the
     best one runs."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimiser:
-    """How a policy's step is made of its gradient."""
-
-    learning_rate: float = 0.05
-    """Adam's step for the policy."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """How the step changes over a run."""
-    clip: float = 0.0
-    """Largest norm of a gradient; 0 is no limit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Saving:
     keep: int = 2
     """Checkpoints kept of each method; one that turns out damaged costs the updates since the one
     before it."""
-    not_finite: Literal["stop", "skip"] = "stop"
+    not_finite: NotFinite = "stop"
     """What an update with a number that is not finite does: its method is marked diverged, and ends
     once all its seeds are; or the update is left out."""
 
@@ -138,14 +139,16 @@ class Common:
     """Which devices, and whether seeds or one model are spread over them."""
 
 
-# one field, and so one group of flags, for each group of methods
-Config = dataclasses.make_dataclass(
-    "Config",
-    [(name, group, dataclasses.field(default_factory=group)) for name, group in GROUPS.items()],
-    bases=(Common,),
-    frozen=True,
-    namespace={"__doc__": Common.__doc__, "__module__": __name__},
-)
+if TYPE_CHECKING:
+    Config = Common  # what every config has; a method's own group is read by `hyperparameters`
+else:  # one field, and so one group of flags, for each group of methods, imported ones among them
+    Config = dataclasses.make_dataclass(
+        "Config",
+        [(name, group, dataclasses.field(default_factory=group)) for name, group in GROUPS.items()],
+        bases=(Common,),
+        frozen=True,
+        namespace={"__doc__": Common.__doc__, "__module__": __name__},
+    )
 
 LIFTED = {  # field -> the group without a prefix that holds it
     field.name: name
@@ -161,10 +164,12 @@ LIFTED = {  # field -> the group without a prefix that holds it
 
 
 def replace(config: Config, **fields: Any) -> Config:
-    """A copy with other values, each by the name of its flag: `replace(config, updates=10)`."""
+    """A copy with other values, each by the name of its flag: `replace(config, updates=10)`. A
+    group is replaced whole by an instance of it: `replace(config, optimiser=Optimiser(...))`."""
     nested: dict[str, dict[str, Any]] = {}
     for field, value in fields.items():
-        nested.setdefault(LIFTED.get(field, ""), {})[field] = value
+        whole_group = dataclasses.is_dataclass(value) or field not in LIFTED
+        nested.setdefault("" if whole_group else LIFTED[field], {})[field] = value
     whole = nested.pop("", {})
     for group, values in nested.items():
         whole[group] = dataclasses.replace(whole.get(group, getattr(config, group)), **values)
@@ -186,7 +191,7 @@ RATES = (1.0, 1 / 3, 3.0, 0.1, 10.0)  # what --trials multiplies the learning ra
 WHERE_ONLY = ("out", "devices", "save_every", "keep", "cache", "report")
 
 
-def resolve(config: Any) -> list[tuple[Resolved, Any]]:
+def resolve(config: Config) -> list[tuple[Resolved, Any]]:
     """Each method with its hyperparameters."""
     return [
         (method, getattr(config, method.group))
@@ -194,109 +199,15 @@ def resolve(config: Any) -> list[tuple[Resolved, Any]]:
     ]
 
 
-def check(config: Any, preset: Any) -> None:
-    """Raise `UsageError` for the first field that cannot be, before anything is built or written.
-
-    An option that no chosen method has a use for is refused where it differs from the preset's.
-    """
-    for field in (
-        "seeds",
-        "updates",
-        "evaluations",
-        "trials",
-        "samples",
-        "epochs",
-        "minibatches",
-        "accumulate",
-        "optimum_starts",
-        "keep",
-    ):
-        at_least(field, value_of(config, field), 1)
-    if config.budget.trials > len(RATES):
-        raise UsageError(
-            "trials", config.budget.trials, "is too many.", f"Give at most {len(RATES)}."
-        )
-    one_of("not_finite", config.saving.not_finite, Literal["stop", "skip"])
-    at_least("batch_size", config.budget.batch_size, 2)
-    for field in ("demos", "warm_start", "seed", "clip", "exact_limit", "save_every"):
-        at_least(field, value_of(config, field), 0)
-    positive("learning_rate", config.optimiser.learning_rate)
-    for temperature in config.evaluation.temperatures:
-        positive("temperatures", temperature)
-    parts = config.budget.minibatches * config.budget.accumulate
-    if config.budget.batch_size % parts:
-        problem = f"does not divide into {config.budget.minibatches} minibatches of {config.budget.accumulate} parts."
-        raise UsageError(
-            "batch_size", config.budget.batch_size, problem, f"Give a multiple of {parts}."
-        )
-    config.devices.check()
-    config.policy.sizes("policy")
-    config.scorer.sizes("scorer")
-    config.penalty.check()
-    config.control.check()
-    _check_methods(config)
-    _check_unused(config, preset)
-
-
-def _check_methods(config: Any) -> None:
-    if not config.methods:
-        raise UsageError(
-            "methods",
-            (),
-            "there is nothing to compare.",
-            "Name at least one, such as --methods sft gail.",
-        )
-    chosen = resolve(config)
-    names = [method.name for method, _ in chosen]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError("methods", name, "is named twice.", "Name each method once.")
-    for method, hyperparameters in chosen:
-        method.check(hyperparameters)
-        if hyperparameters.learning_rate is not None:
-            positive(f"{method.group}.learning_rate", hyperparameters.learning_rate)
-        if config.budget.epochs * config.budget.minibatches > 1 and not method.reusable(
-            hyperparameters
-        ):
-            problem = (
-                f"{method.name} learns from samples of the policy as it is, good for one step."
-            )
-            value = (config.budget.epochs, config.budget.minibatches)
-            raise UsageError(
-                "epochs, minibatches",
-                value,
-                problem,
-                f"Leave both at 1, or leave {method.name} out.",
-            )
-
-
-def _check_unused(config: Any, preset: Any) -> None:
-    chosen = [method for method, _ in resolve(config)]
-    names = [method.name for method in chosen]
-    used = {method.group for method in chosen}
-    used |= {"penalty"} if any(m.charges and "penalty" not in m.fixed for m in chosen) else set()
-    used |= {"control"} if any(m.charges for m in chosen) else set()
-    for group in (*GROUPS, "penalty", "control"):
-        changed = _changed(getattr(config, group), getattr(preset, group))
-        if group not in used and changed:
-            field, value = next(iter(changed.items()))
-            fix = f"Drop it, or add a method that reads it to --methods (now {' '.join(names)})."
-            raise UsageError(f"{group}.{field}", value, f"no method here uses {group}.", fix)
-
-
-def _changed(a: Any, b: Any) -> dict[str, Any]:
-    return {k: v for k, v in dataclasses.asdict(a).items() if v != dataclasses.asdict(b)[k]}
-
-
 # --- as data --------------------------------------------------------------------------------------
 
 
-def benchmark_name(config: Any) -> str:
+def benchmark_name(config: Config) -> str:
     """The registered name of the config's benchmark."""
     return next(name for name, kind in BENCHMARKS.items() if type(config.benchmark) is kind)
 
 
-def as_dict(config: Any) -> dict[str, Any]:
+def as_dict(config: Config) -> dict[str, Any]:
     """Plain data for JSON, the benchmark and groups as nested dictionaries."""
     plain = _plain(dataclasses.asdict(config))
     plain["benchmark"] = {"name": benchmark_name(config), **plain["benchmark"]}
@@ -329,12 +240,12 @@ def difference(a: dict, b: dict) -> dict[str, tuple[Any, Any]]:
     return {k: (a.get(k), b.get(k)) for k in {**a, **b} if a.get(k) != b.get(k)}
 
 
-def identity(config: Any) -> dict[str, Any]:
+def identity(config: Config) -> dict[str, Any]:
     """What decides the numbers: the config without where it runs. Text is known by its path as
     given."""
     return {k: v for k, v in as_dict(config).items() if k not in WHERE_ONLY}
 
 
-def strings_possible(config: Any) -> bool:
+def strings_possible(config: Config) -> bool:
     """Whether exact values are asked for and the benchmark is of a kind that can have them."""
     return config.evaluation.exact_limit > 0 and not isinstance(config.benchmark, Text)

@@ -38,11 +38,11 @@ class Timing(NamedTuple):
 def main(preset: str, config) -> int:
     """Time every method of a config and print the table."""
     from experiments import config as configs
-    from experiments import devices
+    from experiments import devices, validation
     from experiments.running.console import print_table
 
     default = cli.presets()[preset][1]
-    configs.check(config, default)
+    validation.check(config, default)
     if config.output.out != default.output.out:
         raise UsageError("out", str(config.output.out), "speed writes nothing.", "Drop it.")
     layout = devices.layout(config.budget.seeds, config.devices)
@@ -54,8 +54,8 @@ def main(preset: str, config) -> int:
     ]
     titles = ["program", "compile s", "ms/update", "spread", "tokens/s", "of sampling"]
     caption = (
-        f"{preset}: {config.budget.seeds} seeds x {config.budget.batch_size} strings, {limit.tokens:,.0f} "
-        "tokens an update; "
+        f"{preset}: {config.budget.seeds} seeds x {config.budget.batch_size} strings, "
+        f"{limit.tokens:,.0f} tokens an update; "
         f"{layout}. Median of {REPETITIONS} repetitions of {SECONDS:g} s; "
         "spread is (slowest - fastest) / median; of sampling: share of the speed of drawing "
         "strings and learning nothing."

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import assemble, cli, devices
+from experiments import assemble, cli, devices, validation
 from experiments import config as configs
 from experiments.assemble import Task
 from experiments.devices import processes
@@ -69,7 +69,7 @@ def run(preset: str, config: Any, default: Any) -> int:
 
 
 def _run(preset: str, config: Any, default: Any) -> int:
-    configs.check(config, default)
+    validation.check(config, default)
     layout = devices.layout(config.budget.seeds, config.devices)
     reading = assemble.data(config)
     identity = configs.identity(config) | ({"data": reading.digest()} if reading else {})
@@ -220,7 +220,12 @@ def _warm_start(
 ):
     """The common start: likelihood training of every seed, kept with the run."""
     own = configs.replace(
-        config, updates=config.budget.warm_start, epochs=1, minibatches=1, schedule="constant"
+        config,
+        updates=config.budget.warm_start,
+        epochs=1,
+        minibatches=1,
+        schedule="constant",
+        warm_up=0,
     )
     objective = max_likelihood(components.policy, task.mdp.vocab)
     rates = jnp.full(config.budget.seeds, config.optimiser.learning_rate)

@@ -21,6 +21,7 @@ from experiments.config import replace
 from experiments.data.files import Reading
 from experiments.devices import cache_folder, processes
 from experiments.devices.seeds import SeedLayout
+from experiments.optimiser import Optimiser
 from experiments.running import resume, train
 from experiments.running.stopping import StopFlag
 from experiments.storage import checkpoints
@@ -123,16 +124,17 @@ def _policy(benchmark: Text, task: Task) -> Policy:
 
 
 def _own_config(config: Any) -> Any:
-    """The teacher's training: the run's config with the teacher's own length, step and clipping."""
-    plain = {
-        "demos": 0,
-        "epochs": 1,
-        "minibatches": 1,
-        "accumulate": 1,
-        "schedule": "cosine",
-        "clip": CLIP,
-    }
-    return replace(config, updates=config.benchmark.teacher_updates, batch_size=32, **plain)
+    """The teacher's training: the run's config with a length and an optimiser of its own."""
+    return replace(
+        config,
+        updates=config.benchmark.teacher_updates,
+        batch_size=32,
+        demos=0,
+        epochs=1,
+        minibatches=1,
+        accumulate=1,
+        optimiser=Optimiser(learning_rate=LEARNING_RATE, max_grad_norm=CLIP),
+    )
 
 
 def _folder(config: Any, reading: Reading, own: Any) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import cli
+from experiments import cli, validation
 from experiments import config as configs
 from experiments.sweep import grid
 from experiments.sweep.folder import PARTS, SweepFolder, write_whole
@@ -69,13 +69,13 @@ def resolve(number: int, point: grid.Point, imports: Sequence[str] = ()) -> dict
     }
 
 
-def parsed(preset: str, words: Sequence[str], where: str) -> Any:
+def parsed(preset: str, words: Sequence[str], where: str) -> configs.Config:
     """The config of a line; what is wrong with it is said with `where` it stands."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             _, config = cli.parse(PROGRAM, [preset, *words])
-        configs.check(config, cli.presets()[preset][1])
+        validation.check(config, cli.presets()[preset][1])
         _build(
             configs.replace(
                 config, seed=0, seeds=1, learning_rate=1.0, updates=1, evaluations=1, out=Path()

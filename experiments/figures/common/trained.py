@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import assemble, devices
+from experiments import assemble, devices, validation
 from experiments import config as configs
 from experiments.assemble import Task
 from experiments.evaluation.evaluator import Evaluator
@@ -41,7 +41,7 @@ def train(config: Any, data: Sequence[Any] = ()) -> School:
     With `data`, other benchmarks of the same law whose fixed demonstrations or comparisons take the
     place of the config's, there is a run for each of them and each seed, in one program: [data,
     seeds] in one row, seeds changing fastest."""
-    configs.check(config, config)
+    validation.check(config, config)
     task = assemble.task(config)
     components = assemble.components(config, task)
     runs = config.budget.seeds * max(1, len(data))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import config as configs
+from experiments import validation
 from experiments.figures.common.trained import School, train
 from fdiv import objectives
 from fdiv import tokens as tk
@@ -75,11 +76,11 @@ def asked(flags: Any, benchmark: Any) -> list[Lesson]:
                 updates=flags.updates,
                 batch_size=flags.batch_size,
                 learning_rate=RATES[policy.name],
-                clip=0.0 if policy.name == "markov" else 1.0,
+                max_grad_norm=0.0 if policy.name == "markov" else 1.0,
                 evaluations=1,
                 samples=2,
             )
-            configs.check(config, config)
+            validation.check(config, config)
             lessons.append(Lesson(window, critic, config))
     return lessons
 

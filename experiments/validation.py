@@ -1,0 +1,109 @@
+"""What is looked at in a config before anything is built or written: each field's range, and
+whether an option has a reader at all."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from experiments.config import RATES, Config, NotFinite, resolve, value_of
+from fdiv.checks import at_least, one_of, positive
+from fdiv.objectives import GROUPS
+from fdiv.types import UsageError
+
+
+def check(config: Config, preset: Config) -> None:
+    """Raise `UsageError` for the first field that cannot be, before anything is built or written.
+
+    An option that no chosen method has a use for is refused where it differs from the preset's.
+    """
+    for field in (
+        "seeds",
+        "updates",
+        "evaluations",
+        "trials",
+        "samples",
+        "epochs",
+        "minibatches",
+        "accumulate",
+        "optimum_starts",
+        "keep",
+    ):
+        at_least(field, value_of(config, field), 1)
+    if config.budget.trials > len(RATES):
+        raise UsageError(
+            "trials", config.budget.trials, "is too many.", f"Give at most {len(RATES)}."
+        )
+    one_of("not_finite", config.saving.not_finite, NotFinite)
+    at_least("batch_size", config.budget.batch_size, 2)
+    for field in ("demos", "warm_start", "seed", "exact_limit", "save_every"):
+        at_least(field, value_of(config, field), 0)
+    config.optimiser.check(config.budget.updates)
+    for temperature in config.evaluation.temperatures:
+        positive("temperatures", temperature)
+    parts = config.budget.minibatches * config.budget.accumulate
+    if config.budget.batch_size % parts:
+        problem = (
+            f"does not divide into {config.budget.minibatches} minibatches of "
+            f"{config.budget.accumulate} parts."
+        )
+        raise UsageError(
+            "batch_size", config.budget.batch_size, problem, f"Give a multiple of {parts}."
+        )
+    config.devices.check()
+    config.policy.sizes("policy")
+    config.scorer.sizes("scorer")
+    config.penalty.check()
+    config.control.check()
+    _check_methods(config)
+    _check_unused(config, preset)
+
+
+def _check_methods(config: Config) -> None:
+    if not config.methods:
+        raise UsageError(
+            "methods",
+            (),
+            "there is nothing to compare.",
+            "Name at least one, such as --methods sft gail.",
+        )
+    chosen = resolve(config)
+    names = [method.name for method, _ in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError("methods", name, "is named twice.", "Name each method once.")
+    for method, hyperparameters in chosen:
+        method.check(hyperparameters)
+        if hyperparameters.learning_rate is not None:
+            positive(f"{method.group}.learning_rate", hyperparameters.learning_rate)
+        if config.budget.epochs * config.budget.minibatches > 1 and not method.reusable(
+            hyperparameters
+        ):
+            problem = (
+                f"{method.name} learns from samples of the policy as it is, good for one step."
+            )
+            value = (config.budget.epochs, config.budget.minibatches)
+            raise UsageError(
+                "epochs, minibatches",
+                value,
+                problem,
+                f"Leave both at 1, or leave {method.name} out.",
+            )
+
+
+def _check_unused(config: Config, preset: Config) -> None:
+    chosen = [method for method, _ in resolve(config)]
+    names = [method.name for method in chosen]
+    used = {method.group for method in chosen}
+    used |= {"penalty"} if any(m.charges and "penalty" not in m.fixed for m in chosen) else set()
+    used |= {"control"} if any(m.charges for m in chosen) else set()
+    for group in (*GROUPS, "penalty", "control"):
+        changed = _changed(getattr(config, group), getattr(preset, group))
+        if group not in used and changed:
+            field, value = next(iter(changed.items()))
+            fix = f"Drop it, or add a method that reads it to --methods (now {' '.join(names)})."
+            raise UsageError(f"{group}.{field}", value, f"no method here uses {group}.", fix)
+
+
+def _changed(a: Any, b: Any) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(a).items() if v != dataclasses.asdict(b)[k]}
