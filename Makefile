@@ -28,9 +28,11 @@ test-long: $(READY)
 speed: $(READY)
 	$(BIN)/python -m experiments.speed two-template
 
+# style, form and types
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

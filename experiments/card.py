@@ -3,8 +3,10 @@ prints every member's."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +18,7 @@ from fdiv.types import UsageError
 def card(spec: str) -> Table:
     """One member: its formula, where it comes from, who else calls it what, and its parameter
     elsewhere."""
-    found = divergences.card(spec)
+    member = divergences.card(spec)
     table = Table(
         box=None,
         show_header=False,
@@ -24,16 +26,25 @@ def card(spec: str) -> Table:
         title=f"[bold]{divergences.parse(spec).name}[/]",
         title_justify="left",
     )
-    rows = {"f(u), u = p/q": found.formula, "source": found.source, "known as": found.names}
+    rows = {"f(u), u = p/q": member.formula, "source": member.source, "known as": member.names}
     for name, text in (rows | conventions.equivalents(spec)).items():
         table.add_row(f"[dim]{name}[/]", text)
     return table
 
 
-def main(argv: list[str]) -> int:
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What each member of the family is: its formula, its source, its names elsewhere."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Divergences, such as js or alpha:0.5; none: every one."""
+
+
+def main(argv: list[str] | None = None) -> int:
     """Print the cards asked for."""
     try:
-        names = cli.load_plugins(argv) or list(divergences.every())
+        asked = tyro.cli(Command, prog="python -m experiments.card", args=cli.arguments(argv))
+        names = asked.names or tuple(divergences.every())
         tables = [card(name) for name in names]
     except UsageError as error:
         return cli.refused(error)
@@ -45,4 +56,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

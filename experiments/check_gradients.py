@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import tyro
+
 from experiments import cli
 from fdiv.checks import at_least, between
 from fdiv.types import UsageError
@@ -41,10 +43,21 @@ class Options:
     """Folder to write to."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Objectives and options."""
+
+    objectives: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="OBJECTIVE ...")
+    ] = ()
+    """Objectives as --methods takes them; none: every registered one."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Options)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure what the command line names; everything that is registered where it names nothing."""
     try:
-        names, options = _parse(cli.load_plugins(list(sys.argv[1:] if argv is None else argv)))
+        names, options = _parse(cli.arguments(argv))
         chosen = methods(names)
         expected = _expected(options.expect)
         found = card(options, chosen)
@@ -61,30 +74,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse(argv: list[str]) -> tuple[tuple[str, ...], Options]:
-    import tyro
-
-    Names = tyro.conf.Positional[tuple[str, ...]]
-    about = "Objectives as --methods takes them; none: every registered one."
-    fields = [
-        (
-            "objectives",
-            Annotated[Names, tyro.conf.arg(metavar="OBJECTIVE ...", help=about)],
-            dataclasses.field(default=()),
-        ),
-        (
-            "options",
-            Annotated[Options, tyro.conf.arg(name="")],
-            dataclasses.field(default_factory=Options),
-        ),
-    ]
-    command = dataclasses.make_dataclass("Command", fields, frozen=True)
-    marks = (tyro.conf.FlagConversionOff,)
     asked = tyro.cli(
-        command,
+        Command,
         prog="python -m experiments.check_gradients",
         description=__doc__,
         args=argv,
-        config=marks,
+        config=(tyro.conf.FlagConversionOff,),
     )
     options = asked.options
     at_least("vocab", options.vocab, 2)

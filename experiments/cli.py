@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import itertools
 import pkgutil
@@ -14,10 +15,13 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from experiments.running.stopping import STOPPED_EXIT
 from fdiv.types import UsageError
+
+if TYPE_CHECKING:  # loaded once `--import` has been, as imported groups become fields of it
+    from experiments.config import Config
 
 USAGE_EXIT = 2
 SHORT = {  # what is typed often, and where it lives
@@ -25,32 +29,35 @@ SHORT = {  # what is typed often, and where it lives
     "--spread": ("--benchmark.spread",),
     "--noise": ("--benchmark.flips", "--benchmark.slips"),
 }
+ALIASES = {  # flags of earlier versions, and what they are called now
+    "--clip": "--max-grad-norm",
+}
 IMPORTED: list[ModuleType] = []  # what `--import` has loaded, in order
+_RENAMED: set[str] = set()  # aliases that were used, and said so
 
 
-def presets() -> dict[str, tuple[str, Any]]:
+def presets() -> dict[str, tuple[str, Config]]:
     """Every preset of the `configs` folder, one file each, and of imported files: name ->
     (description, config)."""
-    found = {}
+    known: dict[str, tuple[str, Config]] = {}
     folder = importlib.import_module("configs")
     for module in sorted(pkgutil.iter_modules(folder.__path__), key=lambda m: m.name):
-        found |= importlib.import_module(f"configs.{module.name}").PRESETS
-    for module in IMPORTED:
-        found |= getattr(module, "PRESETS", {})
-    return found
+        known |= importlib.import_module(f"configs.{module.name}").PRESETS
+    for imported_file in IMPORTED:
+        known |= getattr(imported_file, "PRESETS", {})
+    return known
 
 
 def run(
-    main: Callable[[str, Any], int],
+    main: Callable[[str, Config], int],
     program: str,
     argv: list[str] | None = None,
-    adapt: Callable | None = None,
+    adapt: Callable[[Config], Config] | None = None,
 ) -> int:
     """Parse `argv` and call `main(preset name, config)`. `adapt` turns each preset into the
     program's own config."""
-    argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        argv = load_plugins(argv)
+        argv = arguments(argv)
         preset, config = parse(program, argv, adapt)
         return main(preset, config)
     except UsageError as error:
@@ -66,14 +73,25 @@ def refused(error: UsageError) -> int:
     return USAGE_EXIT
 
 
+def arguments(argv: list[str] | None = None) -> list[str]:
+    """The command line (this process's where none is given) once `--version` is answered, which
+    ends the process, and `--import` is done."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if "--version" in argv:
+        versions = (f"{name} {importlib.metadata.version(name)}" for name in ("fdiv", "jax"))
+        print(", ".join(versions))
+        raise SystemExit(0)
+    return load_plugins(argv)
+
+
 def load_plugins(argv: list[str]) -> list[str]:
     """Import each `--import FILE.py` (a user's own divergences, benchmarks, methods or presets) and
     take it off the line."""
     rest = []
-    arguments = iter(argv)
-    for argument in arguments:
+    words = iter(argv)
+    for argument in words:
         if argument == "--import":
-            IMPORTED.append(_load(Path(next(arguments, ""))))
+            IMPORTED.append(_load(Path(next(words, ""))))
         else:
             rest.append(argument)
     return rest
@@ -83,32 +101,52 @@ def _load(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError("import", str(path), "is not a file.", "Give a Python file.")
     spec = importlib.util.spec_from_file_location(f"imported_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError("import", str(path), "is no Python file.", "Give one that ends in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where the types of its dataclasses' fields are looked up
     spec.loader.exec_module(module)
     return module
 
 
+def imported_files() -> list[str]:
+    """Paths of the imported files."""
+    return [module.__file__ for module in IMPORTED if module.__file__]
+
+
 def imported() -> dict[str, str]:
     """Name -> hash of each imported file: they decide the numbers as a config does."""
-    files = [Path(module.__file__) for module in IMPORTED]
+    files = [Path(path) for path in imported_files()]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
 
 
 def _spelled_out(argv: list[str]) -> list[str]:
-    """`--beta B` or `--beta=B` as the flags that it stands for."""
-    rest, found = iter(argv), []
+    """`--beta B` or `--beta=B` as the flags that it stands for, and flags of earlier versions as
+    they are called now."""
+    rest, words = iter(argv), []
     for argument in rest:
         name, equals, value = argument.partition("=")
         if name in SHORT:
-            value = [value] if equals else list(itertools.islice(rest, 1))
-            found += [word for flag in SHORT[name] for word in (flag, *value)]
+            values = [value] if equals else list(itertools.islice(rest, 1))
+            words += [word for flag in SHORT[name] for word in (flag, *values)]
+        elif name.replace("_", "-") in ALIASES:
+            words.append(_renamed(name.replace("_", "-")) + equals + value)
         else:
-            found.append(argument)
-    return found
+            words.append(argument)
+    return words
 
 
-def parse(program: str, argv: list[str], adapt: Callable | None = None) -> tuple[str, Any]:
+def _renamed(name: str) -> str:
+    """Today's name of a flag of an earlier version, said once in a process."""
+    if name not in _RENAMED:
+        _RENAMED.add(name)
+        print(f"{name} is now called {ALIASES[name]}.", file=sys.stderr)
+    return ALIASES[name]
+
+
+def parse(
+    program: str, argv: list[str], adapt: Callable[[Config], Config] | None = None
+) -> tuple[str, Config]:
     """(preset name, config) from a command line."""
     import tyro
 

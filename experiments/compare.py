@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from experiments import cli
 
+if TYPE_CHECKING:  # imported files come before it: their groups become fields of it
+    from experiments.config import Config
 
-def main(preset: str, config) -> int:
+
+def main(preset: str, config: Config) -> int:
     """Run it, from the config that the command line gave."""
     from experiments.running import head_to_head
 

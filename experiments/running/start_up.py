@@ -23,16 +23,20 @@ GOAL = 0.5  # of the cold start
 def main(argv: list[str]) -> int:
     """Print the times; 1 where a warm start takes more than half of a cold one, or a start
     fails."""
+    if {"-h", "--help"} & set(argv):
+        print(f"{__doc__}\nIts flags: python -m experiments.compare PRESET --help")
+        return 0
     command = argv or ["two-template", "--methods", "sft"]
     with tempfile.TemporaryDirectory() as folder:
         times = [
             _first_update(command, Path(folder) / "cache", Path(folder) / f"run-{i}")
             for i in range(1 + WARM)
         ]
-    if None in times:
+    cold, *others = [seconds for seconds in times if seconds is not None] or [0.0]
+    if len(others) < WARM:  # a start failed, and said why
         return 1
-    cold, warm = times[0], float(np.median(times[1:]))
-    each = ", ".join(f"{seconds:.1f}" for seconds in times[1:])
+    warm = float(np.median(others))
+    each = ", ".join(f"{seconds:.1f}" for seconds in others)
     print(
         f"{' '.join(command)}: first update {cold:.1f} s after a cold launch, {warm:.1f} s "
         f"after a warm one ({each})."

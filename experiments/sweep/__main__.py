@@ -27,7 +27,7 @@ def plan(grid: Positional[Path], out: Path, cost: bool = True) -> int:
     from experiments.sweep.cost import estimate
 
     sweep, same = plans.make(
-        grid, out, [str(Path(module.__file__).resolve()) for module in cli.IMPORTED]
+        grid, out, [str(Path(path).resolve()) for path in cli.imported_files()]
     )
     print(
         f"{len(sweep.lines)} runs in {sweep.path / 'plan.jsonl'}."
@@ -153,7 +153,7 @@ def _hours(seconds: float) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Parse and do; what cannot be done is said in one paragraph, exit code 2."""
     try:
-        argv = cli.load_plugins(list(sys.argv[1:] if argv is None else argv))
+        argv = cli.arguments(argv)
         parse = tyro.extras.subcommand_cli_from_dict
         return parse(
             COMMANDS, prog="python -m experiments.sweep", args=argv, config=(FlagConversionOff,)

@@ -53,7 +53,7 @@ def _here(sweep: SweepFolder, line: Line) -> Ended:
             [
                 word
                 for path in line["imports"]
-                if path not in _loaded()
+                if path not in cli.imported_files()
                 for word in ("--import", path)
             ]
         )
@@ -69,12 +69,6 @@ def _here(sweep: SweepFolder, line: Line) -> Ended:
     except BaseException as error:  # a failing line must not take the others with it
         traceback.print_exc()
         return Ended(1, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-
-
-def _loaded() -> list[str]:
-    from experiments import cli
-
-    return [module.__file__ for module in cli.IMPORTED]
 
 
 def _launched(sweep: SweepFolder, line: Line, launcher: str) -> Ended:

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from experiments import card, cli, compare, speed, train
+from experiments import card, check_gradients, cli, compare, speed, train
+from experiments.running import start_up
 
 COMMANDS = {
     "compare": (compare.main, None),
@@ -219,3 +220,37 @@ def test_help_lists_every_field(capsys):
         "--exact-limit",
     ):
         assert flag in said
+
+
+@pytest.mark.parametrize("program", [card, check_gradients])
+def test_scripts_without_a_preset_have_help(program, capsys):
+    with pytest.raises(SystemExit) as end:
+        program.main(["--help"])
+    assert end.value.code == 0
+    assert f"python -m {program.__name__}" in capsys.readouterr().out
+
+
+def test_speed_start_has_help(capsys):
+    assert start_up.main(["--help"]) == 0
+    assert "python -m experiments.speed start" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "program", [card.main, check_gradients.main, lambda x: call("compare", *x)]
+)
+def test_version(program, capsys):
+    with pytest.raises(SystemExit) as end:
+        program(["--version"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith("fdiv ")
+    assert "jax " in said
+
+
+@pytest.mark.parametrize("argv", [["--clip", "2.0"], ["--clip=2.0"]])
+def test_a_flag_of_an_earlier_version_is_read_and_said_once(argv, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_RENAMED", set())
+    for _ in range(2):
+        _, config = cli.parse("experiments.compare", ["two-template", *argv])
+        assert config.optimiser.max_grad_norm == 2.0
+    assert capsys.readouterr().err == "--clip is now called --max-grad-norm.\n"
