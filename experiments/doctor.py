@@ -213,7 +213,8 @@ def _ten_updates():
     from experiments import assemble
     from experiments.config import make_config, resolve
     from experiments.devices.seeds import SeedLayout
-    from experiments.running import train
+    from experiments.running import runs, train
+    from experiments.running.runs import Runs
     from fdiv.benchmarks import TwoTemplate
 
     config = make_config(
@@ -232,11 +233,8 @@ def _ten_updates():
     ((method, hyperparameters),) = resolve(config)
     objective = method.build(hyperparameters, components)
     rates = jnp.full(1, config.optimiser.learning_rate)
-    start = train.starts(config, task, components, keys)
-    train_state = layout.put(train.begin(config, objective, 10, keys, start, rates, ()))
-    return train.build(config, task, objective, 10, layout, train_state).advance(
-        train_state, jnp.int32(10), jnp.bool_(True)
-    )
+    start = runs.starts(config, task, components, keys)
+    return train.to_end(train.prepare(config, task, objective, layout, Runs(keys, start, rates)))
 
 
 if __name__ == "__main__":

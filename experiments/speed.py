@@ -45,7 +45,7 @@ def main(preset: str, config) -> int:
     validation.check(config, default)
     if config.output.out != default.output.out:
         raise UsageError("out", str(config.output.out), "speed writes nothing.", "Drop it.")
-    layout = devices.layout(config.budget.seeds, config.devices)
+    layout = devices.lay_out(config.budget.seeds, config.devices)
     setup = _setup(config, layout)
     limit = _sampling(config, *setup)
     timings = [
@@ -80,7 +80,7 @@ def _setup(config, layout):
     """Task, components, runs, keys and starting parameters, as a head-to-head makes them."""
     from experiments import assemble
     from experiments.config import replace
-    from experiments.running import teacher, train
+    from experiments.running import runs, teacher
 
     reading = assemble.data(config)
     task = assemble.task(
@@ -90,7 +90,7 @@ def _setup(config, layout):
         task = task._replace(mdp=task.mdp._replace(expert=teacher.untrained(config, task)))
     components = assemble.components(config, task)
     keys = assemble.seed_keys(config, config.budget.seeds)
-    return task, components, layout, keys, train.starts(config, task, components, keys)
+    return task, components, layout, keys, runs.starts(config, task, components, keys)
 
 
 def _method(
@@ -106,25 +106,24 @@ def _method(
 ) -> Timing:
     import jax.numpy as jnp
 
-    from experiments.running import train
+    from experiments.running import runs, train
+    from experiments.running.runs import Runs
 
     objective = method.build(hyperparameters, components)
     rates = jnp.full(
         config.budget.seeds, hyperparameters.learning_rate or config.optimiser.learning_rate
     )
-    rows = train.demonstrations(config, task, keys, method.reads)
-    train_state = layout.put(
-        train.begin(config, objective, config.budget.updates, keys, start, rates, rows)
+    rows = runs.fixed_rows(config.budget, task.mdp, keys, method.reads)
+    training = train.prepare(
+        config, task, objective, layout, Runs(keys, start, rates, rows), method.reads
     )
-    compiled = train.build(
-        config, task, objective, config.budget.updates, layout, train_state, method.reads
-    )
+    compiled = training.compiled
 
     def run(train_state, count):
         train_state = compiled.advance(train_state, count, jnp.bool_(True))
         return train_state, train_state.log.tokens
 
-    return _time(method.name, compiled.compile_seconds, run, train_state, repetitions)
+    return _time(method.name, compiled.compile_seconds, run, training.train_state, repetitions)
 
 
 def _sampling(config, task, components, layout, keys, start) -> Timing:

@@ -19,9 +19,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments.devices.keys import is_key
 
-PARTS: dict[
-    str, tuple[str | None, ...]
-] = {  # a transformer's parameters by name: the axis of each dimension
+# a transformer's parameters by name: the axis of each dimension
+PARTS: dict[str, tuple[str | None, ...]] = {
     "query/kernel": ("fsdp", "tensor", None),
     "key/kernel": ("fsdp", "tensor", None),
     "value/kernel": ("fsdp", "tensor", None),
@@ -38,8 +37,6 @@ ROWS = ("data", "fsdp")
 class MeshLayout:
     """`count` runs side by side on all devices of a mesh: pytrees are [count, ...], each leaf
     parted by its name."""
-
-    several = False
 
     def __init__(self, count: int, devices: list, shape: dict[str, int]):
         self.count, self._sizes = count, shape

@@ -20,7 +20,7 @@ class SeedLayout:
         self.count = count
         self.per = -(-count // len(devices))
         self.devices = devices[: -(-count // self.per)]
-        self.several = len(self.devices) > 1
+        self._several = len(self.devices) > 1
 
     def __str__(self) -> str:
         return f"{len(self.devices)} x {self.devices[0].device_kind}"
@@ -28,7 +28,7 @@ class SeedLayout:
     def put(self, tree: Any) -> Any:
         """[count, ...] -> this layout; runs that fill up the last device repeat the last run and
         are dropped by `get`."""
-        if not self.several:
+        if not self._several:
             return jax.device_put(tree, self.devices[0])
         used, per = len(self.devices), self.per
         fill = jnp.minimum(jnp.arange(used * per), self.count - 1)
@@ -40,7 +40,7 @@ class SeedLayout:
 
     def get(self, tree: Any) -> Any:
         """This layout -> [count, ...]."""
-        if not self.several:
+        if not self._several:
             return tree
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: self.count], tree)
 
@@ -59,7 +59,7 @@ class SeedLayout:
         arguments: the same for all."""
         axes = tuple(None if i in shared else 0 for i in range(len(arguments)))
         mapped = jax.vmap(function, in_axes=axes)
-        if self.several:
+        if self._several:
             mapped = jax.pmap(mapped, in_axes=axes, devices=self.devices, donate_argnums=donate)
         else:
             mapped = jax.jit(mapped, donate_argnums=donate)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from experiments.assemble import Task
-from experiments.devices.seeds import SeedLayout
+from experiments.devices import Layout
 from fdiv import divergences, exact, metrics
 from fdiv import tokens as tk
 from fdiv.rollout import greedy, tempered
@@ -28,7 +28,7 @@ class Evaluator:
         config: Any,
         task: Task,
         components: Components,
-        layout: SeedLayout,
+        layout: Layout,
         params: Any,
         extra: Sequence[str] = (),
     ):

@@ -13,15 +13,16 @@ import numpy as np
 from experiments import assemble, cli, devices, validation
 from experiments import config as configs
 from experiments.assemble import Task
-from experiments.devices import processes
-from experiments.devices.seeds import SeedLayout
+from experiments.devices import Layout, processes
 from experiments.evaluation.class_optimum import ClassOptima
 from experiments.evaluation.evaluator import Evaluator, own_divergence
 from experiments.reporting import results
 from experiments.running import finite as health
-from experiments.running import resume, teacher, train
+from experiments.running import resume, runs, teacher, train
 from experiments.running.alarms import alarms
 from experiments.running.console import Screen
+from experiments.running.program import CompiledMethod, Progress
+from experiments.running.runs import Runs
 from experiments.running.stopping import STOPPED_EXIT, Interrupted, StopFlag
 from experiments.storage import checkpoints
 from experiments.storage.run_folder import RunFolder, unusable, write_json
@@ -42,7 +43,7 @@ class RunContext(NamedTuple):
     config: Any
     task: Task
     components: Components
-    layout: SeedLayout
+    layout: Layout
     keys: jax.Array
     rows: Mapping[str, Any]  # demonstrations (and comparisons) of each seed
     start: Any  # parameters of each seed
@@ -70,7 +71,7 @@ def run(preset: str, config: Any, default: Any) -> int:
 
 def _run(preset: str, config: Any, default: Any) -> int:
     validation.check(config, default)
-    layout = devices.layout(config.budget.seeds, config.devices)
+    layout = devices.lay_out(config.budget.seeds, config.devices)
     reading = assemble.data(config)
     identity = configs.identity(config) | ({"data": reading.digest()} if reading else {})
     identity |= {"imports": cli.imported()} if cli.IMPORTED else {}
@@ -106,9 +107,9 @@ def _run(preset: str, config: Any, default: Any) -> int:
     )
     with StopFlag() as stop, Screen([method.name for method, _ in methods], live | LIVE) as screen:
         _introduce(screen, preset, config, changed, plain_task, layout)
-        saves = _saves(config, folder, "teacher")
+        saves = _saves(config, folder, "teacher", stop)
         expert = (
-            teacher.get(config, reading, plain_task, screen.say, saves, stop)
+            teacher.get(config, reading, plain_task, screen.say, saves)
             if reading
             else plain_task.mdp.expert
         )
@@ -131,7 +132,7 @@ def _run(preset: str, config: Any, default: Any) -> int:
 
 
 def _introduce(
-    screen: Screen, preset: str, config: Any, changed: Mapping, task: Task, layout: SeedLayout
+    screen: Screen, preset: str, config: Any, changed: Mapping, task: Task, layout: Layout
 ) -> None:
     """The resolved config and how it differs from the preset."""
     screen.say(
@@ -167,15 +168,15 @@ def _prepare(
     config: Any,
     task: Task,
     components: Components,
-    layout: SeedLayout,
+    layout: Layout,
     folder: RunFolder,
     screen: Screen,
     stop: StopFlag,
 ) -> RunContext:
     keys = assemble.seed_keys(config, config.budget.seeds)
     read = dict.fromkeys(["demos", *(method.reads for method, _ in configs.resolve(config))])
-    rows = {reads: train.demonstrations(config, task, keys, reads) for reads in read}
-    start = train.starts(config, task, components, keys)
+    rows = {reads: runs.fixed_rows(config.budget, task.mdp, keys, reads) for reads in read}
+    start = runs.starts(config, task, components, keys)
     if config.budget.warm_start:
         start = _warm_start(
             config, task, components, layout, keys, start, rows["demos"], folder, screen, stop
@@ -229,21 +230,20 @@ def _warm_start(
     )
     objective = max_likelihood(components.policy, task.mdp.vocab)
     rates = jnp.full(config.budget.seeds, config.optimiser.learning_rate)
-    saves = _saves(config, folder, "start")
-    train_state, start = resume.resume(
-        saves, train.begin(own, objective, own.budget.updates, keys, params, rates, rows)
+    saves = _saves(config, folder, "start", stop, end=True)
+    training = train.prepare(
+        own, task, objective, layout, Runs(keys, params, rates, rows), saves=saves
     )
-    if start is None or start.update < own.budget.updates:
+    if not training.complete:
         screen.say(f"Warm start: {own.budget.updates} likelihood updates.")
-        laid = layout.put(train_state)
-        compiled = train.build(own, task, objective, own.budget.updates, layout, laid)
-        *_, progress = resume.run(saves, stop, compiled, laid, start, keep_end=True)
-        train_state = layout.get(progress.train_state)
-    return train_state.learner.params
+    return layout.get(train.to_end(training).learner.params)
 
 
-def _saves(config: Any, folder: RunFolder, name: str) -> resume.Saves:
-    return resume.Saves(folder.checkpoints(name), config.saving.keep, config.saving.save_every)
+def _saves(
+    config: Any, folder: RunFolder, name: str, stop: StopFlag, end: bool = False
+) -> resume.Saves:
+    saving = config.saving
+    return resume.Saves(folder.checkpoints(name), saving.keep, saving.save_every, stop, end)
 
 
 # --- one method -----------------------------------------------------------------------------------
@@ -282,17 +282,19 @@ def _method(context: RunContext, method: Resolved, hyperparameters: Any) -> None
         own,
     )
     rates = jnp.full(context.config.budget.seeds, rate)
-    rows, updates = context.rows[method.reads], context.config.budget.updates
-    train_state = train.begin(
-        context.config, objective, updates, context.keys, context.start, rates, rows
+    training = train.prepare(
+        context.config,
+        context.task,
+        objective,
+        context.layout,
+        Runs(context.keys, context.start, rates, context.rows[method.reads]),
+        method.reads,
+        _saves(context.config, folder, method.name, context.stop),
     )
-    laid = context.layout.put(train_state)
-    compiled = train.build(
-        context.config, context.task, objective, updates, context.layout, laid, method.reads
-    )
+    compiled = training.compiled
     takes = devices.memory(compiled.memory_bytes)
     screen.say(f"  {method.name}: compiled in {compiled.compile_seconds:.1f} s; takes {takes}.")
-    outcome = _train(context, method, compiled, train_state, own)
+    outcome = _train(context, method, training, own)
     result = _result(context, method, claim, compiled, outcome, own) | {
         "learning_rate": rate,
         "trials": trials,
@@ -330,7 +332,7 @@ def _claim(context: RunContext, method: Resolved, hyperparameters: Any) -> Claim
 class TrainingOutcome(NamedTuple):
     """How a method's training went."""
 
-    progress: train.Progress
+    progress: Progress
     reason: str  # why it diverged, or nothing
     alarms: list[str]
 
@@ -338,13 +340,11 @@ class TrainingOutcome(NamedTuple):
 def _train(
     context: RunContext,
     method: Resolved,
-    compiled: train.CompiledMethod,
-    train_state: Any,
+    training: train.Training,
     own: Any,
 ) -> TrainingOutcome:
     config, folder, screen = context.config, context.folder, context.screen
-    saves = _saves(config, folder, method.name)
-    train_state, start = resume.resume(saves, train_state)
+    compiled, start = training.compiled, training.start
     if start:
         screen.say(f"  {method.name}: goes on from update {start.update}.")
     folder.drop_lines("metrics.jsonl", method.name, start.update if start else -1)
@@ -357,10 +357,8 @@ def _train(
         return measured | ({"own": own(measured)} if own else {})
 
     found = []
-    laid = context.layout.put(train_state)
-    for progress in resume.run(
-        saves, context.stop, compiled, laid, start, evaluate, config.evaluation.evaluations
-    ):
+    stops = train.curve(config.budget.updates, config.evaluation.evaluations)
+    for progress in train.fit(training, evaluate, stops):
         measured = progress.metrics
         medians = {k: float(np.median(v)) for k, v in measured.items()} if measured else None
         screen.progress(
@@ -393,7 +391,7 @@ def _train(
     )
 
 
-def _lines(method: str, progress: train.Progress) -> list[dict[str, Any]]:
+def _lines(method: str, progress: Progress) -> list[dict[str, Any]]:
     """One line a seed for metrics.jsonl; what is not finite is null there."""
     finite = lambda x: float(x) if np.isfinite(x) else None
     return [
@@ -427,40 +425,33 @@ def _tune(
     config = context.config
     if config.budget.trials == 1:
         return rate, []
-    layout = devices.layout(config.budget.trials, config.devices)
+    layout = devices.lay_out(config.budget.trials, config.devices)
     key = assemble.seed_keys(config, 1, offset=1_000_000)
     same = lambda tree: jax.tree.map(
         lambda x: jnp.repeat(x[:1], config.budget.trials, axis=0), tree
     )
     rates = rate * jnp.array(configs.RATES[: config.budget.trials])
-    rows = same(train.demonstrations(config, context.task, key, method.reads))
-    saves = _saves(config, context.folder, f"{method.name}-trials")
-    begun = train.begin(
-        config, objective, config.budget.updates, same(key), same(context.start), rates, rows
+    rows = same(runs.fixed_rows(config.budget, context.task.mdp, key, method.reads))
+    saves = _saves(config, context.folder, f"{method.name}-trials", context.stop, end=True)
+    training = train.prepare(
+        config,
+        context.task,
+        objective,
+        layout,
+        Runs(same(key), same(context.start), rates, rows),
+        method.reads,
+        saves,
     )
-    train_state, start = resume.resume(saves, begun)
-    ended = train_state = layout.put(train_state)
-    if start is None or start.update < config.budget.updates:
-        compiled = train.build(
-            config,
-            context.task,
-            objective,
-            config.budget.updates,
-            layout,
-            train_state,
-            method.reads,
-        )
-        *_, progress = resume.run(saves, context.stop, compiled, train_state, start, keep_end=True)
-        ended = progress.train_state
+    params = train.to_end(training).learner.params
     evaluator = Evaluator(
         config,
         context.task,
         context.components,
         layout,
-        ended.learner.params,
+        params,
         [d.name for d in context.evaluator.family],
     )
-    measured = evaluator.measure(ended.learner.params)
+    measured = evaluator.measure(params)
     scores = own(measured) if own and context.evaluator.exact else measured["validation_nll"]
     scores = -measured["greedy_accuracy"] if context.task.mdp.solutions is not None else scores
     scores = np.where(np.isfinite(scores), scores, np.inf)
@@ -482,7 +473,7 @@ def _result(
     context: RunContext,
     method: Resolved,
     claim: Any,
-    compiled: train.CompiledMethod,
+    compiled: CompiledMethod,
     outcome: TrainingOutcome,
     own: Any,
 ) -> dict[str, Any]:

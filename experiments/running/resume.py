@@ -3,71 +3,65 @@ where it is asked to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments.devices import processes
-from experiments.running import train
+from experiments.devices import Layout, processes
+from experiments.running.program import Position, Progress, TrainState
 from experiments.running.stopping import Interrupted, StopFlag
 from experiments.storage import checkpoints
 
 
 class Saves(NamedTuple):
-    """Where saves go, how many are kept, and seconds of training between them."""
+    """Where the saves of a training go, how often they are made, and what asks it to stop."""
 
     folder: Path
-    keep: int
-    every: float
+    keep: int  # how many
+    every: float  # seconds of training between them
+    stop: StopFlag
+    end: bool = False  # whether the end is saved too, which nothing else keeps
 
 
-def resume(
-    saves: Saves, train_state: train.TrainState
-) -> tuple[train.TrainState, train.Progress | None]:
-    """(run, where it stands) from the newest sound save; the run itself and None where there is
-    none."""
-    kept = checkpoints.restore(saves.folder, train_state)
-    if kept is None:
+def newest(saves: Saves, train_state: TrainState) -> tuple[TrainState, Position | None]:
+    """(runs, where they stand) from the newest sound save; the runs as given, and None, where there
+    is no save."""
+    restored = checkpoints.restore(saves.folder, train_state)
+    if restored is None:
         return train_state, None
-    train_state, about = kept
-    return train_state, train.Progress(
-        about["update"], about["seconds"], np.array(about["tokens"]), None, None
-    )
+    train_state, about = restored
+    return train_state, Position(about["update"], about["seconds"], np.array(about["tokens"]))
 
 
-def run(
+def saved(
+    stretches: Iterator[Progress],
     saves: Saves,
-    stop: StopFlag,
-    compiled: train.CompiledMethod,
-    train_state: train.TrainState,
-    start: train.Progress | None,
-    evaluate: Callable[[train.TrainState], dict] = lambda train_state: {},
-    points: int = 1,
-    keep_end: bool = False,
-) -> Iterator[train.Progress]:
-    """`training.run` from what `resume` gave. A point is yielded before it is saved: what the
-    caller has written of it is there when the run goes on. Raises `Interrupted` once `stop` is
-    asked for and the save is whole; `keep_end` saves the last point too."""
+    layout: Layout,
+    updates: int,
+    start: Position | None,
+) -> Iterator[Progress]:
+    """The same stretches, saved as they go.
+
+    Each is yielded before it is saved: what the caller writes of it is there when a later process
+    goes on from the save. Raises `Interrupted` once a stop is asked for and the save is whole."""
     saved_at = start.seconds if start else 0.0
     with checkpoints.writer(saves.folder, saves.keep) as write:
-        for progress in train.run(compiled, train_state, evaluate, points, start):
+        for progress in stretches:
             yield progress
-            ended = progress.update == compiled.updates
-            due, asked = (
-                processes.first(progress.seconds - saved_at > saves.every),
-                processes.any_of(stop.asked),
-            )
-            if keep_end if ended else due or asked:
+            at_end = progress.update == updates
+            due = processes.first(progress.seconds - saved_at > saves.every)
+            stopping = processes.any_of(saves.stop.asked)
+            if saves.end if at_end else due or stopping:
                 about = {
                     "update": progress.update,
                     "seconds": progress.seconds,
                     "tokens": [float(x) for x in progress.tokens],
                 }
-                write(progress.update, compiled.layout.get(progress.train_state), about)
+                write(progress.update, layout.get(progress.train_state), about)
                 saved_at = progress.seconds
-            if asked and not ended:
+            if stopping and not at_end:
                 break
         else:
             return

@@ -22,13 +22,14 @@ from experiments.data.files import Reading
 from experiments.devices import cache_folder, processes
 from experiments.devices.seeds import SeedLayout
 from experiments.optimiser import Optimiser
-from experiments.running import resume, train
-from experiments.running.stopping import StopFlag
+from experiments.running import resume, runs, train
+from experiments.running.program import TrainState, begin
+from experiments.running.runs import Runs
 from experiments.storage import checkpoints
 from fdiv.benchmarks import Text
 from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.policies import Architecture
-from fdiv.types import Components, Model, Policy
+from fdiv.types import Components, Model, Params, Policy
 
 LEARNING_RATE = 2e-3
 CLIP = 1.0
@@ -41,7 +42,6 @@ def get(
     task: Task,
     say: Callable[[str], None],
     saves: resume.Saves,
-    stop: StopFlag,
 ) -> Model | None:
     """The teacher for these rows and sizes: from the cache, or trained now. None where
     teacher_updates is 0.
@@ -56,27 +56,19 @@ def get(
     components = Components(policy, task.mdp, None)
     layout = SeedLayout(1, jax.local_devices()[:1])
     objective = max_likelihood(policy, task.mdp.vocab)
-    train_state = train.begin(
-        own,
-        objective,
-        own.budget.updates,
-        keys,
-        train.starts(own, task, components, keys),
-        jnp.full(1, LEARNING_RATE),
-        (),
-    )
+    own_run = Runs(keys, runs.starts(own, task, components, keys), jnp.full(1, LEARNING_RATE))
 
     folder = _folder(config, reading, own)
-    kept = checkpoints.restore(folder, train_state)
-    lacking = kept is None or kept[1]["update"] != own.budget.updates
+    cached = checkpoints.restore(folder, begin(own, objective, own_run))
+    lacking = cached is None or cached[1]["update"] != own.budget.updates
     if not processes.any_of(lacking):  # several processes train it in step, each for itself
-        say(f"Teacher: kept from an earlier run, {kept[1]['loss']:.3f} nats per byte in training.")
-        return Model(policy, jax.tree.map(lambda x: x[0], kept[0].learner.params))
+        train_state, about = cached
+        say(f"Teacher: kept from an earlier run, {about['loss']:.3f} nats per byte in training.")
+        return Model(policy, _only(train_state.learner.params))
 
-    train_state, start = resume.resume(saves, train_state)
-    compiled = train.build(own, task, objective, own.budget.updates, layout, train_state)
+    training = train.prepare(own, task, objective, layout, own_run, saves=saves)
     loss = float("nan")
-    for progress in resume.run(saves, stop, compiled, train_state, start, points=20):
+    for progress in train.fit(training, stops=train.curve(own.budget.updates, points=20)):
         if progress.metrics and "loss" in progress.metrics:
             loss = (
                 float(progress.metrics["loss"][0])
@@ -85,8 +77,8 @@ def get(
                 / max(1.0, float(progress.tokens[0]))
             )
             say(
-                f"Teacher: {progress.update} of {own.budget.updates} updates, {loss:.3f} nats per byte, "
-                f"{progress.seconds:.0f} s."
+                f"Teacher: {progress.update} of {own.budget.updates} updates, "
+                f"{loss:.3f} nats per byte, {progress.seconds:.0f} s."
             )
     if jax.process_index() == 0:  # which alone writes saves
         _keep(
@@ -95,10 +87,15 @@ def get(
             progress.train_state,
             {"update": own.budget.updates, "loss": loss},
         )
-    return Model(policy, jax.tree.map(lambda x: x[0], progress.train_state.learner.params))
+    return Model(policy, _only(progress.train_state.learner.params))
 
 
-def _keep(folder: Path, updates: int, train_state: Any, about: dict[str, Any]) -> None:
+def _only(params: Params) -> Params:
+    """The one run's own."""
+    return jax.tree.map(lambda x: x[0], params)
+
+
+def _keep(folder: Path, updates: int, train_state: TrainState, about: dict[str, Any]) -> None:
     """Whole or not at all: other runs may train the same teacher at this moment, and one of them is
     enough."""
     draft = folder.with_name(f"draft-{folder.name}-{platform.node()}-{os.getpid()}")

@@ -1,229 +1,159 @@
-"""Training one method on all its seeds at once: compile, then stretches of updates with an
-evaluation after each."""
+"""The training loop: every method, teacher, learning-rate trial, timing and trained figure is
+trained by it.
+
+    training = train.prepare(config, task, objective, layout, Runs(keys, params, rates, rows))
+    for progress in train.fit(training, evaluate, train.curve(updates, points)):
+        ...  # progress.update, .seconds, .tokens, .metrics (where evaluated), .train_state
+
+`prepare` begins the runs (or takes them from their newest save) and puts them on their devices.
+The program is compiled when it is first needed. `fit` trains in stretches of about two seconds, so
+that a screen and a signal get their turn, and evaluates at the stops of the curve. The numbers do
+not depend on where a stretch ends."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.assemble import Task, embedded, make_learner
-from experiments.devices import processes
-from experiments.devices.seeds import SeedLayout
-from experiments.running import finite
-from fdiv.types import Components, LearnerState, Objective, TokenMDP, UsageError
+from experiments.assemble import Task
+from experiments.config import Config
+from experiments.devices import Layout, processes
+from experiments.running import finite, program, resume
+from experiments.running.program import CompiledMethod, Position, Progress, TrainState
+from experiments.running.runs import Runs
+from fdiv.types import Objective
 
-STRETCH_SECONDS = 2.0  # how long a program runs before the screen and Ctrl-C get a turn
-
-
-class TrainState(NamedTuple):
-    """One run: what it is (state), at which learning rate, which demonstrations it sees, and what
-    its updates have left."""
-
-    learner: LearnerState
-    rate: jax.Array
-    data_key: jax.Array
-    rows: Any  # its fixed demonstrations [N, T], or () for fresh ones
-    log: finite.Log
+STRETCH_SECONDS = 2.0
+EARLY = (0.125, 0.25, 0.5)  # parts of the first interval: most of a curve happens at its beginning
+Evaluate = Callable[[TrainState], dict[str, np.ndarray]]  # states as laid out -> name -> [count]
 
 
-class CompiledMethod(NamedTuple):
-    """A method compiled for its layout."""
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One method on all its runs, ready to be trained, once: `fit` gives `train_state` away."""
 
-    layout: SeedLayout
-    advance: Callable  # run, n updates, whether its log starts anew -> run
-    probe: Callable  # run -> the method's own metrics
-    updates: int
-    watched: tuple[str, ...]  # what is looked at for numbers that are not finite
-    compile_seconds: float
-    memory_bytes: int  # on each device, while it trains
+    config: Config
+    task: Task
+    objective: Objective
+    layout: Layout
+    reads: str
+    saves: resume.Saves | None
+    train_state: TrainState  # laid out, before its first update or where the newest save left it
+    start: Position | None  # where that save left it; None before the first update
 
+    @property
+    def complete(self) -> bool:
+        """Whether a save holds the end already."""
+        return self.start is not None and self.start.update == self.config.budget.updates
 
-def source(mdp: TokenMDP, reads: str) -> Callable[[jax.Array, int], Any]:
-    """Where a method's batches come from. Raises `UsageError` where the task has no comparisons, or
-    labels, to give."""
-    found = {"demos": mdp.demos, "pairs": mdp.pairs, "labels": mdp.labels or mdp.pairs}[reads]
-    if found is None:
-        fix = (
-            "Use a benchmark with them (rewarded, or text with such columns), or a method "
-            "that learns from other data."
+    @functools.cached_property
+    def compiled(self) -> CompiledMethod:
+        """The program, compiled when it is first asked for."""
+        return program.build(
+            self.config, self.task, self.objective, self.layout, self.train_state, self.reads
         )
-        raise UsageError("methods", reads, f"there are no {reads} to learn from here.", fix)
-    return found
 
 
-def demonstrations(config: Any, task: Task, keys: jax.Array, reads: str = "demos") -> Any:
-    """Each run's fixed rows, or () where every update draws fresh ones. The same for every method
-    that reads such rows."""
-    if not config.budget.demos:
-        return ()
-    rows = source(task.mdp, reads)
-    return jax.jit(jax.vmap(lambda key: rows(jax.random.fold_in(key, 3), config.budget.demos)))(
-        keys
-    )
-
-
-def starts(config: Any, task: Task, components: Components, keys: jax.Array) -> Any:
-    """Each run's initial parameters, the task's reference where the class holds it. The same for
-    every method."""
-    reference = embedded(config, task)
-    if reference is not None:
-        return jnp.broadcast_to(reference, (len(keys), *reference.shape))
-    return jax.jit(jax.vmap(lambda key: components.policy.init(jax.random.fold_in(key, 0))))(keys)
-
-
-def draw(config: Any, rows: Callable[[jax.Array, int], Any], kept: Any, key: jax.Array) -> Any:
-    """The batch of an update: fresh rows, or some of the fixed ones drawn with replacement."""
-    if not config.budget.demos:
-        return rows(key, config.budget.batch_size)
-    chosen = jax.random.randint(key, config.budget.batch_size, 0, config.budget.demos)
-    return jax.tree.map(lambda x: x[chosen], kept)
-
-
-def begin(
-    config: Any,
-    objective: Objective,
-    updates: int,
-    keys: jax.Array,
-    params: Any,
-    rates: jax.Array,
-    rows: Any,
-) -> TrainState:
-    """The runs before their first update, [count, ...]."""
-
-    def one(key, params, rate, rows):
-        state = make_learner(config, objective, rate, updates).init(
-            jax.random.fold_in(key, 1), params
-        )
-        return TrainState(state, rate, jax.random.fold_in(key, 2), rows, finite.empty())
-
-    return jax.jit(jax.vmap(one))(keys, params, rates, rows)
-
-
-def build(
-    config: Any,
+def prepare(
+    config: Config,
     task: Task,
     objective: Objective,
-    updates: int,
-    layout: SeedLayout,
-    train_state: TrainState,
+    layout: Layout,
+    runs: Runs,
     reads: str = "demos",
-) -> CompiledMethod:
-    """Compile a method for runs laid out by `layout.put`."""
-    rows = source(task.mdp, reads)
-    watched: list[tuple[str, ...]] = []  # names, which are known once the update is traced
+    saves: resume.Saves | None = None,
+) -> Training:
+    """Begin `runs` on `layout`, or take them from the newest of `saves`.
 
-    def advance(train_state: TrainState, count: jax.Array, fresh: jax.Array):
-        learner = make_learner(config, objective, train_state.rate, updates)
+    From `config` come the budget (updates, batch size, steps a batch), the optimiser and what an
+    update that is not finite does; `reads` says which rows of the task the method learns from
+    (demos, pairs or labels). Raises `UsageError` where the task has none of them, at the latest
+    when the program is compiled."""
+    train_state, start = program.begin(config, objective, runs), None
+    if saves is not None:
+        train_state, start = resume.newest(saves, train_state)
+    laid_out = layout.put(train_state)
+    return Training(config, task, objective, layout, reads, saves, laid_out, start)
 
-        def one(_, carry):
-            state, log = carry
-            batch = layout.rows(
-                draw(
-                    config,
-                    rows,
-                    train_state.rows,
-                    jax.random.fold_in(train_state.data_key, state.step),
-                )
-            )
-            new, metrics = learner.update(state, batch)
-            state, log, names = finite.record(
-                log, state, new, metrics, skip=config.saving.not_finite == "skip"
-            )
-            watched.append(names)
-            return state, log
 
-        state, log = jax.lax.fori_loop(
-            0, count, one, (train_state.learner, finite.since_evaluation(train_state.log, fresh))
-        )
-        return train_state._replace(learner=state, log=log)
+def fit(
+    training: Training, evaluate: Evaluate | None = None, stops: Sequence[int] = ()
+) -> Iterator[Progress]:
+    """Train to the end, yielding after every stretch.
 
-    def probe(train_state: TrainState):
-        state, key = (
-            train_state.learner,
-            jax.random.fold_in(train_state.data_key, -1 - train_state.learner.step),
-        )
-        batch = layout.rows(draw(config, rows, train_state.rows, key))
-        metrics = objective.prepare(key, state.params, state.aux, batch)[2]
-        return {
-            name: value for name, value in metrics.items() if name not in (*finite.MEANS, "tokens")
-        }
-
-    advance, seconds = layout.compile(
-        advance, train_state, jnp.int32(1), jnp.bool_(True), shared=(1, 2), donate=(0,)
+    At the start, at each of `stops` (numbers of updates done) and at the end `progress.metrics`
+    holds what `evaluate` gives, with the means of `finite.MEANS` since the stop before; it is None
+    in between. With saves, raises `Interrupted` once a stop is asked for and all is saved."""
+    updates, saves = training.config.budget.updates, training.saves
+    stops = sorted({0, *stops, updates})
+    progress = stretches(
+        training.compiled,
+        training.train_state,
+        evaluate or (lambda train_state: {}),
+        stops,
+        training.start,
     )
-    probe, more = layout.compile(probe, train_state)
-    return CompiledMethod(
-        layout, advance, probe, updates, watched[-1], seconds + more, _memory_bytes(advance)
-    )
+    if saves is None:
+        return progress
+    return resume.saved(progress, saves, training.layout, updates, training.start)
 
 
-def _memory_bytes(compiled: Any) -> int:
-    """What a compiled program takes on each device: what it is given, what it gives and what lies
-    between."""
-    sizes = compiled.memory_analysis()
-    given = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-    return given + sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes
+def to_end(training: Training) -> TrainState:
+    """The runs at their end, as laid out; nothing is compiled where a save holds them."""
+    if training.complete:
+        return training.train_state
+    *_, progress = fit(training)
+    return progress.train_state
 
 
-class Progress(NamedTuple):
-    """Where a run stands after a stretch."""
-
-    update: int
-    seconds: float  # of training so far, without compiling and evaluating
-    tokens: np.ndarray  # [count] learned from so far
-    metrics: (
-        dict[str, np.ndarray] | None
-    )  # evaluated here: name -> [count]; None between evaluations
-    train_state: TrainState
+def curve(updates: int, points: int) -> list[int]:
+    """Where a learning curve of that many points is evaluated: evenly, and early on."""
+    even = np.linspace(0, updates, points + 1)
+    early = updates / points * np.array(EARLY) if points > 1 else np.zeros(0)
+    return [int(x) for x in np.unique(np.concatenate([even, early]).astype(int))]
 
 
-def run(
+def stretches(
     compiled: CompiledMethod,
     train_state: TrainState,
-    evaluate: Callable[[TrainState], dict],
-    points: int,
-    start: Progress | None = None,
+    evaluate: Evaluate,
+    stops: Sequence[int],
+    start: Position | None = None,
 ) -> Iterator[Progress]:
-    """Train to the end, yielding after every stretch; from `start` (its `train_state` included) where a
-    run goes on."""
+    """The loop itself: from `train_state`, which stands at `start`, to the last of `stops`, the
+    first of which is 0. Yields after every stretch, none of which goes past a stop."""
     done, seconds = (start.update, start.seconds) if start else (0, 0.0)
-    early = (
-        compiled.updates / points * np.array([0.125, 0.25, 0.5])
-    )  # most of a curve happens at its beginning
-    stops = np.unique(
-        np.concatenate(
-            [np.linspace(0, compiled.updates, points + 1), early if points > 1 else []]
-        ).astype(int)
-    )
     tokens = start.tokens if start else np.zeros(compiled.layout.count)
-    before = (
-        tokens if done in stops else tokens - compiled.layout.host(train_state.log).tokens
-    )  # up to the last evaluation
+    # tokens up to the last evaluation; the log counts those since
+    before = tokens if done in stops else tokens - compiled.layout.host(train_state.log).tokens
     if start is None:
         yield Progress(0, 0.0, tokens, evaluate(train_state), train_state)
-    pace = None
-    while done < compiled.updates:
-        left = int(stops[np.searchsorted(stops, done, side="right")]) - done
-        count = (
-            left
-            if pace is None and left < 20
-            else min(left, max(1, int(STRETCH_SECONDS / (pace or 0.1))))
-        )
-        count = processes.first(count)
+    pace = None  # seconds an update
+    while done < stops[-1]:
+        left = stops[int(np.searchsorted(stops, done, side="right"))] - done
+        count = processes.first(_updates_in_a_stretch(left, pace))
         began = time.perf_counter()
         train_state = jax.block_until_ready(
             compiled.advance(train_state, jnp.int32(count), jnp.bool_(done in stops))
         )
-        spent = time.perf_counter() - began
-        pace, done, seconds = spent / count, done + count, seconds + spent
+        took = time.perf_counter() - began
+        pace, done, seconds = took / count, done + count, seconds + took
         log = compiled.layout.host(train_state.log)
         tokens, metrics = before + log.tokens, None
         if done in stops:
             means = np.where(log.used > 0, log.sums.T / np.maximum(log.used, 1), np.nan)
             metrics, before = evaluate(train_state) | dict(zip(finite.MEANS, means)), tokens
         yield Progress(done, seconds, tokens, metrics, train_state)
+
+
+def _updates_in_a_stretch(left: int, pace: float | None) -> int:
+    """At most those left to the next stop; few of them at once before the pace is known."""
+    if pace is None and left < 20:
+        return left
+    return min(left, max(1, int(STRETCH_SECONDS / (pace or 0.1))))

@@ -39,7 +39,7 @@ def _pace(config: Any, name: str) -> tuple[float, float]:
     from experiments import devices, speed
 
     devices.use_compile_cache(config.output.cache)
-    setup = speed._setup(config, devices.layout(config.budget.seeds, config.devices))
+    setup = speed._setup(config, devices.lay_out(config.budget.seeds, config.devices))
     method, chosen = configs.resolve(config)[config.methods.index(name)]
     timing = speed._method(config, *setup, method, chosen, repetitions=1)
     return timing.compile_seconds, timing.update_seconds[0] / (

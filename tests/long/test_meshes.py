@@ -146,16 +146,16 @@ def test_every_mesh_gives_what_one_device_gives(mesh, one, tmp_path):
 STOPPED = """
 import os, signal
 import jax
-from experiments import training
+from experiments.running import train
 
 def told(*arguments, **more):
-    for point in run(*arguments, **more):
+    for point in stretches(*arguments, **more):
         if point.update == 4 and jax.process_index() == 1 and not os.path.exists(os.environ["TOLD"]):
             open(os.environ["TOLD"], "w").close()
             os.kill(os.getpid(), signal.SIGTERM)
         yield point
 
-run, training.run = training.run, told
+stretches, train.stretches = train.stretches, told
 """
 
 
@@ -176,14 +176,14 @@ def test_two_processes_of_four_devices_give_what_one_gives(one, tmp_path):
 
 ALONE = """
 import jax
-from experiments import training
+from experiments.running import program
 
 def fail(*arguments, **more):
     if jax.process_index() == 1:
         raise RuntimeError("broken here alone")
     return build(*arguments, **more)
 
-build, training.build = training.build, fail
+build, program.build = program.build, fail
 """
 
 

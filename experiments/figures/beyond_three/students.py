@@ -89,7 +89,7 @@ def train(
     """A source's students of the divergences of those indices, their runs spread over the devices,
     and the class's best."""
     count, seed, rate = (np.array(column) for column in zip(*settings(course)))
-    layout = devices.layout(len(count), devices.Devices())
+    layout = devices.lay_out(len(count), devices.Devices())
     cells = layout.put((count.astype(np.int32), seed.astype(np.int32), rate.astype(np.float32)))
 
     def train_state(cell, rows):

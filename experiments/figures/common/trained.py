@@ -14,7 +14,9 @@ from experiments import assemble, devices, validation
 from experiments import config as configs
 from experiments.assemble import Task
 from experiments.evaluation.evaluator import Evaluator
-from experiments.running import train as training
+from experiments.running import runs as made
+from experiments.running import train as loop
+from experiments.running.runs import Runs
 from fdiv.types import Components
 
 
@@ -45,30 +47,28 @@ def train(config: Any, data: Sequence[Any] = ()) -> School:
     task = assemble.task(config)
     components = assemble.components(config, task)
     runs = config.budget.seeds * max(1, len(data))
-    layout = devices.layout(runs, config.devices)
+    layout = devices.lay_out(runs, config.devices)
     keys = assemble.seed_keys(config, config.budget.seeds)
     given = [task._replace(mdp=benchmark.build()) for benchmark in data] or [task]
     keys, one = jnp.tile(keys, len(given)), keys
-    start = training.starts(config, task, components, keys)
+    start = made.starts(config, task, components, keys)
     extra = [method.divergence for method, _ in configs.resolve(config) if method.divergence]
     evaluator = Evaluator(config, task, components, layout, layout.put(start), extra)
     courses = {}
     for method, hyperparameters in configs.resolve(config):
         objective = method.build(hyperparameters, components)
         rates = jnp.full(runs, hyperparameters.learning_rate or config.optimiser.learning_rate)
-        kept = [training.demonstrations(config, task, one, method.reads) for task in given]
+        kept = [made.fixed_rows(config.budget, task.mdp, one, method.reads) for task in given]
         rows = jax.tree.map(lambda *xs: jnp.concatenate(xs), *kept)
-        train_state = layout.put(
-            training.begin(config, objective, config.budget.updates, keys, start, rates, rows)
+        training = loop.prepare(
+            config, task, objective, layout, Runs(keys, start, rates, rows), method.reads
         )
-        compiled = training.build(
-            config, task, objective, config.budget.updates, layout, train_state, method.reads
-        )
-        measure = lambda train_state, compiled=compiled: (
+        measure = lambda train_state, compiled=training.compiled: (
             evaluator.measure(train_state.learner.params) | layout.host(compiled.probe(train_state))
         )
         curve = []
-        for progress in training.run(compiled, train_state, measure, config.evaluation.evaluations):
+        stops = loop.curve(config.budget.updates, config.evaluation.evaluations)
+        for progress in loop.fit(training, measure, stops):
             if progress.metrics is not None:
                 curve.append((progress.update, progress.metrics))
         found = {name: np.stack([metrics[name] for _, metrics in curve]) for name in curve[0][1]}

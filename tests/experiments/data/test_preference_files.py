@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from text_files import written
 
-from experiments.running import train as training
+from experiments.running import runs
 from fdiv.benchmarks.text import EOS, Row, Text
 from fdiv.types import UsageError
 
@@ -112,7 +112,7 @@ def test_labels_alone_weigh_on_their_side_only():
     some = [Row(f"{i}?\n".encode(), f"a{i}".encode(), None, i % 2 == 0) for i in range(40)]
     mdp = Text(**SMALL).build(some)
     assert mdp.pairs is None
-    labels = training.source(mdp, "labels")(jax.random.key(0), 64)
+    labels = runs.batches(mdp, "labels")(jax.random.key(0), 64)
     liked, not_liked = np.asarray(labels.chosen.weight), np.asarray(labels.rejected.weight)
     assert np.all(liked + not_liked == 1)
     assert 0 < liked.sum() < 64
@@ -124,14 +124,14 @@ def test_labels_alone_weigh_on_their_side_only():
     for x, y in zip(np.asarray(labels.chosen.tokens), liked):
         assert (number(x) % 2 == 0) == bool(y)
     with pytest.raises(UsageError, match="there are no pairs"):
-        training.source(mdp, "pairs")
+        runs.batches(mdp, "pairs")
 
 
 def test_plain_text_has_nothing_to_compare():
     mdp = Text(**SMALL).build([Row(b"", f"a{i}".encode()) for i in range(40)])
     for reads in ("pairs", "labels"):
         with pytest.raises(UsageError, match=f"there are no {reads}"):
-            training.source(mdp, reads)
+            runs.batches(mdp, reads)
 
 
 def test_the_digest_knows_the_rejected(tmp_path):

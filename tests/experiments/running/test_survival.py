@@ -19,7 +19,8 @@ from experiments import assemble, cli, compare, devices, doctor
 from experiments.config import make_config, value_of
 from experiments.devices.seeds import SeedLayout
 from experiments.evaluation import class_optimum
-from experiments.running import finite, resume, train
+from experiments.running import finite, program, resume, runs, train
+from experiments.running.runs import Runs
 from experiments.running.stopping import SIGNALS, STOPPED_EXIT, Interrupted, StopFlag
 from experiments.storage import checkpoints
 from experiments.storage.run_folder import unusable
@@ -59,7 +60,7 @@ SMALL = [
 
 
 def begin(objective_of, **changes):
-    """(program, run before the first update) of an objective on the smallest task, all seeds side
+    """(program, runs before the first update) of an objective on the smallest task, all seeds side
     by side."""
     config = make_config(
         **{
@@ -77,23 +78,10 @@ def begin(objective_of, **changes):
     )
     objective = objective_of(max_likelihood(components.policy, task.mdp.vocab))
     rates = jnp.full(config.budget.seeds, config.optimiser.learning_rate)
-    train_state = train.begin(
-        config,
-        objective,
-        config.budget.updates,
-        keys,
-        train.starts(config, task, components, keys),
-        rates,
-        (),
-    )
-    return train.build(
-        config,
-        task,
-        objective,
-        config.budget.updates,
-        SeedLayout(config.budget.seeds, jax.devices()[:1]),
-        train_state,
-    ), train_state
+    own = Runs(keys, runs.starts(config, task, components, keys), rates)
+    train_state = program.begin(config, objective, own)
+    layout = SeedLayout(config.budget.seeds, jax.devices()[:1])
+    return program.build(config, task, objective, layout, train_state), train_state
 
 
 @pytest.fixture(scope="module")
@@ -134,19 +122,20 @@ def test_a_stopped_run_goes_on_to_the_same_bits(likelihood, tmp_path):
     an undisturbed run."""
     compiled, train_state = likelihood
     measure = lambda train_state: {"step": np.asarray(train_state.learner.step)}
-    whole = [
-        (p.update, p.metrics, p.tokens)
-        for p in train.run(compiled, fresh(train_state), measure, 4)
-        if p.metrics
-    ]
-    *_, end = train.run(compiled, fresh(train_state), measure, 4)
-    saves, found, starts = resume.Saves(tmp_path / "saves", keep=2, every=1e9), [], 0
+    stops = train.curve(compiled.updates, 4)
+    undisturbed = list(train.stretches(compiled, fresh(train_state), measure, stops))
+    whole = [(p.update, p.metrics, p.tokens) for p in undisturbed if p.metrics]
+    end, found, starts = undisturbed[-1], [], 0
     progress = None
     while progress is None or progress.update < compiled.updates:
-        begun, start = resume.resume(saves, train_state)
         stop, starts = StopFlag(), starts + 1
+        saves = resume.Saves(tmp_path / "saves", keep=2, every=1e9, stop=stop)
+        state, start = resume.newest(saves, train_state)
+        stretches = train.stretches(compiled, fresh(state), measure, stops, start)
         try:
-            for progress in resume.run(saves, stop, compiled, fresh(begun), start, measure, 4):
+            for progress in resume.saved(
+                stretches, saves, compiled.layout, compiled.updates, start
+            ):
                 found += (
                     [(progress.update, progress.metrics, progress.tokens)]
                     if progress.metrics
@@ -164,7 +153,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(likelihood, tmp_path):
 
 
 def test_a_scheduler_and_a_full_disk_from_the_command_line(tmp_path, monkeypatch, capsys):
-    out, original = tmp_path / "run", train.run
+    out, original = tmp_path / "run", train.stretches
     command = lambda: cli.run(
         compare.main, "experiments.compare", [*SMALL, "--keep", "1", "--out", str(out)]
     )
@@ -175,11 +164,11 @@ def test_a_scheduler_and_a_full_disk_from_the_command_line(tmp_path, monkeypatch
                 os.kill(os.getpid(), signal.SIGTERM)
             yield progress
 
-    monkeypatch.setattr(train, "run", told)
+    monkeypatch.setattr(train, "stretches", told)
     assert command() == STOPPED_EXIT
     assert "goes on from here" in capsys.readouterr().out
     assert [p.name for p in (out / "checkpoints/sft").iterdir()] == ["000000020"]
-    monkeypatch.setattr(train, "run", original)
+    monkeypatch.setattr(train, "stretches", original)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
     assert command() == cli.USAGE_EXIT
     said = capsys.readouterr()
@@ -347,11 +336,12 @@ def breaks_at(update: int):
 @pytest.mark.parametrize("mode", ["stop", "skip"])
 def test_an_update_that_is_not_finite_is_told_and_stays_its_seeds_own(mode, likelihood):
     sound = likelihood[0]
-    *_, wanted = train.run(sound, fresh(likelihood[1]), lambda train_state: {}, 2)
+    stops = train.curve(sound.updates, 2)
+    *_, wanted = train.stretches(sound, fresh(likelihood[1]), lambda train_state: {}, stops)
     compiled, train_state = begin(breaks_at(5), not_finite=mode)
     broken = np.flatnonzero(np.asarray(train_state.learner.aux[2]) == 0)
     assert 0 < len(broken) < 3, "seeds of both kinds are needed"
-    *_, end = train.run(compiled, train_state, lambda train_state: {}, 2)
+    *_, end = train.stretches(compiled, train_state, lambda train_state: {}, stops)
     params, others = (
         np.asarray(jax.tree.leaves(p.train_state.learner.params)[0]) for p in (end, wanted)
     )

@@ -1,0 +1,123 @@
+"""Which devices a run uses, and the layout of its runs over them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+
+from experiments.devices.layout import Layout
+from experiments.devices.mesh import MeshLayout
+from experiments.devices.seeds import SeedLayout
+from fdiv.checks import at_least
+from fdiv.types import UsageError
+
+FILL = -1  # as many as are left
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """Which devices a run uses. All of data, fsdp, tensor at 1: seeds are spread over them, one
+    copy of a model on each."""
+
+    count: int = 0
+    """Devices to use; 0 is all there are."""
+    data: int = 1
+    """One model over a mesh: parts of each batch (-1: as many as are left)."""
+    fsdp: int = 1
+    """Parts of each batch and of each parameter (-1: as many as are left)."""
+    tensor: int = 1
+    """Parts of each layer's heads and hidden units (-1: as many as are left)."""
+    coordinator: str = ""
+    """Several processes without SLURM: host:port of the first."""
+    processes: int = 0
+    """Several processes without SLURM: how many."""
+    process: int = 0
+    """Several processes without SLURM: which one this is."""
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """The mesh as asked for."""
+        return {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+
+    @property
+    def meshed(self) -> bool:
+        """Whether one model is spread over devices."""
+        return any(size != 1 for size in self.axes.values())
+
+    def check(self) -> None:
+        """Raise `UsageError` naming a field that is out of range."""
+        at_least("devices.count", self.count, 0)
+        open_ended = [name for name, size in self.axes.items() if size == FILL]
+        for name, size in self.axes.items():
+            if size != FILL and size < 1:
+                raise UsageError(
+                    f"devices.{name}",
+                    size,
+                    "is no number of devices.",
+                    "Give 1 or more, or -1 for what is left.",
+                )
+        if len(open_ended) > 1:
+            names = " and ".join(open_ended)
+            raise UsageError(
+                f"devices.{open_ended[1]}",
+                FILL,
+                f"{names} cannot both be what is left.",
+                "Give one of them.",
+            )
+
+    def shape(self, available: int) -> dict[str, int]:
+        """The mesh over so many devices. Raises `UsageError` where they do not divide, or are too
+        few."""
+        fixed = math.prod(size for size in self.axes.values() if size != FILL)
+        if available < fixed or (FILL in self.axes.values() and available % fixed):
+            problem = f"there are {available} devices, and the other axes take {fixed}."
+            raise UsageError(
+                "devices", tuple(self.axes.values()), problem, "Change data, fsdp or tensor."
+            )
+        return {
+            name: available // fixed if size == FILL else size for name, size in self.axes.items()
+        }
+
+
+def chosen(devices: Devices) -> list:
+    """The first so many devices of all processes."""
+    available = jax.devices()
+    if devices.count > len(available):
+        raise UsageError(
+            "devices.count",
+            devices.count,
+            f"there are only {len(available)} here.",
+            "Give fewer, or 0 for all.",
+        )
+    return available[: devices.count or None]
+
+
+def lay_out(count: int, devices: Devices) -> Layout:
+    """The layout of `count` runs over the devices asked for: one mesh for all of them, or seeds
+    spread over devices. Raises `UsageError` where several processes have no mesh."""
+    available = chosen(devices)
+    if jax.process_count() > 1 and not devices.meshed:
+        fix = "Give --devices.data -1, or run seeds apart in a sweep."
+        raise UsageError(
+            "devices",
+            jax.process_count(),
+            "processes need one model over a mesh of all devices.",
+            fix,
+        )
+    return (
+        MeshLayout(count, available, devices.shape(len(available)))
+        if devices.meshed
+        else SeedLayout(count, available)
+    )
+
+
+def memory(taken: int) -> str:
+    """Bytes taken on each device as people read them, and of how many, where the platform says."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return f"{_bytes(taken)} of memory on each device" + (f" of {_bytes(limit)}" if limit else "")
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
