@@ -22,9 +22,8 @@ of updates where reverse_kl's stays below 10, and only --max-grad-norm holds it.
 
 from pathlib import Path
 
-from experiments.config import make_config
+from experiments.config import GROUPS, make_config
 from fdiv.benchmarks import Arithmetic
-from fdiv.objectives import GROUPS
 from fdiv.policies import Architecture
 
 # of every method that learns from the reward; the likelihood that makes the start takes --learning-

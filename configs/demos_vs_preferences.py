@@ -12,9 +12,8 @@ demos_vs_preferences."""
 
 from pathlib import Path
 
-from experiments.config import make_config
+from experiments.config import GROUPS, make_config
 from fdiv.benchmarks import Rewarded
-from fdiv.objectives import GROUPS
 from fdiv.policies import Architecture
 
 PRESETS = {

@@ -6,9 +6,8 @@ estimated from both sides. """
 
 from pathlib import Path
 
-from experiments.config import make_config
+from experiments.config import GROUPS, make_config
 from fdiv.benchmarks import Text
-from fdiv.objectives import GROUPS
 from fdiv.policies import Architecture
 
 PRESETS = {

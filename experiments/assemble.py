@@ -15,7 +15,6 @@ from fdiv import exact
 from fdiv.benchmarks import Text
 from fdiv.benchmarks.text import decode
 from fdiv.learner import learner
-from fdiv.objectives import GROUPS
 from fdiv.policies import tabular
 from fdiv.rollout import sampler
 from fdiv.types import PAD, Components, Learner, Model, Objective, Sequences, TokenMDP, UsageError
@@ -71,9 +70,7 @@ def task(
 def components(config: Config, task: Task) -> Components:
     """Policy, task, sampler, scorers. A scorer is built only where a method has a use for it."""
     mdp = task.mdp
-    needs = lambda what: any(
-        what in getattr(GROUPS[m.group], "needs", ()) for m, _ in resolve(config)
-    )
+    needs = lambda what: any(what in method.needs for method in resolve(config).values())
     scorer = (
         config.scorer.scorer(mdp.vocab, task.length, config.policy) if needs("scorer") else None
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ import tyro
 
 from experiments import cli
 from fdiv.checks import at_least, between
-from fdiv.types import UsageError
+from fdiv.types import Method, UsageError
 
 ARGUMENT = "hellinger2"  # for methods that need a divergence and have no default
 
@@ -91,20 +92,19 @@ def _parse(argv: list[str]) -> tuple[tuple[str, ...], Options]:
     return asked.objectives, options
 
 
-def methods(names: tuple[str, ...]) -> list:
+def methods(names: tuple[str, ...]) -> dict[str, Method]:
     """The methods named, or all of the registry."""
-    from experiments.gradients.cases import PENALTIES
     from fdiv import objectives
+    from fdiv.penalties import MARKERS
 
     if len(set(names)) < len(names):
         raise UsageError("objectives", names, "names one twice.", "Name each once.")
-    needs = lambda m: "{}" in (m.divergence or "") and m.default is None
     every = [
-        f"{name}:{ARGUMENT}" if needs(method) else name
-        for name, method in objectives.METHODS.items()
+        f"{name}:{ARGUMENT}" if objectives.needs_argument(name) else name
+        for name in objectives.METHODS
     ]
-    every += [f"rloo:{penalty}" for penalty in PENALTIES]
-    return [objectives.resolve(name) for name in names or every]
+    every += [f"rloo:{penalty}" for penalty in MARKERS]
+    return {objectives.canonical(name): objectives.resolve(name) for name in names or every}
 
 
 def _expected(path: Path | None) -> dict[str, str] | None:
@@ -123,7 +123,7 @@ def _expected(path: Path | None) -> dict[str, str] | None:
         ) from error
 
 
-def card(options: Options, methods: list) -> dict[str, dict[str, Any]]:
+def card(options: Options, methods: Mapping[str, Method]) -> dict[str, dict[str, Any]]:
     """A row for each objective, variant and discriminator, by its label."""
     import jax
     from rich.console import Console
@@ -156,11 +156,11 @@ def card(options: Options, methods: list) -> dict[str, dict[str, Any]]:
                 verdict = targets.verdict(found.gradient, case.claim, known, found.at_expert)
                 if found.critic == "trained":
                     near = targets.against(found.gradient, optimal)["cosine"] > targets.NEAR
-                    learned = "value function" if case.method.group == "ppo" else "discriminator"
+                    learned = "value function" if case.method.kind == "ppo" else "discriminator"
                     verdict = f"{'close to' if near else 'far from'} the optimal {learned}'s"
                 optimal = found.gradient
                 rows[case.label + (" (trained)" if found.critic == "trained" else "")] = {
-                    "objective": case.method.name,
+                    "objective": case.name,
                     "variant": dict(case.fields),
                     "discriminator": found.critic,
                     "claim": case.claim.sentence,

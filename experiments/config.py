@@ -16,10 +16,9 @@ from experiments.optimiser import Optimiser
 from fdiv import exact, objectives
 from fdiv.benchmarks import BENCHMARKS, Text, TwoTemplate
 from fdiv.control import Control
-from fdiv.objectives import GROUPS, Resolved
 from fdiv.penalties import Penalty
 from fdiv.policies import Architecture
-from fdiv.types import TokenMDP
+from fdiv.types import Method, TokenMDP, is_hidden
 
 FLAT = tyro.conf.OmitArgPrefixes  # the flags of such a group carry no prefix: --updates
 NotFinite = Literal["stop", "skip"]
@@ -111,6 +110,28 @@ class Output:
     """Folder for everything that a run leaves."""
 
 
+def _methods_help() -> str:
+    """What `--methods` takes, from the table of methods."""
+    names = ", ".join(objectives.describe())
+    return f"What to compare, for any divergence F and a PENALTY such as k3-loss: {names}."
+
+
+def _flags(kind: type[Method]) -> type[Method]:
+    """A method's class without what its name fixes, so that the rest alone is a group of flags."""
+    fixed = []
+    for field in filter(is_hidden, dataclasses.fields(kind)):
+        default = None if field.default is dataclasses.MISSING else field.default
+        own = dataclasses.field(default=default, init=False, metadata=field.metadata)
+        fixed.append((field.name, Any, own))
+    namespace = {"__doc__": kind.__doc__, "__module__": kind.__module__}
+    return dataclasses.make_dataclass(
+        kind.__name__, fixed, bases=(kind,), frozen=True, namespace=namespace
+    )
+
+
+GROUPS = {name: _flags(kind) for name, kind in objectives.kinds().items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Common:
     """A head-to-head of methods on one benchmark."""
@@ -124,12 +145,15 @@ class Common:
     """How what a policy pays for leaving its reference is estimated and applied."""
     control: Control = dataclasses.field(default_factory=Control)
     """How the weight of that changes over training."""
-    methods: tuple[str, ...] = ("sft", "reverse_kl", "js", "gail", "airl", "fairl", "alpha_irl")
-    """What to compare: sft, reverse_kl, forward_kl, js, gail, airl, fairl, alpha_irl[:A],
-    distill[:F], dagger[:F], adversarial:F, policy_gradient:F, spin, iq_learn, for any divergence F;
-    with a reward: reinforce, rloo, grpo, grpo_std, ppo (each with :PENALTY, such as grpo:k3-loss),
-    fdpg[:F], bt_rloo, bt_grpo, bt_ppo, bt_var_rloo, classifier_rloo; with comparisons: dpo,
-    f_dpo:F, ipo, kto, simpo."""
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(help=_methods_help())] = (
+        "sft",
+        "reverse_kl",
+        "js",
+        "gail",
+        "airl",
+        "fairl",
+        "alpha_irl",
+    )
     budget: Annotated[Budget, FLAT] = dataclasses.field(default_factory=Budget)
     optimiser: Annotated[Optimiser, FLAT] = dataclasses.field(default_factory=Optimiser)
     evaluation: Annotated[Evaluation, FLAT] = dataclasses.field(default_factory=Evaluation)
@@ -191,12 +215,13 @@ RATES = (1.0, 1 / 3, 3.0, 0.1, 10.0)  # what --trials multiplies the learning ra
 WHERE_ONLY = ("out", "devices", "save_every", "keep", "cache", "report")
 
 
-def resolve(config: Config) -> list[tuple[Resolved, Any]]:
-    """Each method with its hyperparameters."""
-    return [
-        (method, getattr(config, method.group))
-        for method in map(objectives.resolve, config.methods)
-    ]
+def resolve(config: Config) -> dict[str, Method]:
+    """Each method by name, with the hyperparameters of its flags."""
+    given = {name: getattr(config, name) for name in GROUPS}
+    return {
+        objectives.canonical(name): objectives.merged(name, objectives.resolve(name), given)
+        for name in config.methods
+    }
 
 
 # --- as data --------------------------------------------------------------------------------------
@@ -210,6 +235,9 @@ def benchmark_name(config: Config) -> str:
 def as_dict(config: Config) -> dict[str, Any]:
     """Plain data for JSON, the benchmark and groups as nested dictionaries."""
     plain = _plain(dataclasses.asdict(config))
+    for name, kind in GROUPS.items():
+        for field in filter(is_hidden, dataclasses.fields(kind)):
+            plain[name].pop(field.name)
     plain["benchmark"] = {"name": benchmark_name(config), **plain["benchmark"]}
     for group in dict.fromkeys(LIFTED.values()):
         plain |= plain.pop(group)

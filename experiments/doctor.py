@@ -230,8 +230,8 @@ def _ten_updates():
         assemble.seed_keys(config, 1),
         SeedLayout(1, jax.local_devices()[:1]),
     )
-    ((method, hyperparameters),) = resolve(config)
-    objective = method.build(hyperparameters, components)
+    (method,) = resolve(config).values()
+    objective = method.build(components)
     rates = jnp.full(1, config.optimiser.learning_rate)
     start = runs.starts(config, task, components, keys)
     return train.to_end(train.prepare(config, task, objective, layout, Runs(keys, start, rates)))

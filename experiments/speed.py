@@ -50,7 +50,7 @@ def main(preset: str, config) -> int:
     limit = _sampling(config, *setup)
     timings = [
         limit,
-        *(_method(config, *setup, method, chosen) for method, chosen in configs.resolve(config)),
+        *(_method(config, *setup, *named) for named in configs.resolve(config).items()),
     ]
     titles = ["program", "compile s", "ms/update", "spread", "tokens/s", "of sampling"]
     caption = (
@@ -100,8 +100,8 @@ def _method(
     layout,
     keys,
     start,
+    name,
     method,
-    hyperparameters,
     repetitions: int = REPETITIONS,
 ) -> Timing:
     import jax.numpy as jnp
@@ -109,10 +109,8 @@ def _method(
     from experiments.running import runs, train
     from experiments.running.runs import Runs
 
-    objective = method.build(hyperparameters, components)
-    rates = jnp.full(
-        config.budget.seeds, hyperparameters.learning_rate or config.optimiser.learning_rate
-    )
+    objective = method.build(components)
+    rates = jnp.full(config.budget.seeds, method.learning_rate or config.optimiser.learning_rate)
     rows = runs.fixed_rows(config.budget, task.mdp, keys, method.reads)
     training = train.prepare(
         config, task, objective, layout, Runs(keys, start, rates, rows), method.reads
@@ -123,7 +121,7 @@ def _method(
         train_state = compiled.advance(train_state, count, jnp.bool_(True))
         return train_state, train_state.log.tokens
 
-    return _time(method.name, compiled.compile_seconds, run, training.train_state, repetitions)
+    return _time(name, compiled.compile_seconds, run, training.train_state, repetitions)
 
 
 def _sampling(config, task, components, layout, keys, start) -> Timing:

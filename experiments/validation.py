@@ -6,9 +6,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from experiments.config import RATES, Config, NotFinite, resolve, value_of
+from experiments.config import GROUPS, RATES, Config, NotFinite, resolve, value_of
+from fdiv import objectives
 from fdiv.checks import at_least, one_of, positive
-from fdiv.objectives import GROUPS
 from fdiv.types import UsageError
 
 
@@ -67,36 +67,31 @@ def _check_methods(config: Config) -> None:
             "there is nothing to compare.",
             "Name at least one, such as --methods sft gail.",
         )
-    chosen = resolve(config)
-    names = [method.name for method, _ in chosen]
+    names = [objectives.canonical(name) for name in config.methods]
     for name in names:
         if names.count(name) > 1:
             raise UsageError("methods", name, "is named twice.", "Name each method once.")
-    for method, hyperparameters in chosen:
-        method.check(hyperparameters)
-        if hyperparameters.learning_rate is not None:
-            positive(f"{method.group}.learning_rate", hyperparameters.learning_rate)
-        if config.budget.epochs * config.budget.minibatches > 1 and not method.reusable(
-            hyperparameters
-        ):
-            problem = (
-                f"{method.name} learns from samples of the policy as it is, good for one step."
-            )
+    for name, method in resolve(config).items():
+        method.check()
+        if method.learning_rate is not None:
+            positive(f"{method.kind}.learning_rate", method.learning_rate)
+        if config.budget.epochs * config.budget.minibatches > 1 and not method.reusable:
+            problem = f"{name} learns from samples of the policy as it is, good for one step."
             value = (config.budget.epochs, config.budget.minibatches)
             raise UsageError(
                 "epochs, minibatches",
                 value,
                 problem,
-                f"Leave both at 1, or leave {method.name} out.",
+                f"Leave both at 1, or leave {name} out.",
             )
 
 
 def _check_unused(config: Config, preset: Config) -> None:
-    chosen = [method for method, _ in resolve(config)]
-    names = [method.name for method in chosen]
-    used = {method.group for method in chosen}
-    used |= {"penalty"} if any(m.charges and "penalty" not in m.fixed for m in chosen) else set()
-    used |= {"control"} if any(m.charges for m in chosen) else set()
+    names, chosen = zip(*resolve(config).items())
+    used = {kind for method in chosen for kind in objectives.kinds_of(method)}
+    charging = [method for method in chosen if method.charges]
+    used |= {"penalty"} if any(method.penalty is None for method in charging) else set()
+    used |= {"control"} if charging else set()
     for group in (*GROUPS, "penalty", "control"):
         changed = _changed(getattr(config, group), getattr(preset, group))
         if group not in used and changed:

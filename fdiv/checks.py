@@ -8,7 +8,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 
-from fdiv.types import Components, Model, TokenMDP, UsageError
+from fdiv.types import Components, Method, Model, TokenMDP, UsageError
 
 
 def at_least(field: str, value: int, least: int) -> None:
@@ -61,6 +61,13 @@ def known_expert(mdp: TokenMDP, method: str) -> None:
             "needs an expert whose probabilities are known, and here there is none.",
             fix,
         )
+
+
+def buildable(method: Method, components: Components) -> None:
+    """The method's fields can be, and its components speak of the same symbols, or a
+    `UsageError`."""
+    method.check()
+    one_vocabulary(components)
 
 
 def one_vocabulary(components: Components) -> None:

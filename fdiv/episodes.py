@@ -21,7 +21,7 @@ from fdiv import tokens as tk
 from fdiv.control import Control, Weight
 from fdiv.estimators import Baseline, advantages, discounted_to_go, to_actions
 from fdiv.penalties import Penalty, at_prefixes, last_action
-from fdiv.types import Components, Divergence, Model, Params, Sequences, UsageError
+from fdiv.types import Claim, Components, Divergence, Model, Params, Sequences, UsageError
 
 GROUP = 8  # answers to one prompt, unless said otherwise
 
@@ -158,6 +158,18 @@ def repeated(prompts: Sequences, group: int) -> Sequences:
             f"Give a multiple of {group}.",
         )
     return jax.tree.map(lambda x: jnp.repeat(x[: rows // group], group, axis=0), prompts)
+
+
+def penalty_of(own: Penalty | None, components: Components) -> Penalty:
+    """A method's own penalty, or the one that all methods share."""
+    return own or components.penalty or Penalty()
+
+
+def return_claim(penalty: Penalty | None, sentence: str, bias: str = "") -> Claim:
+    """What a method claims that maximises the regularised return: biases are named."""
+    biases = "; ".join(filter(None, (bias, penalty.bias() if penalty else "")))
+    kind = f"Biased: {biases}." if biases else "Unbiased."
+    return Claim("reverse_kl", "return", f"{sentence}. {kind}")
 
 
 def check_group(field: str, group: int) -> None:

@@ -71,6 +71,19 @@ def k3(s: Array) -> Array:
 
 
 ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
+# what is drawn at a method that sets its own penalty -> matplotlib's marker
+MARKERS = {
+    "k2-loss": "v",
+    "k2-loss-string": "<",
+    "k3-loss": "X",
+    "k3-loss-string": ">",
+    "exact-loss": "s",
+    "exact-reward": "p",
+    "k3-ratio": "h",
+    "k3-ratio-string": "H",
+    "k2-reward": "8",
+    "k3-reward": "D",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +121,12 @@ class Penalty:
                 "the exact sum over the vocabulary has none.",
                 "Use token, and reward or loss.",
             )
+
+    @property
+    def short(self) -> str:
+        """`k3-loss`, `k2-loss-string`: what is written after a method's name."""
+        unit = "" if self.unit == "token" else f"-{self.unit}"
+        return f"{self.estimator}-{self.placement}{unit}"
 
     def refuse_unless_kl(self, divergence: str) -> None:
         """Raise `UsageError` where an estimator of a KL is put before another divergence."""
@@ -189,6 +208,11 @@ class Penalty:
         """The penalty alone, as an objective."""
         self.check()
         return kl_penalty(components, reference, **dataclasses.asdict(self))
+
+
+def marker(own: Penalty | None, otherwise: str) -> str:
+    """How a method with its own penalty is marked in pictures."""
+    return MARKERS.get(own.short, otherwise) if own else otherwise
 
 
 def last_action(mask: Array) -> Array:

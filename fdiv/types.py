@@ -6,8 +6,9 @@ benchmark is data only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jax import Array
 
@@ -184,6 +185,65 @@ class Objective(NamedTuple):
     loss: Callable[
         [Params, Any, Any], tuple[Array, dict]
     ]  # params, aux, batch -> scalar, metrics (also sums over rows)
+
+
+class Look(NamedTuple):
+    """How a method is drawn, as plain data. Its line's colour is its divergence's, so that pictures
+    of one divergence agree, except where all methods beside it share one."""
+
+    marker: str = "v"  # of matplotlib
+    line: str = "-."  # of matplotlib
+    legend: str = ""  # where its log-ratio or its reward comes from
+    colour: str | None = None  # its own, where it maximises a return
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A method with its hyperparameters: a frozen dataclass whose fields are all that it knows.
+
+    Fields made by `hidden` are what a name of `fdiv.objectives.METHODS` fixes (its divergence,
+    whose samples it reads); the others are the user's to set, with a line of text below each.
+    Classes inherit from this one for the defaults below."""
+
+    kind: ClassVar[str]  # one word for the class: a group of hyperparameters has this name
+    reads: str = "demos"  # what its batches are: "demos", "pairs" or "labels"
+    needs: tuple[str, ...] = ()  # what it is built from beside a policy: "scorer", "critic"
+    reusable: bool = False  # whether a batch may serve several optimiser steps
+    charges: bool = False  # whether leaving the task's reference is part of what it minimises,
+    penalty: Any = None  # and its own `fdiv.penalties.Penalty`; None: the one common to all
+    warmup: int = 0  # updates before the policy moves
+    divergence: str | None = None  # by the name that `divergences.parse` takes, where it has one
+    published: str = ""  # which paper's formulas it keeps, though they are not the divergence's own
+    learning_rate: float | None = None  # the policy's; None: the one common to all methods
+    look: Look = Look()
+
+    def check(self) -> None:
+        """Raise `UsageError`, naming one of its own fields, for values that cannot be."""
+
+    def claim(self) -> Claim:
+        """What it minimises."""
+        ...
+
+    def build(self, components: Components) -> Objective:
+        """The objective, from values alone. Raises `UsageError` where the task lacks something."""
+        ...
+
+    def variants(self) -> Sequence[Mapping[str, Any]]:
+        """Other values of its fields that the gradient card has a line for."""
+        return ()
+
+
+Value = TypeVar("Value")
+
+
+def hidden(default: Value) -> Value:
+    """A dataclass field that a method's name fixes: no option of the command line."""
+    return dataclasses.field(default=default, metadata={"hidden": True})
+
+
+def is_hidden(field: dataclasses.Field) -> bool:
+    """Whether a method's field was made by `hidden`."""
+    return bool(field.metadata.get("hidden"))
 
 
 class LearnerState(NamedTuple):

@@ -170,7 +170,7 @@ class ClassOptima:
     def _everything(self) -> Callable:
         """All metrics of a policy of the class; of the expert itself for no parameters."""
         task = self._task
-        extra = [method.divergence for method, _ in resolve(self._config) if method.divergence]
+        extra = [m.divergence for m in resolve(self._config).values() if m.divergence]
         family = [divergences.parse(name) for name in dict.fromkeys([*metrics.LOGGED, *extra])]
 
         def everything(params):

@@ -14,71 +14,29 @@ import numpy as np
 
 from experiments.gradients.targets import BETA, QUICK, World
 from fdiv import tokens as tk
-from fdiv.objectives import GROUPS, Resolved
-from fdiv.objectives.adversarial import AdversarialState
+from fdiv.objectives.adversarial import Adversarial, AdversarialState
 from fdiv.objectives.adversarial_token import ContrastState
 from fdiv.objectives.ppo import PpoState
 from fdiv.objectives.reward_model import RewardState
 from fdiv.policies import tabular
-from fdiv.types import Claim, Objective
+from fdiv.types import Claim, Method, Objective
 
 BATCH, BATCHES = 64, 256  # for the variance
 CRITIC_BATCH, CRITIC_UPDATES = 512, 400
-# group -> (the one method it is for, or all; fields)
-VARIANTS: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "max_likelihood": [
-        ("", {"aggregate": "token"}),
-        ("", {"aggregate": "string_mean"}),
-        ("", {"aggregate": "constant"}),
-    ],
-    "policy_gradient": [
-        ("", {"level": "occupancy"}),
-        ("", {"level": "token"}),
-        ("", {"discount": 0.0}),
-        ("reverse_kl", {"baseline": "none"}),
-        ("reverse_kl", {"baseline": "mean"}),
-    ],
-    "adversarial": [
-        ("", {"level": "occupancy"}),
-        ("", {"level": "token"}),
-        ("adversarial:hellinger2", {"training": "bound"}),
-        ("gail", {"discount": 0.0}),
-        ("gail", {"baseline": "none"}),
-        ("gail", {"baseline": "mean"}),
-        ("airl", {"discount": 0.0}),
-        ("airl", {"reward_form": "expert"}),
-        ("airl", {"reward_form": "expert", "entropy": 1.0}),
-    ],
-    "distill": [("distill", {"policy_prefixes": 0.5}), ("distill", {"policy_prefixes": 1.0})],
-    "ppo": [("ppo", {"gae_lambda": 1.0}), ("ppo", {"entropy": 0.1})],
-    "grpo": [("grpo", {"aggregate": "string_mean"})],
-}
-PENALTIES = (  # of rloo: how else what leaving the reference costs may be estimated and applied
-    "exact-reward",
-    "k2-loss-string",
-    "k3-ratio-string",
-    "k2-loss",
-    "k3-ratio",
-    "exact-loss",
-    "k3-loss-string",
-    "k3-loss",
-    "k2-reward",
-    "k3-reward",
-)
 
 
 class Case(NamedTuple):
     """An objective with its hyperparameters."""
 
-    method: Resolved
-    fields: Mapping[str, Any]  # what differs from the defaults
-    config: Any
+    name: str
+    method: Method
+    fields: Mapping[str, Any]  # in which it differs from the method of that name
 
     @property
     def label(self) -> str:
         return " ".join(
             [
-                self.method.name,
+                self.name,
                 *(
                     f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}"
                     for k, v in self.fields.items()
@@ -88,22 +46,18 @@ class Case(NamedTuple):
 
     @property
     def claim(self) -> Claim:
-        return self.method.claim(self.config)
+        return self.method.claim()
 
 
-def cases(methods: list[Resolved]) -> list[Case]:
+def cases(methods: Mapping[str, Method]) -> list[Case]:
     """Each method at its defaults, then its variants that are worth telling apart."""
     found = []
-    for method in methods:
-        variants = [
-            fields for only, fields in VARIANTS.get(method.group, []) if only in ("", method.name)
-        ]
-        for fields in ({}, *variants):
-            config = GROUPS[method.group](**fields)
-            if hasattr(config, "warmup"):
-                config = dataclasses.replace(config, warmup=0)
-            method.check(config)
-            found.append(Case(method, fields, config))
+    for name, method in methods.items():
+        for fields in ({}, *method.variants()):
+            own = dataclasses.replace(method, **fields)
+            own = dataclasses.replace(own, warmup=0) if isinstance(own, Adversarial) else own
+            own.check()
+            found.append(Case(name, own, fields))
     return found
 
 
@@ -124,12 +78,10 @@ class Found(NamedTuple):
 def measure(world: World, case: Case, trained: dict) -> list[Found]:
     """One finding, or two where the objective has a discriminator. `trained` keeps discriminators
     that serve several cases."""
-    frozen = case.config
-    if hasattr(frozen, "discriminator_learning_rate"):
+    frozen = case.method
+    if isinstance(frozen, Adversarial):
         frozen = dataclasses.replace(frozen, discriminator_learning_rate=1e-30)
-    whole, drawn = (
-        case.method.build(frozen, components) for components in (world.exact, world.sampled)
-    )
+    whole, drawn = (frozen.build(components) for components in (world.exact, world.sampled))
     start = jax.jit(whole.init, compiler_options=QUICK)(jax.random.key(0), world.params)
     critics = {None: start}
     if isinstance(start, RewardState):
@@ -240,7 +192,7 @@ def true_reward(world: World, case: Case, start: RewardState) -> Any:
 def optimal(world: World, case: Case, start: Any) -> Any:
     """The discriminator whose logit is the true log-ratio: of the token, or at the occupancy level
     of the whole prefix."""
-    table = jnp.asarray(world.ratio["prefix" if case.config.level == "occupancy" else "token"])
+    table = jnp.asarray(world.ratio["prefix" if case.method.level == "occupancy" else "token"])
     return (
         {"reward": table, "potential": jnp.zeros_like(table)}
         if isinstance(critic_of(start), dict)
@@ -251,13 +203,14 @@ def optimal(world: World, case: Case, start: Any) -> Any:
 def _trained(world: World, case: Case, known: dict) -> Any:
     """A discriminator that has learned from fresh samples of both sides, the policy standing
     still."""
-    if case.method.group == "ppo":
-        key = case.label
+    method = case.method
+    if isinstance(method, Adversarial):
+        bound = method.divergence if method.training == "bound" else None
+        key = (method.level, bound, method.structured)
     else:
-        bound = case.method.divergence if case.config.training == "bound" else None
-        key = (case.config.level, bound, bool(case.method.fixed.get("structured")))
+        key = case.label
     if key not in known:
-        objective = case.method.build(case.config, world.sampled)
+        objective = method.build(world.sampled)
 
         def update(aux, key):
             data_key, learn_key = jax.random.split(key)

@@ -101,10 +101,11 @@ def _gather(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = [name for name in first["metrics"] if all(name in m["metrics"] for m in found)]
     whole = {
         k: _same([m[k] for m in found])
-        for k in ("minimises", "level", "target", "group", "published", "variant")
+        for k in ("minimises", "level", "target", "group", "published")
     }
     whole |= {
         "learning_rate": first["learning_rate"],
+        **({"look": first["look"]} if "look" in first else {}),
         "best": _same([m["best"] for m in found], None),
         "trials": [],
     }

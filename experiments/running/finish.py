@@ -18,7 +18,7 @@ from experiments.storage.run_folder import write_json
 def finish(context: Any, complete: bool, changed: Mapping[str, Any]) -> None:
     """Write everything of a `Bench` from what is kept in its folder, and show the table."""
     config, folder, task = context.config, context.folder, context.task
-    names = [method.name for method, _ in configs.resolve(config)]
+    names = list(configs.resolve(config))
     methods = {name: kept for name in names if (kept := folder.method(name))}
     if not methods:
         print(

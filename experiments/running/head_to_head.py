@@ -26,10 +26,9 @@ from experiments.running.runs import Runs
 from experiments.running.stopping import STOPPED_EXIT, Interrupted, StopFlag
 from experiments.storage import checkpoints
 from experiments.storage.run_folder import RunFolder, unusable, write_json
-from fdiv.objectives import Resolved
 from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.statistics import iqm
-from fdiv.types import Claim, Components
+from fdiv.types import Claim, Components, Method
 
 LIVE = {
     "entropy": "entropy",
@@ -105,7 +104,7 @@ def _run(preset: str, config: Any, default: Any) -> int:
         if plain_task.mdp.solutions is not None
         else live
     )
-    with StopFlag() as stop, Screen([method.name for method, _ in methods], live | LIVE) as screen:
+    with StopFlag() as stop, Screen(list(methods), live | LIVE) as screen:
         _introduce(screen, preset, config, changed, plain_task, layout)
         saves = _saves(config, folder, "teacher", stop)
         expert = (
@@ -114,10 +113,8 @@ def _run(preset: str, config: Any, default: Any) -> int:
             else plain_task.mdp.expert
         )
         task = plain_task._replace(mdp=plain_task.mdp._replace(expert=expert))
-        for method, hyperparameters in methods:
-            method.build(
-                hyperparameters, components._replace(mdp=task.mdp)
-            )  # what lacks an expert is refused before any training
+        for method in methods.values():  # what lacks an expert is refused before any training
+            method.build(components._replace(mdp=task.mdp))
         context = _prepare(
             config, task, components._replace(mdp=task.mdp), layout, folder, screen, stop
         )
@@ -149,8 +146,8 @@ def _introduce(
         f"policy {', '.join(f'{k} {v}' for k, v in sizes.items())}; {budget}; {data}; "
         f"learning rate {config.optimiser.learning_rate:g}"
     )
-    for method, hyperparameters in configs.resolve(config):
-        screen.say(f"  {method.name:<12} {method.claim(hyperparameters).sentence}")
+    for name, method in configs.resolve(config).items():
+        screen.say(f"  {name:<12} {method.claim().sentence}")
     screen.say(
         "Differs from the preset: "
         + (", ".join(f"{k}={v}" for k, v in changed.items()) or "in nothing.")
@@ -174,14 +171,14 @@ def _prepare(
     stop: StopFlag,
 ) -> RunContext:
     keys = assemble.seed_keys(config, config.budget.seeds)
-    read = dict.fromkeys(["demos", *(method.reads for method, _ in configs.resolve(config))])
+    read = dict.fromkeys(["demos", *(m.reads for m in configs.resolve(config).values())])
     rows = {reads: runs.fixed_rows(config.budget, task.mdp, keys, reads) for reads in read}
     start = runs.starts(config, task, components, keys)
     if config.budget.warm_start:
         start = _warm_start(
             config, task, components, layout, keys, start, rows["demos"], folder, screen, stop
         )
-    extra = [method.divergence for method, _ in configs.resolve(config) if method.divergence]
+    extra = [m.divergence for m in configs.resolve(config).values() if m.divergence]
     evaluator = Evaluator(config, task, components, layout, layout.put(start), extra)
     class_optima = ClassOptima(config, task, components, folder.path / "class_optimum.json")
     context = RunContext(
@@ -249,38 +246,30 @@ def _saves(
 # --- one method -----------------------------------------------------------------------------------
 
 
-def _methods(context: RunContext, methods: list) -> bool:
+def _methods(context: RunContext, methods: Mapping[str, Method]) -> bool:
     """Every method in turn; whether all came to their end."""
     try:
-        for method, hyperparameters in methods:
-            _method(context, method, hyperparameters)
+        for name, method in methods.items():
+            _method(context, name, method)
     except Interrupted:
         return False
     return True
 
 
-def _method(context: RunContext, method: Resolved, hyperparameters: Any) -> None:
+def _method(context: RunContext, name: str, method: Method) -> None:
     """Train a method on all seeds and keep its result; a finished one is not run again, an
     interrupted one goes on."""
     folder, screen = context.folder, context.screen
-    if folder.method(method.name):
-        screen.state(method.name, "kept")
+    if folder.method(name):
+        screen.state(name, "kept")
         return
     if processes.any_of(context.stop.asked):
         raise Interrupted
-    screen.state(method.name, "compiling")
-    claim, objective = (
-        _claim(context, method, hyperparameters),
-        method.build(hyperparameters, context.components),
-    )
+    screen.state(name, "compiling")
+    claim, objective = _claim(context, method), method.build(context.components)
     own = own_divergence(claim, context.task)
-    rate, trials = _tune(
-        context,
-        method,
-        objective,
-        hyperparameters.learning_rate or context.config.optimiser.learning_rate,
-        own,
-    )
+    rate = method.learning_rate or context.config.optimiser.learning_rate
+    rate, trials = _tune(context, name, method.reads, objective, rate, own)
     rates = jnp.full(context.config.budget.seeds, rate)
     training = train.prepare(
         context.config,
@@ -289,39 +278,39 @@ def _method(context: RunContext, method: Resolved, hyperparameters: Any) -> None
         context.layout,
         Runs(context.keys, context.start, rates, context.rows[method.reads]),
         method.reads,
-        _saves(context.config, folder, method.name, context.stop),
+        _saves(context.config, folder, name, context.stop),
     )
     compiled = training.compiled
     takes = devices.memory(compiled.memory_bytes)
-    screen.say(f"  {method.name}: compiled in {compiled.compile_seconds:.1f} s; takes {takes}.")
-    outcome = _train(context, method, training, own)
-    result = _result(context, method, claim, compiled, outcome, own) | {
+    screen.say(f"  {name}: compiled in {compiled.compile_seconds:.1f} s; takes {takes}.")
+    outcome = _train(context, name, method, training, own)
+    result = _result(context, name, method, claim, compiled, outcome, own) | {
         "learning_rate": rate,
         "trials": trials,
     }
     end = {"update": outcome.progress.update}
     checkpoints.save(
-        folder.checkpoints(f"{method.name}-final"),
+        folder.checkpoints(f"{name}-final"),
         outcome.progress.update,
         compiled.layout.get(outcome.progress.train_state),
         end,
         keep=1,
     )
-    folder.keep_method(method.name, result)
+    folder.keep_method(name, result)
     screen.state(
-        method.name,
+        name,
         f"done in {outcome.progress.seconds:.1f} s"
         if result["status"] == "ok"
         else result["status"],
     )
     for message in result["alarms"]:
-        screen.say(f"  {method.name}: {message}")
+        screen.say(f"  {name}: {message}")
 
 
-def _claim(context: RunContext, method: Resolved, hyperparameters: Any) -> Claim:
+def _claim(context: RunContext, method: Method) -> Claim:
     """What a method is meant to minimise; one that maximises a return names what the task takes off
     it."""
-    claim = method.claim(hyperparameters)
+    claim = method.claim()
     return (
         claim._replace(minimises=context.task.mdp.regulariser.divergence)
         if method.charges
@@ -339,16 +328,17 @@ class TrainingOutcome(NamedTuple):
 
 def _train(
     context: RunContext,
-    method: Resolved,
+    name: str,
+    method: Method,
     training: train.Training,
     own: Any,
 ) -> TrainingOutcome:
     config, folder, screen = context.config, context.folder, context.screen
     compiled, start = training.compiled, training.start
     if start:
-        screen.say(f"  {method.name}: goes on from update {start.update}.")
-    folder.drop_lines("metrics.jsonl", method.name, start.update if start else -1)
-    folder.drop_lines("samples.jsonl", method.name)
+        screen.say(f"  {name}: goes on from update {start.update}.")
+    folder.drop_lines("metrics.jsonl", name, start.update if start else -1)
+    folder.drop_lines("samples.jsonl", name)
 
     def evaluate(train_state: Any) -> dict[str, np.ndarray]:
         measured = context.evaluator.measure(train_state.learner.params) | compiled.layout.host(
@@ -362,7 +352,7 @@ def _train(
         measured = progress.metrics
         medians = {k: float(np.median(v)) for k, v in measured.items()} if measured else None
         screen.progress(
-            method.name,
+            name,
             progress.update,
             config.budget.updates,
             progress.seconds,
@@ -370,17 +360,9 @@ def _train(
             medians,
         )
         if measured:
-            folder.append("metrics.jsonl", _lines(method.name, progress))
-            still = (
-                method.group == "adversarial"
-                and progress.update <= getattr(config, method.group).warmup
-            )
-            found = [
-                a.message
-                for a in alarms(
-                    measured, context.expert, method.group, warm=progress.update > 0 and not still
-                )
-            ]
+            folder.append("metrics.jsonl", _lines(name, progress))
+            warm = progress.update > method.warmup
+            found = [a.message for a in alarms(measured, context.expert, method.kind, warm=warm)]
             log = compiled.layout.host(progress.train_state.log)
             if config.saving.not_finite == "stop" and np.all(log.broke):
                 break
@@ -418,7 +400,7 @@ def _not_finite(measured: Mapping[str, np.ndarray]) -> str:
 
 
 def _tune(
-    context: RunContext, method: Resolved, objective: Any, rate: float, own: Any
+    context: RunContext, name: str, reads: str, objective: Any, rate: float, own: Any
 ) -> tuple[float, list[dict[str, float]]]:
     """The best of the config's number of learning rates, tried side by side on one seed of their
     own."""
@@ -431,15 +413,15 @@ def _tune(
         lambda x: jnp.repeat(x[:1], config.budget.trials, axis=0), tree
     )
     rates = rate * jnp.array(configs.RATES[: config.budget.trials])
-    rows = same(runs.fixed_rows(config.budget, context.task.mdp, key, method.reads))
-    saves = _saves(config, context.folder, f"{method.name}-trials", context.stop, end=True)
+    rows = same(runs.fixed_rows(config.budget, context.task.mdp, key, reads))
+    saves = _saves(config, context.folder, f"{name}-trials", context.stop, end=True)
     training = train.prepare(
         config,
         context.task,
         objective,
         layout,
         Runs(same(key), same(context.start), rates, rows),
-        method.reads,
+        reads,
         saves,
     )
     params = train.to_end(training).learner.params
@@ -459,20 +441,11 @@ def _tune(
     return float(rates[int(np.argmin(scores))]), trials
 
 
-def _variant(method: Resolved) -> str | None:
-    """What sets a method apart from the others of its group, for the eye."""
-    if "penalty" in method.fixed:
-        return method.name.partition(":")[2]
-    marks = {"std": "std", "noise": "noise", "reads": "demos"}
-    return next(
-        (mark for name, mark in marks.items() if method.fixed.get(name)), method.fixed.get("by")
-    )
-
-
 def _result(
     context: RunContext,
-    method: Resolved,
-    claim: Any,
+    name: str,
+    method: Method,
+    claim: Claim,
     compiled: CompiledMethod,
     outcome: TrainingOutcome,
     own: Any,
@@ -481,19 +454,19 @@ def _result(
     progress, params = outcome.progress, outcome.progress.train_state.learner.params
     final, sequences, log_q = context.evaluator.final(params)
     final |= {k: v for k, v in compiled.layout.host(compiled.probe(progress.train_state)).items()}
-    write_samples(context, method.name, sequences, log_q)
+    write_samples(context, name, sequences, log_q)
     metrics, infinite = results.metrics_of(final)
     _search(context)
     best = context.class_optima.of(claim) if context.class_optima.available and own else None
-    sweep = _sweep(context, params) if method.name == "sft" else []
+    sweep = _sweep(context, params) if name == "sft" else []
     reason = outcome.reason or _not_finite(final)
     return {
         "minimises": claim.minimises,
         "level": claim.level,
         "target": claim.sentence,
-        "group": method.group,
-        "published": bool(method.fixed.get("published")),
-        "variant": _variant(method),
+        "group": method.kind,
+        "published": bool(method.published),
+        "look": method.look._asdict(),
         "status": "diverged" if reason else "ok",
         "reason": reason,
         "seconds": progress.seconds,
@@ -515,9 +488,7 @@ def _search(context: RunContext) -> None:
 
     Raises `Interrupted` between two searches.
     """
-    names = [
-        method.divergence for method, _ in configs.resolve(context.config) if method.divergence
-    ]
+    names = [m.divergence for m in configs.resolve(context.config).values() if m.divergence]
     lacking = context.class_optima.lacking(names) if context.class_optima.available else []
     if lacking:
         context.screen.say(

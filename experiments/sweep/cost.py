@@ -37,11 +37,13 @@ def _pace(config: Any, name: str) -> tuple[float, float]:
     updates."""
     from experiments import config as configs
     from experiments import devices, speed
+    from fdiv import objectives
 
     devices.use_compile_cache(config.output.cache)
     setup = speed._setup(config, devices.lay_out(config.budget.seeds, config.devices))
-    method, chosen = configs.resolve(config)[config.methods.index(name)]
-    timing = speed._method(config, *setup, method, chosen, repetitions=1)
+    name = objectives.canonical(name)
+    method = configs.resolve(config)[name]
+    timing = speed._method(config, *setup, name, method, repetitions=1)
     return timing.compile_seconds, timing.update_seconds[0] / (
         config.budget.seeds * config.budget.batch_size
     )

@@ -102,10 +102,9 @@ def _build(config: Any) -> None:
     reading = assemble.data(config)
     task = assemble.task(config, reading)
     components = assemble.components(config, task)
-    for method, hyperparameters in (
-        configs.resolve(config) if reading is None else ()
-    ):  # text has its teacher only in the run
-        method.build(hyperparameters, components)
+    if reading is None:  # text has its teacher only in the run
+        for method in configs.resolve(config).values():
+            method.build(components)
 
 
 def _words(point: grid.Point):

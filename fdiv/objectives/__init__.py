@@ -1,24 +1,16 @@
-"""The methods: hyperparameter groups (one file, one group of flags each) and the names that
-`--methods` takes.
+"""The methods by name: `METHODS` holds a value for each, `resolve` reads `NAME[:ARGUMENT]`.
 
-A group is a frozen dataclass whose fields are flags, among them `learning_rate`, with
-
-    reads                              "demos", "pairs" or "labels", what its batches are (demos, where it does not say)
-    needs                              "scorer", "critic": what of the components it is built from (nothing, where it does not say)
-    reusable                           whether a batch may serve several optimiser steps
-    check(divergence, **fixed)         raises `UsageError` for values that cannot be
-    claim(divergence, **fixed)         what it minimises, a `Claim`
-    build(components, divergence, **fixed)    the `Objective`, from values alone
-"""
+A method is a frozen dataclass (`fdiv.types.Method`); a new one is a file with its class and an
+entry here."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from fdiv import divergences
-from fdiv.checks import one_vocabulary
 from fdiv.objectives.adversarial import Adversarial
 from fdiv.objectives.distill import Distill
 from fdiv.objectives.dpo import Dpo
@@ -35,116 +27,63 @@ from fdiv.objectives.reward_model import LearnedReward
 from fdiv.objectives.simpo import Simpo
 from fdiv.objectives.spin import Spin
 from fdiv.penalties import Penalty
-from fdiv.types import Claim, Components, Objective, UsageError
-
-GROUPS: dict[str, type] = {
-    "max_likelihood": MaxLikelihood,
-    "distill": Distill,
-    "policy_gradient": PolicyGradient,
-    "adversarial": Adversarial,
-    "reinforce": Reinforce,
-    "rloo": Rloo,
-    "grpo": Grpo,
-    "ppo": Ppo,
-    "dpo": Dpo,
-    "ipo": Ipo,
-    "kto": Kto,
-    "simpo": Simpo,
-    "fdpg": Fdpg,
-    "spin": Spin,
-    "iq_learn": IqLearn,
-    "reward_model": LearnedReward,
-}
-
-
-class Method(NamedTuple):
-    """What a name stands for: its group, its divergence (`{}` is filled by NAME:ARGUMENT), and what
-    the name fixes."""
-
-    group: str
-    divergence: str | None
-    fixed: dict[str, Any] = {}
-    default: str | None = None  # the argument where none is written; None: it must be
-    charges: bool = (
-        False  # NAME:ESTIMATOR-PLACEMENT[-string] sets its own penalty in place of the common one
-    )
-
+from fdiv.types import Method, UsageError, is_hidden
 
 METHODS: dict[str, Method] = {
-    "sft": Method("max_likelihood", None),
-    "forward_kl": Method("policy_gradient", "forward_kl"),
-    "reverse_kl": Method("policy_gradient", "reverse_kl"),
-    "js": Method("policy_gradient", "js"),
-    "policy_gradient": Method("policy_gradient", "{}"),
-    "gail": Method("adversarial", "js"),
-    "airl": Method("adversarial", "reverse_kl", {"structured": True}),
-    "fairl": Method("adversarial", "forward_kl", {"published": "fairl"}),
-    "alpha_irl": Method("adversarial", "alpha:{}", default="0.5"),
-    "adversarial": Method("adversarial", "{}"),
-    "distill": Method("distill", "{}", default="js"),
-    "dagger": Method("distill", "{}", {"policy_prefixes": 1.0}, default="forward_kl"),
-    "reinforce": Method("reinforce", None, charges=True),
-    "rloo": Method("rloo", None, charges=True),
-    "grpo": Method("grpo", None, charges=True),
-    "grpo_std": Method("grpo", None, {"std": True}, charges=True),
-    "ppo": Method("ppo", None, charges=True),
-    "dpo": Method("dpo", "reverse_kl"),
-    "f_dpo": Method("dpo", "{}"),
-    "ipo": Method("ipo", None),
-    "kto": Method("kto", None),
-    "simpo": Method("simpo", None),
-    "fdpg": Method("fdpg", "{}", default="js"),
-    "spin": Method("spin", None),
-    "iq_learn": Method("iq_learn", None),
-    "bt_rloo": Method("reward_model", None, charges=True),
-    "bt_grpo": Method("reward_model", None, {"by": "GRPO"}, charges=True),
-    "bt_ppo": Method("reward_model", None, {"by": "PPO"}, charges=True),
-    "bt_var_rloo": Method("reward_model", None, {"noise": True}, charges=True),
-    "classifier_rloo": Method("reward_model", None, {"reads": "demos"}, charges=True),
+    "sft": MaxLikelihood(),
+    "forward_kl": PolicyGradient(divergence="forward_kl"),
+    "reverse_kl": PolicyGradient(divergence="reverse_kl"),
+    "js": PolicyGradient(divergence="js"),
+    "policy_gradient": PolicyGradient(),
+    "gail": Adversarial(divergence="js"),
+    "airl": Adversarial(divergence="reverse_kl", structured=True),
+    "fairl": Adversarial(divergence="forward_kl", published="fairl"),
+    "alpha_irl": Adversarial(divergence="alpha:0.5"),
+    "adversarial": Adversarial(),
+    "distill": Distill(divergence="js"),
+    "dagger": Distill(divergence="forward_kl", policy_prefixes=1.0),
+    "reinforce": Reinforce(),
+    "rloo": Rloo(),
+    "grpo": Grpo(),
+    "grpo_std": Grpo(std=True),
+    "ppo": Ppo(),
+    "dpo": Dpo(),
+    "f_dpo": Dpo(divergence=""),
+    "ipo": Ipo(),
+    "kto": Kto(),
+    "simpo": Simpo(),
+    "fdpg": Fdpg(divergence="js"),
+    "spin": Spin(),
+    "iq_learn": IqLearn(),
+    "bt_rloo": LearnedReward(follower=Rloo()),
+    "bt_grpo": LearnedReward(follower=Grpo()),
+    "bt_ppo": LearnedReward(follower=Ppo()),
+    "bt_var_rloo": LearnedReward(follower=Rloo(), noise=True),
+    "classifier_rloo": LearnedReward(follower=Rloo(), reads="demos"),
+}
+# the divergence of NAME:ARGUMENT; where none is written it is the method's own, and "" is none
+ARGUMENTS: dict[str, str] = {
+    "policy_gradient": "{}",
+    "adversarial": "{}",
+    "alpha_irl": "alpha:{}",
+    "distill": "{}",
+    "dagger": "{}",
+    "f_dpo": "{}",
+    "fdpg": "{}",
 }
 
 
-class Resolved(NamedTuple):
-    """A method name, read."""
-
-    name: str
-    group: str
-    divergence: str | None
-    fixed: dict[str, Any]
-    charges: bool = False  # whether a penalty for leaving a reference is part of it
-
-    @property
-    def reads(self) -> str:
-        """What its batches are: "demos", "pairs" or "labels"."""
-        return self.fixed.get("reads") or getattr(GROUPS[self.group], "reads", "demos")
-
-    def check(self, hyperparameters: Any) -> None:
-        """Raise `UsageError` for hyperparameters (an instance of the group's dataclass) that this
-        method cannot have."""
-        hyperparameters.check(self.divergence, **self.fixed)
-
-    def build(self, hyperparameters: Any, components: Components) -> Objective:
-        """The objective, from an instance of the group's dataclass."""
-        self.check(hyperparameters)
-        one_vocabulary(components)
-        return hyperparameters.build(components, self.divergence, **self.fixed)
-
-    def reusable(self, hyperparameters: Any) -> bool:
-        """Whether a batch may serve several optimiser steps; what the name fixes comes before a
-        flag."""
-        fixed = {
-            name: value for name, value in self.fixed.items() if hasattr(hyperparameters, name)
-        }
-        return dataclasses.replace(hyperparameters, **fixed).reusable()
-
-    def claim(self, hyperparameters: Any) -> Claim:
-        """What it minimises."""
-        return hyperparameters.claim(self.divergence, **self.fixed)
+def kinds() -> dict[str, type[Method]]:
+    """The classes of all methods, those imported by a user among them, by their `kind`."""
+    found: dict[str, type[Method]] = {}
+    for method in METHODS.values():
+        found.setdefault(method.kind, type(method))
+    return found
 
 
-def resolve(name: str) -> Resolved:
-    """`sft`, `gail`, `alpha_irl:0.3`, `adversarial:hellinger2` ... Raises `UsageError` with the
-    nearest names."""
+def canonical(name: str) -> str:
+    """The name as tables and folders have it: `Alpha-IRL:0.3` is `alpha_irl:0.3`. Raises
+    `UsageError` with the nearest names."""
     base, colon, argument = name.strip().partition(":")
     base = base.lower().replace("-", "_")
     if base not in METHODS:
@@ -152,41 +91,73 @@ def resolve(name: str) -> Resolved:
         raise UsageError(
             "methods", name, "there is no method of that name.", f"The nearest: {', '.join(near)}."
         )
+    return f"{base}:{argument}" if colon else base
+
+
+def resolve(name: str, **fields: Any) -> Method:
+    """`sft`, `gail`, `alpha_irl:0.3`, `adversarial:hellinger2`, `grpo:k3-loss` ... as a method,
+    with other values of some `fields`. Raises `UsageError` with the nearest names."""
+    base, _, argument = canonical(name).partition(":")
     method = METHODS[base]
-    takes_argument = "{}" in (method.divergence or "")
-    if colon and method.charges:
-        return Resolved(
-            f"{base}:{argument}",
-            method.group,
-            None,
-            method.fixed | {"penalty": _penalty(name, argument)},
-            True,
-        )
-    if colon and not takes_argument:
-        raise UsageError(
-            "methods",
-            name,
-            f"{base} takes no argument.",
-            f"Write {base}, or adversarial:NAME for another f.",
-        )
-    argument = argument or method.default
-    if takes_argument and not argument:
-        raise UsageError(
-            "methods",
-            name,
-            f"{base} needs a divergence.",
-            f"Write, for instance, {base}:hellinger2.",
-        )
-    divergence = method.divergence.format(argument) if method.divergence else None
-    if divergence is not None:
-        divergence = divergences.parse(divergence).name
-    return Resolved(
-        f"{base}:{argument}" if colon else base,
-        method.group,
-        divergence,
-        method.fixed,
-        method.charges,
-    )
+    if base in ARGUMENTS:
+        method = _of_divergence(name, method, ARGUMENTS[base], argument)
+    elif argument and method.charges:
+        method = dataclasses.replace(method, penalty=_penalty(name, argument))
+    elif ":" in name:
+        fix = f"Write {base}, or adversarial:NAME for another f."
+        raise UsageError("methods", name, f"{base} takes no argument.", fix)
+    return dataclasses.replace(method, **fields)
+
+
+def needs_argument(name: str) -> bool:
+    """Whether a name of `METHODS` says nothing without NAME:ARGUMENT."""
+    return name in ARGUMENTS and METHODS[name].divergence == ""
+
+
+def merged(name: str, method: Method, given: Mapping[str, Method]) -> Method:
+    """A named method with the user's hyperparameters: `given` has an instance of each kind.
+
+    A field that the name fixes, hidden or set to other than its default, stays as it is; the user
+    may say the same, and nothing else. Raises `UsageError` where another value is given."""
+    user, values = given[method.kind], {}
+    for field in dataclasses.fields(method):
+        own = getattr(method, field.name)
+        if isinstance(own, Method):
+            values[field.name] = merged(name, own, given)
+        elif not is_hidden(field):
+            asked = getattr(user, field.name)
+            if own != field.default and asked not in (field.default, own):
+                problem = f"{name} fixes it at {own!r}."
+                raise UsageError(field.name, asked, problem, "Drop it, or use another method.")
+            values[field.name] = asked if own == field.default else own
+    return dataclasses.replace(method, **values)
+
+
+def kinds_of(method: Method) -> tuple[str, ...]:
+    """The kinds of the method and of those that it is made of."""
+    parts = (getattr(method, field.name) for field in dataclasses.fields(method))
+    return (method.kind, *(part.kind for part in parts if isinstance(part, Method)))
+
+
+def describe() -> dict[str, str]:
+    """Every name with what its argument is (`distill[:F]`) -> the first line of its class's
+    text."""
+    found = {}
+    for name, method in METHODS.items():
+        argument = ":F" if needs_argument(name) else "[:F]" if name in ARGUMENTS else ""
+        argument = "[:PENALTY]" if method.charges else argument
+        found[name + argument] = (type(method).__doc__ or "").strip().partition("\n")[0]
+    return found
+
+
+def _of_divergence(name: str, method: Method, pattern: str, argument: str) -> Method:
+    """The method with the divergence of its argument, or with its own."""
+    if not argument and not method.divergence:
+        problem = f"{name.strip().partition(':')[0]} needs a divergence."
+        fix = f"Write, for instance, {name.strip().partition(':')[0]}:hellinger2."
+        raise UsageError("methods", name, problem, fix)
+    wanted = pattern.format(argument) if argument else method.divergence
+    return dataclasses.replace(method, divergence=divergences.parse(wanted).name)
 
 
 def _penalty(name: str, argument: str) -> Penalty:

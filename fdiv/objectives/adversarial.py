@@ -14,6 +14,7 @@ with s from `fdiv.discriminator`. What is published under these names:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ from jax import Array
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import one_of, share
+from fdiv.checks import buildable, one_of, share
 from fdiv.discriminator import Discriminator, Evidence, Training, discriminator
 from fdiv.estimators import (
     Baseline,
@@ -34,16 +35,31 @@ from fdiv.estimators import (
     to_columns,
 )
 from fdiv.objectives.adversarial_token import adversarial_token
-from fdiv.types import Claim, Components, Divergence, Level, Objective, Params, UsageError
+from fdiv.types import (
+    Claim,
+    Components,
+    Divergence,
+    Level,
+    Look,
+    Method,
+    Objective,
+    Params,
+    UsageError,
+    hidden,
+)
 
 RewardForm = Literal["ratio", "expert"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Adversarial:
+class Adversarial(Method):
     """Adversarial imitation with any f (gail, airl, fairl, alpha_irl)."""
 
+    kind: ClassVar = "adversarial"
     needs: ClassVar = ("scorer",)
+    divergence: str = hidden("")
+    structured: bool = hidden(False)  # whether the logit is a shaped reward less log q, as in AIRL
+    published: str = hidden("")  # "fairl": its reward in place of the divergence's
     level: Level = "sequence"
     """What the discriminator compares: sequence (whole strings), occupancy ((prefix, token) pairs),
     or token (the next token at the expert's prefixes; see adversarial_token)."""
@@ -71,10 +87,11 @@ class Adversarial:
     learning_rate: float | None = None
     """Learning rate of the policy in place of --learning-rate."""
 
-    def reusable(self) -> bool:
-        return False
+    @property
+    def look(self) -> Look:
+        return Look("X" if self.published else "^", "--", "discriminator")
 
-    def check(self, divergence: str, structured: bool = False, published: str = "") -> None:
+    def check(self) -> None:
         for field, choices in (
             ("level", Level),
             ("training", Training),
@@ -86,13 +103,13 @@ class Adversarial:
         refuse = lambda field, problem, fix: UsageError(
             f"adversarial.{field}", getattr(self, field), problem, fix
         )
-        if self.reward_form == "expert" and not (structured and self.level == "sequence"):
+        if self.reward_form == "expert" and not (self.structured and self.level == "sequence"):
             raise refuse(
                 "reward_form",
                 "only sequence-level airl has a separate expert part.",
                 "Use ratio, or airl alone.",
             )
-        if self.entropy and self.reward_form == "ratio" and divergence == "reverse_kl":
+        if self.entropy and self.reward_form == "ratio" and self.divergence == "reverse_kl":
             problem = (
                 "the reward s = log p - log q holds the policy's entropy already: it "
                 "would be counted twice."
@@ -102,12 +119,12 @@ class Adversarial:
                 problem,
                 "Set it to 0, or use airl with --adversarial.reward-form expert.",
             )
-        if published and (self.entropy or self.training == "bound"):
+        if self.published and (self.entropy or self.training == "bound"):
             field = "entropy" if self.entropy else "training"
             raise refuse(
                 field,
-                f"{published} is run as published, which has none of it.",
-                f"Use adversarial:{divergence}.",
+                f"{self.published} is run as published, which has none of it.",
+                f"Use adversarial:{self.divergence}.",
             )
         if self.level == "token" and (self.discount != 1 or self.baseline != "leave_one_out"):
             field = "discount" if self.discount != 1 else "baseline"
@@ -123,21 +140,20 @@ class Adversarial:
             if getattr(self, field) <= 0:
                 raise refuse(field, "is not positive.", "Give a number above 0.")
 
-    def build(
-        self, components: Components, divergence: str, structured: bool = False, published: str = ""
-    ) -> Objective:
-        d = divergences.parse(divergence)
-        paid = fairl(d) if published == "fairl" else d
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
+        d = divergences.parse(self.divergence)
+        rewarding = fairl(d) if self.published == "fairl" else d
         critic = {
             "training": self.training,
-            "structured": structured,
+            "structured": self.structured,
             "learning_rate": self.discriminator_learning_rate,
             "steps": self.discriminator_steps,
             "gradient_penalty": self.gradient_penalty,
         }
         if self.level == "token":
             return adversarial_token(
-                components, d, paid, entropy=self.entropy, warmup=self.warmup, **critic
+                components, d, rewarding, entropy=self.entropy, warmup=self.warmup, **critic
             )
         shape = {
             "horizon": components.mdp.horizon,
@@ -148,13 +164,13 @@ class Adversarial:
         learned = discriminator(components.scorer, d, **shape, **critic)
         names = ("level", "baseline", "discount", "reward_form", "entropy", "warmup")
         return adversarial(
-            components, learned, paid, **{name: getattr(self, name) for name in names}
+            components, learned, rewarding, **{name: getattr(self, name) for name in names}
         )
 
-    def claim(self, divergence: str, structured: bool = False, published: str = "") -> Claim:
+    def claim(self) -> Claim:
         """What (divergence, reward form, entropy bonus) has as its fixed point."""
-        c = self.entropy
-        if published == "fairl":
+        c, divergence = self.entropy, self.divergence
+        if self.published == "fairl":
             said = (
                 "Meant for forward_kl, but its reward -s e^s is no f-divergence's: near "
                 "the optimum it ascends forward_kl."
@@ -185,6 +201,20 @@ class Adversarial:
                 f"token {divergence}", f"token-level {divergence} on the expert's prefixes"
             )
         return Claim(divergence, self.level, said, policy_prefixes=0.0)
+
+    def variants(self) -> Sequence[Mapping[str, Any]]:
+        own: list[Mapping[str, Any]] = []
+        if self.divergence == "hellinger2":
+            own = [{"training": "bound"}]
+        elif self.divergence == "js":
+            own = [{"discount": 0.0}, {"baseline": "none"}, {"baseline": "mean"}]
+        elif self.structured:
+            own = [
+                {"discount": 0.0},
+                {"reward_form": "expert"},
+                {"reward_form": "expert", "entropy": 1.0},
+            ]
+        return [{"level": "occupancy"}, {"level": "token"}, *own]
 
 
 def fairl(d: Divergence, most: float = 20.0) -> Divergence:

@@ -10,57 +10,57 @@ later prefixes is dropped. With expert prefixes that loses nothing. Sources: Aga
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import known_expert, share
-from fdiv.types import Claim, Components, Divergence, Objective, UsageError
+from fdiv.checks import buildable, known_expert, share
+from fdiv.types import Claim, Components, Divergence, Look, Method, Objective, hidden
 
 
 @dataclasses.dataclass(frozen=True)
-class Distill:
+class Distill(Method):
     """Exact sum over the vocabulary of any f-divergence to a known expert."""
 
+    kind: ClassVar = "distill"
+    look: ClassVar = Look("D", ":", "exact sum over tokens")
+    divergence: str = hidden("")
     policy_prefixes: float = 0.0
     """Share of prefixes sampled from the policy: 0 expert's strings only, 1 on-policy, between a
     mixture of both."""
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
+    @property
     def reusable(self) -> bool:
         return self.policy_prefixes == 0
 
-    def check(self, divergence: str, policy_prefixes: float | None = None) -> None:
+    def check(self) -> None:
         share("distill.policy_prefixes", self.policy_prefixes)
-        if policy_prefixes is not None and self.policy_prefixes not in (0, policy_prefixes):
-            problem = f"dagger's prefixes are {policy_prefixes:.0%} the policy's."
-            raise UsageError(
-                "distill.policy_prefixes",
-                self.policy_prefixes,
-                problem,
-                "Drop it, or use distill alone.",
-            )
 
-    def build(
-        self, components: Components, divergence: str, policy_prefixes: float | None = None
-    ) -> Objective:
-        known_expert(components.mdp, f"distill:{divergence}")
-        own = self.policy_prefixes if policy_prefixes is None else policy_prefixes
-        return distill(components, divergences.parse(divergence), own)
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
+        known_expert(components.mdp, f"distill:{self.divergence}")
+        return distill(components, divergences.parse(self.divergence), self.policy_prefixes)
 
-    def claim(self, divergence: str, policy_prefixes: float | None = None) -> Claim:
-        own = self.policy_prefixes if policy_prefixes is None else policy_prefixes
+    def claim(self) -> Claim:
+        d, own = self.divergence, self.policy_prefixes
         if own == 0:
-            said = f"Exact gradient of token-level {divergence} on the expert's prefixes."
+            sentence = f"Exact gradient of token-level {d} on the expert's prefixes."
         else:
-            said = (
-                f"Token-level {divergence}, {own:.0%} of prefixes the policy's own and held fixed: "
+            sentence = (
+                f"Token-level {d}, {own:.0%} of prefixes the policy's own and held fixed: "
                 "biased, as it drops the effect on later prefixes."
             )
-        return Claim(divergence, "token", said, own)
+        return Claim(d, "token", sentence, own)
+
+    def variants(self) -> Sequence[Mapping[str, Any]]:
+        shares = (0.5, 1.0) if self.policy_prefixes == 0 else ()
+        return [{"policy_prefixes": share} for share in shares]
 
 
 def distill(components: Components, d: Divergence, policy_prefixes: float = 0.0) -> Objective:

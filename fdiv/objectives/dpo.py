@@ -20,27 +20,29 @@ from jax import Array
 from jax.nn import softplus
 
 from fdiv import divergences
+from fdiv.checks import buildable
 from fdiv.objectives.compared import compared, regulariser
 from fdiv.regularised import refuse_unless_kept
-from fdiv.types import Claim, Components, Divergence, Objective, UsageError
+from fdiv.types import Claim, Components, Divergence, Look, Method, Objective, UsageError, hidden
 
 FAR = 20.0  # log-ratio past which reward(s) goes on along its tangent
 
 
 @dataclasses.dataclass(frozen=True)
-class Dpo:
+class Dpo(Method):
     """Direct preference optimisation (dpo, f_dpo)."""
 
+    kind: ClassVar = "dpo"
+    reusable: ClassVar = True
+    look: ClassVar = Look("s", "-", "preferences, implicit reward", "#4B0092")
     reads: ClassVar = "pairs"
+    divergence: str = hidden("reverse_kl")
     label_smoothing: float = 0.0
     """Share of labels taken to be the wrong way round (conservative DPO)."""
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
-    def reusable(self) -> bool:
-        return True
-
-    def check(self, divergence: str) -> None:
+    def check(self) -> None:
         if not 0 <= self.label_smoothing < 0.5:
             fix = "Give a number from 0 to less than 0.5."
             raise UsageError(
@@ -49,17 +51,18 @@ class Dpo:
                 "leaves the labels nothing to say.",
                 fix,
             )
-        refuse_unless_kept("methods", divergences.parse(divergence))
+        refuse_unless_kept("methods", divergences.parse(self.divergence))
 
-    def build(self, components: Components, divergence: str) -> Objective:
-        return dpo(components, divergences.parse(divergence), self.label_smoothing)
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
+        return dpo(components, divergences.parse(self.divergence), self.label_smoothing)
 
-    def claim(self, divergence: str) -> Claim:
-        plain = divergence == "reverse_kl"
+    def claim(self) -> Claim:
+        plain = self.divergence == "reverse_kl"
         name, best = (
             ("DPO", "ref exp(r / beta)")
             if plain
-            else ("f-DPO", f"that of E[r] - beta {divergence}(ref||policy)")
+            else ("f-DPO", f"that of E[r] - beta {self.divergence}(ref||policy)")
         )
         said = (
             f"{name}: its population minimiser under Bradley-Terry labels at temperature 1 "
@@ -68,7 +71,7 @@ class Dpo:
         said += "no divergence's gradient on the way."
         if self.label_smoothing:
             said += f" Biased: labels smoothed by {self.label_smoothing:g} pull rewards together."
-        return Claim(divergence, "return", said)
+        return Claim(self.divergence, "return", said)
 
 
 def dpo(components: Components, d: Divergence, label_smoothing: float = 0.0) -> Objective:

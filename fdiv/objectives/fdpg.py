@@ -17,7 +17,7 @@ has to do with it."""
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -25,18 +25,21 @@ from jax.nn import logsumexp
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import known_expert, one_of, positive
+from fdiv.checks import buildable, known_expert, one_of, positive
 from fdiv.estimators import Scored, advantages, score_function_loss
 from fdiv.types import (
     Claim,
     Components,
     Divergence,
+    Look,
+    Method,
     Model,
     Objective,
     Params,
     Sequences,
     TokenMDP,
     UsageError,
+    hidden,
 )
 
 Normaliser = Literal["estimated", "exact"]
@@ -44,9 +47,12 @@ RATE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
-class Fdpg:
+class Fdpg(Method):
     """f-divergence policy gradient to a reward's target distribution (f-DPG)."""
 
+    kind: ClassVar = "fdpg"
+    look: ClassVar = Look("h", "-", "score, its target's law", "#332288")
+    divergence: str = hidden("")
     normaliser: Normaliser = "estimated"
     """Z of the target: estimated from the policy's strings, or exact, the known expert being the
     target."""
@@ -55,10 +61,7 @@ class Fdpg:
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
-    def reusable(self) -> bool:
-        return False
-
-    def check(self, divergence: str) -> None:
+    def check(self) -> None:
         one_of("fdpg.normaliser", self.normaliser, Normaliser)
         if not 0 < self.rate <= 1:
             raise UsageError(
@@ -75,26 +78,27 @@ class Fdpg:
                 "Drop it, or use estimated.",
             )
 
-    def build(self, components: Components, divergence: str) -> Objective:
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
         if self.normaliser == "exact":
-            known_expert(components.mdp, f"fdpg:{divergence}")
+            known_expert(components.mdp, f"fdpg:{self.divergence}")
         else:
             _refuse_without_target(components.mdp)
-        return fdpg(components, divergences.parse(divergence), self.normaliser, self.rate)
+        return fdpg(components, divergences.parse(self.divergence), self.normaliser, self.rate)
 
-    def claim(self, divergence: str) -> Claim:
+    def claim(self) -> Claim:
         exact = self.normaliser == "exact"
         said = (
-            f"Unbiased gradient of sequence {divergence} to "
+            f"Unbiased gradient of sequence {self.divergence} to "
             f"{'the expert' if exact else 'ref exp(r / beta) / Z'}"
         )
         if exact:
             said += "; its law is known."
-        elif divergence == "reverse_kl":
+        elif self.divergence == "reverse_kl":
             said += "; Z is not needed."
         else:
             said += ", but for the error of the estimated Z."
-        return Claim(divergence, "sequence", said)
+        return Claim(self.divergence, "sequence", said)
 
 
 def _refuse_without_target(mdp: TokenMDP) -> None:

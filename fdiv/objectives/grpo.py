@@ -12,27 +12,41 @@ Liu et al. 2025 (Dr. GRPO, arXiv 2503.20783); Zheng et al. 2025 (GSPO, arXiv 250
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.checks import between, one_of
-from fdiv.episodes import GROUP, Episodes, check_group, grouped, stage, to_go
+from fdiv.checks import between, buildable, one_of
+from fdiv.episodes import (
+    GROUP,
+    Episodes,
+    check_group,
+    grouped,
+    penalty_of,
+    return_claim,
+    stage,
+    to_go,
+)
 from fdiv.estimators import to_columns
-from fdiv.objectives.reinforce import claim
-from fdiv.penalties import Drawn, Penalty
-from fdiv.types import Claim, Components, Objective
+from fdiv.penalties import Drawn, Penalty, marker
+from fdiv.types import Claim, Components, Look, Method, Objective, hidden
 
 Ratio = Literal["token", "sequence"]
 SMALL = 1e-4  # so that a group whose returns differ by rounding alone teaches nothing
 
 
 @dataclasses.dataclass(frozen=True)
-class Grpo:
+class Grpo(Method):
     """Group-relative policy optimisation."""
 
+    kind: ClassVar = "grpo"
+    reusable: ClassVar = True
+    charges: ClassVar = True
+    penalty: Penalty | None = hidden(None)
+    std: bool = hidden(False)  # whether advantages are divided by their group's deviation
     group: int = GROUP
     """Answers to each prompt."""
     clip: float = 0.2
@@ -46,27 +60,31 @@ class Grpo:
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
-    def reusable(self) -> bool:
-        return True
+    @property
+    def look(self) -> Look:
+        own = marker(self.penalty, "d" if self.std else "^")
+        return Look(own, "--", "score, in groups", "#E69F00")
 
-    def check(self, divergence: None, std: bool = False, penalty: Penalty | None = None) -> None:
+    def check(self) -> None:
         check_group("grpo.group", self.group)
         between("grpo.clip", self.clip, 0, 1)
         one_of("grpo.ratio", self.ratio, Ratio)
         one_of("grpo.aggregate", self.aggregate, tk.Aggregate)
 
-    def build(
-        self,
-        components: Components,
-        divergence: None,
-        std: bool = False,
-        penalty: Penalty | None = None,
-    ) -> Objective:
-        fields = {name: getattr(self, name) for name in ("group", "clip", "ratio", "aggregate")}
-        return grpo(components, penalty or components.penalty or Penalty(), std=std, **fields)
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
+        return grpo(
+            components,
+            penalty_of(self.penalty, components),
+            group=self.group,
+            clip=self.clip,
+            ratio=self.ratio,
+            aggregate=self.aggregate,
+            std=self.std,
+        )
 
-    def claim(self, divergence: None, std: bool = False, penalty: Penalty | None = None) -> Claim:
-        biases = ["returns are divided by their group's standard deviation"] if std else []
+    def claim(self) -> Claim:
+        biases = ["returns are divided by their group's standard deviation"] if self.std else []
         biases += (
             ["strings are reweighted by their length"]
             if self.aggregate in ("token", "string_mean")
@@ -81,7 +99,10 @@ class Grpo:
             "Clipped policy gradient, the group's mean as baseline (its length shrunk by "
             f"1 - 1/{self.group})"
         )
-        return claim(penalty, said, "; ".join(biases))
+        return return_claim(self.penalty, said, "; ".join(biases))
+
+    def variants(self) -> Sequence[Mapping[str, Any]]:
+        return [] if self.std or self.penalty else [{"aggregate": "string_mean"}]
 
 
 def grpo(

@@ -16,28 +16,27 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+from fdiv.checks import buildable
 from fdiv.objectives.compared import compared, regulariser
-from fdiv.types import Claim, Components, Objective
+from fdiv.types import Claim, Components, Look, Method, Objective
 
 
 @dataclasses.dataclass(frozen=True)
-class Ipo:
+class Ipo(Method):
     """Identity preference optimisation."""
 
+    kind: ClassVar = "ipo"
+    reusable: ClassVar = True
+    look: ClassVar = Look("v", "-.", "preferences, fixed margin", "#8C564B")
     reads: ClassVar = "pairs"
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
-    def reusable(self) -> bool:
-        return True
-
-    def check(self, divergence: None) -> None:
-        return None
-
-    def build(self, components: Components, divergence: None) -> Objective:
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
         return ipo(components)
 
-    def claim(self, divergence: None) -> Claim:
+    def claim(self) -> Claim:
         said = (
             "IPO: its population minimiser is ref exp(P / beta), P a string's chance to "
             "win against another of the data; "

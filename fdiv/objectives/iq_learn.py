@@ -32,17 +32,19 @@ import optax
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.checks import at_least, one_of, positive
-from fdiv.types import Claim, Components, Objective, Sequences
+from fdiv.checks import at_least, buildable, one_of, positive
+from fdiv.types import Claim, Components, Look, Method, Objective, Sequences
 
 Data = Literal["offline", "mixed"]
 
 
 @dataclasses.dataclass(frozen=True)
-class IqLearn:
+class IqLearn(Method):
     """Inverse soft-Q learning (IQ-Learn)."""
 
+    kind: ClassVar = "iq_learn"
     needs: ClassVar = ("critic",)
+    look: ClassVar = Look(">", "--", "value function", "#7F3C8D")
     data: Data = "offline"
     """Whose rewards are kept small: the demonstrations' (offline), or half of them the policy's own
     (mixed)."""
@@ -56,21 +58,23 @@ class IqLearn:
     learning_rate: float | None = None
     """Learning rate of the policy in place of --learning-rate."""
 
+    @property
     def reusable(self) -> bool:
         return self.data == "offline"
 
-    def check(self, divergence: None) -> None:
+    def check(self) -> None:
         one_of("iq_learn.data", self.data, Data)
         positive("iq_learn.alpha", self.alpha)
         positive("iq_learn.value_learning_rate", self.value_learning_rate)
         at_least("iq_learn.value_steps", self.value_steps, 1)
 
-    def build(self, components: Components, divergence: None) -> Objective:
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
         return iq_learn(
             components, self.data, self.alpha, self.value_learning_rate, self.value_steps
         )
 
-    def claim(self, divergence: None) -> Claim:
+    def claim(self) -> Claim:
         whose = "demonstrations" if self.data == "offline" else "demonstrations and own strings"
         said = f"Biased: likelihood less the squared rewards of {whose} / {4 * self.alpha:g}"
         return Claim("forward_kl", "sequence", said + "; flatter than the expert, by O(1 / alpha).")

@@ -22,7 +22,7 @@ from jax import Array
 from jax.nn import sigmoid
 
 from fdiv import tokens as tk
-from fdiv.checks import positive
+from fdiv.checks import buildable, positive
 from fdiv.estimators import to_actions
 from fdiv.objectives.compared import (
     both,
@@ -35,13 +35,16 @@ from fdiv.objectives.compared import (
     told_apart,
     weighed,
 )
-from fdiv.types import PAD, Claim, Components, Model, Objective, Pairs, Sequences
+from fdiv.types import PAD, Claim, Components, Look, Method, Model, Objective, Pairs, Sequences
 
 
 @dataclasses.dataclass(frozen=True)
-class Kto:
+class Kto(Method):
     """Kahneman-Tversky optimisation."""
 
+    kind: ClassVar = "kto"
+    reusable: ClassVar = True
+    look: ClassVar = Look("D", ":", "labels one at a time", "#CC79A7")
     reads: ClassVar = "labels"
     desirable: float = 1.0
     """Weight of chosen strings."""
@@ -50,17 +53,15 @@ class Kto:
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
-    def reusable(self) -> bool:
-        return True
-
-    def check(self, divergence: None) -> None:
+    def check(self) -> None:
         positive("kto.desirable", self.desirable)
         positive("kto.undesirable", self.undesirable)
 
-    def build(self, components: Components, divergence: None) -> Objective:
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
         return kto(components, self.desirable, self.undesirable)
 
-    def claim(self, divergence: None) -> Claim:
+    def claim(self) -> Claim:
         said = (
             "KTO: strings rejected more often than chosen (by weight) are driven out, "
             "however close the vote; "

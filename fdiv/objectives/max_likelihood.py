@@ -8,39 +8,45 @@ The only method that needs neither the policy's samples nor the expert's law. So
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
 from fdiv import tokens as tk
-from fdiv.checks import one_of
-from fdiv.types import Claim, Components, Objective, Policy
+from fdiv.checks import buildable, one_of
+from fdiv.types import Claim, Components, Look, Method, Objective, Policy
 
 
 @dataclasses.dataclass(frozen=True)
-class MaxLikelihood:
+class MaxLikelihood(Method):
     """Maximum likelihood of the demonstrations (SFT)."""
 
+    kind: ClassVar = "max_likelihood"
+    reusable: ClassVar = True
+    look: ClassVar = Look("s", "-", "likelihood")
     aggregate: tk.Aggregate = "string"
     """How strings of different lengths weigh: string (the law of whole strings), token, string_mean
     or constant."""
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
-    def reusable(self) -> bool:
-        return True
-
-    def check(self, divergence: str | None) -> None:
+    def check(self) -> None:
         one_of("max_likelihood.aggregate", self.aggregate, tk.Aggregate)
 
-    def build(self, components: Components, divergence: str | None) -> Objective:
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
         return max_likelihood(components.policy, components.mdp.vocab, self.aggregate)
 
-    def claim(self, divergence: str | None) -> Claim:
+    def claim(self) -> Claim:
         exact = self.aggregate in ("string", "constant")
         said = "Minimises sequence forward_kl" + (
             " exactly." if exact else ", strings reweighted by their length."
         )
         return Claim("forward_kl", "sequence", said + " The expert's samples are all it needs.")
+
+    def variants(self) -> Sequence[Mapping[str, Any]]:
+        return [{"aggregate": name} for name in ("token", "string_mean", "constant")]
 
 
 def max_likelihood(policy: Policy, vocab: int, aggregate: tk.Aggregate = "string") -> Objective:

@@ -9,12 +9,14 @@ when nothing is discounted. Sources: Ghasemipour et al. 2019 (f-MAX, arXiv 1911.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import known_expert, one_of, share
+from fdiv.checks import buildable, known_expert, one_of, share
 from fdiv.estimators import (
     Baseline,
     Scored,
@@ -24,13 +26,16 @@ from fdiv.estimators import (
     to_actions,
     to_columns,
 )
-from fdiv.types import Claim, Components, Divergence, Level, Objective
+from fdiv.types import Claim, Components, Divergence, Level, Look, Method, Objective, hidden
 
 
 @dataclasses.dataclass(frozen=True)
-class PolicyGradient:
+class PolicyGradient(Method):
     """Score-function gradient of any f-divergence to a known expert."""
 
+    kind: ClassVar = "policy_gradient"
+    look: ClassVar = Look("o", "-", "known expert")
+    divergence: str = hidden("")
     level: Level = "sequence"
     """Which law is compared: sequence, occupancy or token (on the policy's own prefixes)."""
     baseline: Baseline = "leave_one_out"
@@ -41,35 +46,38 @@ class PolicyGradient:
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
-    def reusable(self) -> bool:
-        return False
-
-    def check(self, divergence: str) -> None:
+    def check(self) -> None:
         one_of("policy_gradient.level", self.level, Level)
         one_of("policy_gradient.baseline", self.baseline, Baseline)
         share("policy_gradient.discount", self.discount)
 
-    def build(self, components: Components, divergence: str) -> Objective:
-        known_expert(components.mdp, f"policy_gradient:{divergence}")
-        return policy_gradient(
-            components, divergences.parse(divergence), self.level, self.baseline, self.discount
-        )
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
+        known_expert(components.mdp, f"policy_gradient:{self.divergence}")
+        d = divergences.parse(self.divergence)
+        return policy_gradient(components, d, self.level, self.baseline, self.discount)
 
-    def claim(self, divergence: str) -> Claim:
+    def claim(self) -> Claim:
         # e^s is a martingale under the policy: what forward KL would credit later is zero in
         # expectation, discounted or not
-        martingale = divergence == "forward_kl" and self.level != "token"
+        martingale = self.divergence == "forward_kl" and self.level != "token"
         kind = (
             "Unbiased"
             if self.discount == 1 or martingale
             else f"Biased (discount {self.discount:g})"
         )
         shrunk = ", its length shrunk by 1 - 1/batch" if self.baseline == "mean" else ""
-        return Claim(
-            divergence,
-            self.level,
-            f"{kind} gradient of {self.level} {divergence}{shrunk}; the expert's law is known.",
-        )
+        sentence = f"{kind} gradient of {self.level} {self.divergence}{shrunk}"
+        return Claim(self.divergence, self.level, f"{sentence}; the expert's law is known.")
+
+    def variants(self) -> Sequence[Mapping[str, Any]]:
+        baselines = ("none", "mean") if self.divergence == "reverse_kl" else ()
+        return [
+            {"level": "occupancy"},
+            {"level": "token"},
+            {"discount": 0.0},
+            *({"baseline": name} for name in baselines),
+        ]
 
 
 def policy_gradient(

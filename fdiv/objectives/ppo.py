@@ -11,6 +11,7 @@ whatever V is; below, where V is. Sources: Schulman et al. 2017 (arXiv 1707.0634
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -19,20 +20,32 @@ import optax
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.checks import at_least, between, positive, share
-from fdiv.episodes import Charged, stage
+from fdiv.checks import at_least, between, buildable, positive, share
+from fdiv.episodes import Charged, penalty_of, return_claim, stage
 from fdiv.estimators import discounted_to_go, to_actions, to_columns
 from fdiv.objectives.grpo import clipped
-from fdiv.objectives.reinforce import claim
-from fdiv.penalties import Drawn, Penalty
-from fdiv.types import Claim, Components, Objective, Sequences, UsageError
+from fdiv.penalties import Drawn, Penalty, marker
+from fdiv.types import (
+    Claim,
+    Components,
+    Look,
+    Method,
+    Objective,
+    Sequences,
+    UsageError,
+    hidden,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Ppo:
+class Ppo(Method):
     """Proximal policy optimisation."""
 
+    kind: ClassVar = "ppo"
     needs: ClassVar = ("critic",)
+    reusable: ClassVar = True
+    charges: ClassVar = True
+    penalty: Penalty | None = hidden(None)
     clip: float = 0.2
     """How far the ratio q / q_old may leave 1 and still be paid for."""
     gae_lambda: float = 0.95
@@ -48,10 +61,11 @@ class Ppo:
     learning_rate: float | None = None
     """Learning rate of the policy in place of --learning-rate."""
 
-    def reusable(self) -> bool:
-        return True
+    @property
+    def look(self) -> Look:
+        return Look(marker(self.penalty, "P"), "-", "score, value function", "#D55E00")
 
-    def check(self, divergence: None, penalty: Penalty | None = None) -> None:
+    def check(self) -> None:
         between("ppo.clip", self.clip, 0, 1)
         share("ppo.gae_lambda", self.gae_lambda)
         if not self.entropy >= 0:
@@ -60,31 +74,32 @@ class Ppo:
         at_least("ppo.value_steps", self.value_steps, 1)
         positive("ppo.value_clip", self.value_clip)
 
-    def build(
-        self, components: Components, divergence: None, penalty: Penalty | None = None
-    ) -> Objective:
-        names = (
-            "clip",
-            "gae_lambda",
-            "entropy",
-            "value_learning_rate",
-            "value_steps",
-            "value_clip",
-        )
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
         return ppo(
             components,
-            penalty or components.penalty or Penalty(),
-            **{name: getattr(self, name) for name in names},
+            penalty_of(self.penalty, components),
+            clip=self.clip,
+            gae_lambda=self.gae_lambda,
+            entropy=self.entropy,
+            value_learning_rate=self.value_learning_rate,
+            value_steps=self.value_steps,
+            value_clip=self.value_clip,
         )
 
-    def claim(self, divergence: None, penalty: Penalty | None = None) -> Claim:
+    def claim(self) -> Claim:
         biases = (
             [f"advantages trust the value function (lambda {self.gae_lambda:g})"]
             if self.gae_lambda < 1
             else []
         )
         biases += [f"an entropy bonus of {self.entropy:g}"] if self.entropy else []
-        return claim(penalty, "Clipped policy gradient with a value function", "; ".join(biases))
+        return return_claim(
+            self.penalty, "Clipped policy gradient with a value function", "; ".join(biases)
+        )
+
+    def variants(self) -> Sequence[Mapping[str, Any]]:
+        return [] if self.penalty else [{"gae_lambda": 1.0}, {"entropy": 0.1}]
 
 
 class PpoState(NamedTuple):

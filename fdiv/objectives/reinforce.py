@@ -8,79 +8,70 @@ The baseline is the batch's mean (reinforce, Williams 1992) or the mean of a pro
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fdiv import tokens as tk
-from fdiv.checks import one_of
-from fdiv.episodes import GROUP, check_group, grouped, stage, to_go
+from fdiv.checks import buildable, one_of
+from fdiv.episodes import GROUP, check_group, grouped, penalty_of, return_claim, stage, to_go
 from fdiv.estimators import Baseline, score_function_loss, to_columns
-from fdiv.penalties import Drawn, Penalty
-from fdiv.types import Claim, Components, Objective
+from fdiv.penalties import Drawn, Penalty, marker
+from fdiv.types import Claim, Components, Look, Method, Objective, hidden
 
 
 @dataclasses.dataclass(frozen=True)
-class Reinforce:
+class Reinforce(Method):
     """REINFORCE."""
 
+    kind: ClassVar = "reinforce"
+    charges: ClassVar = True
+    penalty: Penalty | None = hidden(None)
     baseline: Literal["none", "mean"] = "mean"
     """What is subtracted from the returns: none, or the mean over the batch."""
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
-    def reusable(self) -> bool:
-        return False
+    @property
+    def look(self) -> Look:
+        return Look(marker(self.penalty, "o"), "-", "score", "#0072B2")
 
-    def check(self, divergence: None, penalty: Penalty | None = None) -> None:
+    def check(self) -> None:
         one_of("reinforce.baseline", self.baseline, Literal["none", "mean"])
 
-    def build(
-        self, components: Components, divergence: None, penalty: Penalty | None = None
-    ) -> Objective:
-        return reinforce(
-            components, penalty or components.penalty or Penalty(), self.baseline, None
-        )
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
+        return reinforce(components, penalty_of(self.penalty, components), self.baseline, None)
 
-    def claim(self, divergence: None, penalty: Penalty | None = None) -> Claim:
-        return claim(
-            penalty,
-            "Policy gradient, the batch's mean as baseline"
-            if self.baseline == "mean"
-            else "Policy gradient",
-        )
+    def claim(self) -> Claim:
+        baseline = ", the batch's mean as baseline" if self.baseline == "mean" else ""
+        return return_claim(self.penalty, f"Policy gradient{baseline}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Rloo:
+class Rloo(Method):
     """REINFORCE with a leave-one-out baseline."""
 
+    kind: ClassVar = "rloo"
+    charges: ClassVar = True
+    penalty: Penalty | None = hidden(None)
     group: int = GROUP
     """Answers to each prompt."""
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
-    def reusable(self) -> bool:
-        return False
+    @property
+    def look(self) -> Look:
+        return Look(marker(self.penalty, "o"), "-", "score", "#56B4E9")
 
-    def check(self, divergence: None, penalty: Penalty | None = None) -> None:
+    def check(self) -> None:
         check_group("rloo.group", self.group)
 
-    def build(
-        self, components: Components, divergence: None, penalty: Penalty | None = None
-    ) -> Objective:
-        return reinforce(
-            components, penalty or components.penalty or Penalty(), "leave_one_out", self.group
-        )
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
+        penalty = penalty_of(self.penalty, components)
+        return reinforce(components, penalty, "leave_one_out", self.group)
 
-    def claim(self, divergence: None, penalty: Penalty | None = None) -> Claim:
-        return claim(penalty, "Policy gradient, the prompt's other answers as baseline")
-
-
-def claim(penalty: Penalty | None, said: str, bias: str = "") -> Claim:
-    """For methods that maximise the regularised return: what is biased is said."""
-    found = "; ".join(filter(None, (bias, penalty.bias() if penalty else "")))
-    return Claim(
-        "reverse_kl", "return", f"{said}. " + (f"Biased: {found}." if found else "Unbiased.")
-    )
+    def claim(self) -> Claim:
+        return return_claim(self.penalty, "Policy gradient, the prompt's other answers as baseline")
 
 
 def reinforce(

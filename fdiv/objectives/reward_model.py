@@ -28,14 +28,11 @@ from jax import Array
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import at_least, positive
-from fdiv.episodes import GROUP, check_group
+from fdiv.checks import at_least, buildable, positive
+from fdiv.episodes import check_group, return_claim
 from fdiv.objectives.compared import filled, mean, start, told_apart, weighed
 from fdiv.objectives.dpo import reward as reward_of
-from fdiv.objectives.grpo import grpo
-from fdiv.objectives.ppo import ppo
-from fdiv.objectives.reinforce import claim, reinforce
-from fdiv.penalties import Penalty
+from fdiv.penalties import Penalty, marker
 from fdiv.reward_model import (
     RewardModel,
     accuracy,
@@ -45,27 +42,34 @@ from fdiv.reward_model import (
     fit,
     with_noise,
 )
-from fdiv.types import Claim, Components, Model, Objective, Pairs, Params, Sequences, UsageError
+from fdiv.types import (
+    Claim,
+    Components,
+    Look,
+    Method,
+    Model,
+    Objective,
+    Pairs,
+    Params,
+    Sequences,
+    UsageError,
+    hidden,
+)
 
 Reads = Literal["pairs", "demos"]
-FOLLOWERS: dict[
-    str, Callable[[Components, Penalty, int], Objective]
-] = {  # how the learned reward is maximised
-    "RLOO": lambda components, penalty, group: reinforce(
-        components, penalty, "leave_one_out", group
-    ),
-    "GRPO": grpo,
-    "PPO": lambda components, penalty, group: ppo(components, penalty),
-}
 
 
 @dataclasses.dataclass(frozen=True)
-class LearnedReward:
+class LearnedReward(Method):
     """A reward model, then a policy that follows it (bt_rloo, bt_grpo, bt_ppo, bt_var_rloo,
     classifier_rloo)."""
 
-    reads: ClassVar = "pairs"
-    needs: ClassVar = ("scorer", "critic")
+    kind: ClassVar = "reward_model"
+    charges: ClassVar = True
+    follower: Method = dataclasses.field(kw_only=True, metadata={"hidden": True})
+    reads: Reads = hidden("pairs")
+    noise: bool = hidden(False)  # whether each comparison's noise is learned as well
+    penalty: Penalty | None = hidden(None)
     reward_updates: int = 300
     """Updates in which the reward model alone learns; then it is frozen."""
     reward_steps: int = 1
@@ -73,24 +77,41 @@ class LearnedReward:
     reward_learning_rate: float = 0.05
     """Adam's first step for the reward model; it falls to 0 as a cosine, so that the last batches
     are not all it knows."""
-    group: int = GROUP
-    """Answers to each prompt (rloo, grpo)."""
+    group: int | None = None
+    """Answers to each prompt, in place of what rloo or grpo are given for themselves (8)."""
     learning_rate: float | None = None
     """Learning rate of the policy in place of --learning-rate."""
 
-    def reusable(self) -> bool:
-        return False
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("scorer", *self.follower.needs)
 
-    def check(self, divergence: None, **fixed: Any) -> None:
+    @property
+    def look(self) -> Look:
+        marks = {"grpo": "^", "ppo": "P"}
+        own = "D" if self.noise else "s" if self.reads == "demos" else "d"
+        own = marks.get(self.follower.kind, own)
+        return Look(marker(self.penalty, own), "-.", "learned reward", "#882255")
+
+    def check(self) -> None:
         at_least("reward_model.reward_updates", self.reward_updates, 1)
         at_least("reward_model.reward_steps", self.reward_steps, 1)
         positive("reward_model.reward_learning_rate", self.reward_learning_rate)
-        check_group("reward_model.group", self.group)
+        if self.group is not None:
+            check_group("reward_model.group", self.group)
+            if "group" not in {field.name for field in dataclasses.fields(self.follower)}:
+                problem = f"{self.follower.kind} answers each prompt once."
+                raise UsageError("reward_model.group", self.group, problem, "Drop it.")
+        self.following.check()
 
-    def build(
-        self, components: Components, divergence: None, reads: Reads = "pairs", noise: bool = False, by: str = "RLOO",
-        penalty: Penalty | None = None,
-    ) -> Objective:  # fmt: skip
+    @property
+    def following(self) -> Method:
+        """What follows the learned reward, with this method's penalty and group."""
+        fields = {"penalty": self.penalty} | ({"group": self.group} if self.group else {})
+        return dataclasses.replace(self.follower, **fields)
+
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
         if components.mdp.regulariser is None:
             fix = (
                 "Use a benchmark with one (rewarded, or text with comparisons), or an "
@@ -102,36 +123,32 @@ class LearnedReward:
                 "needs a task with a reference to stay near, and this one has none.",
                 fix,
             )
-        taught = demonstrations(components) if reads == "demos" else comparisons(components, noise)
-        fields = {
-            name: getattr(self, name)
-            for name in ("reward_updates", "reward_steps", "reward_learning_rate", "group")
-        }
+        taught = (
+            demonstrations(components)
+            if self.reads == "demos"
+            else comparisons(components, self.noise)
+        )
         return reward_model(
-            components, taught, penalty or components.penalty or Penalty(), by, **fields
+            components,
+            taught,
+            self.following.build,
+            reward_updates=self.reward_updates,
+            reward_steps=self.reward_steps,
+            reward_learning_rate=self.reward_learning_rate,
         )
 
-    def claim(
-        self,
-        divergence: None,
-        reads: Reads = "pairs",
-        noise: bool = False,
-        by: str = "RLOO",
-        penalty: Penalty | None = None,
-    ) -> Claim:
+    def claim(self) -> Claim:
         learned = "A Bradley-Terry model of the reward" + (
-            " and of each comparison's noise" if noise else ""
+            " and of each comparison's noise" if self.noise else ""
         )
-        learned = (
-            "A classifier of demonstrations against samples of the reference"
-            if reads == "demos"
-            else learned
+        if self.reads == "demos":
+            learned = "A classifier of demonstrations against samples of the reference"
+        sentence = (
+            f"{learned} is learned for {self.reward_updates} updates and frozen, then "
+            f"{self.follower.kind.upper()} follows it"
         )
-        said = (
-            f"{learned} is learned for {self.reward_updates} updates and frozen, then {by} "
-            "follows it"
-        )
-        return claim(penalty, said, "what is maximised is the learned reward in the task's place")
+        bias = "what is maximised is the learned reward in the task's place"
+        return return_claim(self.penalty, sentence, bias)
 
 
 class Teaching(NamedTuple):
@@ -199,12 +216,10 @@ class RewardState(NamedTuple):
 def reward_model(
     components: Components,
     taught: Teaching,
-    penalty: Penalty,
-    by: str = "RLOO",
+    follow: Callable[[Components], Objective],
     reward_updates: int = 300,
     reward_steps: int = 1,
     reward_learning_rate: float = 0.05,
-    group: int = GROUP,
 ) -> Objective:
     """The objective on a batch of comparisons or of demonstrations, whose prompts the policy
     answers."""
@@ -215,7 +230,7 @@ def reward_model(
 
     def following(learned) -> Objective:
         score = lambda x: proxy(model.reward(learned, x))
-        return FOLLOWERS[by](components._replace(mdp=mdp._replace(score=score)), penalty, group)
+        return follow(components._replace(mdp=mdp._replace(score=score)))
 
     followed = following(None)  # its start and its loss read no reward
 

@@ -19,24 +19,25 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import softplus
 
+from fdiv.checks import buildable
 from fdiv.objectives.compared import compared, regulariser
-from fdiv.types import Claim, Components, Objective, UsageError
+from fdiv.types import Claim, Components, Look, Method, Objective, UsageError
 
 
 @dataclasses.dataclass(frozen=True)
-class Simpo:
+class Simpo(Method):
     """Simple preference optimisation."""
 
+    kind: ClassVar = "simpo"
+    reusable: ClassVar = True
+    look: ClassVar = Look("p", "--", "preferences, no reference", "#9A9A00")
     reads: ClassVar = "pairs"
     margin: float = 0.5
     """How far ahead the chosen string is to be, in nats per token (gamma / beta)."""
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
-    def reusable(self) -> bool:
-        return True
-
-    def check(self, divergence: None) -> None:
+    def check(self) -> None:
         if not (math.isfinite(self.margin) and self.margin >= 0):
             raise UsageError(
                 "simpo.margin",
@@ -45,10 +46,11 @@ class Simpo:
                 "Give 0 or more.",
             )
 
-    def build(self, components: Components, divergence: None) -> Objective:
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
         return simpo(components, self.margin)
 
-    def claim(self, divergence: None) -> Claim:
+    def claim(self) -> Claim:
         said = (
             "SimPO: log q per token follows r / beta at margin 0, and more than that with "
             "one; it knows no reference, so "

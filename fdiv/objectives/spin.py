@@ -12,7 +12,7 @@ comes to rest where likelihood would. Source: Chen et al. 2024 (arXiv 2401.01335
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +20,28 @@ from jax import Array
 from jax.nn import softplus
 
 from fdiv import tokens as tk
-from fdiv.checks import at_least, positive
+from fdiv.checks import at_least, buildable, positive
 from fdiv.objectives.compared import Compared, log_probs, report
-from fdiv.types import Claim, Components, Model, Objective, Pairs, Params, Sequences
+from fdiv.types import (
+    Claim,
+    Components,
+    Look,
+    Method,
+    Model,
+    Objective,
+    Pairs,
+    Params,
+    Sequences,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Spin:
+class Spin(Method):
     """Self-play fine-tuning (SPIN)."""
 
+    kind: ClassVar = "spin"
+    reusable: ClassVar = True
+    look: ClassVar = Look("<", "-.", "an older self", "#44AA99")
     beta: float = 1.0
     """Weight of the log-ratio to the old policy in what is told apart."""
     refresh: int = 20
@@ -36,17 +49,15 @@ class Spin:
     learning_rate: float | None = None
     """Learning rate in place of --learning-rate."""
 
-    def reusable(self) -> bool:
-        return True
-
-    def check(self, divergence: None) -> None:
+    def check(self) -> None:
         positive("spin.beta", self.beta)
         at_least("spin.refresh", self.refresh, 1)
 
-    def build(self, components: Components, divergence: None) -> Objective:
+    def build(self, components: Components) -> Objective:
+        buildable(self, components)
         return spin(components, self.beta, self.refresh)
 
-    def claim(self, divergence: None) -> Claim:
+    def claim(self) -> Claim:
         said = (
             f"{self.beta / 2:g} times the gradient of sequence forward_kl just after the "
             "old policy is renewed"

@@ -52,12 +52,12 @@ def train(config: Any, data: Sequence[Any] = ()) -> School:
     given = [task._replace(mdp=benchmark.build()) for benchmark in data] or [task]
     keys, one = jnp.tile(keys, len(given)), keys
     start = made.starts(config, task, components, keys)
-    extra = [method.divergence for method, _ in configs.resolve(config) if method.divergence]
+    extra = [m.divergence for m in configs.resolve(config).values() if m.divergence]
     evaluator = Evaluator(config, task, components, layout, layout.put(start), extra)
     courses = {}
-    for method, hyperparameters in configs.resolve(config):
-        objective = method.build(hyperparameters, components)
-        rates = jnp.full(runs, hyperparameters.learning_rate or config.optimiser.learning_rate)
+    for name, method in configs.resolve(config).items():
+        objective = method.build(components)
+        rates = jnp.full(runs, method.learning_rate or config.optimiser.learning_rate)
         kept = [made.fixed_rows(config.budget, task.mdp, one, method.reads) for task in given]
         rows = jax.tree.map(lambda *xs: jnp.concatenate(xs), *kept)
         training = loop.prepare(
@@ -71,7 +71,7 @@ def train(config: Any, data: Sequence[Any] = ()) -> School:
         for progress in loop.fit(training, measure, stops):
             if progress.metrics is not None:
                 curve.append((progress.update, progress.metrics))
-        found = {name: np.stack([metrics[name] for _, metrics in curve]) for name in curve[0][1]}
+        found = {key: np.stack([metrics[key] for _, metrics in curve]) for key in curve[0][1]}
         params = jax.tree.map(np.asarray, layout.get(progress.train_state.learner.params))
-        courses[method.name] = Course(np.array([update for update, _ in curve]), found, params)
+        courses[name] = Course(np.array([update for update, _ in curve]), found, params)
     return School(task, components, courses)

@@ -49,10 +49,10 @@ def asked(flags: Any, benchmark: Any) -> list[Lesson]:
     """Tables of every window, with critics of either kind, and transformers. Raises `UsageError`
     for what cannot be trained."""
     for name in flags.window_critics:
-        if (method := objectives.resolve(name)).group != "adversarial":
+        if objectives.resolve(name).kind != "adversarial":
             raise UsageError(
                 "window_critics",
-                method.name,
+                objectives.canonical(name),
                 "has no discriminator.",
                 "Name adversarial methods, such as gail.",
             )
@@ -93,14 +93,14 @@ def students(lessons: list[Lesson]) -> list[Student]:
 def _taught(lesson: Lesson) -> list[Student]:
     window, critic, config = lesson
     school, found = train(config), []
-    for method, hyperparameters in configs.resolve(config):
-        course = school.courses[method.name]
-        last = {name: np.asarray(x[-1], float) for name, x in course.metrics.items()}
+    for name, method in configs.resolve(config).items():
+        course = school.courses[name]
+        last = {metric: np.asarray(x[-1], float) for metric, x in course.metrics.items()}
         tables, spread = seen_as_tables(school, course.params, window)
-        reads = critic if method.group == "adversarial" else "none"
-        minimises = method.claim(hyperparameters).minimises
+        reads = critic if method.kind == "adversarial" else "none"
+        minimises = method.claim().minimises
         found.append(
-            Student(window, config.policy.name, method.name, reads, minimises, last, tables, spread)
+            Student(window, config.policy.name, name, reads, minimises, last, tables, spread)
         )
     return found
 

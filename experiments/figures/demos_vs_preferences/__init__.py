@@ -27,14 +27,13 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.config import make_config
+from experiments.config import GROUPS, make_config
 from experiments.figures.common import trained
 from experiments.figures.common.base import Check, Figure, Result, near
 from experiments.figures.demos_vs_preferences.picture import draw, labels_are_right
 from fdiv import objectives, statistics
 from fdiv.benchmarks import Rewarded
 from fdiv.checks import at_least, one_of, share
-from fdiv.objectives import GROUPS
 from fdiv.policies import Architecture
 from fdiv.types import UsageError
 
@@ -113,7 +112,7 @@ def _check(flags: Flags) -> list[str]:
     for e in flags.noise:
         share("noise", e)
     one_of("reward_model", flags.reward_model, Literal["independent", "markov", "markov_t", "full"])
-    return [objectives.resolve(name).name for name in flags.methods]
+    return [objectives.canonical(name) for name in flags.methods]
 
 
 def _task(flags: Flags, noise: float = 0.0, spread: float = 0.0) -> Rewarded:

@@ -45,13 +45,11 @@ def draw(spreads: Sequence[float], names: list[str], rows: list[dict], start: di
         for name in names:
             mine = [row for row in rows if row["method"] == name and row["spread"] == spread]
             resolved = objectives.resolve(name)
-            level = "return" if resolved.group in style.RETURNS else "sequence"
             look = style.look(
                 {
-                    "group": resolved.group,
-                    "level": level,
+                    "look": resolved.look._asdict(),
+                    "level": "return" if resolved.look.colour else "sequence",
                     "minimises": resolved.divergence or "forward_kl",
-                    "published": False,
                 }
             )
             if name == "bt_var_rloo":

@@ -54,8 +54,7 @@ def course(
     components: Components, method: str, stops: Sequence[int], seeds: int, batch: int, rate: float
 ) -> Course:
     """Train by Adam with a cosine schedule up to the last of `stops`, in single precision."""
-    resolved = objectives.resolve(method)
-    objective = resolved.build(objectives.GROUPS[resolved.group](), components)
+    objective = objectives.resolve(method).build(components)
     made = learner(objective, optax.adam(optax.cosine_decay_schedule(rate, stops[-1])))
 
     def begin(key):

@@ -20,7 +20,7 @@ def look(name: str) -> dict[str, Any]:
     own prefixes."""
     plain, _, own = name.partition("@")
     method = resolve(plain)
-    marker, line, _ = style.SOURCES.get(method.group, ("v", "-.", ""))
+    marker, line, *_ = method.look
     fill = {"": "full", "0": "none", "1": "full"}.get(own, "left")
     colour = style.colour(method.divergence or "forward_kl")
     return {

@@ -12,6 +12,9 @@ import pytest
 from experiments import check_gradients, cli
 from experiments.gradients import card, cases, targets
 from fdiv import objectives
+from fdiv.objectives.adversarial import Adversarial
+from fdiv.objectives.distill import Distill
+from fdiv.objectives.policy_gradient import PolicyGradient
 from fdiv.types import Claim
 
 SMALL = ["--vocab", "3", "--horizon", "2", "--seed", "1"]
@@ -20,12 +23,13 @@ SMALL = ["--vocab", "3", "--horizon", "2", "--seed", "1"]
 @pytest.fixture
 def fewer(monkeypatch):
     """One variant a group, so that little is compiled."""
-    kept = {
-        "policy_gradient": [("", {"discount": 0.0})],
-        "distill": [("", {"policy_prefixes": 1.0})],
-    }
-    kept["adversarial"] = [("airl", {"reward_form": "expert"})]
-    monkeypatch.setattr(cases, "VARIANTS", kept)
+    monkeypatch.setattr(PolicyGradient, "variants", lambda self: [{"discount": 0.0}])
+    monkeypatch.setattr(
+        Distill, "variants", lambda self: [{"policy_prefixes": 1.0}] * (self.policy_prefixes == 0)
+    )
+    monkeypatch.setattr(
+        Adversarial, "variants", lambda self: [{"reward_form": "expert"}] * self.structured
+    )
 
 
 # --- the measuring --------------------------------------------------------------------------------
@@ -108,7 +112,7 @@ def test_variance_is_that_of_one_string(fewer):
     """Of maximum likelihood: the trace of E_p[g g'] less the mean's, g the gradient of one string's
     log-prob."""
     world = targets.world(3, 2, 0.5, 0)
-    (case,) = cases.cases([objectives.resolve("sft")])
+    (case,) = cases.cases({"sft": objectives.resolve("sft")})
     (found,) = cases.measure(world, case, {})
     q, p = softmax(np.array(world.params)), softmax(np.array(world.exact.mdp.expert.params))
     mean, square = np.zeros_like(q), 0.0
@@ -166,7 +170,7 @@ def test_what_has_changed():
 
 def test_every_registered_method_has_a_case():
     methods = check_gradients.methods(())
-    assert {method.name.partition(":")[0] for method in methods} == set(objectives.METHODS)
+    assert {name.partition(":")[0] for name in methods} == set(objectives.METHODS)
     labels = [case.label for case in cases.cases(methods)]
     assert len(set(labels)) == len(labels)
     assert {
@@ -257,28 +261,26 @@ import dataclasses
 import jax.numpy as jnp
 
 from fdiv import tokens as tk
-from fdiv.objectives import GROUPS, METHODS, Method
-from fdiv.types import Claim, Objective
+from fdiv.objectives import METHODS
+from fdiv.types import Claim, Method, Objective
 
 
 @dataclasses.dataclass(frozen=True)
-class Backwards:
+class Backwards(Method):
+    kind = "backwards"
     learning_rate: float | None = None
 
-    def check(self, divergence): ...
-
-    def claim(self, divergence):
+    def claim(self):
         return Claim("forward_kl", "sequence", "Likelihood with the wrong sign.")
 
-    def build(self, components, divergence):
+    def build(self, components):
         prepare = lambda key, params, aux, batch: (aux, tk.normalise(batch), {})
-        each = lambda params, batch: tk.log_probs(kit.policy, params, batch, kit.mdp.vocab).sum(1)
+        each = lambda params, batch: tk.log_probs(components.policy, params, batch, components.mdp.vocab).sum(1)
         loss = lambda params, aux, batch: (jnp.sum(batch.weight * each(params, batch)), {})
         return Objective(lambda key, params: (), prepare, loss)
 
 
-GROUPS["backwards"] = Backwards
-METHODS["backwards"] = Method("backwards", None)
+METHODS["backwards"] = Backwards()
 """
 
 
@@ -286,22 +288,19 @@ def test_an_objective_of_the_users_own(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "IMPORTED", [])
     monkeypatch.setattr(objectives, "METHODS", dict(objectives.METHODS))
     (tmp_path / "own.py").write_text(OWN)
-    try:
-        assert (
-            check_gradients.main(
-                [
-                    "--import",
-                    str(tmp_path / "own.py"),
-                    "backwards",
-                    *SMALL,
-                    "--out",
-                    str(tmp_path / "x"),
-                ]
-            )
-            == 0
+    assert (
+        check_gradients.main(
+            [
+                "--import",
+                str(tmp_path / "own.py"),
+                "backwards",
+                *SMALL,
+                "--out",
+                str(tmp_path / "x"),
+            ]
         )
-    finally:
-        objectives.GROUPS.pop("backwards", None)
+        == 0
+    )
     rows = json.loads((tmp_path / "x" / "gradients.json").read_text())["rows"]
     assert rows["backwards"]["verdict"] == "ascends sequence forward_kl"
     assert rows["backwards"]["cosine"] == pytest.approx(-1)

@@ -14,7 +14,6 @@ from tables import EVERY, SPACES, close, world
 from fdiv import divergences, exact, objectives, regularised
 from fdiv import tokens as tk
 from fdiv.learner import learner
-from fdiv.objectives import GROUPS
 from fdiv.objectives.distill import Distill
 from fdiv.objectives.fdpg import Fdpg, FdpgState
 from fdiv.objectives.iq_learn import IqLearn
@@ -71,12 +70,12 @@ def kit_of(kind: str = "ending", exactly: bool = True, seed: int = 0):
 
 def built(name: str, fields: dict, exactly: bool = False):
     space, components, params, demos, _ = kit_of(exactly=exactly)
-    method = objectives.resolve(name)
+    method = objectives.resolve(name, **fields)
     return (
         space,
         components,
         params.astype(jnp.float32),
-        method.build(GROUPS[method.group](**fields), components),
+        method.build(components),
         demos,
     )
 
@@ -115,7 +114,9 @@ def test_the_right_normaliser_makes_every_divergence_exact(kind):
         regularised.optimum(divergences.reverse_kl(), r, ref, BETA),
     )
     for d in map(divergences.parse, EVERY[kind == "ending" :: 2]):  # each on one of the spaces
-        estimated, known = (Fdpg(how).build(components, d.name) for how in ("estimated", "exact"))
+        estimated, known = (
+            Fdpg(d.name, normaliser=how).build(components) for how in ("estimated", "exact")
+        )
 
         @jax.jit
         def found(x, aux, estimated=estimated, known=known):
@@ -139,7 +140,7 @@ def test_a_wrong_normaliser_is_an_unnormalised_target():
     ends = (log_z, log_z + c)
     for spec in EVERY:
         d = divergences.parse(spec)
-        objective = Fdpg().build(components, spec)
+        objective = Fdpg(spec).build(components)
         right, wrong = map(
             jax.jit(lambda a, o=objective: exact.expected_gradient(o, params, demos, a)),
             map(at_z, ends),
@@ -159,7 +160,7 @@ def test_the_normaliser_is_a_running_mean_by_hand():
     """From Z^ = 1, a batch of all strings, whose mean is Z: .75 + .25 Z; it judges from the next
     batch on."""
     _, components, params, demos, log_z = kit_of()
-    objective = Fdpg(rate=0.25).build(components, "js")
+    objective = Fdpg("js", rate=0.25).build(components)
     prepare = jax.jit(objective.prepare)
     aux, _, metrics = prepare(jax.random.key(0), params, at_z(0.0), demos)
     assert float(aux.log_z) == pytest.approx(
@@ -174,7 +175,7 @@ def test_samples_estimate_the_normaliser_without_bias_and_then_the_gradient():
     """Over many batches of 16, the mean of Z^ is Z and the mean gradient the exact one, within five
     standard errors."""
     _, components, params, demos, log_z = kit_of(exactly=False)
-    first, later = Fdpg(rate=1.0).build(components, "js"), at_z(log_z)
+    first, later = Fdpg("js", rate=1.0).build(components), at_z(log_z)
 
     def sampled(key):
         data_key, key = jax.random.split(key)
@@ -183,7 +184,7 @@ def test_samples_estimate_the_normaliser_without_bias_and_then_the_gradient():
         return jnp.exp(aux.log_z), jax.grad(lambda x: first.loss(x, aux, scored)[0])(params)
 
     found = jax.jit(jax.vmap(sampled))(jax.random.split(jax.random.key(5), 4000))
-    wanted = jnp.exp(log_z), gradient(Fdpg().build(kit_of()[1], "js"), params, demos, later)
+    wanted = jnp.exp(log_z), gradient(Fdpg("js").build(kit_of()[1]), params, demos, later)
     for draws, truth in zip(found, wanted):
         error = np.asarray(draws).std(0) / np.sqrt(len(draws))
         np.testing.assert_array_less(
@@ -208,8 +209,8 @@ def test_an_exact_normaliser_is_the_policy_gradient():
     known = components._replace(
         mdp=components.mdp._replace(score=None, regulariser=None)
     )  # neither is read
-    found = gradient(Fdpg("exact").build(known, "js"), params, demos)
-    close(found, gradient(PolicyGradient().build(known, "js"), params, demos))
+    found = gradient(Fdpg("js", normaliser="exact").build(known), params, demos)
+    close(found, gradient(PolicyGradient("js").build(known), params, demos))
 
 
 def test_without_a_reference_it_is_the_start():
@@ -218,20 +219,20 @@ def test_without_a_reference_it_is_the_start():
     task = lambda reference: components._replace(
         mdp=components.mdp._replace(regulariser=Regulariser("reverse_kl", BETA, reference))
     )
-    objective = Fdpg().build(task(None), "js")
+    objective = Fdpg("js").build(task(None))
     found = gradient(objective, params, demos, objective.init(jax.random.key(0), start))
     close(
         found,
-        gradient(Fdpg().build(task(Model(components.policy, start)), "js"), params, demos),
+        gradient(Fdpg("js").build(task(Model(components.policy, start))), params, demos),
         1e-6,
     )
-    assert cosine(found, gradient(Fdpg().build(components, "js"), params, demos)) < 0.99
+    assert cosine(found, gradient(Fdpg("js").build(components), params, demos)) < 0.99
 
 
 def test_broken_scores_are_left_out_and_counted():
     _, components, params, _, _ = kit_of(exactly=False)
     broken = lambda x: jnp.where(x.mask.sum(1) == 1, jnp.nan, 0.0)
-    objective = Fdpg().build(components._replace(mdp=components.mdp._replace(score=broken)), "js")
+    objective = Fdpg("js").build(components._replace(mdp=components.mdp._replace(score=broken)))
     aux = objective.init(jax.random.key(0), params)
     batch = tk.empty_prompts(64)._replace(
         tokens=jnp.zeros((64, 4), jnp.int32), mask=jnp.ones((64, 4), bool)
@@ -258,7 +259,7 @@ def test_each_prompt_has_its_own_normaliser():
         regulariser=Regulariser("reverse_kl", BETA, Model(policy, table)),
     )
     for spec in ("js", "reverse_kl"):
-        objective = Fdpg().build(components._replace(policy=policy, mdp=mdp), spec)
+        objective = Fdpg(spec).build(components._replace(policy=policy, mdp=mdp))
         aux = objective.init(jax.random.key(0), table)
         prepare = lambda aux=aux, run=objective.prepare: jax.jit(run)(
             jax.random.key(1), table, aux, batch
@@ -279,10 +280,10 @@ def test_spin_rests_at_the_expert_and_starts_as_likelihood(kind):
     """While q is old: beta / 2 times the gradient of forward KL, for any policy; so nothing at the
     expert."""
     _, components, params, demos, _ = kit_of(kind)
-    objective = Spin(beta=0.6).build(components, None)
+    objective = Spin(beta=0.6).build(components)
     close(
         gradient(objective, params, demos),
-        0.3 * gradient(MaxLikelihood().build(components, None), params, demos),
+        0.3 * gradient(MaxLikelihood().build(components), params, demos),
     )
     assert (
         float(jnp.abs(gradient(objective, jnp.asarray(components.mdp.expert.params), demos)).max())
@@ -305,13 +306,13 @@ def test_spin_is_its_formula_over_all_pairs(kind):
         return -jnp.exp(p) @ jnp.log(jax.nn.sigmoid(h[:, None] - h[None])) @ jnp.exp(o)
 
     found = gradient(
-        Spin(beta=0.6).build(components, None),
+        Spin(beta=0.6).build(components),
         params,
         demos,
         SpinState(old, jnp.ones((), jnp.int32)),
     )
     close(found, jax.grad(written)(params))
-    assert cosine(found, gradient(MaxLikelihood().build(components, None), params, demos)) < 0.99
+    assert cosine(found, gradient(MaxLikelihood().build(components), params, demos)) < 0.99
 
 
 @pytest.mark.usefixtures("double")
@@ -324,7 +325,7 @@ def test_a_round_of_spin_ends_where_it_says(beta):
     aux = SpinState(old, jnp.ones((), jnp.int32))
     there = jnp.asarray(tabular.written(space, np.asarray(best)))
     size = [
-        float(jnp.abs(gradient(Spin(beta).build(components, None), x, demos, aux)).max())
+        float(jnp.abs(gradient(Spin(beta).build(components), x, demos, aux)).max())
         for x in (there, old)
     ]
     assert size[0] < 1e-12 < 1e-3 < size[1]
@@ -350,7 +351,7 @@ def test_rows_of_spin_average_to_all_pairs():
     aux = SpinState(
         params + jax.random.normal(jax.random.key(1), params.shape), jnp.ones((), jnp.int32)
     )
-    objective = Spin().build(components, None)
+    objective = Spin().build(components)
 
     def sampled(key):
         data_key, key = jax.random.split(key)
@@ -358,7 +359,7 @@ def test_rows_of_spin_average_to_all_pairs():
         return jax.grad(lambda x: objective.loss(x, after, batch)[0])(params)
 
     draws = np.asarray(jax.jit(jax.vmap(sampled))(jax.random.split(jax.random.key(3), 3000)))
-    wanted = np.asarray(gradient(Spin().build(kit_of()[1], None), params, demos, aux))
+    wanted = np.asarray(gradient(Spin().build(kit_of()[1]), params, demos, aux))
     np.testing.assert_array_less(
         np.abs(draws.mean(0) - wanted), 5 * draws.std(0) / np.sqrt(len(draws)) + 1e-9
     )
@@ -404,9 +405,7 @@ def written_out(space, components, alpha, data="offline"):
 def test_iq_learn_is_its_objective_in_policy_and_value(kind, data):
     space, components, params, demos, _ = kit_of(kind)
     alpha, value = 3.0, jax.random.normal(jax.random.key(1), (params.shape[0], 1))
-    objective = IqLearn(data, alpha, value_learning_rate=1e-30, value_steps=1).build(
-        components, None
-    )
+    objective = IqLearn(data, alpha, value_learning_rate=1e-30, value_steps=1).build(components)
     start = (value, objective.init(jax.random.key(0), params)[1])
     (_, opt), batch, _ = objective.prepare(jax.random.key(0), params, start, demos)
     loss = jax.jit(written_out(space, components, alpha, data))
@@ -424,8 +423,8 @@ def test_iq_learn_is_its_objective_in_policy_and_value(kind, data):
 def test_without_the_square_it_is_behaviour_cloning():
     _, components, params, demos, _ = kit_of()
     for data in ("offline", "mixed"):
-        found = gradient(IqLearn(data, alpha=1e12).build(components, None), params, demos)
-        close(found, gradient(MaxLikelihood().build(components, None), params, demos))
+        found = gradient(IqLearn(data, alpha=1e12).build(components), params, demos)
+        close(found, gradient(MaxLikelihood().build(components), params, demos))
 
 
 def solved(space, components, alpha, data="offline", rounds=1):
@@ -511,7 +510,7 @@ def test_iq_learn_is_biased_towards_entropy_by_one_over_alpha():
         assert float(exact.entropy(q)) > float(exact.entropy(p))
     assert found[0] > 10 * found[2] > 1e-4
     assert found[1] / found[2] == pytest.approx(10, rel=0.1)
-    assert "Biased" in IqLearn().claim(None).sentence
+    assert "Biased" in IqLearn().claim().sentence
 
 
 @pytest.mark.usefixtures("double")
@@ -532,7 +531,7 @@ def test_the_expert_is_a_fixed_point_only_where_all_strings_are_as_likely(flat):
     value = -jnp.linalg.solve(
         jax.hessian(of_value)(zero), jax.grad(of_value)(zero)
     )  # quadratic in V
-    objective = IqLearn(alpha=3.0, value_learning_rate=1e-30).build(components, None)
+    objective = IqLearn(alpha=3.0, value_learning_rate=1e-30).build(components)
     aux = (value[:, None], objective.init(jax.random.key(0), expert)[1])
     size = float(jnp.abs(gradient(objective, expert, demos, aux)).max())
     assert size < 1e-12 if flat else size > 1e-3
@@ -544,7 +543,7 @@ def test_the_value_function_learns_to_make_rewards_small():
     best = []
     for alpha in (1.0, 1e6):
         objective = IqLearn(alpha=alpha, value_learning_rate=0.05, value_steps=300).build(
-            components, None
+            components
         )
         prepare = jax.jit(
             lambda aux, run=objective.prepare: run(jax.random.key(0), params, aux, demos)
@@ -571,7 +570,7 @@ def test_own_strings_have_rewards_and_no_likelihood():
     _, batch, _ = objective.prepare(jax.random.key(1), params, aux, demos)
     np.testing.assert_allclose(batch.demos, [1 / 16] * 16 + [0] * 16)
     np.testing.assert_allclose(batch.sequences.weight, [1 / 32] * 32)
-    assert IqLearn().reusable() and not IqLearn("mixed").reusable()
+    assert IqLearn().reusable and not IqLearn("mixed").reusable
 
 
 # --- DAgger ---------------------------------------------------------------------------------------
@@ -581,15 +580,18 @@ def test_dagger_is_distillation_on_the_policys_prefixes():
     _, components, params, demos, _ = kit_of()
     for name, spec in (("dagger", "forward_kl"), ("dagger:js", "js")):
         method = objectives.resolve(name)
-        found = gradient(method.build(Distill(), components), params, demos)
+        same = Distill(spec, policy_prefixes=1.0)
         np.testing.assert_array_equal(
-            found, gradient(Distill(1.0).build(components, spec), params, demos)
+            gradient(method.build(components), params, demos),
+            gradient(same.build(components), params, demos),
         )
-        assert method.claim(Distill()) == Distill(1.0).claim(spec)
-        assert method.claim(Distill()).policy_prefixes == 1
-    with pytest.raises(UsageError, match="dagger's prefixes"):
-        objectives.resolve("dagger").build(Distill(0.5), components)
-    objectives.resolve("dagger").check(Distill(1.0))
+        assert method.claim() == same.claim()
+        assert method.claim().policy_prefixes == 1
+    given = lambda share: {"distill": Distill(policy_prefixes=share)}
+    with pytest.raises(UsageError, match="dagger fixes it at 1"):
+        objectives.merged("dagger", method, given(0.5))
+    for share in (0.0, 1.0):
+        assert objectives.merged("dagger", method, given(share)) == method
 
 
 # --- laws over all of them ------------------------------------------------------------------------
@@ -612,7 +614,7 @@ def test_dagger_is_distillation_on_the_policys_prefixes():
 )
 def test_what_cannot_be_is_refused(name, fields, said):
     with pytest.raises(UsageError, match=said):
-        objectives.resolve(name).check(GROUPS[name](**fields))
+        objectives.resolve(name, **fields).check()
 
 
 @pytest.mark.parametrize(
@@ -627,6 +629,8 @@ def test_what_cannot_be_is_refused(name, fields, said):
 def test_tasks_without_a_target_are_refused(changed, said):
     _, components, _, _, _ = kit_of("fixed")
     with pytest.raises(UsageError, match=said):
-        Fdpg().build(components._replace(mdp=components.mdp._replace(**changed)), "js")
+        Fdpg("js").build(components._replace(mdp=components.mdp._replace(**changed)))
     with pytest.raises(UsageError, match="expert whose probabilities are known"):
-        Fdpg("exact").build(components._replace(mdp=components.mdp._replace(expert=None)), "js")
+        Fdpg("js", normaliser="exact").build(
+            components._replace(mdp=components.mdp._replace(expert=None))
+        )

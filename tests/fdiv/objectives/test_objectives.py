@@ -3,6 +3,7 @@ target's."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -16,7 +17,7 @@ from experiments.gradients import targets
 from fdiv import divergences, exact, objectives
 from fdiv import tokens as tk
 from fdiv.learner import learner
-from fdiv.objectives import GROUPS, METHODS
+from fdiv.objectives import METHODS, needs_argument
 from fdiv.objectives.adversarial import Adversarial
 from fdiv.objectives.adversarial_token import ContrastState
 from fdiv.objectives.distill import Distill
@@ -29,8 +30,11 @@ from fdiv.types import PAD, Components, Pairs, Regulariser, Sequences, TokenMDP,
 LEVELS = ["sequence", "occupancy", "token"]
 # one name for each objective: methods of one group that fix the same differ in f alone, which the
 # exact gradients cover
-ONE = {(m.group, str(m.fixed)): (name, m.divergence or "") for name, m in reversed(METHODS.items())}
-NAMES = [f"{name}:hellinger2" if "{}" in divergence else name for name, divergence in ONE.values()]
+ONE = {
+    dataclasses.replace(m, **({"divergence": ""} if m.divergence is not None else {})): name
+    for name, m in reversed(METHODS.items())
+}
+NAMES = [f"{name}:hellinger2" if needs_argument(name) else name for name in ONE.values()]
 
 
 def kit_of(kind: str, seed: int = 0, exactly: bool = True):
@@ -86,7 +90,7 @@ def test_policy_gradient_is_exact_for_every_divergence(kind, baseline, level):
         level == "occupancy"
     )  # every divergence at every level, on one of the spaces
     for spec in EVERY[turn::2] if baseline == "leave_one_out" else ["js"]:
-        objective = PolicyGradient(level=level, baseline=baseline).build(components, spec)
+        objective = PolicyGradient(spec, level=level, baseline=baseline).build(components)
         found = exact_gradient(objective, params, demos)
         close(found, jax.grad(target(space, components, spec, level))(params))
 
@@ -109,14 +113,14 @@ def test_a_discount_is_a_bias_and_zero_drops_later_prefixes():
         )
 
     at = lambda discount: exact_gradient(
-        PolicyGradient(discount=discount).build(components, "reverse_kl"), params, demos
+        PolicyGradient("reverse_kl", discount=discount).build(components), params, demos
     )
     close(at(0.0), jax.grad(held)(params))
     truth = jax.grad(target(space, components, "reverse_kl", "sequence"))(params)
     off = [float(jnp.linalg.norm(at(discount) - truth)) for discount in (1.0, 0.9, 0.5, 0.0)]
     assert off[0] < 1e-10
     assert off[0] < off[1] < off[2] < off[3]
-    assert "Biased" in PolicyGradient(discount=0.5).claim("js").sentence
+    assert "Biased" in PolicyGradient("js", discount=0.5).claim().sentence
 
 
 @pytest.mark.usefixtures("double")
@@ -125,10 +129,10 @@ def test_forward_kl_does_not_mind_a_discount(level):
     """e^s is a martingale under the policy, so each later term is zero in expectation whatever it
     is weighed by."""
     space, components, params, demos = kit_of("ending")
-    config = PolicyGradient(level=level, discount=0.3)
-    assert config.claim("forward_kl").sentence.startswith("Unbiased")
+    method = PolicyGradient("forward_kl", level=level, discount=0.3)
+    assert method.claim().sentence.startswith("Unbiased")
     close(
-        exact_gradient(config.build(components, "forward_kl"), params, demos),
+        exact_gradient(method.build(components), params, demos),
         jax.grad(target(space, components, "forward_kl", level))(params),
     )
 
@@ -137,7 +141,7 @@ def test_forward_kl_does_not_mind_a_discount(level):
 @pytest.mark.parametrize("kind", SPACES)
 def test_maximum_likelihood_is_forward_kl(kind):
     space, components, params, demos = kit_of(kind)
-    objective = MaxLikelihood().build(components, None)
+    objective = MaxLikelihood().build(components)
     close(
         exact_gradient(objective, params, demos),
         jax.grad(target(space, components, "forward_kl", "sequence"))(params),
@@ -159,7 +163,7 @@ def test_distillation_is_the_token_level_with_its_prefixes_held(kind, share):
     p = exact.law(space, *components.mdp.expert)
     for spec in EVERY[(kind == "ending") ^ (share == 0.4) :: 2]:
         found = exact_gradient(
-            Distill(policy_prefixes=share).build(components, spec), params, demos
+            Distill(spec, policy_prefixes=share).build(components), params, demos
         )
 
         def held(x, spec=spec):
@@ -220,10 +224,15 @@ def test_adversarial_gradient_is_exact_at_the_optimal_discriminator(
             # its witness is a step: flat everywhere, so the bound teaches nothing (the logistic
             # loss does)
             continue
-        config = Adversarial(
-            level=level, training=training, warmup=0, discriminator_learning_rate=1e-9
+        method = Adversarial(
+            spec,
+            structured,
+            level=level,
+            training=training,
+            warmup=0,
+            discriminator_learning_rate=1e-9,
         )
-        objective = config.build(components, spec, structured=structured)
+        objective = method.build(components)
         aux = objective.init(jax.random.key(0), params)
         best = perfect(space, components, level, structured, params)
         if isinstance(aux, ContrastState):
@@ -255,10 +264,8 @@ def test_fairl_as_published_climbs_forward_kl_near_the_optimum():
     down = jax.grad(target(space, components, "forward_kl", "sequence"))(params)
     cosines = {}
     for name in ("fairl", "adversarial:forward_kl"):
-        method = objectives.resolve(name)
-        objective = method.build(
-            Adversarial(warmup=0, discriminator_learning_rate=1e-9), components
-        )
+        method = objectives.resolve(name, warmup=0, discriminator_learning_rate=1e-9)
+        objective = method.build(components)
         aux = objective.init(jax.random.key(0), params)
         aux = aux._replace(
             discriminator=(
@@ -280,13 +287,11 @@ def test_expert_reward_and_entropy_bonus_minimise_what_the_claim_says():
     and not at p."""
     space, components, _, demos = kit_of("fixed")
     c = 0.5
-    objective = Adversarial(
-        warmup=0, reward_form="expert", entropy=c, discriminator_learning_rate=1e-9
-    ).build(components, "reverse_kl", True)
-    assert (
-        "p^(1/0.5)"
-        in Adversarial(reward_form="expert", entropy=c).claim("reverse_kl", True).sentence
+    method = objectives.resolve(
+        "airl", warmup=0, reward_form="expert", entropy=c, discriminator_learning_rate=1e-9
     )
+    objective = method.build(components)
+    assert "p^(1/0.5)" in method.claim().sentence
     p = exact.law(space, *components.mdp.expert)
     tempered = jax.nn.log_softmax(p.string / c)  # the string law p^(1/c), as a prefix tree
     nodes: dict = {}
@@ -318,16 +323,14 @@ def test_expert_reward_and_entropy_bonus_minimise_what_the_claim_says():
 
 def built(name: str, kind: str = "ending", exactly: bool = False, **fields):
     space, components, params, demos = kit_of(kind, exactly=exactly)
-    method = objectives.resolve(name)
-    group = GROUPS[method.group](
-        **{"warmup": 0, **fields} if method.group == "adversarial" else fields
-    )
+    warmup = {"warmup": 0} if objectives.resolve(name).warmup else {}
+    method = objectives.resolve(name, **warmup | fields)
     every = demos if method.reads == "demos" else components.mdp.pairs(None, 0) if exactly else None
     return (
         space,
         components,
         jnp.asarray(params, jnp.float32),
-        method.build(group, components),
+        method.build(components),
         every,
     )
 
@@ -356,7 +359,7 @@ UNSETTLED = {
 SETTLED = [
     n
     for n in NAMES
-    if n.partition(":")[0] not in UNSETTLED and objectives.resolve(n).group not in UNSETTLED
+    if n.partition(":")[0] not in UNSETTLED and objectives.resolve(n).kind not in UNSETTLED
 ]
 
 
@@ -391,7 +394,7 @@ def test_splitting_a_batch_changes_nothing(name):
         state = made.init(jax.random.key(0), params)
         updates.append(jax.jit(made.update)(state, batch)[0].params)
     close(*updates, 1e-6)
-    still = objectives.resolve(name).group == "reward_model"  # at first it learns the reward only
+    still = objectives.resolve(name).kind == "reward_model"  # at first it learns the reward only
     assert (float(jnp.abs(updates[0] - params).max()) > 1e-4) != still
 
 
@@ -478,9 +481,8 @@ def test_a_reward_of_nothing_is_neutral_to_length():
     _, components, params, _, demos = built("gail", exactly=True)
     for spec in SMOOTH:
         for level in LEVELS:
-            objective = Adversarial(level=level, warmup=0, discriminator_learning_rate=1e-30).build(
-                components, spec
-            )
+            method = Adversarial(spec, level=level, warmup=0, discriminator_learning_rate=1e-30)
+            objective = method.build(components)
             assert float(jnp.abs(exact_gradient(objective, params, demos)).max()) < 1e-6
 
 
@@ -584,10 +586,10 @@ def test_methods_without_a_known_expert():
     for name in ("reverse_kl", "distill:js"):
         method = objectives.resolve(name)
         with pytest.raises(UsageError, match="expert whose probabilities are known"):
-            method.build(GROUPS[method.group](), blind)
+            method.build(blind)
     for name in ("sft", "gail"):
         method = objectives.resolve(name)
-        method.build(GROUPS[method.group](), blind)
+        method.build(blind)
 
 
 def test_prompts_are_answered_and_not_learned():
@@ -614,10 +616,9 @@ def test_prompts_are_answered_and_not_learned():
         method = objectives.resolve(
             "fdpg:reverse_kl" if name.startswith("fdpg") else name
         )  # other f have no prompts
-        fields = {"adversarial": {"warmup": 0}}.get(method.group, {})
-        objective = method.build(
-            GROUPS[method.group](**fields), Components(policy, mdp, components.rollout, *nets)
-        )
+        if method.warmup:
+            method = dataclasses.replace(method, warmup=0)
+        objective = method.build(Components(policy, mdp, components.rollout, *nets))
         made = learner(objective, optax.sgd(1.0))
         batch = demos if method.reads == "demos" else pairs(None, 16)
         state, metrics = jax.jit(made.update)(made.init(jax.random.key(0), params), batch)

@@ -13,7 +13,6 @@ from tables import SPACES, close, world
 from fdiv import divergences, exact, objectives, regularised
 from fdiv import tokens as tk
 from fdiv.learner import learner
-from fdiv.objectives import GROUPS
 from fdiv.objectives.dpo import FAR, reward
 from fdiv.objectives.kto import mismatched
 from fdiv.policies import tabular
@@ -36,8 +35,7 @@ def kit_of(kind: str, seed: int = 0):
 
 
 def built(name: str, components: Components, **fields):
-    method = objectives.resolve(name)
-    return method.build(GROUPS[method.group](**fields), components)
+    return objectives.resolve(name, **fields).build(components)
 
 
 def population(space, log_law, chance) -> Pairs:
@@ -128,7 +126,7 @@ def test_smoothed_labels_are_labels_turned_round():
             params, population(space, log_ref, 0.8 * chance + 0.2 * (1 - chance))
         ),
     )
-    assert "Biased" in GROUPS["dpo"](label_smoothing=0.2).claim("reverse_kl").sentence
+    assert "Biased" in objectives.resolve("dpo", label_smoothing=0.2).claim().sentence
 
 
 @pytest.mark.usefixtures("double")
@@ -545,10 +543,10 @@ def test_claims():
     ):
         method = objectives.resolve(name)
         assert method.reads == "pairs"
-        claim = method.claim(GROUPS[method.group]())
+        claim = method.claim()
         assert (claim.minimises, claim.level) == (minimises, "return")
     for name in ("ipo", "kto", "simpo"):
-        assert "not ref exp(r / beta)" in objectives.resolve(name).claim(GROUPS[name]()).sentence
+        assert "not ref exp(r / beta)" in objectives.resolve(name).claim().sentence
 
 
 @pytest.mark.parametrize("name", ["f_dpo:hellinger2"])

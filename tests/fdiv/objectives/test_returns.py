@@ -14,7 +14,7 @@ from fdiv import tokens as tk
 from fdiv.benchmarks import Markov, Rewarded, TwoTemplate
 from fdiv.control import Control
 from fdiv.learner import learner
-from fdiv.objectives import GROUPS
+from fdiv.objectives.reinforce import Rloo
 from fdiv.penalties import Penalty
 from fdiv.policies import tabular
 from fdiv.rollout import sampler
@@ -71,8 +71,7 @@ def value(space, components, rewards, divergence="reverse_kl"):
 
 
 def gradient_of(components, name, params, space, **fields):
-    method = objectives.resolve(name)
-    objective = method.build(GROUPS[method.group](**fields), components)
+    objective = objectives.resolve(name, **fields).build(components)
     prompts = strings(space, 8)
     return jax.jit(lambda x: exact.expected_gradient(objective, x, prompts))(params)
 
@@ -134,11 +133,7 @@ def test_unbiased_penalties_give_the_exact_gradient(kind, penalty, name):
     fields = {"gae_lambda": 1.0} if name == "ppo" else {}
     found = gradient_of(components, f"{name}:{penalty}", params, space, **fields)
     close(found, -jax.grad(value(space, components, rewards))(params))
-    assert (
-        objectives.resolve(f"{name}:{penalty}")
-        .claim(GROUPS[name](**fields))
-        .sentence.endswith("Unbiased.")
-    )
+    assert objectives.resolve(f"{name}:{penalty}", **fields).claim().sentence.endswith("Unbiased.")
 
 
 @pytest.mark.usefixtures("double")
@@ -159,13 +154,13 @@ def test_biased_penalties_say_so_and_are(penalty):
     truth = -jax.grad(value(space, components, rewards))(params)
     found = gradient_of(components, f"rloo:{penalty}", params, space)
     assert float(jnp.linalg.norm(found - truth) / jnp.linalg.norm(truth)) > 1e-3
-    assert "Biased" in objectives.resolve(f"rloo:{penalty}").claim(GROUPS["rloo"]()).sentence
+    assert "Biased" in objectives.resolve(f"rloo:{penalty}").claim().sentence
 
 
 @pytest.mark.usefixtures("double")
 def test_a_wrong_value_function_biases_nothing_at_lambda_one():
     space, components, params, rewards = kit_of("ending")
-    objective = GROUPS["ppo"](gae_lambda=1.0).build(components, None)
+    objective = objectives.resolve("ppo", gae_lambda=1.0).build(components)
     aux = objective.init(jax.random.key(0), params)
     wrong = jax.tree.map(
         lambda x: x + 3 * jax.random.normal(jax.random.key(1), x.shape), aux.value[0]
@@ -180,7 +175,7 @@ def test_the_ratio_is_clipped_on_one_side_only():
     """Once q has gone past the clip in the direction that pays, nothing more is paid; in the other
     direction all is."""
     space, components, params, _rewards = kit_of("fixed")
-    objective = GROUPS["grpo"](clip=0.2).build(components, None)
+    objective = objectives.resolve("grpo", clip=0.2).build(components)
     aux = objective.init(jax.random.key(0), params)
     aux, batch, _ = objective.prepare(jax.random.key(1), params, aux, strings(space, 8))
     for shift, sign in ((0.5, 1), (-0.5, -1)):
@@ -200,9 +195,7 @@ def test_the_ratio_is_clipped_on_one_side_only():
 
 def drawn(name: str, batch: int = 64, **fields):
     space, components, params, _ = kit_of("ending", exactly=False)
-    objective = objectives.resolve(name).build(
-        GROUPS[objectives.resolve(name).group](**fields), components
-    )
+    objective = objectives.resolve(name, **fields).build(components)
     aux = objective.init(jax.random.key(0), params)
     return (
         components,
@@ -237,9 +230,7 @@ def test_a_group_of_identical_rewards_teaches_nothing(name):
     space, components, _, _ = kit_of("fixed", exactly=False)
     same = components.mdp._replace(score=lambda x: jnp.full(x.tokens.shape[0], 0.7))
     reference = components.mdp.regulariser.reference
-    objective = objectives.resolve(name).build(
-        GROUPS[objectives.resolve(name).group](), components._replace(mdp=same)
-    )
+    objective = objectives.resolve(name).build(components._replace(mdp=same))
     params = jnp.asarray(reference.params, jnp.float32)
     _, batch, _ = objective.prepare(
         jax.random.key(0), params, objective.init(jax.random.key(0), params), strings(space, 16)
@@ -256,9 +247,7 @@ def test_microbatches_add_up(name):
     method = objectives.resolve(name)
     after = []
     for parts in (1, 4):
-        made = learner(
-            method.build(GROUPS[method.group](), components), optax.sgd(0.1), accumulate=parts
-        )
+        made = learner(method.build(components), optax.sgd(0.1), accumulate=parts)
         state = jax.jit(made.update)(made.init(jax.random.key(0), params), strings(space, 32))[0]
         after.append(state.params)
     close(*after, tolerance=1e-6)
@@ -273,9 +262,7 @@ def test_integer_scores_count_and_broken_ones_are_left_out():
     broken = lambda x: jnp.where(x.mask.sum(1) == 1, jnp.nan, x.mask.sum(1))
     found = {}
     for name, score in (("whole", whole), ("broken", broken)):
-        objective = GROUPS["rloo"]().build(
-            components._replace(mdp=components.mdp._replace(score=score)), None
-        )
+        objective = Rloo().build(components._replace(mdp=components.mdp._replace(score=score)))
         _, batch, metrics = objective.prepare(
             jax.random.key(0), params, objective.init(jax.random.key(0), params), strings(space, 64)
         )
@@ -342,7 +329,7 @@ def test_the_controller_is_fed_what_is_reported(name):
     space, components, params, _ = kit_of("ending", exactly=False)
     control = Control("adaptive", target=0.5, horizon=1000)
     method = objectives.resolve(name)
-    objective = method.build(GROUPS[method.group](), components._replace(control=control))
+    objective = method.build(components._replace(control=control))
     aux = objective.init(jax.random.key(0), params)
     after, _, metrics = objective.prepare(jax.random.key(1), params, aux, strings(space, 64))
     charged = after.charged if name == "ppo" else after
@@ -442,19 +429,19 @@ def test_penalties_by_name(name, said):
 @pytest.mark.parametrize("name", ["rloo", "grpo"])
 def test_a_group_of_one_is_refused(name):
     with pytest.raises(UsageError, match=f"{name}.group = 1"):
-        GROUPS[name](group=1).check(None)
+        objectives.resolve(name, group=1).check()
 
 
 def test_estimators_of_a_kl_are_refused_for_another_divergence():
     _, components, _, _ = kit_of("fixed", "js")
     with pytest.raises(UsageError, match="the penalty is js"):
-        GROUPS["rloo"]().build(components, None, penalty=Penalty("k3", "loss"))
+        Rloo(penalty=Penalty("k3", "loss")).build(components)
 
 
 def test_a_task_without_a_score_is_refused():
     _, components, _, _ = kit_of("fixed")
     with pytest.raises(UsageError, match="needs a task with a score"):
-        GROUPS["rloo"]().build(components._replace(mdp=components.mdp._replace(score=None)), None)
+        Rloo().build(components._replace(mdp=components.mdp._replace(score=None)))
 
 
 @pytest.mark.parametrize("who", ["policy", "expert", "reference"])
@@ -478,7 +465,6 @@ def test_models_over_another_vocabulary_are_refused(who):
         match=rf"{who}.vocab = {components.mdp.vocab + 1}: .* the task {components.mdp.vocab}",
     ):
         objectives.resolve("rloo").build(
-            GROUPS["rloo"](),
             components._replace(
                 mdp=mdp, policy=other.policy if who == "policy" else components.policy
             ),

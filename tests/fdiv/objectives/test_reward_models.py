@@ -18,7 +18,6 @@ from fdiv import tokens as tk
 from fdiv.benchmarks import Rewarded, TwoTemplate
 from fdiv.control import Control
 from fdiv.learner import learner
-from fdiv.objectives import GROUPS
 from fdiv.policies import tabular
 from fdiv.reward_model import (
     Judged,
@@ -114,8 +113,8 @@ def kit_of(kind: str, divergence: str = "reverse_kl", exactly: bool = True, seed
 
 
 def built(name: str, components: Components, **fields):
-    method = objectives.resolve(name)
-    return method.build(GROUPS[method.group](**{"reward_updates": UPDATES, **fields}), components)
+    fields = {"reward_updates": UPDATES, **fields}
+    return objectives.resolve(name, **fields).build(components)
 
 
 def rows_of(name: str, components: Components, n: int = 32):
@@ -323,7 +322,7 @@ def test_whatever_was_learned_the_policy_follows_it(name):
     told = components._replace(mdp=components.mdp._replace(score=lambda x: scale * proxy(x)))
     follower = FOLLOWED.get(name, "rloo")
     alone, objective = (
-        objectives.resolve(follower).build(GROUPS[follower](), told),
+        objectives.resolve(follower).build(told),
         built(name, components),
     )
     aux = at(objective, params, UPDATES, learned(name, table))
@@ -642,16 +641,13 @@ def test_tasks_that_will_not_do(name):
 
 def test_claims_and_what_is_read():
     for name, reads in zip(NAMES, ("pairs", "pairs", "demos")):
-        method = objectives.resolve(name)
+        method = objectives.resolve(name, reward_updates=7)
         assert method.reads == reads
-        claim = method.claim(GROUPS["reward_model"](reward_updates=7))
+        claim = method.claim()
         assert (claim.minimises, claim.level) == ("reverse_kl", "return")
         assert "7 updates" in claim.sentence
         assert "Biased: what is maximised is the learned reward" in claim.sentence
-    assert (
-        "KL(reference||policy)"
-        in objectives.resolve("bt_rloo:k3-loss").claim(GROUPS["reward_model"]()).sentence
-    )
+    assert "KL(reference||policy)" in objectives.resolve("bt_rloo:k3-loss").claim().sentence
 
 
 def test_comparisons_lead_to_the_optimum_from_the_command_line(tmp_path):
