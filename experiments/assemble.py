@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,8 @@ class Task(NamedTuple):
     space: exact.Space | None  # its strings, where they are enumerated
     length: int  # most tokens of a string, prompt included
     notes: list[str]  # what a reader should know of the data
-    spell: Callable[[Any, Any], str] | None = (
-        None  # tokens, mask -> what the marked tokens say, where they are characters
-    )
+    # tokens, mask -> what the marked tokens say, where they are characters
+    spell: Callable[[np.ndarray, np.ndarray], str] | None = None
 
 
 def data(config: Config) -> files.Reading | None:
@@ -40,18 +39,15 @@ def data(config: Config) -> files.Reading | None:
 def task(
     config: Config, reading: files.Reading | None = None, teacher: Model | None = None
 ) -> Task:
-    """Build the benchmark. Raises `UsageError` where exact values are asked for and the strings are
-    too many."""
-    if reading is not None:
-        mdp = config.benchmark.build(reading.rows, teacher)
-        return Task(
-            mdp,
-            None,
-            config.benchmark.prompt_length + mdp.horizon,
-            reading.notes(config.benchmark),
-            decode,
-        )
-    mdp = config.benchmark.build()
+    """Build the benchmark; text is read here where no reading of it is given. Raises `UsageError`
+    where exact values are asked for and the strings are too many."""
+    benchmark = config.benchmark
+    if isinstance(benchmark, Text):
+        reading = reading or files.read(benchmark)
+        mdp = benchmark.build(reading.rows, teacher)
+        length = benchmark.prompt_length + mdp.horizon
+        return Task(mdp, None, length, reading.notes(benchmark), decode)
+    mdp = benchmark.build()
     prompted = jax.eval_shape(lambda key: mdp.prompts(key, 1), jax.random.key(0)).tokens.shape[1]
     space = None
     if strings_possible(config) and not prompted:
@@ -64,7 +60,7 @@ def task(
                 f"{error.fix.rstrip('.')} with --exact-limit (0 estimates instead of enumerating)."
             )
             raise UsageError("benchmark.horizon", error.value, error.problem, fix) from error
-    return Task(mdp, space, prompted + mdp.horizon, [], getattr(config.benchmark, "spell", None))
+    return Task(mdp, space, prompted + mdp.horizon, [], getattr(benchmark, "spell", None))
 
 
 def components(config: Config, task: Task) -> Components:
@@ -85,7 +81,7 @@ def components(config: Config, task: Task) -> Components:
     )
 
 
-def embedded(config: Config, task: Task) -> Any:
+def embedded(config: Config, task: Task) -> np.ndarray | None:
     """The task's reference as a table of the policy's class, or the class's nearest to it; None
     where training starts anew."""
     regulariser = task.mdp.regulariser

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +116,7 @@ class Optimiser:
                     fix = "Give 0 or more" + (", less than 1." if decays else ".")
                     raise UsageError(field, value, "is out of range.", fix)
 
-    def settings(self, **defaults: Setting) -> dict[str, Setting]:
+    def settings(self, **defaults: Setting) -> dict[str, Any]:
         """The values in force: those given, then `defaults` (of what the optimiser reads), then the
         optimiser's own."""
         own = OPTIMISERS[self.optimiser].defaults
@@ -145,12 +145,12 @@ class Optimiser:
             *self._direction(self.settings(**defaults)), optax.scale_by_learning_rate(rate)
         )
 
-    def _direction(self, settings: dict[str, Setting]) -> list[optax.GradientTransformation]:
+    def _direction(self, settings: dict[str, Any]) -> list[optax.GradientTransformation]:
         decay = settings.pop("weight_decay", 0.0)
         direction = OPTIMISERS[self.optimiser].direction(**settings)
         return [direction] + ([optax.add_decayed_weights(decay, decayed)] if decay else [])
 
-    def shape(self, steps: int, warm_up: int) -> Callable[[jax.Array], jax.Array | float]:
+    def shape(self, steps: int, warm_up: int) -> optax.Schedule:
         """The learning rate's factor at each step: a rise over `warm_up` steps, (t + 1) / warm_up,
         then the schedule."""
         after = SCHEDULES[self.schedule](steps - warm_up, self)

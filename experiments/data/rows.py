@@ -3,7 +3,7 @@ row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fdiv.benchmarks.text import Row, Text
@@ -15,7 +15,7 @@ def rows(
 ) -> tuple[list[Row], list[tuple[int, str]]]:
     """(rows, (number, reason) of each bad one) of numbered records, whose columns are those of the
     file's first."""
-    good, bad, columns = [], [], None if first is None else _columns(first, config)
+    good, bad, columns = [], [], () if first is None else _columns(first, config)
     for number, record in numbered:
         try:
             if isinstance(record, ValueError):
@@ -99,9 +99,8 @@ def _sides(record: dict, prompt_column: str | None) -> tuple[str, str, str]:
         if not isinstance(side, (str, list)):
             raise ValueError(f"{column!r} is {type(side).__name__}, not text")
     if prompt_column is not None:
-        return _ended(_text(record[prompt_column], prompt_column)), *(
-            _text(x, k) for x, k in zip(both, ("chosen", "rejected"))
-        )
+        prompt = _ended(_text(record[prompt_column], prompt_column))
+        return prompt, _text(both[0], "chosen"), _text(both[1], "rejected")
     shared = 0  # messages, or characters up to the end of a line or a word
     for a, b in zip(*both):
         if a != b:
@@ -111,9 +110,9 @@ def _sides(record: dict, prompt_column: str | None) -> tuple[str, str, str]:
     if texts:
         begin = both[0][:shared] if both[0] != both[1] else ""
         shared = max(begin.rfind("\n"), begin.rfind(" ")) + 1
-    sides = [_text(x[shared:], k) for x, k in zip(both, ("chosen", "rejected"))]
     prompt = _text(both[0][:shared], "chosen") if shared else ""
-    return prompt if texts else _ended(prompt), *sides
+    chosen, rejected = _text(both[0][shared:], "chosen"), _text(both[1][shared:], "rejected")
+    return prompt if texts else _ended(prompt), chosen, rejected
 
 
 def _ended(prompt: str) -> str:
@@ -130,7 +129,7 @@ def _labelled(record: dict, prompt_column: str, completion_column: str, label_co
     return row._replace(liked=bool(label))
 
 
-_READERS = {
+_READERS: dict[tuple[str | None, ...], Callable[..., Row]] = {
     ("prompt", "chosen", "rejected"): _comparison,
     (None, "chosen", "rejected"): _comparison,
     ("prompt", "completion", "label"): _labelled,

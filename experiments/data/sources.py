@@ -31,9 +31,8 @@ class Records(NamedTuple):
     """A share of a file's records."""
 
     first: dict | None  # of the whole file: it decides the columns
-    numbered: Iterable[
-        tuple[int, Any]
-    ]  # number in the share, from 1, and record or the exception that reading it raised
+    # number in the share, from 1, and record or the exception that reading it raised
+    numbered: Iterable[tuple[int, Any]]
     numbers: int  # how many the share takes up, those without a record too
 
 
@@ -159,16 +158,15 @@ def docstrings(share: Share) -> Iterator[Row]:
     for path in paths[share.of(len(paths))]:
         try:
             tree = ast.parse(path.read_bytes())
-        except (
-            SyntaxError,
-            ValueError,
-        ):  # the library ships a few files that are broken on purpose
+        except (SyntaxError, ValueError):  # a few files of the library are broken on purpose
             continue
         parts = path.relative_to(root).with_suffix("").parts
         yield from _documented(tree, ".".join(part for part in parts if part != "__init__"))
 
 
-def _documented(node: ast.AST, name: str) -> Iterator[Row]:
+def _documented(
+    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
+) -> Iterator[Row]:
     text = ast.get_docstring(node)
     if text and text.strip():
         yield Row(f"{name}: ".encode(), text.strip().encode())

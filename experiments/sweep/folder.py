@@ -12,18 +12,34 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from experiments.sweep import lease
 from fdiv.types import UsageError
 
 PARTS = ("runs", "ends", "leases", "logs", "slurm")
-MOST_DEATHS = (
-    3  # a line that has cost so many workers their lives is not tried again until `resume`
-)
-Line = Mapping[str, Any]  # of plan.jsonl
+MOST_DEATHS = 3  # a line that has cost so many workers is not tried again until `resume`
+
+
+class Line(TypedDict):
+    """One run, a line of plan.jsonl."""
+
+    line: int  # its number
+    preset: str
+    flags: list[str]
+    point: dict[str, Any]  # the axes of the grid -> values, as resolved
+    imports: list[str]  # files of `--import`
+    config: dict[str, Any]  # what decides the numbers
+
+
+class End(TypedDict):
+    """How an attempt at a line ended."""
+
+    state: str  # done, failed, refused or preempted
+    reason: str
+    seconds: float
+    worker: dict[str, Any]  # host, pid, job
 
 
 class SweepFolder:
@@ -58,15 +74,14 @@ class SweepFolder:
 
     # --- ends -------------------------------------------------------------------------------------
 
-    def end(self, line: Line) -> dict[str, Any] | None:
-        """How a line's last attempt ended: {state, reason, seconds, worker}; None before the first
-        end."""
+    def end(self, line: Line) -> End | None:
+        """How a line's last attempt ended; None before the first end."""
         path = self.path / "ends" / f"{name(line)}.json"
         return json.loads(path.read_text()) if path.exists() else None
 
     def keep_end(self, line: Line, state: str, reason: str = "", seconds: float = 0.0) -> None:
         """Say how an attempt ended: done, failed, refused or preempted."""
-        end = {"state": state, "reason": reason, "seconds": seconds, "worker": lease.me()}
+        end = End(state=state, reason=reason, seconds=seconds, worker=lease.me())
         write_whole(self.path / "ends" / f"{name(line)}.json", json.dumps(end) + "\n")
 
     def open_lines(self) -> list[Line]:

@@ -5,7 +5,7 @@
     product: {learning_rate: [0.01, 0.1], seed: [0, 1]}
     zip: {batch_size: [64, 128], updates: [400, 200]}
     list: [{policy.name: full}, {policy.name: markov, policy.order: 2}]
-    random: {count: 8, seed: 0, of: {clip: {log_uniform: [0.1, 10]}}}
+    random: {count: 8, seed: 0, of: {max_grad_norm: {log_uniform: [0.1, 10]}}}
     when: [{if: {methods: gail}, product: {adversarial.warmup: [0, 50]}}]
     skip: [{policy.name: full, seed: 1}]
 

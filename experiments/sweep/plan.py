@@ -8,12 +8,11 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from experiments import cli, validation
 from experiments import config as configs
 from experiments.sweep import grid
-from experiments.sweep.folder import PARTS, SweepFolder, write_whole
+from experiments.sweep.folder import PARTS, Line, SweepFolder, write_whole
 from fdiv.types import UsageError
 
 PROGRAM = "experiments.compare"
@@ -40,7 +39,7 @@ def make(source: Path, out: Path, imports: Sequence[str] = ()) -> tuple[SweepFol
     return SweepFolder(out), len(points) - len(lines)
 
 
-def resolve(number: int, point: grid.Point, imports: Sequence[str] = ()) -> dict[str, Any]:
+def resolve(number: int, point: grid.Point, imports: Sequence[str] = ()) -> Line:
     """A line of the plan: preset, flags, the point with its values as resolved, and the config."""
     point = dict(point)
     preset = point.pop("preset", None)
@@ -94,7 +93,7 @@ def parsed(preset: str, words: Sequence[str], where: str) -> configs.Config:
 
 
 @functools.cache
-def _build(config: Any) -> None:
+def _build(config: configs.Config) -> None:
     """Refuse what can only be told from the task itself: strings too many to enumerate, a law that
     is not known."""
     from experiments import assemble
@@ -113,17 +112,17 @@ def _words(point: grid.Point):
         yield from map(str, value) if isinstance(value, (list, tuple)) else [str(value)]
 
 
-def _distinct(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _distinct(lines: list[Line]) -> list[Line]:
     """Without the points whose run an earlier one is already, numbered anew."""
     kept = {
         json.dumps([line["config"], line["imports"]], sort_keys=True): line
         for line in reversed(lines)
     }
     first = sorted(kept.values(), key=lambda line: line["line"])
-    return [line | {"line": number} for number, line in enumerate(first)]
+    return [{**line, "line": number} for number, line in enumerate(first)]
 
 
-def _axes_only(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _axes_only(lines: list[Line]) -> list[Line]:
     """Each line's point without what is the same in all of them."""
     said = [{flag: json.dumps(value) for flag, value in line["point"].items()} for line in lines]
     varied = [
@@ -132,7 +131,7 @@ def _axes_only(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if len({one.get(flag) for one in said}) > 1
     ]
     return [
-        line | {"point": {flag: line["point"][flag] for flag in varied if flag in line["point"]}}
+        {**line, "point": {flag: line["point"][flag] for flag in varied if flag in line["point"]}}
         for line in lines
     ]
 

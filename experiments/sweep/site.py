@@ -6,6 +6,7 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from experiments.sweep.folder import SweepFolder
 from fdiv.types import UsageError
@@ -62,8 +63,9 @@ def read_site(path: Path | None, flags: Site) -> Site:
             f"Known: {', '.join(sorted(known))}.",
         )
     default = Site()
-    changed = {k: v for k, v in dataclasses.asdict(flags).items() if v != getattr(default, k)}
-    return Site(**said | changed)
+    given: dict[str, Any] = dataclasses.asdict(flags)
+    changed = {k: v for k, v in given.items() if v != getattr(default, k)}
+    return dataclasses.replace(Site(**said), **changed)
 
 
 def render(site: Site, sweep: SweepFolder) -> str:
