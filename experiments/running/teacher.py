@@ -144,6 +144,7 @@ def _folder(config: Any, reading: Reading, own: Any) -> Path:
         "seed": config.budget.seed,
         "batch": own.budget.batch_size,
         "version": VERSION,
+        "format": checkpoints.FORMAT,  # teachers kept in another format are left alone
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
     return cache_folder(config.output.cache) / "teachers" / digest

@@ -2,7 +2,10 @@
 sound one is used.
 
 A save is written beside its place and renamed into it, so a half-written one is never taken for a
-save. A checksum of all arrays is kept with it: Orbax restores flipped bytes without a word."""
+save. Its about.json holds plain data, the number of the format, and two checksums: of the arrays,
+which Orbax restores with flipped bytes without a word, and of all else in about.json. A save that
+fails a checksum is damaged and set aside, and the one before it is used. A sound save in another
+format is refused, as to train over it would lose what it holds."""
 
 from __future__ import annotations
 
@@ -16,21 +19,26 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from experiments.devices.keys import is_key
+from fdiv.types import UsageError
 
+# Which leaves a save holds, in which order, and which fields about.json has. Raise it with any
+# change to `TrainState` or what it is made of. Format 1 had no number and no sum of about.json.
+FORMAT = 2
 KEEP = 2
 ROOM = 1 << 20  # bytes that must be left beside the arrays
+OWN_FIELDS = ("format", "checksum", "about_checksum")  # of about.json; the others are the caller's
+Tree = TypeVar("Tree")  # a pytree of arrays
+About = dict[str, Any]  # plain data, for JSON
 
 
-def save(
-    folder: Path, step: int, train_state: Any, about: dict[str, Any], keep: int = KEEP
-) -> None:
-    """Write `run` (host or device arrays, [count, ...]) and plain data `about` as save number
+def save(folder: Path, step: int, train_state: Any, about: About, keep: int = KEEP) -> None:
+    """Write `train_state` (a pytree of host or device arrays) and plain data `about` as save number
     `step`; keep the last few.
 
     Raises `OSError` where it cannot be written; the saves before it are whole all the same.
@@ -39,12 +47,12 @@ def save(
 
 
 @contextlib.contextmanager
-def writer(folder: Path, keep: int) -> Iterator[Callable[[int, Any, dict[str, Any]], None]]:
+def writer(folder: Path, keep: int) -> Iterator[Callable[[int, Any, About], None]]:
     """`save` in the background: arrays are copied at the call, and what went wrong with a save is
     raised by the next one, or at the end, which waits for the last."""
     under_way: list[Future] = []
 
-    def submit(step: int, train_state: Any, about: dict[str, Any]) -> None:
+    def submit(step: int, train_state: Any, about: About) -> None:
         if under_way:
             under_way.pop().result()
         under_way.append(thread.submit(_write, folder, step, _numpy(train_state), about, keep))
@@ -55,12 +63,16 @@ def writer(folder: Path, keep: int) -> Iterator[Callable[[int, Any, dict[str, An
             under_way.pop().result()
 
 
-def restore(folder: Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
-    """(run shaped as `like`, about) from the newest save that is whole, or None where there is
-    none."""
+def restore(folder: Path, like: Tree) -> tuple[Tree, About] | None:
+    """(pytree shaped as `like`, about) from the newest save that is whole, or None where there is
+    none.
+
+    Raises `UsageError` where the newest whole save is in another format than this code's."""
     for place in reversed(_places(folder)):
         try:
-            arrays, about = _read(place, like)
+            about = _read_about(place)
+            if about["format"] == FORMAT:
+                arrays = _read_arrays(place, about, like)
         except Exception as error:  # whatever is wrong with it, the save before may be sound
             aside = _unused(place.with_name(f"damaged-{place.name}"))
             place.rename(aside)
@@ -68,16 +80,28 @@ def restore(folder: Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
                 f"set aside the damaged checkpoint {place} as {aside.name} ({_first_line(error)})"
             )
             continue
-        return _like(arrays, like), about
+        if about["format"] != FORMAT:
+            raise _other_format(place, about["format"])
+        own = {name: value for name, value in about.items() if name not in OWN_FIELDS}
+        return _like(arrays, like), own
     return None
 
 
-def _write(
-    folder: Path, step: int, arrays: list[np.ndarray], about: dict[str, Any], keep: int
-) -> None:
-    if (
-        jax.process_index() > 0
-    ):  # Orbax writes numpy arrays in the first alone, whose folder is the one that stays
+def _other_format(place: Path, number: int) -> UsageError:
+    whose = "an older" if number < FORMAT else "a newer"
+    return UsageError(
+        "checkpoint",
+        str(place),
+        f"was saved in format {number} by {whose} version of fdiv, and this one reads format "
+        f"{FORMAT} alone.",
+        f"Start anew with another --out, delete {place.parent} to train this part anew, or go on "
+        "with the version that made it.",
+    )
+
+
+def _write(folder: Path, step: int, arrays: list[np.ndarray], about: About, keep: int) -> None:
+    # Orbax writes numpy arrays in the first process alone, whose folder is the one that stays
+    if jax.process_index() > 0:
         return
     place, draft = folder / f"{step:09d}", folder / f"draft-{step:09d}"
     folder.mkdir(exist_ok=True)  # without parents: a run's folder that has gone is not made anew
@@ -88,14 +112,15 @@ def _write(
         _check_room(folder, arrays)
         with _orbax() as checkpointer:
             checkpointer.save((draft / "arrays").resolve(), arrays)
-        (draft / "about.json").write_text(json.dumps({**about, "checksum": _checksum(arrays)}))
+        own = {**about, "format": FORMAT, "checksum": _checksum(arrays)}
+        text = json.dumps({**own, "about_checksum": _sum_of_about(own)})
+        (draft / "about.json").write_text(text)
         if not place.exists():  # else an earlier start of the same run came to the same numbers
             draft.rename(place)
     except OSError:
         raise
-    except (
-        Exception
-    ) as error:  # Orbax and tensorstore have errors of their own for what the system refuses
+    # Orbax and tensorstore have errors of their own for what the system refuses
+    except Exception as error:
         full = any(
             words in str(error)
             for words in ("RESOURCE_EXHAUSTED", "No space left", "quota", "File too large")
@@ -115,13 +140,22 @@ def _check_room(folder: Path, arrays: list[np.ndarray]) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
-def _read(place: Path, like: Any) -> tuple[list[np.ndarray], dict[str, Any]]:
+def _read_about(place: Path) -> About:
+    """about.json, its own sum checked; the first format, which had none, is given its number."""
     about = json.loads((place / "about.json").read_text())
+    if "about_checksum" not in about and "format" not in about:
+        return {**about, "format": 1}
+    if about.pop("about_checksum", None) != _sum_of_about(about):
+        raise ValueError("the checksum of its about.json does not match")
+    return about
+
+
+def _read_arrays(place: Path, about: About, like: Any) -> list[np.ndarray]:
     with _orbax() as checkpointer:
         arrays = checkpointer.restore((place / "arrays").resolve(), _numpy(like))
-    if _checksum(arrays) != about.pop("checksum"):
+    if _checksum(arrays) != about["checksum"]:
         raise ValueError("its checksum does not match")
-    return arrays, about
+    return arrays
 
 
 def _orbax():
@@ -155,7 +189,7 @@ def _numpy(tree: Any) -> list[np.ndarray]:
     return [np.array(jax.random.key_data(x) if is_key(x) else x) for x in jax.tree.leaves(tree)]
 
 
-def _like(arrays: list[np.ndarray], like: Any) -> Any:
+def _like(arrays: list[np.ndarray], like: Tree) -> Tree:
     leaves, structure = jax.tree.flatten(like)
     typed = [
         jax.random.wrap_key_data(a) if is_key(x) else jax.numpy.asarray(a)
@@ -169,3 +203,9 @@ def _checksum(arrays: list[Any]) -> str:
     for array in map(np.ascontiguousarray, arrays):
         state.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
     return state.hexdigest()
+
+
+def _sum_of_about(about: About) -> str:
+    """Of every field but itself; the same in all formats from 2 on, so that a damaged save of a
+    newer one is still known as damaged."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

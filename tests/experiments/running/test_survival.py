@@ -229,6 +229,13 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def edit_about(place: Path, **fields) -> dict:
+    """Change fields of a save's about.json and leave its checksum as it was."""
+    about = json.loads((place / "about.json").read_text()) | fields
+    (place / "about.json").write_text(json.dumps(about))
+    return about
+
+
 DAMAGE = {
     "flipped bit in the arrays": lambda place: flip(
         max(place.glob("arrays/**/d/*"), key=lambda p: p.stat().st_size)
@@ -239,6 +246,8 @@ DAMAGE = {
     "no arrays": lambda place: shutil.rmtree(place / "arrays"),
     "no about.json": lambda place: (place / "about.json").unlink(),
     "half an about.json": lambda place: os.truncate(place / "about.json", 10),
+    "another update in about.json": lambda place: edit_about(place, update=3),
+    "another format in about.json": lambda place: edit_about(place, format=checkpoints.FORMAT + 1),
     "empty folder": lambda place: [shutil.rmtree(place), place.mkdir()],
     "fewer arrays": lambda place: checkpoints._write(place.parent, 2, [np.ones(1)], {}, 9),
 }
@@ -265,6 +274,59 @@ def test_a_damaged_save_is_set_aside(damage, tmp_path, capsys):
         "damaged-000000002",
         "damaged-000000002-2",
     ]
+
+
+def as_format(place: Path, number: int | None) -> None:
+    """Rewrite a save's about.json as a version of that format would have written it; None for the
+    first one, which kept no number."""
+    about = edit_about(place, format=number)
+    about.pop("about_checksum")
+    if number is None:
+        about.pop("format")
+    else:
+        about["about_checksum"] = checkpoints._sum_of_about(about)
+    (place / "about.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize(
+    ("number", "shown", "whose"),
+    [
+        (None, 1, "an older"),
+        (checkpoints.FORMAT - 1, checkpoints.FORMAT - 1, "an older"),
+        (checkpoints.FORMAT + 1, checkpoints.FORMAT + 1, "a newer"),
+    ],
+)
+def test_a_save_in_another_format_is_refused_and_left_alone(number, shown, whose, tmp_path):
+    """Refused for its format even where a sound save in this one lies behind it."""
+    state = {"a": np.arange(4.0)}
+    for step in (1, 2):
+        checkpoints.save(tmp_path, step, state, {"update": step})
+    as_format(tmp_path / "000000002", number)
+    before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+    with pytest.raises(UsageError) as refused:
+        checkpoints.restore(tmp_path, state)
+    assert refused.value.value == str(tmp_path / "000000002")
+    assert f"format {shown} by {whose} version" in refused.value.problem
+    assert f"delete {tmp_path}" in refused.value.fix
+    assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
+
+
+def test_a_run_saved_in_an_older_format_is_refused_from_the_command_line(tmp_path, capsys):
+    """What is refused is named, with what to do, and the run's folder stays as it was."""
+    saves = tmp_path / "run" / "checkpoints" / "sft"
+    command = [*SMALL, "--out", str(tmp_path / "run")]
+    assert cli.run(compare.main, "experiments.compare", command) == 0
+    shutil.move(tmp_path / "run" / "checkpoints" / "sft-final", saves)
+    (place,) = saves.iterdir()
+    as_format(place, None)
+    for finished in ("results.json", "methods/sft.json"):
+        (tmp_path / "run" / finished).unlink()
+    capsys.readouterr()
+    assert cli.run(compare.main, "experiments.compare", command) == cli.USAGE_EXIT
+    message = " ".join(capsys.readouterr().err.split())
+    assert "was saved in format 1 by an older version" in message
+    assert "Start anew with another --out" in message
+    assert place.is_dir()
 
 
 def test_as_many_saves_as_asked_for_and_no_drafts(tmp_path):
