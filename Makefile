@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: compare test test-slurm test-long speed lint clean
+.PHONY: compare test test-slurm test-long speed lint docs clean
 
 compare: $(READY)
 	$(BIN)/python -m experiments.compare two-template
@@ -33,6 +33,15 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
+
+# a site with search in build/docs; a warning, such as a link to no page, is an error
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "the site is build/docs/index.html"
+
+$(VENV)/docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

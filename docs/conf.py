@@ -1,0 +1,121 @@
+"""How Sphinx builds the site: `make docs` writes it to build/docs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from myst_parser.parsers.sphinx_ import MystParser
+from sphinx.writers.html5 import HTML5Translator
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+project = "fdiv"
+author = "The fdiv authors"
+copyright = "2026, The fdiv authors"
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+source_suffix = {".md": "markdown", ".ipynb": "notebook"}
+exclude_patterns = ["api/_*"]
+nitpicky = True
+
+html_theme = "furo"
+html_title = "fdiv"
+html_static_path = ["_static"]
+html_css_files = ["fdiv.css"]
+html_show_sourcelink = False
+html_math_renderer = "mathml"
+
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 4
+copybutton_prompt_text = "$ "
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+default_role = "code"  # docstrings put code and short formulas in single backticks
+nitpick_ignore_regex = [("py:.*", ".*")]  # types in signatures are not links; pages are checked
+
+# `make linkcheck` is not part of the build: a build must not need the network
+linkcheck_timeout = 20
+
+
+# --- formulas -------------------------------------------------------------------------------------
+# MathML is drawn by the browser itself, so the site needs neither a script nor the network.
+
+
+def _visit_math(writer: HTML5Translator, node: nodes.math) -> None:
+    writer.body.append(tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def _visit_math_block(writer: HTML5Translator, node: nodes.math_block) -> None:
+    writer.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    raise nodes.SkipNode
+
+
+# --- docstrings -----------------------------------------------------------------------------------
+
+
+def _indented_blocks_are_literal(app, what, name, obj, options, lines: list[str]) -> None:
+    """Docstrings set tables and formulas apart by four spaces; keep them as they are typed."""
+    out: list[str] = []
+    for i, line in enumerate(lines):
+        starts = line.startswith("    ") and (not out or not out[-1].strip())
+        if starts and not _in_block(out) and "::" not in "".join(lines[max(0, i - 2) : i]):
+            out += ["::", ""]
+        out.append(line)
+        ends = i + 1 < len(lines) and not lines[i + 1].startswith("    ")
+        if line.startswith("    ") and ends and lines[i + 1].strip():
+            out.append("")
+    lines[:] = out
+
+
+def _in_block(lines: list[str]) -> bool:
+    """Whether the last line that is not blank is part of an indented block."""
+    text = [line for line in lines if line.strip()]
+    return bool(text) and text[-1].startswith("    ")
+
+
+# --- the notebook ---------------------------------------------------------------------------------
+
+
+class NotebookParser(MystParser):
+    """Show a notebook as a page: its cells as Markdown, its stored outputs under them."""
+
+    supported = ("notebook",)
+
+    def parse(self, inputstring: str, document: nodes.document) -> None:
+        parts = []
+        for cell in json.loads(inputstring)["cells"]:
+            source = "".join(cell["source"])
+            parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+            parts += map(_shown, cell.get("outputs", []))
+        super().parse("\n\n".join(parts), document)
+
+
+def _shown(output: dict) -> str:
+    """One stored output as Markdown: text, or a picture inside the page."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        picture = "".join(data["image/png"]).replace("\n", "")
+        source = f"data:image/png;base64,{picture}"
+        return f'```{{raw}} html\n<img alt="what the cell above draws" src="{source}">\n```'
+    text = "".join(output.get("text") or data.get("text/plain", ""))
+    return f"```text\n{text.rstrip()}\n```"
+
+
+def setup(app) -> None:
+    """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math_block, None))
+    app.connect("autodoc-process-docstring", _indented_blocks_are_literal)
+    app.add_source_parser(NotebookParser)
