@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -64,26 +65,35 @@ def _visit_math_block(writer: HTML5Translator, node: nodes.math_block) -> None:
 
 
 # --- docstrings -----------------------------------------------------------------------------------
+# They are written to be read in a terminal: code in single backticks, formulas and tables set apart
+# by four spaces. Sphinx reads reStructuredText, in which some of their characters mean something.
+
+CODE = re.compile(r"(`[^`]*`)")
 
 
-def _indented_blocks_are_literal(app, what, name, obj, options, lines: list[str]) -> None:
-    """Docstrings set tables and formulas apart by four spaces; keep them as they are typed."""
+def _as_restructured_text(app, what, name, obj, options, lines: list[str]) -> None:
+    """Keep indented blocks as they are typed, and take |, * and trailing _ for what they are."""
     out: list[str] = []
-    for i, line in enumerate(lines):
-        starts = line.startswith("    ") and (not out or not out[-1].strip())
-        if starts and not _in_block(out) and "::" not in "".join(lines[max(0, i - 2) : i]):
+    literal = False
+    for line in lines:
+        indented = line.startswith("    ")
+        if indented and not literal and not (out and out[-1].strip()):
+            literal = True
             out += ["::", ""]
-        out.append(line)
-        ends = i + 1 < len(lines) and not lines[i + 1].startswith("    ")
-        if line.startswith("    ") and ends and lines[i + 1].strip():
-            out.append("")
+        elif literal and line.strip() and not indented:
+            literal = False
+            if out[-1].strip():
+                out.append("")
+        out.append(line if literal else _escaped(line))
     lines[:] = out
 
 
-def _in_block(lines: list[str]) -> bool:
-    """Whether the last line that is not blank is part of an indented block."""
-    text = [line for line in lines if line.strip()]
-    return bool(text) and text[-1].startswith("    ")
+def _escaped(line: str) -> str:
+    parts = CODE.split(line)
+    for i in range(0, len(parts), 2):  # the odd ones are code
+        parts[i] = re.sub(r"([|*])", r"\\\1", parts[i])
+        parts[i] = re.sub(r"(\w)_(?!\w)", r"\1\\_", parts[i])
+    return "".join(parts)
 
 
 # --- the notebook ---------------------------------------------------------------------------------
@@ -117,5 +127,5 @@ def _shown(output: dict) -> str:
 def setup(app) -> None:
     """Called by Sphinx."""
     app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math_block, None))
-    app.connect("autodoc-process-docstring", _indented_blocks_are_literal)
+    app.connect("autodoc-process-docstring", _as_restructured_text)
     app.add_source_parser(NotebookParser)

@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "extending.md").read_text()
 FILES = dict(re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", TEXT, flags=re.S))
 COMMANDS = re.findall(r"<!-- run -->\n```\npython -m (.*?)\n```", TEXT)
-SHORT = (
-    "--updates 6 --seeds 2 --batch-size 32 --evaluations 1 --optimum-starts 1 --samples 8 "
-    "--benchmark.vocab 2 --benchmark.horizon 3 --report False"
-).split()
+SHORT = [
+    *("--updates", "6", "--seeds", "2", "--batch-size", "32", "--evaluations", "1"),
+    *("--optimum-starts", "1", "--samples", "8", "--report", "False"),
+    *("--benchmark.vocab", "2", "--benchmark.horizon", "3"),
+]
 
 
 def test_every_file_has_a_command():
