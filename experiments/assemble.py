@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.config import Config, resolve, strings_possible
+from experiments.config import Config, replace, resolve, strings_possible
 from experiments.data import files
+from experiments.data import reading as readings
 from fdiv import exact
 from fdiv.benchmarks import Text
 from fdiv.benchmarks.text import decode
@@ -36,6 +37,13 @@ def data(config: Config) -> files.Reading | None:
     return files.read(config.benchmark) if isinstance(config.benchmark, Text) else None
 
 
+def fitted(config: Config, reading: files.Reading | None) -> Config:
+    """The config with the lengths that a text benchmark leaves to its rows."""
+    if reading is None:
+        return config
+    return replace(config, benchmark=config.benchmark.fitted(reading.rows))
+
+
 def task(
     config: Config, reading: files.Reading | None = None, teacher: Model | None = None
 ) -> Task:
@@ -44,9 +52,11 @@ def task(
     benchmark = config.benchmark
     if isinstance(benchmark, Text):
         reading = reading or files.read(benchmark)
-        mdp = benchmark.build(reading.rows, teacher)
-        length = benchmark.prompt_length + mdp.horizon
-        return Task(mdp, None, length, reading.notes(benchmark), decode)
+        benchmark = benchmark.fitted(reading.rows)
+        mdp = readings.build(reading, benchmark, teacher)
+        reads = {method.name: method.reads for method, _ in resolve(config)}
+        readings.suits(reading, benchmark, reads)
+        return Task(mdp, None, sum(benchmark.cut), reading.notes(benchmark), decode)
     mdp = benchmark.build()
     prompted = jax.eval_shape(lambda key: mdp.prompts(key, 1), jax.random.key(0)).tokens.shape[1]
     space = None

@@ -1,71 +1,46 @@
-"""Reading a user's text: JSON lines, JSON, parquet, plain text, or the standard library's
-docstrings.
+"""Reading a user's text: files of rows or plain text, or the standard library's docstrings.
 
 A bad row is reported by number and reason, never dropped in silence; a file without one good row is
-an error."""
+an error. What was read, what was not, and what the cut makes of it is said in notes."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from experiments.data import rows as text_rows
-from experiments.data import sources
+from experiments.data import formats, sources
+from experiments.data import rows as record_rows
+from experiments.data.formats import refuse
+from experiments.data.layouts import listed
+from experiments.data.reading import SHOWN, Reading
+from experiments.data.rows import Found, Piece
 from experiments.data.sources import Share
 from experiments.devices import processes
-from fdiv.benchmarks.text import Row, Text
+from fdiv.benchmarks.text import Text
+from fdiv.benchmarks.text_rows import Row
 from fdiv.types import UsageError
 
-SHOWN = 5  # bad rows quoted in a message; all of them go to the run's folder
-
-
-class Reading(NamedTuple):
-    """What a source held."""
-
-    source: str
-    rows: list[Row]
-    bad: list[tuple[int, str]]  # row number from 1, reason
-
-    def digest(self) -> str:
-        """A hash of the good rows, in order."""
-        state = hashlib.sha256()
-        for row in self.rows:
-            state.update(len(row.prompt).to_bytes(8, "big") + row.prompt + b"\0" + row.completion)
-            state.update(b"" if row.rejected is None else b"\0" + row.rejected)
-            state.update(b"" if row.liked is None else bytes([1, row.liked]))
-        return state.hexdigest()
-
-    def notes(self, config: Text) -> list[str]:
-        """What a reader of the results should know of the data."""
-        cut = sum(len(row.completion) >= config.horizon for row in self.rows)
-        short = sum(len(row.prompt) > config.prompt_length for row in self.rows)
-        notes = [
-            f"{len(self.rows):,} rows from {self.source}.",
-            f"{cut / len(self.rows):.0%} of completions are longer than {config.horizon} "
-            "bytes and are cut there; "
-            f"{short / len(self.rows):.0%} of prompts keep only their last "
-            f"{config.prompt_length} bytes.",
-        ]
-        if self.bad:
-            quoted = "; ".join(f"row {number}: {reason}" for number, reason in self.bad[:SHOWN])
-            more = f"; and {len(self.bad) - SHOWN} more" if len(self.bad) > SHOWN else ""
-            notes.append(f"{len(self.bad):,} rows were bad and left out: {quoted}{more}.")
-        return notes
+MANY = 8  # rows from which on all of them may settle what one alone does not
 
 
 class Part(NamedTuple):
     """What one share of a source held, or the error that reading it ended in."""
 
-    rows: Sequence[Row] = ()
-    bad: Sequence[tuple[int, str]] = ()  # row number in the share, from 1
-    numbers: int = 0  # how many row numbers the share takes up
-    size: int = 0  # of the whole file
+    pieces: Sequence[Piece] = ()  # one for each file
+    sizes: Sequence[int] = ()  # of the whole files
+    names: Sequence[str] = ()  # of the files
+    kind: str = ""
     error: Exception | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        """Its rows as they stand in the files."""
+        return [found.row for piece in self.pieces for found in piece.found]
 
 
 def read(config: Text) -> Reading:
@@ -82,11 +57,7 @@ def read_share(config: Text, share: Share) -> Part:
     """One share of the source. It raises nothing: the other processes wait for what it says."""
     try:
         config.check()
-        return (
-            _docstrings(config, share)
-            if config.path is None
-            else _file(config, Path(config.path), share)
-        )
+        return _docstrings(config, share) if config.path is None else _files(config, share)
     except Exception as error:
         return Part(error=error)
 
@@ -97,54 +68,120 @@ def merge(config: Text, parts: Sequence[Part]) -> Reading:
     for part in parts:
         if part.error is not None:
             raise part.error
-    if len({part.size for part in parts}) > 1:
+    if len({(*part.sizes, *part.names) for part in parts}) > 1:
         problem, fix = "is not of one size in all processes.", "Give every host the same file."
-        raise UsageError("benchmark.path", str(config.path), problem, fix)
-    before = itertools.accumulate((part.numbers for part in parts), initial=0)
-    bad = [
-        (start + number, reason)
-        for start, part in zip(before, parts)
-        for number, reason in part.bad
+        raise refuse(str(config.path), problem, fix)
+    names = parts[0].names
+    pieces = [
+        (name, piece) for name, own in zip(names, zip(*(p.pieces for p in parts))) for piece in own
     ]
-    rows = [row for part in parts for row in part.rows]
+    found, bad = _joined(pieces, several=len(names) > 1)
+    rows, numbers, taken_off = _settled(found)
     if not rows:
         reasons = "; ".join(f"row {number}: {reason}" for number, reason in bad[:SHOWN])
-        problem, fix = f"has no good row ({reasons}).", "Mend the file, or name its columns."
-        raise UsageError("benchmark.path", str(config.path), problem, fix)
-    source = (
-        "the docstrings of this Python's standard library"
-        if config.path is None
-        else Path(config.path).name
-    )
-    return Reading(source, rows, bad)
+        problem = f"has no good row ({reasons})." if reasons else "has no row."
+        raise refuse(str(config.path), problem, "Mend the file, or name its columns.")
+    source = names[0] if len(names) == 1 else f"{len(names):,} files ({_few(names)})"
+    read_columns, unread = _columns(piece for _, piece in pieces)
+    lengths = tuple(k for k in ("prompt_length", "horizon") if getattr(config, k) is None)
+    kind = parts[0].kind
+    return Reading(source, rows, bad, kind, numbers, read_columns, unread, taken_off, lengths)
+
+
+def _joined(
+    pieces: Sequence[tuple[str, Piece]], several: bool
+) -> tuple[list[Found], list[tuple[int, str]]]:
+    """Rows and bad rows of all pieces, numbered through. A bad row of several files says in which
+    it is."""
+    before = itertools.accumulate((piece.numbers for _, piece in pieces), initial=0)
+    found, bad, starts = [], [], {}
+    for start, (name, piece) in zip(before, pieces):
+        own = start - starts.setdefault(name, start)  # what its file's earlier shares held
+        for number, reason in piece.bad:
+            where = f"{name}, its row {own + number}: " if several else ""
+            bad.append((start + number, where + reason))
+        for one in piece.found:
+            talk = one.row.conversation
+            row = one.row if talk is None else one.row._replace(conversation=start + talk)
+            found.append(one._replace(row=row, number=start + one.number))
+    return found, bad
+
+
+def _settled(found: Sequence[Found]) -> tuple[list[Row], list[int], int]:
+    """Rows, their numbers, and from how many the prompt was taken off that their answers began
+    with. Where that would part a word it is done if it holds of all rows."""
+    prompted = [one for one in found if one.prompted]
+    least = 1 if any(one.row.rejected is not None for one in prompted) else MANY
+    every = len(prompted) >= least and all(one.without is not None for one in prompted)
+    off = [one.without is not None and (one.clean or every) for one in found]
+    rows = [one.without if without else one.row for one, without in zip(found, off)]
+    return rows, [one.number for one in found], sum(off)
+
+
+def _columns(pieces: Iterable[Piece]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Columns that were read, and how many records have others."""
+    seen: Counter[str] = Counter()
+    fields: Counter[str] = Counter()
+    names: dict[str, None] = {}
+    for piece in pieces:
+        seen.update(piece.seen)
+        fields.update(piece.fields)
+        names |= dict.fromkeys(piece.columns.names if piece.columns else ())
+    read_columns = tuple(name for name in names if name in seen)
+    unread = {name: count for name, count in seen.items() if name not in names}
+    return read_columns, unread | {f"{name} of messages": n for name, n in fields.items()}
 
 
 def _docstrings(config: Text, share: Share) -> Part:
-    if config.prompt_field or config.completion_field:
-        field = "prompt_field" if config.prompt_field else "completion_field"
+    field = _named(config)
+    if field is not None:
         problem, fix = "names a column, but there is no file.", "Give --benchmark.path as well."
         raise UsageError(f"benchmark.{field}", getattr(config, field), problem, fix)
-    return Part(list(sources.docstrings(share)))
+    rows = list(sources.docstrings(share))
+    found = [Found(row, number) for number, row in enumerate(rows, 1)]
+    name = "the docstrings of this Python's standard library"
+    return Part([Piece(found, (), len(rows))], (), (name,), "docstrings")
 
 
-def _file(config: Text, path: Path, share: Share) -> Part:
-    if not path.is_file():
-        raise UsageError(
-            "benchmark.path",
-            str(path),
-            "is not a file.",
-            "Give a .jsonl, .json, .parquet or text file.",
-        )
-    size = path.stat().st_size
-    if size == 0:
-        raise UsageError(
-            "benchmark.path",
-            str(path),
-            "is empty.",
-            "Give a file with at least one row of each split.",
-        )
-    if path.suffix not in sources.RECORDS:
-        return Part(sources.blocks(path, config, share), size=size)
-    records = sources.RECORDS[path.suffix](path, share)
-    rows, bad = text_rows.rows(records.numbered, records.first, config)
-    return Part(rows, bad, records.numbers, size)
+def _named(config: Text) -> str | None:
+    """The first flag that names a column."""
+    fields = ("prompt_field", "completion_field", "rejected_field", "label_field")
+    return next((field for field in fields if getattr(config, field)), None)
+
+
+def _files(config: Text, share: Share) -> Part:
+    files = formats.sources(Path(config.path))
+    kind = files[0].kind
+    sizes, names = [file.size for file in files], [file.path.name for file in files]
+    if len(set(names)) < len(names):  # of several folders
+        names = [str(file.path) for file in files]
+    with formats.readable(config.path):
+        reader = _plain if kind == formats.PLAIN else _recorded
+        return Part(reader(files, config, share), sizes, names, kind)
+
+
+def _plain(files: Sequence[formats.Source], config: Text, share: Share) -> list[Piece]:
+    """Plain text, of which no prompt reaches from one file into the next."""
+    field = _named(config)
+    if field is not None:
+        problem = f"names a column, but {files[0].path.name} is plain text, which has none."
+        fix = "Drop the flag; or give rows: JSON lines, JSON, CSV, TSV, parquet or arrow."
+        raise UsageError(f"benchmark.{field}", getattr(config, field), problem, fix)
+    pieces, stretches = [], 0
+    for file in files:
+        rows, own = sources.blocks(file, config.cut, stretches, share)
+        found = [Found(row, number) for number, row in enumerate(rows, 1)]
+        pieces.append(Piece(found, (), len(rows)))
+        stretches += own
+    return pieces
+
+
+def _recorded(files: Sequence[formats.Source], config: Text, share: Share) -> list[Piece]:
+    """Records, whose columns are those of the first one of all files."""
+    each = [sources.RECORDS[file.kind](file, share) for file in files]
+    first = next((records.first for records in each if records.first is not None), None)
+    return [record_rows.rows(own.numbered, first, own.numbers, config) for own in each]
+
+
+def _few(names: Sequence[str]) -> str:
+    return listed(names, 4)

@@ -1,167 +1,347 @@
-"""From records to rows: which columns hold what, and what is wrong with a record that makes no
-row."""
+"""From records to rows: what of a record is prompt, answer and judgement, and what is wrong with a
+record that makes no row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from fdiv.benchmarks.text import Row, Text
-from fdiv.types import UsageError
+from experiments.data import beginnings, layouts
+from experiments.data.conversations import (
+    Turn,
+    is_conversation,
+    named,
+    rendered,
+    turns,
+    unpacked,
+    unread,
+)
+from experiments.data.layouts import SYSTEM, Columns
+from fdiv.benchmarks.text import Text
+from fdiv.benchmarks.text_rows import Row
+
+REASON = 200  # characters of a bad row's reason
+YES = {"true", "yes", "y", "good", "like", "liked", "positive", "desirable", "chosen", "1", "1.0"}
+NO = {"false", "no", "n", "bad", "dislike", "disliked", "negative", "undesirable", "rejected"}
+NO |= {"0", "0.0", "-1", "-1.0"}
+
+
+class Found(NamedTuple):
+    """A row, and what the file's other rows decide of it."""
+
+    row: Row
+    number: int  # of its record
+    prompted: bool = False  # by a column of plain text
+    without: Row | None = None  # the row whose answers began with the prompt, which is taken off
+    clean: bool = True  # at the end of a word, so that it is no accident
+
+
+class Piece(NamedTuple):
+    """What a share of one file held."""
+
+    found: Sequence[Found] = ()
+    bad: Sequence[tuple[int, str]] = ()  # row number in the share, from 1
+    numbers: int = 0  # how many row numbers the share takes up
+    columns: Columns | None = None
+    seen: Mapping[str, int] = {}  # column -> records that have it
+    fields: Mapping[str, int] = {}  # the same of fields of messages that are not read
 
 
 def rows(
-    numbered: Iterable[tuple[int, Any]], first: dict | None, config: Text
-) -> tuple[list[Row], list[tuple[int, str]]]:
-    """(rows, (number, reason) of each bad one) of numbered records, whose columns are those of the
-    file's first."""
-    good, bad, columns = [], [], () if first is None else _columns(first, config)
+    numbered: Iterable[tuple[int, Any]], first: Mapping | None, numbers: int, config: Text
+) -> Piece:
+    """Rows of numbered records, whose columns are those of the file's first."""
+    found: list[Found] = []
+    bad: list[tuple[int, str]] = []
+    seen: Counter[str] = Counter()
+    fields: Counter[str] = Counter()
+    columns = None if first is None else layouts.columns(first, config)
     for number, record in numbered:
         try:
-            if isinstance(record, ValueError):
-                raise ValueError(f"not JSON ({record})")
-            if not isinstance(record, dict):
-                raise ValueError(f"a {type(record).__name__}, not a record")
-            good.append(_READERS.get(columns, _row)(record, *columns))
-        except ValueError as error:
-            bad.append((number, str(error)))
-    return good, bad
+            found += _of(record, columns, number)
+            seen.update(key for key, value in record.items() if value is not None)
+            fields.update(_fields(record, columns))
+        except (ValueError, RecursionError) as error:
+            bad.append((number, _reason(error)))
+    return Piece(found, bad, numbers, columns, seen, fields)
 
 
-def _columns(record: dict, config: Text) -> tuple[str | None, ...]:
-    """Which columns hold prompts (None: there are none), completions and judgements, by the first
-    record."""
-    for field in ("prompt_field", "completion_field"):
-        name = getattr(config, field)
-        if name is not None and name not in record:
-            raise UsageError(
-                f"benchmark.{field}",
-                name,
-                "is no column of the file.",
-                f"Its columns: {', '.join(record)}.",
-            )
-    if config.completion_field is not None:
-        return config.prompt_field, config.completion_field
-    if config.prompt_field is not None:
-        fix = f"Name the answer's column too; the file has {', '.join(record)}."
-        raise UsageError("benchmark.completion_field", None, "is missing beside prompt_field.", fix)
-    for columns in (*_READERS, (None, "messages"), ("prompt", "completion"), (None, "text")):
-        if all(column is None or column in record for column in columns):
-            return columns
-    found = (
-        f"The file has {', '.join(record) or 'none'}: name two with "
-        "--benchmark.prompt-field and --benchmark.completion-field."
-    )
-    raise UsageError(
-        "benchmark.path",
-        str(config.path),
-        (
-            "has none of the usual columns (text, prompt/completion[/label], messages, "
-            "[prompt/]chosen/rejected)."
-        ),
-        found,
-    )
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, UnicodeEncodeError):
+        return "half a character (a lone surrogate), which is no text"
+    reason = " ".join(str(error).split())
+    return reason if len(reason) <= REASON else f"{reason[:REASON]}..."
 
 
-def _row(record: dict, prompt_column: str | None, completion_column: str) -> Row:
-    """One row, or a `ValueError` saying what is wrong with it."""
-    for column in (prompt_column, completion_column):
-        if column is not None and column not in record:
-            raise ValueError(f"no field {column!r}")
-    if completion_column == "messages":
-        return _conversation(record["messages"])
-    prompt = "" if prompt_column is None else _text(record[prompt_column], prompt_column)
-    completion = _text(record[completion_column], completion_column)
-    if not completion:
-        raise ValueError(f"{completion_column!r} is empty")
-    return Row(_ended(prompt).encode(), completion.encode())
+def _fields(record: Mapping, columns: Columns) -> set[str]:
+    return set().union(*(unread(unpacked(record.get(name))) for name in columns.names))
 
 
-def _comparison(record: dict, *columns: str | None) -> Row:
-    """Of two answers to one prompt, the one preferred. Without a column for it, the prompt is what
-    both begin with."""
-    for column in columns:
-        if column is not None and column not in record:
-            raise ValueError(f"no field {column!r}")
-    prompt, chosen, rejected = _sides(record, columns[0])
-    for column, text in (("chosen", chosen), ("rejected", rejected)):
-        if not text:
-            raise ValueError(f"{column!r} is empty")
-    if chosen == rejected:
-        raise ValueError("'chosen' and 'rejected' are the same")
-    return Row(prompt.encode(), chosen.encode(), rejected.encode())
+def _of(record: Any, columns: Columns | None, number: int) -> list[Found]:
+    """The rows of a record, or a `ValueError` saying what is wrong with it."""
+    if isinstance(record, Exception):
+        raise record
+    if not isinstance(record, Mapping):
+        raise ValueError(f"a {type(record).__name__}, not a record")
+    missing = [name for name in columns.names if name not in record]
+    missing = [name for name in missing if name not in columns.optional]
+    if missing:
+        raise ValueError(f"no field {missing[0]!r}")
+    for name in layouts.conditions(record, columns):
+        raise ValueError(f"has {name!r}, which the first row has not")
+    cells = {name: unpacked(record.get(name)) for name in columns.names}
+    if any(is_conversation(cell) for cell in cells.values()) or _talks(columns):
+        made = _conversation(cells, columns, number)
+    elif columns.rejected is None:
+        made = [_answered(cells, columns, number)]
+    else:
+        made = [_compared(cells, columns, number)]
+    if columns.label is None:
+        return made
+    liked = judged(record[columns.label], columns.label)
+    return [
+        one._replace(
+            row=one.row._replace(liked=liked),
+            without=one.without and one.without._replace(liked=liked),
+        )
+        for one in made
+    ]
 
 
-def _sides(record: dict, prompt_column: str | None) -> tuple[str, str, str]:
-    """Prompt, chosen and rejected; of two texts that begin alike, they make up each text again."""
-    both = [record["chosen"], record["rejected"]]
-    for column, side in zip(("chosen", "rejected"), both):
-        if not isinstance(side, (str, list)):
-            raise ValueError(f"{column!r} is {type(side).__name__}, not text")
-    if prompt_column is not None:
-        prompt = _ended(_text(record[prompt_column], prompt_column))
-        return prompt, _text(both[0], "chosen"), _text(both[1], "rejected")
-    shared = 0  # messages, or characters up to the end of a line or a word
-    for a, b in zip(*both):
-        if a != b:
-            break
-        shared += 1
-    texts = all(isinstance(x, str) for x in both)
-    if texts:
-        begin = both[0][:shared] if both[0] != both[1] else ""
-        shared = max(begin.rfind("\n"), begin.rfind(" ")) + 1
-    prompt = _text(both[0][:shared], "chosen") if shared else ""
-    chosen, rejected = _text(both[0][shared:], "chosen"), _text(both[1][shared:], "rejected")
-    return prompt if texts else _ended(prompt), chosen, rejected
+def _talks(columns: Columns) -> bool:
+    return columns.answer in layouts.CONVERSATION
 
 
-def _ended(prompt: str) -> str:
-    """A prompt of its own ends with its line."""
-    return f"{prompt}\n" if prompt else ""
+def judged(label: Any, column: str) -> bool:
+    """A label as people write them. Raises `ValueError` for what is neither yes nor no."""
+    word = str(label).strip().lower()
+    if isinstance(label, (bool, int, float, str)) and word in YES | NO:
+        return word in YES
+    shown = repr(label) if len(repr(label)) <= 40 else f"{repr(label)[:37]}..."
+    raise ValueError(f"{column!r} is {shown}, not true or false (nor yes, no, good, bad, 1, 0)")
 
 
-def _labelled(record: dict, prompt_column: str, completion_column: str, label_column: str) -> Row:
-    """One answer, liked or not."""
-    row = _row(record, prompt_column, completion_column)
-    label = record.get(label_column)
-    if label not in (True, False):
-        raise ValueError(f"{label_column!r} is {label!r}, not true or false")
-    return row._replace(liked=bool(label))
-
-
-_READERS: dict[tuple[str | None, ...], Callable[..., Row]] = {
-    ("prompt", "chosen", "rejected"): _comparison,
-    (None, "chosen", "rejected"): _comparison,
-    ("prompt", "completion", "label"): _labelled,
-}
+# --- plain text -----------------------------------------------------------------------------------
 
 
 def _text(value: Any, column: str) -> str:
-    """A string, or a list of messages rendered as one."""
-    if isinstance(value, list):
-        return "".join(_message(message) for message in value)
     if not isinstance(value, str):
-        raise ValueError(f"{column!r} is {type(value).__name__}, not text")
+        raise ValueError(f"{column!r} is {named(value)}, not text")
     return value
 
 
-def _message(message: Any) -> str:
-    if not (isinstance(message, dict) and isinstance(message.get("content"), str)):
-        raise ValueError("a message without text content")
-    return message["content"]
+def _answer(value: Any, column: str) -> str:
+    text = _text(value, column)
+    if not text:
+        raise ValueError(f"{column!r} is empty")
+    return text
 
 
-def _conversation(messages: Any) -> Row:
-    """The last message is the completion and must be the assistant's; those before are the
-    prompt."""
-    if not isinstance(messages, list) or not messages:
-        raise ValueError("'messages' is no list of messages")
-    contents = [_message(message) for message in messages]
-    if messages[-1].get("role") != "assistant":
-        raise ValueError("the last message is not the assistant's")
-    if not contents[-1]:
-        raise ValueError("the assistant's message is empty")
-    before = "".join(
-        f"{m.get('role', 'user')}: {text}\n" for m, text in zip(messages[:-1], contents)
+def _prompt(cells: Mapping[str, Any], columns: Columns) -> str:
+    """The prompt's columns, a line each; those that are empty say nothing."""
+    lacking = [name for name in columns.prompt if cells[name] is None]
+    parts = [_text(cells[name], name) for name in columns.prompt if name not in lacking]
+    for name in lacking:
+        if name not in columns.optional:
+            _text(None, name)
+    asked = [name for name in columns.prompt if name not in SYSTEM]
+    empty = all(cells[name] is None for name in asked) or (
+        len(asked) > 1 and not any(cells[name] for name in asked)
     )
-    return Row(before.encode(), contents[-1].encode())
+    if asked and empty:
+        raise ValueError(f"nothing in any of {', '.join(map(repr, asked))}")
+    return "\n".join(part for part in parts if part)
+
+
+def _answered(cells: Mapping[str, Any], columns: Columns, number: int) -> Found:
+    """A prompt and its answer."""
+    prompt = _prompt(cells, columns)
+    answer = _answer(cells[columns.answer], columns.answer)
+    row = Row(prompt.encode(), answer.encode())
+    if not columns.prompt or not prompt:
+        return Found(row, number)
+    begin = beginnings.of_prompt(prompt, [answer])
+    if begin is None or len(begin) == len(answer):  # an answer that repeats its prompt is one
+        return Found(row, number, True)
+    without = Row(begin.encode(), answer[len(begin) :].encode())
+    return Found(row, number, True, without, beginnings.ends_a_word(answer, len(begin)))
+
+
+def _compared(cells: Mapping[str, Any], columns: Columns, number: int) -> Found:
+    """Of two answers to one prompt, the one preferred. Without a column for it, the prompt is what
+    both begin with."""
+    prompt = _prompt(cells, columns)
+    sides = [_answer(cells[name], name) for name in (columns.answer, columns.rejected)]
+    if sides[0] == sides[1]:
+        raise ValueError(f"{columns.answer!r} and {columns.rejected!r} are the same")
+    if all(name in SYSTEM for name in columns.prompt):  # a system's message, before what both share
+        pair = _pair(beginnings.of_sides(*sides), sides, columns)
+        before = f"{prompt}\n".encode() if prompt else b""
+        return Found(pair._replace(prompt=before + pair.prompt), number)
+    tagged = beginnings.of_tagged(prompt, sides) if prompt else None
+    if tagged is not None:
+        return Found(_pair(tagged, sides, columns), number, True)
+    row = _row(prompt, *sides)
+    begin = beginnings.of_prompt(prompt, sides)
+    if begin is None:
+        return Found(row, number, bool(prompt))
+    clean = all(beginnings.ends_a_word(side, len(begin)) for side in sides)
+    if not clean and any(len(side) == len(begin) for side in sides):
+        return Found(row, number, True)
+    return Found(row, number, True, _pair(begin, sides, columns), clean)
+
+
+def _pair(begin: str, sides: Sequence[str], columns: Columns) -> Row:
+    """A comparison whose sides begin with the prompt."""
+    for name, side in zip((columns.answer, columns.rejected), sides):
+        if len(side) == len(begin):
+            raise ValueError(f"{name!r} is empty after the prompt that it begins with")
+    return _row(begin, *(side[len(begin) :] for side in sides))
+
+
+def _row(prompt: str, chosen: str, rejected: str) -> Row:
+    return Row(prompt.encode(), chosen.encode(), rejected.encode())
+
+
+# --- conversations --------------------------------------------------------------------------------
+
+
+def _conversation(cells: Mapping[str, Any], columns: Columns, number: int) -> list[Found]:
+    """Of a conversation each message of the assistant is an answer to what stands before it; of
+    one that is judged or compared the last message alone is."""
+    prompt = _prompt_turns(cells, columns)
+    if columns.rejected is None:
+        before, after = _parted(prompt, _side(cells, columns.answer), columns.answer, True)
+        return _answers(before, after, columns, number)
+    chosen, rejected = (
+        _parted(prompt, _side(cells, name), name, False)
+        for name in (columns.answer, columns.rejected)
+    )
+    if chosen[0] != rejected[0]:
+        raise ValueError(
+            f"{columns.answer!r} and {columns.rejected!r} part before their last message"
+        )
+    answers = [side[1][-1].text for side in (chosen, rejected)]
+    for name, answer in zip((columns.answer, columns.rejected), answers):
+        if not answer:
+            raise ValueError(f"{name!r} is empty")
+    if answers[0] == answers[1]:
+        raise ValueError(f"{columns.answer!r} and {columns.rejected!r} are the same")
+    return [Found(_row(rendered(chosen[0]), *answers), number)]
+
+
+def _prompt_turns(cells: Mapping[str, Any], columns: Columns) -> list[Turn]:
+    """The prompt's columns as messages: those of a conversation, a system's, a user's."""
+    system, asked, lists = [], [], []
+    for name in columns.prompt:
+        cell = cells[name]
+        if is_conversation(cell):
+            lists += turns(cell, name)
+        elif cell is None and name in columns.optional:
+            continue
+        elif text := _text(cell, name):
+            (system if name in SYSTEM else asked).append(text)
+    before = [Turn("system", text) for text in system if Turn("system", text) not in lists]
+    return [*before, *lists, *([Turn("user", "\n".join(asked))] if asked else [])]
+
+
+def _side(cells: Mapping[str, Any], name: str) -> list[Turn]:
+    """An answer as messages, of which the assistant's is the last."""
+    cell = cells[name]
+    if isinstance(cell, str) and name not in layouts.CONVERSATION:
+        return [Turn("assistant", _answer(cell, name))]
+    side = turns(cell, name)
+    if side[-1].role != "assistant":
+        raise ValueError(f"the last message of {name!r} is not the assistant's")
+    return side
+
+
+def _parted(
+    prompt: list[Turn], side: list[Turn], name: str, several: bool
+) -> tuple[list[Turn], list[Turn]]:
+    """What stands before the answer and the answer, once the prompt is found in what the side
+    begins with. `several`: whether more than one message may follow it."""
+    if all(turn.role == "system" for turn in prompt):  # the side itself begins with its prompt
+        whole = _with_system(prompt, side, name)
+        spoken = next(i for i, turn in enumerate(whole) if turn.role == "assistant")
+        end = spoken if several else len(whole) - 1
+        return whole[:end], whole[end:]
+    if side[0].role == "assistant":
+        before, after = prompt, side
+    else:
+        before, after = _taken_off(prompt, side, name)
+    if len(after) > 1 and not several:
+        fix = "put into the prompt what both sides share"
+        raise ValueError(f"{name!r} has more messages than the prompt and one answer: {fix}")
+    return before, after
+
+
+def _with_system(prompt: list[Turn], side: list[Turn], name: str) -> list[Turn]:
+    """A conversation with the system message that a column holds."""
+    if not prompt:
+        return side
+    if side[0].role == "system":
+        if side[0].text != prompt[0].text:
+            raise ValueError(f"{name!r} has another system message than its column")
+        return side
+    return [*prompt, *side]
+
+
+def _taken_off(prompt: list[Turn], side: list[Turn], name: str) -> tuple[list[Turn], list[Turn]]:
+    """(before, answer) of a side that begins with the prompt, as messages or as their text, with a
+    system message or without."""
+    own = [turn for turn in prompt if turn.role == "system"]
+    told = [turn[:2] for turn in prompt if turn.role != "system"]
+    lead = 1 if side[0].role == "system" else 0
+    if own and lead and own[0].text != side[0].text:
+        raise ValueError(f"{name!r} has another system message than the prompt")
+    for end in range(lead + 1, len(side)):
+        if side[end].role != "assistant" or side[end - 1].role == "assistant":
+            continue
+        begin = side[:end]
+        bare = begin[lead:]
+        if [turn[:2] for turn in bare] == told or (
+            len(told) == 1 and told[0][1].strip() in _as_text(begin, bare)
+        ):
+            return (begin if lead else [*own, *bare]), side[end:]
+    raise ValueError(
+        f"{name!r} begins with messages that the prompt does not hold: give them in the prompt, "
+        "or drop its column"
+    )
+
+
+def _as_text(*beginnings_: list[Turn]) -> set[str]:
+    """How a prompt that is one string may have been made of messages."""
+    texts = set()
+    for begin in beginnings_:
+        contents = [turn.text for turn in begin]
+        texts |= {join.join(contents).strip() for join in ("", " ", "\n", "\n\n")}
+        texts.add(rendered(begin).strip())
+    return texts
+
+
+def _answers(before: list[Turn], after: list[Turn], columns: Columns, number: int) -> list[Found]:
+    """A row for each answer that is to be learned."""
+    spoken = [i for i, turn in enumerate(after) if turn.role == "assistant"]
+    if columns.label is not None:
+        spoken = spoken[-1:]
+    learned = [i for i in spoken if after[i].learned]
+    if not learned:
+        raise ValueError("no message of the assistant is to be learned (weight 0)")
+    if any(not after[i].text for i in learned):
+        raise ValueError("the assistant's message is empty")
+    group = number if len(learned) > 1 else None
+    return [
+        Found(
+            Row(
+                rendered([*before, *after[:i]]).encode(),
+                after[i].text.encode(),
+                conversation=group,
+            ),
+            number,
+        )
+        for i in learned
+    ]

@@ -1,19 +1,30 @@
-"""Where text comes from: a share of the records of JSON lines, JSON or parquet, of plain text, of
-the docstrings."""
+"""Where text comes from: a share of the records of JSON lines, JSON, CSV, TSV, parquet or arrow, of
+plain text, of the docstrings."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
+import csv
+import io
 import itertools
 import json
-import os
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from fdiv.benchmarks.text import Row, Text
-from fdiv.types import UsageError
+from experiments.data import formats
+from experiments.data.formats import Source, refuse
+from fdiv.benchmarks import text_rows
+from fdiv.benchmarks.text_rows import Cut, Row
+
+LONGEST = (1 << 31) - 1  # characters of a cell of a table in text
+CHARACTERS = 120  # of an error's own words
+
+
+class Unreadable(ValueError):
+    """What is wrong with a record that could not be read."""
 
 
 class Share(NamedTuple):
@@ -30,17 +41,18 @@ class Share(NamedTuple):
 class Records(NamedTuple):
     """A share of a file's records."""
 
-    first: dict | None  # of the whole file: it decides the columns
-    # number in the share, from 1, and record or the exception that reading it raised
-    numbered: Iterable[tuple[int, Any]]
+    first: Mapping[str, Any] | None  # of the whole file: it decides the columns
+    numbered: Iterable[
+        tuple[int, Any]
+    ]  # number in the share, from 1, and record or the exception that reading it raised
     numbers: int  # how many the share takes up, those without a record too
 
 
-def _json_lines(path: Path, share: Share) -> Records:
+def _json_lines(source: Source, share: Share) -> Records:
     """The lines that begin in a share of the bytes."""
-    with path.open("rb") as file:
+    with source.open() as file:
         first = _first(map(_parsed, file))
-        own = share.of(os.fstat(file.fileno()).st_size)
+        own = share.of(source.length())
         begin, end = _next_line(file, own.start), _next_line(file, own.stop)
         file.seek(begin)
         lines = file.read(end - begin).split(b"\n")
@@ -60,49 +72,97 @@ def _next_line(file: BinaryIO, offset: int) -> int:
 def _parsed(line: bytes) -> Any:
     try:
         return json.loads(line)
+    except RecursionError:
+        return Unreadable("not JSON that can be read (nested too deeply)")
     except ValueError as error:
-        return error
+        return Unreadable(f"not JSON ({_brief(error)})")
 
 
 def _first(values: Iterable[Any]) -> dict | None:
     return next((value for value in values if isinstance(value, dict)), None)
 
 
-def _json_list(path: Path, share: Share) -> Records:
+def _json_list(source: Source, share: Share) -> Records:
     """A share of a list, which is parsed whole: where its records begin is not known before."""
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
+        with source.open() as file:
+            whole = json.loads(file.read())
+    except RecursionError as error:
+        raise refuse(source.path, "is nested too deeply.", "Give a list of records.") from error
     except ValueError as error:
-        raise UsageError(
-            "benchmark.path", str(path), f"is not JSON ({error}).", "Give a list of records."
-        ) from error
+        problem = f"is not JSON ({_brief(error)})."
+        raise refuse(source.path, problem, "Give a list of records.") from error
     if not isinstance(whole, list):
-        raise UsageError(
-            "benchmark.path",
-            str(path),
-            "holds no list of records.",
-            "Give [{...}, {...}], or JSON lines.",
-        )
+        raise refuse(source.path, "holds no list of records.", _list_inside(whole))
     own = whole[share.of(len(whole))]
     return Records(_first(whole), enumerate(own, 1), len(own))
 
 
-def _parquet(path: Path, share: Share) -> Records:
+def _list_inside(whole: Any) -> str:
+    """How to make a list of a file that holds one under a name, or none."""
+    items = whole.items() if isinstance(whole, dict) else ()
+    names = (name for name, value in items if isinstance(value, list) and _first(value))
+    name = next(names, None)
+    if name is None:
+        return "Give [{...}, {...}], or JSON lines."
+    return f"Take the list out: jq -c '.[\"{name[:40]}\"][]' FILE > rows.jsonl."
+
+
+def _separated(source: Source, share: Share) -> Records:
+    """A share of a table in text, which is parsed whole: a cell may hold line feeds."""
+    with source.open() as file:
+        text = file.read()
+    try:
+        lines = io.StringIO(text.decode(), newline="")
+    except UnicodeDecodeError as error:
+        problem = f"is not UTF-8 (byte {error.start:,})."
+        fix = "Convert it: iconv -f LATIN1 -t UTF-8 FILE > NEW, by the encoding that it has."
+        raise refuse(source.path, problem, fix) from error
+    begin = lines.readline()
+    lines.seek(0)
+    csv.field_size_limit(LONGEST)
+    reader = csv.reader(lines, delimiter=_delimiter(begin, source.kind), strict=True)
+    try:
+        header, *table = [cells for cells in reader if cells] or [[]]
+    except csv.Error as error:
+        problem = f"is not {source.kind}: {_brief(error)}, line {reader.line_num:,}."
+        raise refuse(source.path, problem, "Mend that line; look for a quote left open.") from error
+    names = [name.strip() for name in header]
+    if len(set(names)) < len(names) or not all(names):
+        problem = "has a first line that does not name its columns, each by a name of its own."
+        raise refuse(source.path, problem, "Begin it with a line such as prompt,completion.")
+    own = table[share.of(len(table))]
+    numbered = ((number, _cells(names, cells)) for number, cells in enumerate(own, 1))
+    first = _first(_cells(names, cells) for cells in table)
+    return Records(first or (dict.fromkeys(names) if table else None), numbered, len(own))
+
+
+def _delimiter(begin: str, kind: str) -> str:
+    """What parts the cells of a table's first line: CSV is written with semicolons as well."""
+    if kind == formats.TSV:
+        return "\t"
+    return next((mark for mark in ",;\t" if mark in begin), ",")
+
+
+def _cells(names: list[str], cells: list[str]) -> dict[str, str] | Unreadable:
+    if len(cells) != len(names):
+        return Unreadable(f"{len(cells)} cells under {len(names)} columns")
+    return dict(zip(names, cells))
+
+
+def _parquet(source: Source, share: Share) -> Records:
     """A share of the rows; of the row groups, those that hold them are read."""
     import pyarrow.parquet
 
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            first = dict.fromkeys(file.schema_arrow.names) if file.metadata.num_rows else None
-            own = _table(file, share.of(file.metadata.num_rows)).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise UsageError(
-            "benchmark.path", str(path), f"is not parquet ({error}).", "Give a parquet file."
-        ) from error
+    with _sound(source), source.open() as opened, pyarrow.parquet.ParquetFile(opened) as file:
+        count = file.metadata.num_rows
+        own = list(_records(_groups(file, share.of(count))))
+        first = _first(_records(_groups(file, slice(0, min(1, count)))))
+        first = first or (dict.fromkeys(file.schema_arrow.names) if count else None)
     return Records(first, enumerate(own, 1), len(own))
 
 
-def _table(file: Any, own: slice) -> Any:
+def _groups(file: Any, own: slice) -> Any:
     """These rows of a parquet file as a pyarrow table."""
     bounds = [
         0,
@@ -119,22 +179,82 @@ def _table(file: Any, own: slice) -> Any:
     return file.read_row_groups(groups).slice(own.start - before, own.stop - own.start)
 
 
-RECORDS = {
-    ".jsonl": _json_lines,
-    ".json": _json_list,
-    ".parquet": _parquet,
-}  # what reads a file of records, by its suffix
+def _arrow(source: Source, share: Share) -> Records:
+    """A share of the rows of an arrow file or stream."""
+    import pyarrow
+
+    with _sound(source), source.open() as opened:
+        begin = opened.read(6)
+        opened.seek(0)
+        ipc = pyarrow.ipc.open_file if begin == b"ARROW1" else pyarrow.ipc.open_stream
+        table = ipc(opened).read_all()
+        own = list(_records(table[share.of(table.num_rows)]))
+        first = _first(_records(table[:1]))
+        first = first or (dict.fromkeys(table.column_names) if table.num_rows else None)
+    return Records(first, enumerate(own, 1), len(own))
 
 
-def blocks(path: Path, config: Text, share: Share) -> list[Row]:
-    """Plain text as one row for every `horizon` bytes, whose prompt is what stands before them."""
-    size, before = config.horizon, config.prompt_length
-    own = share.of(max(1, path.stat().st_size // size))
-    with path.open("rb") as file:
-        begin = file.seek(max(0, own.start * size - before))
-        text = file.read(own.stop * size - begin)
-    starts = (i * size - begin for i in range(own.start, own.stop))
-    return [Row(text[max(0, i - before) : i], text[i : i + size]) for i in starts]
+@contextlib.contextmanager
+def _sound(source: Source) -> Iterator[None]:
+    """What pyarrow says of a damaged table is said of the file."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
+        problem = f"is not {source.kind} that can be read ({_brief(error)})."
+        raise refuse(source.path, problem, f"Give a sound {source.kind} file.") from error
+
+
+def _records(table: Any) -> Iterator[Any]:
+    """The rows of a pyarrow table; one that is no text is an exception in its place."""
+    try:
+        yield from table.to_pylist()
+        return
+    except (ValueError, OverflowError):
+        pass  # one of them: each for itself then
+    for i in range(table.num_rows):
+        try:
+            yield table.slice(i, 1).to_pylist()[0]
+        except (ValueError, OverflowError) as error:
+            yield Unreadable(f"no text ({_brief(error)})")
+
+
+def _brief(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return words if len(words) <= CHARACTERS else f"{words[:CHARACTERS]}..."
+
+
+RECORDS = {  # what reads a file of records, by its kind
+    formats.LINES: _json_lines,
+    formats.JSON: _json_list,
+    formats.CSV: _separated,
+    formats.TSV: _separated,
+    formats.PARQUET: _parquet,
+    formats.ARROW: _arrow,
+}
+
+
+def blocks(source: Source, cut: Cut, before: int, share: Share) -> tuple[list[Row], int]:
+    """(rows, how many stretches the whole text has): plain text as one row for every `horizon`
+    bytes, whose prompt is what stands before them.
+
+    The stretches, counted from `before`, are what the split holds out whole."""
+    count = max(1, source.length() // cut.horizon)
+    own = share.of(count)
+    reach = -(-cut.prompt_length // cut.horizon)  # blocks
+    length = text_rows.stretch_length(count, reach)
+    with source.open() as file:
+        begin = file.seek(max(0, own.start * cut.horizon - cut.prompt_length))
+        text = file.read(own.stop * cut.horizon - begin)
+    rows = []
+    for i in range(own.start, own.stop):
+        at = i * cut.horizon - begin
+        touched = range(max(0, i - reach) // length, i // length + 1)
+        prompt = text[max(0, at - cut.prompt_length) : at]
+        stretches = tuple(before + part for part in touched)
+        rows.append(Row(prompt, text[at : at + cut.horizon], stretches=stretches))
+    return rows, -(-count // length)
 
 
 def docstrings(share: Share) -> Iterator[Row]:
@@ -158,15 +278,16 @@ def docstrings(share: Share) -> Iterator[Row]:
     for path in paths[share.of(len(paths))]:
         try:
             tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # a few files of the library are broken on purpose
+        except (
+            SyntaxError,
+            ValueError,
+        ):  # the library ships a few files that are broken on purpose
             continue
         parts = path.relative_to(root).with_suffix("").parts
         yield from _documented(tree, ".".join(part for part in parts if part != "__init__"))
 
 
-def _documented(
-    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
-) -> Iterator[Row]:
+def _documented(node: ast.AST, name: str) -> Iterator[Row]:
     text = ast.get_docstring(node)
     if text and text.strip():
         yield Row(f"{name}: ".encode(), text.strip().encode())

@@ -11,10 +11,18 @@ from fdiv.types import UsageError
 
 
 def cache_folder(chosen: Path | None) -> Path:
-    """The folder given, else $FDIV_CACHE, else ~/.cache/fdiv."""
+    """The folder given, else $FDIV_CACHE, else ~/.cache/fdiv. Raises `UsageError` where none is
+    given and the user has no home."""
     if chosen is not None:
         return Path(chosen)
-    return Path(os.environ.get("FDIV_CACHE") or Path.home() / ".cache" / "fdiv")
+    if os.environ.get("FDIV_CACHE"):
+        return Path(os.environ["FDIV_CACHE"])
+    try:
+        return Path.home() / ".cache" / "fdiv"
+    except RuntimeError as error:
+        problem = "is not given, and there is no home folder to keep compiled programs in."
+        fix = "Give a folder with --cache, or in the environment as FDIV_CACHE."
+        raise UsageError("cache", None, problem, fix) from error
 
 
 def use_compile_cache(chosen: Path | None) -> None:

@@ -78,6 +78,7 @@ def _run(preset: str, config: Any, default: Any) -> int:
     if folder.finished:
         print(f"Already done: {folder.path / 'report.html'} holds the results of this very config.")
         return 0
+    config = assemble.fitted(config, reading)
     plain_task = assemble.task(config, reading)
     changed = {
         k: v

@@ -1,17 +1,18 @@
 """Real text, byte by byte: prompts and completions become strings over 256 bytes and an EOS.
 
 A prompt keeps its last `prompt_length` bytes, a completion its first `horizon`; one that is cut has
-no EOS. The split is by a hash of the row, so a row stays on its side whatever else the file holds.
-The expert is a teacher, where there is one. Rows may be comparisons (a second completion, rejected)
-or labelled alone: what was preferred or liked is demonstrated."""
+no EOS. The split is by a hash of the prompt as it is then (`text_rows.split`), so that no string
+that is trained on is held out as well. The expert is a teacher, where there is one. Rows may be
+comparisons (a second completion, rejected) or labelled alone: what was preferred or liked is
+demonstrated."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,19 +20,18 @@ import numpy as np
 
 from fdiv import divergences
 from fdiv import tokens as tk
+from fdiv.benchmarks import text_rows
+from fdiv.benchmarks.text_rows import Cut, Row, Split, demonstrated
 from fdiv.checks import at_least, between, positive
 from fdiv.types import PAD, Model, Pairs, Regulariser, Sequences, TokenMDP, UsageError
 
 Rows = TypeVar("Rows", Sequences, Pairs)
 EOS = 256
 VOCAB = 257
-
-
-class Row(NamedTuple):
-    prompt: bytes
-    completion: bytes
-    rejected: bytes | None = None  # the completion that was not preferred to this one
-    liked: bool | None = None  # the label of one that was judged alone
+PROMPT_LENGTH, HORIZON = 48, 64  # where nothing is fitted: docstrings and plain text
+FITTED = 0.9  # share of a file's prompts and answers that fitted lengths keep whole
+STEP = 8  # fitted lengths are multiples of it
+MOST = {"prompt_length": 256, "horizon": 512}  # and no longer than this
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,18 +39,26 @@ class Text:
     """A user's text, or the standard library's docstrings where no path is given."""
 
     path: Path | None = None
-    """A .jsonl, .json, .parquet or plain text file; none: the docstrings of this Python's standard
+    """A file of rows (JSON lines, JSON, CSV, TSV, parquet, arrow; also .gz, .zst, .bz2, .xz) or of
+    plain text, a folder or a glob of such files; none: the docstrings of this Python's standard
     library."""
-    prompt_field: str | None = None
-    """Column of the prompts; none: as TRL names them (text, prompt/completion, messages)."""
+    prompt_field: tuple[str, ...] = ()
+    """Column of the prompts, or several that make up a prompt, a line each; none: as the layouts in
+    docs/data_layouts.md name them."""
     completion_field: str | None = None
-    """Column of the completions."""
-    prompt_length: int = 48
-    """Bytes of a prompt that the policy sees: the last ones."""
-    horizon: int = 64
-    """Bytes of a completion that it learns and writes: the first ones, EOS included."""
+    """Column of the completions; of the preferred ones where there is a rejected-field."""
+    rejected_field: str | None = None
+    """Column of the completions that were not preferred; none: rejected, beside chosen."""
+    label_field: str | None = None
+    """Column that says whether a completion is liked; none: label."""
+    prompt_length: int | None = None
+    """Bytes of a prompt that the policy sees, the last ones; none: as many as 9 of 10 of the file's
+    prompts have, at most 256 (48 for docstrings and plain text)."""
+    horizon: int | None = None
+    """Bytes of a completion that it learns and writes, the first ones, EOS included; none: such
+    that 9 of 10 of the file's are whole, at most 512 (64 for docstrings and plain text)."""
     validation: float = 0.05
-    """Share of rows held out, chosen by a hash of the row."""
+    """Share of rows held out, chosen by a hash of the prompt."""
     teacher_updates: int = 600
     """Updates of likelihood training that make the teacher, the known expert; kept and used
     again."""
@@ -63,52 +71,106 @@ class Text:
     divergence: str = "reverse_kl"
     """Comparisons: that divergence, D_f(reference||policy); reverse_kl is KL(policy||reference)."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.prompt_field, str):  # one column, as a word of its own
+            object.__setattr__(self, "prompt_field", (self.prompt_field,))
+        object.__setattr__(self, "prompt_field", tuple(self.prompt_field or ()))
+
     def check(self) -> None:
         """Raise `UsageError` naming a field that is out of range."""
-        at_least("benchmark.prompt_length", self.prompt_length, 0)
-        at_least("benchmark.horizon", self.horizon, 1)
+        for field, least in (("prompt_length", 0), ("horizon", 1)):
+            if getattr(self, field) is not None:
+                at_least(f"benchmark.{field}", getattr(self, field), least)
         between("benchmark.validation", self.validation, 0, 1)
         at_least("benchmark.teacher_updates", self.teacher_updates, 0)
         positive("benchmark.beta", self.beta)
         divergences.parse(self.divergence)
 
-    def build(self, rows: list[Row], teacher: Model | None = None) -> TokenMDP:
-        """The task from rows that a reader has found sound."""
+    @property
+    def cut(self) -> Cut:
+        """What the policy sees of a row; of a config that is not fitted yet, by the fixed
+        lengths."""
+        return Cut(
+            PROMPT_LENGTH if self.prompt_length is None else self.prompt_length,
+            HORIZON if self.horizon is None else self.horizon,
+        )
+
+    def fitted(self, rows: Sequence[Row]) -> Text:
+        """The config with both lengths: as given, else such that a share `FITTED` of prompts and of
+        answers is whole. Plain text, which has no ends, and docstrings keep fixed lengths."""
+        fixed = self.path is None or not rows or any(row.stretches for row in rows)
+        fits = {"prompt_length": PROMPT_LENGTH, "horizon": HORIZON}
+        if not fixed:
+            answers = [len(row.completion) + 1 for row in rows]
+            answers += [len(row.rejected) + 1 for row in rows if row.rejected is not None]
+            lengths = {"prompt_length": [len(row.prompt) for row in rows], "horizon": answers}
+            fits = {field: min(_quantile(lengths[field]), MOST[field]) for field in fits}
+        given = {field: getattr(self, field) for field in fits}
+        chosen = {k: v if given[k] is None else given[k] for k, v in fits.items()}
+        return dataclasses.replace(self, **chosen)
+
+    def split(self, rows: Sequence[Row]) -> Split:
+        """Which rows are held out."""
+        return text_rows.split(rows, self.fitted(rows).cut, self.validation)
+
+    def build(self, rows: Sequence[Row], teacher: Model | None = None) -> TokenMDP:
+        """The task from rows that a reader has found sound.
+
+        Raises `UsageError` where no row can be demonstrated, or none be held out."""
         self.check()
-        sides = split(rows, self.validation)
-        shown = [[row for row in side if row.liked is not False] for side in sides]
-        for side, name in zip(shown, ("training", "validation")):
-            if not side:
-                problem = f"leaves no {name} row of {len(rows)}."
-                raise UsageError(
-                    "benchmark.validation",
-                    self.validation,
-                    problem,
-                    "Change the share, or give more rows.",
-                )
+        return self.fitted(rows)._build(rows, teacher)
+
+    def _build(self, rows: Sequence[Row], teacher: Model | None) -> TokenMDP:
+        division = self.split(rows)
+        sides = [[rows[i] for i in side] for side in (division.train, division.held_out)]
+        shown = [[row for row in side if demonstrated(row)] for side in sides]
+        self._refuse(rows, shown, division)
         demos, held_out = (_drawn_from(self.encode(side)) for side in shown)
-        prompts = lambda key, n: tk.prompts_of(demos(key, n), self.horizon)
-        mdp = TokenMDP(VOCAB, self.horizon, EOS, prompts, demos, held_out, teacher)
+        horizon = self.cut.horizon
+        prompts = lambda key, n: tk.prompts_of(demos(key, n), horizon)
+        mdp = TokenMDP(VOCAB, horizon, EOS, prompts, demos, held_out, teacher)
         return mdp._replace(**self._judged(sides))
 
-    def _judged(self, sides: tuple[list[Row], list[Row]]) -> dict:
+    def _refuse(self, rows: Sequence[Row], shown: list[list[Row]], division: Split) -> None:
+        """Raise `UsageError` where a side has nothing to demonstrate, with the reason."""
+        if rows and not any(map(demonstrated, rows)):
+            problem = f"has {len(rows):,} labels, all of them false: nothing is to be copied."
+            fix = "Give rows that are liked as well, or say with --benchmark.label-field what is."
+            raise UsageError("benchmark.path", str(self.path), problem, fix)
+        for side, name in zip(shown, ("training", "validation")):
+            if side:
+                continue
+            problem = f"leaves no {name} row of {len(rows):,}."
+            fix = "Change the share, or give more rows."
+            if division.groups == 1 and len(rows) > 1:
+                problem = (
+                    f"leaves no {name} row of {len(rows):,}: after the cut all of them are one."
+                )
+                fix = "Keep more of them (--benchmark.horizon, --benchmark.prompt-length)."
+            raise UsageError("benchmark.validation", self.validation, problem, fix)
+
+    def _judged(self, sides: list[list[Row]]) -> dict:
         """What there is to learn from comparisons and labels: nothing, labels alone, or pairs that
-        serve as labels too."""
-        if not any(row.rejected is not None or row.liked is not None for row in sides[0]):
-            return {}
-        pairs = [[row for row in side if row.rejected is not None] for side in sides]
-        labels = [
-            [row for row in side if row.rejected is not None or row.liked is not None]
+        serve as labels too. A pair whose answers the cut makes equal says nothing, and of labels
+        that are all alike nothing can be learned."""
+        cut = self.cut
+        pairs = [
+            [row for row in side if row.rejected is not None and not cut.equal(row)]
             for side in sides
         ]
-        found = {
+        labels = [row for row in sides[0] if row.liked is not None] + pairs[0]
+        if not pairs[0] and len({row.liked for row in labels}) < 2:
+            return {}
+        judged = {
             "regulariser": Regulariser(self.divergence, self.beta),
-            "labels": _drawn_from(self.compare(labels[0])),
+            "labels": _drawn_from(self.compare(labels)),
         }
-        found |= {"pairs": _drawn_from(self.compare(pairs[0]))} if pairs[0] else {}
-        return found | ({"held_out_pairs": _drawn_from(self.compare(pairs[1]))} if pairs[1] else {})
+        judged |= {"pairs": _drawn_from(self.compare(pairs[0]))} if pairs[0] else {}
+        return judged | (
+            {"held_out_pairs": _drawn_from(self.compare(pairs[1]))} if pairs[1] else {}
+        )
 
-    def compare(self, rows: list[Row]) -> Pairs:
+    def compare(self, rows: Sequence[Row]) -> Pairs:
         """Comparisons in numpy; a completion that was judged alone stands on its side, and opposite
         with weight 0."""
         chosen = self.encode(rows)
@@ -118,33 +180,27 @@ class Text:
         weight = lambda other: np.array([row.liked is not other for row in rows], np.float32)
         return Pairs(chosen._replace(weight=weight(False)), rejected._replace(weight=weight(True)))
 
-    def encode(self, rows: list[Row]) -> Sequences:
+    def encode(self, rows: Sequence[Row]) -> Sequences:
         """Rows as strings [N, prompt_length + horizon] in numpy."""
-        width = self.prompt_length + self.horizon
+        cut = self.cut
+        width = sum(cut)
         tokens = np.full((len(rows), width), PAD, np.int32)
         mask = np.zeros((len(rows), width), bool)
         for i, row in enumerate(rows):
-            prompt = row.prompt[len(row.prompt) - min(len(row.prompt), self.prompt_length) :]
-            actions = [*row.completion, EOS][: self.horizon]
-            end = len(prompt) + len(actions)
-            tokens[i, : len(prompt)] = list(prompt)
-            tokens[i, len(prompt) : end] = actions
-            mask[i, len(prompt) : end] = True
+            prompt, answer, ended = cut.string(row)
+            begin, end = len(prompt), len(prompt) + len(answer)
+            tokens[i, :end] = np.frombuffer(prompt + answer, np.uint8)
+            if ended:
+                tokens[i, end] = EOS
+            mask[i, begin : end + ended] = True
         return Sequences(tokens, mask, np.ones(len(rows), np.float32))
 
 
-def split(rows: list[Row], validation: float) -> tuple[list[Row], list[Row]]:
-    """Training and validation rows: a row is held out where its hash, as a number in [0, 1), is
-    below the share."""
-
-    def held(row: Row) -> bool:
-        digest = hashlib.sha256(
-            len(row.prompt).to_bytes(8, "big") + row.prompt + row.completion
-        ).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64 < validation
-
-    sides = [held(row) for row in rows]
-    return [r for r, h in zip(rows, sides) if not h], [r for r, h in zip(rows, sides) if h]
+def _quantile(lengths: Sequence[int]) -> int:
+    """The `FITTED` quantile of lengths, rounded up to a multiple of `STEP`; 0 where all are 0."""
+    ranked = sorted(lengths)
+    length = ranked[max(0, math.ceil(FITTED * len(ranked)) - 1)]
+    return STEP * math.ceil(length / STEP)
 
 
 def decode(tokens, mask) -> str:

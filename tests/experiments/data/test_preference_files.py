@@ -9,7 +9,8 @@ import pytest
 from text_files import written
 
 from experiments.running import runs
-from fdiv.benchmarks.text import EOS, Row, Text
+from fdiv.benchmarks.text import EOS, Text
+from fdiv.benchmarks.text_rows import Row
 from fdiv.types import UsageError
 
 SMALL = {"prompt_length": 8, "horizon": 6, "validation": 0.3}
@@ -19,12 +20,12 @@ SMALL = {"prompt_length": 8, "horizon": 6, "validation": 0.3}
 @pytest.mark.parametrize(
     ("record", "row"),
     [
-        ({"prompt": "a?", "chosen": "yes", "rejected": "no"}, Row(b"a?\n", b"yes", b"no")),
+        ({"prompt": "a?", "chosen": "yes", "rejected": "no"}, Row(b"a?", b"yes", b"no")),
         ({"chosen": "a? yes", "rejected": "a? no"}, Row(b"a? ", b"yes", b"no")),
         ({"chosen": "Q: a\nA: yes", "rejected": "Q: a\nA: no"}, Row(b"Q: a\nA: ", b"yes", b"no")),
         ({"chosen": "yes", "rejected": "no"}, Row(b"", b"yes", b"no")),
-        ({"prompt": "a?", "completion": "yes", "label": True}, Row(b"a?\n", b"yes", None, True)),
-        ({"prompt": "a?", "completion": "no", "label": False}, Row(b"a?\n", b"no", None, False)),
+        ({"prompt": "a?", "completion": "yes", "label": True}, Row(b"a?", b"yes", None, True)),
+        ({"prompt": "a?", "completion": "no", "label": False}, Row(b"a?", b"no", None, False)),
     ],
 )
 def test_judgements_as_others_write_them(tmp_path, suffix, record, row):
@@ -37,7 +38,7 @@ def test_conversations_share_their_beginning(tmp_path):
         {"role": "assistant", "content": answer},
     ]
     assert written(tmp_path, [{"chosen": said("yes"), "rejected": said("no")}]).rows == [
-        Row(b"a?\n", b"yes", b"no")
+        Row(b"user: a?\n", b"yes", b"no")
     ]
 
 
@@ -53,7 +54,7 @@ def test_bad_comparisons_are_reported_by_number(tmp_path):
         good,
     ]
     reading = written(tmp_path, records)
-    assert reading.rows == [Row(b"a\n", b"b", b"c")] * 2
+    assert reading.rows == [Row(b"a", b"b", b"c")] * 2
     said = dict(reading.bad)
     assert sorted(said) == [2, 3, 4, 5, 6]
     for number, says in zip(
@@ -64,7 +65,7 @@ def test_bad_comparisons_are_reported_by_number(tmp_path):
 
 
 def test_labels_are_true_or_false(tmp_path):
-    records = [{"prompt": "a", "completion": "b", "label": x} for x in (True, "good", None, 1)]
+    records = [{"prompt": "a", "completion": "b", "label": x} for x in (True, "so-so", None, 1)]
     reading = written(tmp_path, records)
     assert [row.liked for row in reading.rows] == [True, True]
     assert [number for number, _ in reading.bad] == [2, 3]

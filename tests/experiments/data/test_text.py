@@ -13,7 +13,8 @@ from text_files import written
 
 from experiments.data import files
 from fdiv import tokens as tk
-from fdiv.benchmarks.text import EOS, Row, Text, decode, split
+from fdiv.benchmarks.text import EOS, Text, decode
+from fdiv.benchmarks.text_rows import Cut, Row, split
 from fdiv.types import PAD, UsageError
 
 
@@ -22,11 +23,11 @@ from fdiv.types import PAD, UsageError
     ("record", "fields", "row"),
     [
         ({"text": "héllo"}, {}, Row(b"", "héllo".encode())),
-        ({"prompt": "a?", "completion": "b"}, {}, Row(b"a?\n", b"b")),
+        ({"prompt": "a?", "completion": "b"}, {}, Row(b"a?", b"b")),
         (
             {"question": "a?", "answer": "b"},
             {"prompt_field": "question", "completion_field": "answer"},
-            Row(b"a?\n", b"b"),
+            Row(b"a?", b"b"),
         ),
         (
             {
@@ -84,14 +85,16 @@ def test_docstrings_of_this_python():
     assert rows == files.read(Text()).rows
 
 
-def test_the_split_is_by_row_and_does_not_move():
+def test_the_split_is_by_prompt_and_does_not_move():
+    """A row's side depends on its prompt alone, whatever else the file holds."""
     rows = [Row(f"q{i}".encode(), f"a{i}".encode()) for i in range(4000)]
-    train, held = split(rows, 0.05)
-    assert len(train) + len(held) == 4000
-    assert abs(len(held) - 200) < 5 * (4000 * 0.05 * 0.95) ** 0.5
-    again = split([*rows[::-1][:1000], Row(b"new", b"row")], 0.05)[1]
-    assert set(again) - {Row(b"new", b"row")} <= set(held)
-    assert set(held) <= set(split(rows, 0.2)[1])  # a larger share keeps what was held out
+    held = lambda rows, share: {rows[i] for i in split(rows, Cut(8, 8), share).held_out}
+    train = split(rows, Cut(8, 8), 0.05).train
+    assert len(train) + len(held(rows, 0.05)) == 4000
+    assert abs(len(held(rows, 0.05)) - 200) < 5 * (4000 * 0.05 * 0.95) ** 0.5
+    again = held([*rows[::-1][:1000], Row(b"new", b"row")], 0.05)
+    assert again - {Row(b"new", b"row")} <= held(rows, 0.05)
+    assert held(rows, 0.05) <= held(rows, 0.2)  # a larger share keeps what was held out
 
 
 def test_bytes_there_and_back():
@@ -113,7 +116,10 @@ def test_training_and_held_out_rows_do_not_mix():
     config = Text(prompt_length=8, horizon=8, validation=0.3)
     rows = [Row(b"", f"{i:04d}".encode()) for i in range(200)]
     mdp = config.build(rows)
-    train, held = ({row.completion.decode() for row in side} for side in split(rows, 0.3))
+    sides = config.split(rows)
+    train, held = (
+        {rows[i].completion.decode() for i in side} for side in (sides.train, sides.held_out)
+    )
     drawn = lambda draw: {
         decode(t, m) for t, m in zip(*map(np.asarray, draw(jax.random.key(0), 500)[:2]))
     }
@@ -124,7 +130,8 @@ def test_training_and_held_out_rows_do_not_mix():
 
 @pytest.mark.parametrize(
     ("fields", "says"),
-    [({"prompt_field": "a"}, "no file"), ({"horizon": 0}, "benchmark.horizon"), ({"validation": 1.0}, "between 0 and 1"),
+    [({"prompt_field": "a"}, "no file"), ({"horizon": 0}, "benchmark.horizon"),
+     ({"validation": 1.0}, "between 0 and 1"),
      ({"prompt_length": -1}, "prompt_length")],
 )  # fmt: skip
 def test_fields_that_cannot_be(fields, says):

@@ -128,8 +128,10 @@ def test_files_that_differ_between_hosts_are_refused(tmp_path):
         files.merge(Text(path=path), parts)
 
 
-def test_an_error_without_a_message_for_users_is_raised_by_all(tmp_path):
-    path = tmp_path / "deep.jsonl"
-    path.write_text(lines(GOOD) + "[" * 200_000 + "\n")
-    with pytest.raises(RecursionError):
+def test_an_error_without_a_message_for_users_is_raised_by_all(tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(lines(GOOD))
+    fails = lambda *_: (_ for _ in ()).throw(MemoryError)
+    monkeypatch.setitem(sources.RECORDS, "JSON lines", fails)
+    with pytest.raises(MemoryError):
         shared(Text(path=path), 2)

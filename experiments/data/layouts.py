@@ -1,0 +1,142 @@
+"""Layouts: which columns of a file hold prompts, answers and judgements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fdiv.benchmarks.text import Text
+from fdiv.types import UsageError
+
+SYSTEM = ("system", "system_prompt")
+QUESTION = ("prompt", "instruction", "question", "query", "input")
+CONTEXT = ("input", "context")  # beside an instruction or a question
+ANSWER = ("completion", "output", "response")
+CONVERSATION = ("messages", "conversations", "conversation")
+USUAL = (
+    "text, prompt/completion[/label], messages, conversations, [prompt/]chosen/rejected, "
+    "instruction/[input/]output"
+)
+
+
+class Columns(NamedTuple):
+    """The columns that are read."""
+
+    prompt: tuple[str, ...]  # what makes up the prompt, in order; none: it is in the answer
+    answer: str  # completions, or those that are preferred, or conversations
+    rejected: str | None = None
+    label: str | None = None
+    optional: frozenset[str] = frozenset()  # of the prompt: what a row may lack, or leave empty
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them, in order."""
+        return tuple(filter(None, (*self.prompt, self.answer, self.rejected, self.label)))
+
+
+def columns(record: Mapping[str, Any], config: Text) -> Columns:
+    """The columns of a file by its first record and the config's flags.
+
+    Raises `UsageError` where a named column is missing, or nothing is named and no layout known.
+    """
+    _check_named(record, config)
+    answer, rejected = _answers(record, config)
+    label = config.label_field if rejected is None else None
+    if rejected is not None and config.label_field is not None:
+        problem, fix = "is named beside comparisons, which have no label.", "Name one of the two."
+        raise UsageError("benchmark.label_field", config.label_field, problem, fix)
+    if label is None and rejected is None and _judges(record, answer):
+        label = "label"
+    prompt = config.prompt_field or tuple(_prompt(record, answer, rejected))
+    optional = {*prompt} - {*_question(prompt)}
+    if config.prompt_field:
+        optional = {*prompt} if len(prompt) > 1 else set()
+    return Columns(prompt, answer, rejected, label, frozenset(optional))
+
+
+def _question(prompt: Sequence[str]) -> list[str]:
+    """Of a prompt's columns, the one that no row may lack."""
+    return [name for name in QUESTION if name in prompt][:1]
+
+
+def conditions(record: Mapping[str, Any], read: Columns) -> list[str]:
+    """Columns of a later record that would judge or condition it, though the first record lacks
+    them."""
+    bare = read.answer == "text" or (read.rejected is not None and not _question(read.prompt))
+    others = ["chosen", "rejected"] if read.rejected is None else []
+    others += [*QUESTION[:4]] if bare else []
+    others += [] if read.label or read.rejected else ["label"]
+    return [name for name in others if record.get(name) is not None and name not in read.names]
+
+
+def _check_named(record: Mapping[str, Any], config: Text) -> None:
+    single = ("completion_field", "rejected_field", "label_field")
+    named = [("prompt_field", name) for name in config.prompt_field]
+    named += [(field, getattr(config, field)) for field in single if getattr(config, field)]
+    for field, name in named:
+        if name not in record:
+            problem, fix = "is no column of the file.", f"Its columns: {listed(record)}."
+            raise UsageError(f"benchmark.{field}", name, problem, fix)
+    used = [name for _, name in named]
+    for field, name in named:
+        if used.count(name) > 1:
+            problem, fix = "is named for two things.", f"The file's columns: {listed(record)}."
+            raise UsageError(f"benchmark.{field}", name, problem, fix)
+    if config.rejected_field and not config.completion_field:
+        fix = "Name the preferred answers' column with --benchmark.completion-field."
+        problem = "is named without the answers that were preferred to it."
+        raise UsageError("benchmark.rejected_field", config.rejected_field, problem, fix)
+
+
+def _answers(record: Mapping[str, Any], config: Text) -> tuple[str, str | None]:
+    """The column of answers, and that of those that were not preferred."""
+    if config.completion_field:
+        beside = (
+            "rejected" if config.completion_field == "chosen" and "rejected" in record else None
+        )
+        return config.completion_field, config.rejected_field or beside
+    if "chosen" in record and "rejected" in record:
+        return "chosen", "rejected"
+    free = [name for name in record if name not in config.prompt_field]
+    prompted = bool(config.prompt_field) or any(name in record for name in QUESTION[:2])
+    judged = "prompt" in free and "completion" in free and "label" in free
+    order = ([] if not judged else ["completion"]) + [*CONVERSATION]
+    order += [*ANSWER] if prompted else []
+    order += [] if config.prompt_field else ["text"]
+    answer = next((name for name in order if name in free), None)
+    if answer is not None:
+        return answer, None
+    if config.prompt_field:
+        fix = f"Name the answer's column too; the file has {listed(record)}."
+        raise UsageError("benchmark.completion_field", None, "is missing beside prompt_field.", fix)
+    fix = (
+        f"The file has {listed(record) or 'none'}: name them with --benchmark.prompt-field and "
+        "--benchmark.completion-field."
+    )
+    problem = f"has none of the usual columns ({USUAL})."
+    raise UsageError("benchmark.path", str(config.path), problem, fix)
+
+
+def _prompt(record: Mapping[str, Any], answer: str, rejected: str | None) -> list[str]:
+    """The columns of a prompt that no flag names."""
+    if answer == "text":
+        return []
+    if answer in CONVERSATION:
+        return [*SYSTEM]
+    free = [name for name in QUESTION if name in record and name not in (answer, rejected)]
+    beside = [*CONTEXT] if free[:1] in (["instruction"], ["question"]) else []
+    return [*SYSTEM, *free[:1], *(name for name in beside if name not in (answer, rejected))]
+
+
+def _judges(record: Mapping[str, Any], answer: str) -> bool:
+    """Whether a column `label` is a judgement: in plain text only true and false are, as it is a
+    class there in many files."""
+    if "label" not in record or answer == "label":
+        return False
+    return answer != "text" or isinstance(record["label"], bool)
+
+
+def listed(names: Sequence[str] | Mapping[str, Any], most: int = 20) -> str:
+    """Names of columns, of which there may be many and long ones."""
+    few = [name if len(name) <= 40 else f"{name[:37]}..." for name in list(names)[:most]]
+    return ", ".join(few) + (f" and {len(names) - most} more" if len(names) > most else "")
