@@ -2,8 +2,9 @@
 
 Plain divergence names are the sequence level; `_occupancy`, `_token` (the policy's prefixes) and
 `_token_expert` name the others. `validation_nll` is the policy's NLL of held-out demonstrations in
-nats per token. `coverage` is the policy's NLL of the expert's strings, `likelihood` the expert's
-NLL of the policy's (Ji et al. 2023, f-distill, arXiv 2307.15190), both per string in nats."""
+nats per token. `cross_entropy` is the policy's NLL of the expert's strings, `expert_nll` the
+expert's NLL of the policy's, both per string in nats: the coverage risk and the likelihood risk of
+Ji et al. 2023 (f-distill, arXiv 2307.15190)."""
 
 from __future__ import annotations
 
@@ -50,16 +51,16 @@ def exact_metrics(
     q: exact.Law,
     statistics: Mapping[str, Callable],
 ) -> dict[str, Array]:
-    """Every divergence at every level, coverage, likelihood, entropy, length and the benchmark's
-    own statistics."""
+    """Every divergence at every level, cross_entropy, expert_nll, entropy, length and the
+    benchmark's own statistics."""
     found = {}
     for d in family:
         found |= {
             d.name + suffix: value
             for suffix, value in zip(LEVELS, exact.every_level(d, space, p, q))
         }
-    found["coverage"] = exact.expectation(p, -q.string)
-    found["likelihood"] = exact.expectation(q, -p.string)
+    found["cross_entropy"] = exact.expectation(p, -q.string)
+    found["expert_nll"] = exact.expectation(q, -p.string)
     found["entropy"] = exact.entropy(q)
     found["length"] = exact.expectation(q, space.sequences.mask.sum(1))
     return found | {
@@ -70,18 +71,18 @@ def exact_metrics(
 def return_metrics(
     space: exact.Space, mdp: TokenMDP, best: Array, ref: exact.Law, q: exact.Law
 ) -> dict[str, Array]:
-    """For a task with a reward: what is spent and earned, exactly, against the optimum `best`
-    (log-probs of strings).
+    """For a task with a reward: return and divergence from the reference, exactly, against the
+    optimum `best` (log-probs of strings).
 
-    `spent` is D_f(reference||policy), `kl_spent` KL(policy||reference); `regret` is the best
-    regularised return less this policy's."""
+    `divergence_to_reference` is D_f(reference||policy), what the return is charged for,
+    `kl_to_reference` KL(policy||reference), both in nats; `regret` is the best regularised return
+    less this policy's."""
     d, beta = divergences.parse(mdp.regulariser.divergence), mdp.regulariser.beta
     rewards = mdp.score(space.sequences).astype(ref.string.dtype)
     value = lambda log_pi: regularised.value(d, rewards, ref.string, log_pi, beta)
-    spent = d.perspective(ref.string, q.string).sum()
     return {
-        "spent": spent,
-        "kl_spent": jnp.sum(jnp.exp(q.string) * (q.string - ref.string)),
+        "divergence_to_reference": d.perspective(ref.string, q.string).sum(),
+        "kl_to_reference": jnp.sum(jnp.exp(q.string) * (q.string - ref.string)),
         "regularised_return": value(q.string),
         "regret": value(best) - value(q.string),
     }
@@ -126,7 +127,9 @@ def sampled_metrics(
     policy, mdp = components.policy, components.mdp
     answered, log_q = components.rollout(key, policy, params, tk.prompts_of(held, mdp.horizon))
     nll = -tk.log_probs(policy, params, held, mdp.vocab).sum(1)
-    found = averages({"coverage": nll, "entropy": -log_q.sum(1), "length": tk.lengths(answered)})
+    found = averages(
+        {"cross_entropy": nll, "entropy": -log_q.sum(1), "length": tk.lengths(answered)}
+    )
     found["validation_nll"] = nll.sum() / held.mask.sum()
     found |= averages({name: f(answered) for name, f in mdp.statistics.items()})
     if expert is None:
@@ -145,7 +148,7 @@ def sampled_metrics(
             )
         )
         found |= averages(
-            {"likelihood": -log_p.sum(1)}
+            {"expert_nll": -log_p.sum(1)}
         )  # the last to be written, the policy's strings, stays
     for d in family:
         for suffix, ends in (("", [r[:, -1] for r in ratios]), ("_occupancy", ratios)):

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 
 from experiments.assemble import Task
-from experiments.config import resolve
+from experiments.config import Evaluation
+from experiments.evaluation.evaluator import exact_measures
 from fdiv import divergences, exact, metrics
-from fdiv.types import Claim, Components, Params
+from fdiv.policies import Architecture
+from fdiv.types import Claim, Components, Level, Params
 
 STANDARD = ("forward_kl", "reverse_kl", "js", "tv", "hellinger2", "alpha:0.5")
 NEAR = 0.005  # a seed this close to a local optimum's value has ended in it
 SMALL = 5000  # entries of a table up to which a search starts from many points and runs to the end
-SHORT = 200  # iterations of the one search of any other policy
+LONG, SHORT = 5000, 200  # iterations of a search of a small policy, of a large one
 
 
 class ClassOptimum(NamedTuple):
@@ -34,15 +37,28 @@ class ClassOptimum(NamedTuple):
 class ClassOptima:
     """Searches, remembered in a file so that a run that goes on does not search again."""
 
-    def __init__(self, config: Any, task: Task, components: Components, path: Path):
-        self._config, self._task, self._kit, self._path = config, task, components, path
+    def __init__(
+        self,
+        architecture: Architecture,
+        evaluation: Evaluation,
+        seed: int,
+        task: Task,
+        components: Components,
+        path: Path,
+        extra: Sequence[str] = (),
+    ):
+        """`extra` are divergences to measure beside the standard ones, `path` the file."""
+        self._full = architecture.name == "full"
+        self._starts, self._seed = evaluation.optimum_starts, seed
+        self._task, self._components, self._path = task, components, path
+        self._extra = tuple(extra)
         self._known: dict[str, ClassOptimum] = {}
         if path.exists():
             self._known = {
                 key: ClassOptimum(**value) for key, value in json.loads(path.read_text()).items()
             }
         shape = jax.eval_shape(components.policy.init, jax.random.key(0))
-        network = config.policy.name == "transformer"
+        network = architecture.name == "transformer"
         self._large = network or sum(leaf.size for leaf in jax.tree.leaves(shape)) > SMALL
 
     @property
@@ -53,7 +69,7 @@ class ClassOptima:
     @property
     def note(self) -> str:
         """How far the optima are to be trusted."""
-        if self._config.policy.name == "full":
+        if self._full:
             return "The class holds every law, so its optimum is the expert itself."
         if self._large:
             return (
@@ -62,7 +78,7 @@ class ClassOptima:
             )
         return (
             "The class optimum is the best of L-BFGS in double precision from "
-            f"{self._config.evaluation.optimum_starts} starts."
+            f"{self._starts} starts."
         )
 
     def of(self, claim: Claim) -> ClassOptimum:
@@ -103,39 +119,30 @@ class ClassOptima:
             )
         return self._known[key]
 
-    def _search(self, name: str, level: str, share: float) -> tuple[float, Params, list[float]]:
-        task, components = self._task, self._kit
-        if (
-            self._config.policy.name == "full"
-        ):  # it holds every law, the expert's too: no search is as exact as knowing that
+    def _search(
+        self, name: str, level: Level | Literal["return"], share: float
+    ) -> tuple[float, Params | None, list[float]]:
+        """(the least value, where it is, the values of all local optima met)"""
+        if self._full:  # it holds every law, the expert's too: no search is as exact
             return 0.0, None, [0.0]
-        if self._large:
-            initial = [
-                jax.tree.map(
-                    np.asarray, components.policy.init(jax.random.key(self._config.budget.seed))
-                )
-            ]
-            iterations = SHORT
-        else:
-            initial = exact.random_starts(
-                components.policy, self._config.evaluation.optimum_starts, self._config.budget.seed
-            )
-            initial += self._ends(initial[0])
-            iterations = 5000
+        task, policy = self._task, self._components.policy
+        initial, iterations = self._initial(), SHORT if self._large else LONG
         if level == "return":
             best = exact.best_policy([self._regret()], initial, iterations=iterations)
         else:
+            divergence = divergences.parse(name)
             best = exact.best_in_class(
-                divergences.parse(name),
-                task.space,
-                task.mdp.expert,
-                components.policy,
-                initial,
-                level,
-                share,
-                iterations,
+                divergence, task.space, task.mdp.expert, policy, initial, level, share, iterations
             )
         return best.value, best.params, [value for value, _ in best.minima]
+
+    def _initial(self) -> list[Params]:
+        """Where a search starts: one point of a large class, many of a small one."""
+        policy = self._components.policy
+        if self._large:
+            return [jax.tree.map(np.asarray, policy.init(jax.random.key(self._seed)))]
+        initial = exact.random_starts(policy, self._starts, self._seed)
+        return initial + self._ends(initial[0])
 
     def _ends(self, like: Params) -> list[Params]:
         """Optima found so far: where random starts miss a basin, another divergence's end may lie
@@ -147,7 +154,7 @@ class ClassOptima:
             if best.end
         ]
 
-    def _regret(self) -> Callable:
+    def _regret(self) -> Callable[[Params], Array]:
         """What a policy's regularised return lacks of the best."""
         task, mdp = self._task, self._task.mdp
         with jax.enable_x64(True):
@@ -155,10 +162,9 @@ class ClassOptima:
                 exact.known_law(task.space, m) for m in (mdp.expert, mdp.regulariser.reference)
             )
 
-        def regret(params):
-            return metrics.return_metrics(
-                task.space, mdp, p.string, ref, exact.law(task.space, self._kit.policy, params)
-            )["regret"]
+        def regret(params: Params) -> Array:
+            law = exact.law(task.space, self._components.policy, params)
+            return metrics.return_metrics(task.space, mdp, p.string, ref, law)["regret"]
 
         return regret
 
@@ -167,16 +173,17 @@ class ClassOptima:
             return {k: float(v) for k, v in self._everything(params).items()}
 
     @functools.cached_property
-    def _everything(self) -> Callable:
+    def _everything(self) -> Callable[[Params | None], dict[str, Array]]:
         """All metrics of a policy of the class; of the expert itself for no parameters."""
         task = self._task
-        extra = [m.divergence for m in resolve(self._config).values() if m.divergence]
-        family = [divergences.parse(name) for name in dict.fromkeys([*metrics.LOGGED, *extra])]
+        family = [
+            divergences.parse(name) for name in dict.fromkeys([*metrics.LOGGED, *self._extra])
+        ]
+        of_law = exact_measures(task, family)
 
-        def everything(params):
-            p = exact.law(task.space, *task.mdp.expert)
-            q = p if params is None else exact.law(task.space, self._kit.policy, params)
-            return metrics.exact_metrics(family, task.space, p, q, task.mdp.statistics)
+        def everything(params: Params | None) -> dict[str, Array]:
+            policy = task.mdp.expert if params is None else (self._components.policy, params)
+            return of_law(exact.law(task.space, *policy))
 
         return jax.jit(everything)
 

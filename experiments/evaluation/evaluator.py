@@ -4,20 +4,52 @@ samples."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 
 from experiments.assemble import Task
+from experiments.config import Evaluation
 from experiments.devices import Layout
 from fdiv import divergences, exact, metrics
 from fdiv import tokens as tk
 from fdiv.rollout import greedy, tempered
-from fdiv.types import Components, Sequences
+from fdiv.types import Claim, Components, Divergence, Params, Sequences
 from fdiv.verified import verified_metrics
 
 Measured = dict[str, np.ndarray]  # name -> [count]
+SALT = 1_000_003  # what sets the evaluator's keys apart from those of training
+
+
+def exact_measures(
+    task: Task, family: Sequence[Divergence]
+) -> Callable[[exact.Law], dict[str, Array]]:
+    """Every metric of a policy's law on a task whose strings are enumerated, returns too where it
+    has a reward and a known reference."""
+    regulariser = task.mdp.regulariser
+    expert = exact.known_law(task.space, task.mdp.expert)
+    known = regulariser is not None and regulariser.reference is not None
+    reference = exact.known_law(task.space, regulariser.reference) if known else None
+
+    def measure(law: exact.Law) -> dict[str, Array]:
+        measured = metrics.exact_metrics(family, task.space, expert, law, task.mdp.statistics)
+        if reference is None:
+            return measured
+        return measured | metrics.return_metrics(
+            task.space, task.mdp, expert.string, reference, law
+        )
+
+    return measure
+
+
+class HeldOut(NamedTuple):
+    """The strings that policies are measured against."""
+
+    data: Sequences  # held-out demonstrations
+    prompts: Sequences  # theirs
+    expert: Sequences | None  # the expert's own answers to them; None where it is not known
 
 
 class Evaluator:
@@ -25,63 +57,69 @@ class Evaluator:
 
     def __init__(
         self,
-        config: Any,
+        evaluation: Evaluation,
+        seed: int,
         task: Task,
         components: Components,
         layout: Layout,
-        params: Any,
+        params: Params,
         extra: Sequence[str] = (),
     ):
         """`extra` are divergences to measure beside the standard ones; `params` is an example, laid
-        out by `runs`."""
+        out by `layout`."""
         self.layout, self.exact = layout, task.space is not None
         self.family = [divergences.parse(name) for name in dict.fromkeys([*metrics.LOGGED, *extra])]
-        self._key = jax.random.fold_in(jax.random.key(config.budget.seed), 1_000_003)
-        held = task.mdp.held_out(jax.random.fold_in(self._key, 0), config.evaluation.samples)
-        self._held, self._prompted = held, held.tokens.shape[1] > task.mdp.horizon
-        prompts = tk.prompts_of(held, task.mdp.horizon)
-        expert, known = None, task.mdp.expert
-        if known is not None and not self.exact:
-            expert = jax.jit(lambda key: components.rollout(key, *known, prompts)[0])(
-                jax.random.fold_in(self._key, 1)
-            )
-        p = exact.known_law(task.space, known) if self.exact else None
-        ref = _reference(task) if self.exact else None
-        self._expert = {"law": p, "strings": expert, "task": task}
+        self._task, self._components = task, components
+        self._key = jax.random.fold_in(jax.random.key(seed), SALT)
+        self._held_out = self._draw(evaluation.samples)
+        measure = self._exactly() if self.exact else self._from_samples()
+        self._measure, _ = layout.compile(measure, params, jax.numpy.float32(1.0), shared=(1,))
+        self._answer, _ = layout.compile(self._answered, params)
 
-        def measure(params, temperature):
-            policy = tempered(components.policy, temperature)
-            if self.exact:
-                q = exact.law(task.space, policy, params)
-                found = metrics.exact_metrics(self.family, task.space, p, q, task.mdp.statistics)
-                return found | (
-                    {}
-                    if ref is None
-                    else metrics.return_metrics(task.space, task.mdp, p.string, ref, q)
-                ), ()
+    def _draw(self, samples: int) -> HeldOut:
+        mdp = self._task.mdp
+        data = mdp.held_out(jax.random.fold_in(self._key, 0), samples)
+        prompts = tk.prompts_of(data, mdp.horizon)
+        if mdp.expert is None or self.exact:
+            return HeldOut(data, prompts, None)
+        answer = jax.jit(lambda key: self._components.rollout(key, *mdp.expert, prompts)[0])
+        return HeldOut(data, prompts, answer(jax.random.fold_in(self._key, 1)))
+
+    def _exactly(self) -> Callable[[Params, Array], tuple[dict[str, Array], tuple[()]]]:
+        of_law = exact_measures(self._task, self.family)
+
+        def measure(params: Params, temperature: Array):
+            policy = tempered(self._components.policy, temperature)
+            return of_law(exact.law(self._task.space, policy, params)), ()
+
+        return measure
+
+    def _from_samples(self) -> Callable[[Params, Array], tuple[dict[str, Array], Sequences]]:
+        mdp, rows = self._task.mdp, self.layout.rows
+        held_out = self._held_out
+
+        def measure(params: Params, temperature: Array):
+            policy = tempered(self._components.policy, temperature)
+            own = self._components._replace(policy=policy)
             key = jax.random.fold_in(self._key, 2)
-            own = components._replace(policy=policy)
-            found, answered = metrics.sampled_metrics(
-                self.family, own, key, params, *layout.rows((held, expert))
+            measured, answered = metrics.sampled_metrics(
+                self.family, own, key, params, *rows((held_out.data, held_out.expert))
             )
-            if task.mdp.solutions is not None:
-                likeliest = greedy(task.mdp.horizon, task.mdp.eos)
-                found |= verified_metrics(
-                    own, likeliest, jax.random.fold_in(key, 1), params, layout.rows(prompts)
+            if mdp.solutions is not None:
+                likeliest = greedy(mdp.horizon, mdp.eos)
+                measured |= verified_metrics(
+                    own, likeliest, jax.random.fold_in(key, 1), params, rows(held_out.prompts)
                 )
-            return found, answered
+            return measured, answered
 
-        def answer(params):
-            return components.rollout(
-                jax.random.fold_in(self._key, 3), components.policy, params, layout.rows(prompts)
-            )
+        return measure
 
-        one = jax.numpy.float32(1.0)
-        self._measure, seconds = layout.compile(measure, params, one, shared=(1,))
-        self._answer, more = layout.compile(answer, params)
-        self.compile_seconds = seconds + more
+    def _answered(self, params: Params) -> tuple[Sequences, Array]:
+        """The policy's answers to held-out prompts."""
+        key, prompts = jax.random.fold_in(self._key, 3), self.layout.rows(self._held_out.prompts)
+        return self._components.rollout(key, self._components.policy, params, prompts)
 
-    def measure(self, params: Any, temperature: float = 1.0) -> Measured:
+    def measure(self, params: Params, temperature: float = 1.0) -> Measured:
         """Every metric at a sampling temperature, with diversity where strings are sampled."""
         measured, answered = self._measure(params, jax.numpy.float32(temperature))
         measured = self.layout.host(measured)
@@ -90,32 +128,20 @@ class Evaluator:
     def expert(self) -> dict[str, float]:
         """What the expert itself scores, as far as it is known: all of it exactly, or entropy and
         length from samples."""
-        task, known = self._expert["task"], self._expert["task"].mdp.expert
+        known, task, data = self._task.mdp.expert, self._task, self._held_out.data
         if self.exact:
-            p, ref = self._expert["law"], _reference(task)
-
-            @jax.jit
-            def own(p):
-                found = metrics.exact_metrics(self.family, task.space, p, p, task.mdp.statistics)
-                return found | (
-                    {}
-                    if ref is None
-                    else metrics.return_metrics(task.space, task.mdp, p.string, ref, p)
-                )
-
-            return {name: float(value) for name, value in own(p).items()}
+            own = jax.jit(exact_measures(task, self.family))(exact.known_law(task.space, known))
+            return {name: float(value) for name, value in own.items()}
         if known is None:
-            return {"length": float(tk.lengths(self._held).mean())}
-        strings = self._expert["strings"]
+            return {"length": float(tk.lengths(data).mean())}
+        strings = self._held_out.expert
         nll = float(-tk.log_probs(*known, strings, task.mdp.vocab).sum(1).mean())
-        own = -tk.log_probs(*known, self._held, task.mdp.vocab).sum() / self._held.mask.sum()
-        found = {
+        held_out = -tk.log_probs(*known, data, task.mdp.vocab).sum() / data.mask.sum()
+        return {
             "entropy": nll,
-            "likelihood": nll,
+            "expert_nll": nll,
             "length": float(tk.lengths(strings).mean()),
-            "validation_nll": float(own),
-        }
-        return found | {
+            "validation_nll": float(held_out),
             "self_bleu": metrics.self_bleu(strings),
             "distinct_2": metrics.distinct_n(strings, 2),
         }
@@ -123,41 +149,32 @@ class Evaluator:
     def references(self) -> dict[str, Sequences]:
         """Held-out strings: the expert's own, or for text the data's and the teacher's answers to
         the same prompts."""
-        answers = self._expert["strings"]
+        data, _, answers = self._held_out
         if answers is None:
-            return {"expert" if self._expert["task"].mdp.expert is not None else "data": self._held}
-        return {"data": self._held, "expert": answers} if self._prompted else {"expert": answers}
+            return {"expert" if self._task.mdp.expert is not None else "data": data}
+        prompted = data.tokens.shape[1] > self._task.mdp.horizon
+        return {"data": data, "expert": answers} if prompted else {"expert": answers}
 
-    def strings(self, params: Any) -> tuple[Sequences, np.ndarray]:
+    def strings(self, params: Params) -> tuple[Sequences, np.ndarray]:
         """Strings drawn from each policy [count, samples, T], and their log-probs [count,
         samples]."""
         sequences, log_q = self.layout.host(self._answer(params))
         return sequences, log_q.sum(-1)
 
-    def final(self, params: Any) -> tuple[Measured, Sequences, np.ndarray]:
+    def final(self, params: Params) -> tuple[Measured, Sequences, np.ndarray]:
         """Every metric, strings, and their log-probs; diversity is that of the strings."""
         sequences, log_q = self.strings(params)
         return self.measure(params) | self._diversity(sequences), sequences, log_q
 
     def _diversity(self, sequences: Sequences) -> Measured:
         each = [jax.tree.map(lambda x, i=i: x[i], sequences) for i in range(self.layout.count)]
-        found = {
+        distinct = {
             f"distinct_{n}": np.array([metrics.distinct_n(x, n) for x in each]) for n in (1, 2, 3)
         }
-        return found | {"self_bleu": np.array([metrics.self_bleu(x) for x in each])}
+        return distinct | {"self_bleu": np.array([metrics.self_bleu(x) for x in each])}
 
 
-def _reference(task: Task) -> exact.Law | None:
-    """The reference's law, where the task has one."""
-    regulariser = task.mdp.regulariser
-    return (
-        exact.known_law(task.space, regulariser.reference)
-        if regulariser and regulariser.reference
-        else None
-    )
-
-
-def own_divergence(claim: Any, task: Task) -> Callable[[Measured], np.ndarray] | None:
+def own_divergence(claim: Claim, task: Task) -> Callable[[Measured], np.ndarray] | None:
     """What a method minimises, read from its metrics, at its own level; the regret, where it is
     known, of one that maximises the task's return. None where nothing says it."""
     if task.mdp.expert is None:
@@ -165,13 +182,13 @@ def own_divergence(claim: Any, task: Task) -> Callable[[Measured], np.ndarray] |
     name, share = claim.minimises, claim.policy_prefixes
     if claim.level == "return":
         regulariser = task.mdp.regulariser
-        judged = (
+        known = (
             task.space is not None
             and regulariser
             and regulariser.reference
             and regulariser.divergence == name
         )
-        return (lambda m: m["regret"]) if judged else None
+        return (lambda m: m["regret"]) if known else None
     if claim.level != "token":
         return lambda m: m[name if claim.level == "sequence" else f"{name}_occupancy"]
     return lambda m: share * m[f"{name}_token"] + (1 - share) * m[f"{name}_token_expert"]

@@ -56,7 +56,7 @@ def make(flags: Flags) -> Result:
     for (kind, beta), course in runs.items():
         late = course.update >= (1 - HELD) * flags.updates
         spent, weight = (
-            course.metrics[name][late] for name in ("kl_spent", "beta")
+            course.metrics[name][late] for name in ("kl_to_reference", "beta")
         )  # [points, seeds]
         rows.append(
             {
@@ -97,7 +97,7 @@ def make(flags: Flags) -> Result:
             "beta": float(b),
         }
         for (kind, beta), c in runs.items()
-        for u, ks, bs in zip(c.update, c.metrics["kl_spent"], c.metrics["beta"])
+        for u, ks, bs in zip(c.update, c.metrics["kl_to_reference"], c.metrics["beta"])
         for i, (k, b) in enumerate(zip(ks, bs))
     ]
     least = min(row["beta"] for row in curve)
@@ -165,7 +165,7 @@ def _picture(flags: Flags, runs: dict[tuple[str, float], trained.Course], wanted
         zip(flags.betas, plt.get_cmap("viridis")(np.linspace(0.05, 0.8, len(flags.betas))))
     )
     for (kind, beta), course in runs.items():
-        for axis, name in ((left, "kl_spent"), (right, "beta")):
+        for axis, name in ((left, "kl_to_reference"), (right, "beta")):
             each = course.metrics[name]
             middle = np.array([statistics.iqm(x) for x in each])
             label = f"{kind}, from {beta:g}" if axis is left else None

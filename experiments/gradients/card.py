@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.reporting import pictures, style
+from experiments.reporting import style
 from experiments.storage.run_folder import write_json
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -75,7 +75,7 @@ def write(folder: Path, flags: Mapping[str, Any], rows: Rows) -> None:
     kept = {k: v for k, v in flags.items() if k not in ("expect", "out")}
     write_json(folder / "gradients.json", {"flags": kept, "rows": rows})
     (folder / "gradients.md").write_text(markdown(rows))
-    pictures.save(heat_map(rows), folder, "gradients", list(_long(rows)))
+    style.save(heat_map(rows), folder, "gradients", list(_long(rows)))
     print(f"written to {folder}")
 
 

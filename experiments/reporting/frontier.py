@@ -3,107 +3,91 @@ ended."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
-import numpy as np
+from matplotlib.axes import Axes
 
-from experiments.assemble import Task
-from experiments.reporting import pictures, style
-from fdiv import divergences, exact, regularised, statistics
+from experiments.evaluation.frontier import FrontierPoint, at_own_weight, overspent
+from experiments.reporting import scoreboards, style
+from experiments.reporting.schema import MethodResult, RunResult
+from fdiv import statistics
 
-BETAS = np.geomspace(1e-3, 1e3, 121)  # times the task's own
-
-
-def points(task: Task) -> list[dict[str, float]]:
-    """The frontier of the task's divergence, from least spent to most; nothing where there is no
-    known reference."""
-    regulariser = task.mdp.regulariser
-    if task.space is None or regulariser is None or regulariser.reference is None:
-        return []
-    with jax.enable_x64(True):
-        ref = exact.known_law(task.space, regulariser.reference)
-        rewards = jnp.asarray(task.mdp.score(task.space.sequences), float)
-        betas = regulariser.beta * BETAS[::-1]
-        spent, reward = regularised.frontier(
-            divergences.parse(regulariser.divergence), rewards, ref.string, jnp.asarray(betas)
-        )
-    return [
-        {"beta": float(b), "spent": float(x), "reward": float(y)}
-        for b, x, y in zip(betas, spent, reward)
-    ]
+X, Y = "divergence_to_reference", "reward"
+Methods = dict[str, MethodResult]
 
 
-def overspent(spent: float, reward: float, frontier: list[dict[str, float]]) -> float:
-    """How much more of the divergence a policy has spent than its reward needs, in nats."""
-    x, y = (
-        np.maximum.accumulate(np.array([row[key] for row in frontier]))
-        for key in ("spent", "reward")
-    )
-    return float(spent - np.interp(reward, y, x))
-
-
-def picture(results: Mapping[str, Any], folder: Path) -> str:
-    """Left the plane with the frontier, right each method's distance from it, by seed."""
+def picture(result: RunResult, folder: Path) -> str:
+    """Left the plane with the frontier, right each method's distance from it, by seed; nothing
+    where no frontier is known."""
+    methods = {k: m for k, m in result.methods.items() if {X, Y} <= set(m.metrics)}
+    if not result.frontier or not methods:
+        return ""
     style.use()
-    line = results["frontier"]
-    methods = {
-        k: m for k, m in results["methods"].items() if {"spent", "reward"} <= set(m["metrics"])
-    }
     figure, (plane, bars) = plt.subplots(
         1, 2, figsize=(9.2, 3.9), layout="constrained", width_ratios=(1.35, 1)
     )
-    x, y = ([row[key] for row in line] for key in ("spent", "reward"))
-    plane.plot(x, y, color=style.EXPERT, linewidth=1.2)
-    best = line[len(line) // 2]  # at the task's own weight
-    plane.plot(
-        best["spent"],
-        best["reward"],
-        marker="*",
-        markersize=13,
-        color=style.EXPERT,
-        markerfacecolor="none",
-    )
-    rows: list[dict[str, Any]] = [{"what": "frontier", **row} for row in line]
-    for place, (name, m) in enumerate(methods.items()):
-        spent, reward = m["metrics"]["spent"], m["metrics"]["reward"]
-        beyond = [overspent(a, b, line) for a, b in zip(spent["seeds"], reward["seeds"])]
-        _mark(plane, m, spent["seeds"], reward["seeds"], (spent["iqm"], reward["iqm"]))
-        _mark(bars, m, beyond, [place] * len(beyond), (statistics.iqm(beyond), place))
-        seeds = enumerate(zip(spent["seeds"], reward["seeds"], beyond))
-        rows += [
-            {"what": name, "seed": i, "spent": a, "reward": b, "overspent": c}
-            for i, (a, b, c) in seeds
+    beyond = {
+        name: [
+            overspent(a, b, result.frontier) for a, b in zip(m.metrics[X].seeds, m.metrics[Y].seeds)
         ]
-    most = max([best["spent"], *(m["metrics"]["spent"]["iqm"] for m in methods.values())])
-    what = results["benchmark"]["divergence"]
-    plane.set(
-        xlabel=f"{what} spent (nats)", ylabel="expected reward", xlim=(-0.03 * most, 1.2 * most)
-    )
-    bars.set(
-        yticks=range(len(methods)),
-        yticklabels=list(methods),
-        xlabel="spent beyond what its reward needs (nats)",
-    )
-    bars.invert_yaxis()
-    bars.axvline(0, color=style.EXPERT, linewidth=0.8)
-    bars.set_xscale("symlog", linthresh=1e-2)
-    bars.set_xlim(-2e-3, 2 * max([0.02, *(row["overspent"] for row in rows if "overspent" in row)]))
+        for name, m in methods.items()
+    }
+    divergence = scoreboards.of_result(result).metric(X)
+    _draw_plane(plane, methods, result.frontier)
+    plane.set(xlabel=divergence.label, ylabel="expected reward")
+    _draw_distances(bars, methods, beyond)
+    bars.set_xlabel(f"{divergence.short} beyond what its reward needs (nats)")
     handles = [
         plt.Line2D([], [], label=k, **(style.look(m) | {"linestyle": ""}))
         for k, m in methods.items()
     ]
     handles.append(plt.Line2D([], [], color=style.EXPERT, linewidth=1.2, label="frontier"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
-    return pictures.save(figure, folder, "frontier", rows)
+    rows = [{"what": "frontier", **point._asdict()} for point in result.frontier]
+    rows += [
+        {"what": name, "seed": i, X: a, Y: b, "overspent": c}
+        for name, m in methods.items()
+        for i, (a, b, c) in enumerate(zip(m.metrics[X].seeds, m.metrics[Y].seeds, beyond[name]))
+    ]
+    return style.save(figure, folder, "frontier", rows)
+
+
+def _draw_plane(axis: Axes, methods: Methods, points: Sequence[FrontierPoint]) -> None:
+    axis.plot(
+        [point.divergence_to_reference for point in points],
+        [point.reward for point in points],
+        color=style.EXPERT,
+        linewidth=1.2,
+    )
+    best = at_own_weight(points)
+    star = {"marker": "*", "markersize": 13, "markerfacecolor": "none"}
+    axis.plot(best.divergence_to_reference, best.reward, color=style.EXPERT, **star)
+    for m in methods.values():
+        x, y = m.metrics[X], m.metrics[Y]
+        _mark(axis, m, x.seeds, y.seeds, (x.iqm, y.iqm))
+    most = max([best.divergence_to_reference, *(m.metrics[X].iqm for m in methods.values())])
+    axis.set_xlim(-0.03 * most, 1.2 * most)
+
+
+def _draw_distances(axis: Axes, methods: Methods, beyond: dict[str, list[float]]) -> None:
+    for place, (name, m) in enumerate(methods.items()):
+        seeds = beyond[name]
+        _mark(axis, m, seeds, [place] * len(seeds), (statistics.iqm(seeds), place))
+    axis.set(yticks=range(len(methods)), yticklabels=list(methods))
+    axis.invert_yaxis()
+    axis.axvline(0, color=style.EXPERT, linewidth=0.8)
+    axis.set_xscale("symlog", linthresh=1e-2)
+    axis.set_xlim(-2e-3, 2 * max([0.02, *(x for seeds in beyond.values() for x in seeds)]))
 
 
 def _mark(
-    axis: Any, method: Mapping[str, Any], x: list, y: list, middle: tuple[float, float]
+    axis: Axes,
+    method: MethodResult,
+    x: Sequence[float],
+    y: Sequence[float],
+    middle: tuple[float, float],
 ) -> None:
     """Seeds as dots, their IQM as the method's own mark."""
     look = style.look(method)

@@ -1,101 +1,118 @@
 """What a policy earns by a learned reward and by the true one, as it leaves the reference: where
 they part, it over-optimises.
 
-Gao, Schulman & Hilton 2023 (arXiv 2210.10760). A reward model says a number up to a constant, so
-each proxy is moved to meet the true reward where the policy sets off."""
+Gao, Schulman & Hilton 2023 (arXiv 2210.10760). A reward model is known up to a constant, so each
+learned reward is moved to meet the true one where the policy sets off."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 
-from experiments.reporting import pictures, style
+from experiments.evaluation.frontier import FrontierPoint, at_own_weight
+from experiments.reporting import scoreboards, style
+from experiments.reporting.schema import HistoryLine, RunResult
 from fdiv import statistics
 
-STILL = 1e-6  # nats: a policy that has spent less has not set off
+STILL = 1e-6  # nats: a policy that is this close to the reference has not set off
+DIVERGENCE = ("divergence_to_reference", "penalty")  # exact, or else of the policy's own batch
+REWARD = ("reward", "score")
 
 
-def curves(history: pictures.Rows) -> dict[str, pictures.Rows]:
-    """Method -> points in order, each {update, spent, gold, proxy}: IQMs over seeds from where the
-    policy set off."""
-    found = {}
+class Point(NamedTuple):
+    """One update of a method: IQMs over seeds."""
+
+    update: int
+    divergence: float  # from the reference, nats
+    gold: float  # the true reward
+    proxy: float  # the learned one
+
+
+def curves(history: Sequence[HistoryLine]) -> dict[str, list[Point]]:
+    """Method -> its points in order, from where the policy set off; methods with a learned reward
+    alone."""
+    by_method = {}
     for name in dict.fromkeys(line["method"] for line in history if line.get("proxy") is not None):
         lines = [line for line in history if line["method"] == name]
-        points = [
-            _point([line for line in lines if line["update"] == u])
-            for u in sorted({line["update"] for line in lines})
-        ]
+        updates = sorted({line["update"] for line in lines})
+        points = [_point([line for line in lines if line["update"] == u]) for u in updates]
         points = [point for point in points if point is not None]
-        still = [i for i, point in enumerate(points) if point["spent"] <= STILL]
+        still = [i for i, point in enumerate(points) if point.divergence <= STILL]
         points = points[still[-1] if still else 0 :]
-        if points and points[-1]["spent"] > STILL:
-            moved = points[0]["gold"] - points[0]["proxy"]
-            found[name] = [point | {"proxy": point["proxy"] + moved} for point in points]
-    return found
+        if points and points[-1].divergence > STILL:
+            moved = points[0].gold - points[0].proxy
+            by_method[name] = [point._replace(proxy=point.proxy + moved) for point in points]
+    return by_method
 
 
-def _point(lines: pictures.Rows) -> dict[str, float] | None:
-    """IQMs over seeds at one update; exact values where there are any, else those of the policy's
-    own strings."""
-    spent, gold = (
-        exact if lines[0].get(exact) is not None else drawn
-        for exact, drawn in (("spent", "penalty"), ("reward", "score"))
-    )
-    keys = {"spent": spent, "gold": gold, "proxy": "proxy"}
-    values = {
-        key: np.array([line.get(name, np.nan) for line in lines], float)
-        for key, name in keys.items()
-    }
-    if not all(np.isfinite(v).any() for v in values.values()):
+def _point(lines: Sequence[HistoryLine]) -> Point | None:
+    """One update; exact values where there are any, else those of the policy's own strings."""
+    names = [
+        exact if lines[0].get(exact) is not None else sampled
+        for exact, sampled in (DIVERGENCE, REWARD)
+    ]
+    values = [
+        np.array([line.get(name, np.nan) for line in lines], float) for name in (*names, "proxy")
+    ]
+    if not all(np.isfinite(v).any() for v in values):
         return None
-    return {"update": lines[0]["update"]} | {
-        key: statistics.iqm(v[np.isfinite(v)]) for key, v in values.items()
-    }
+    return Point(lines[0]["update"], *(statistics.iqm(v[np.isfinite(v)]) for v in values))
 
 
-def picture(results: Mapping[str, Any], history: pictures.Rows, folder: Path) -> str:
-    """A panel a method: true reward (solid) and learned reward (dashed) against what is spent; none
-    where none was learned."""
+def picture(result: RunResult, history: Sequence[HistoryLine], folder: Path) -> str:
+    """A panel a method: true reward (solid) and learned reward (dashed) against the divergence;
+    nothing where no reward was learned."""
     drawn = curves(history)
     if not drawn:
         return ""
     style.use()
-    size = (1.2 + 2.1 * len(drawn), 2.9)
     figure, axes = plt.subplots(
-        1, len(drawn), figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
+        1,
+        len(drawn),
+        figsize=(1.2 + 2.1 * len(drawn), 2.9),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout="constrained",
     )
-    best = results["frontier"][len(results["frontier"]) // 2] if results["frontier"] else None
+    best = at_own_weight(result.frontier) if result.frontier else None
+    divergence = scoreboards.of_result(result).metric("divergence_to_reference")
     for axis, (name, points) in zip(axes[0], drawn.items()):
-        colour = style.look(results["methods"][name])["color"]
-        spent, gold, proxy = (
-            np.array([point[key] for point in points]) for key in ("spent", "gold", "proxy")
-        )
-        axis.plot(spent, gold, color=colour, marker="o", markersize=3, label="true reward")
-        axis.plot(
-            spent,
-            proxy,
-            color=colour,
-            marker="o",
-            markersize=3,
-            linestyle="--",
-            markerfacecolor="none",
-            label="learned reward",
-        )
-        if best:
-            star = {
-                "marker": "*",
-                "markersize": 12,
-                "linestyle": "",
-                "markerfacecolor": "none",
-                "label": "optimum",
-            }
-            axis.plot(best["spent"], best["reward"], color=style.EXPERT, **star)
-        axis.set(title=name, xlabel="divergence (nats)")
+        _panel(axis, points, style.look(result.methods[name])["color"], best)
+        axis.set(title=name, xlabel=divergence.label)
     axes[0][0].set_ylabel("reward")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    rows = [{"method": name} | point for name, points in drawn.items() for point in points]
-    return pictures.save(figure, folder, "overoptimisation", rows)
+    rows = [
+        {"method": name} | point._asdict() for name, points in drawn.items() for point in points
+    ]
+    return style.save(figure, folder, "overoptimisation", rows)
+
+
+def _panel(axis: Axes, points: Sequence[Point], colour: str, best: FrontierPoint | None) -> None:
+    x = [point.divergence for point in points]
+    marks = {"color": colour, "marker": "o", "markersize": 3}
+    axis.plot(x, [point.gold for point in points], label="true reward", **marks)
+    axis.plot(
+        x,
+        [point.proxy for point in points],
+        label="learned reward",
+        linestyle="--",
+        markerfacecolor="none",
+        **marks,
+    )
+    if best:
+        axis.plot(
+            best.divergence_to_reference,
+            best.reward,
+            color=style.EXPERT,
+            marker="*",
+            markersize=12,
+            linestyle="",
+            markerfacecolor="none",
+            label="optimum",
+        )

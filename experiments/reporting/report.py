@@ -2,74 +2,123 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jinja2
 
-from experiments.reporting import style, tables
+from experiments.reporting import scoreboards, style, tables
+from experiments.reporting.metrics import METRICS
+from experiments.reporting.pictures import Drawn
 from experiments.reporting.results import describe_ends
+from experiments.reporting.schema import Json, MethodResult, RunResult
+
+CARD = ("d_accuracy", "d_accuracy_train", "d_calibration", "length_accuracy", "d_saturated")
+SAMPLES = 8  # strings shown of each method
+
+
+class Trouble(NamedTuple):
+    """A method that a reader should look at twice, and why, in sentences."""
+
+    name: str
+    status: str
+    reasons: list[str]
+
+
+class Prompt(NamedTuple):
+    """What each method wrote for one prompt: (method, text)."""
+
+    prompt: str
+    texts: list[tuple[str, str]]
+
+
+class Samples(NamedTuple):
+    """Strings of seed 0 side by side."""
+
+    names: list[str]
+    rows: list[Prompt]
+    prompted: bool
+
+
+class Optima(NamedTuple):
+    """The table of the class's best policies: titles, and (what it minimises, cells) rows."""
+
+    titles: list[str]
+    rows: list[tuple[str, list[str]]]
 
 
 def write(
     path: Path,
-    results: Mapping[str, Any],
-    pictures: Mapping[str, str],
-    samples: Sequence[Mapping[str, Any]],
-    environment: Mapping[str, Any],
-    changed: Mapping[str, Any],
+    result: RunResult,
+    drawn: Sequence[Drawn],
+    samples: Sequence[Json],
+    environment: Json,
+    changed: Mapping[str, object],
 ) -> None:
-    """Fill the template."""
+    """Fill the template. `samples` are the lines of samples.jsonl, `changed` the fields that differ
+    from the preset."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     jinja = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = jinja.get_template("report.html.j2")
-    methods = results["methods"]
-    trouble = [(name, m["status"], _trouble(m)) for name, m in methods.items()]
-    page = template.render(
-        r=results,
-        title=_title(results),
-        ranking=tables.ranking(results),
-        checked="greedy_accuracy" in results["start"],
-        pictures=pictures,
-        samples=_side_by_side(samples, list(methods)),
-        trouble=[row for row in trouble if row[1] != "ok" or row[2]],
+    sections = itertools.groupby(drawn, key=lambda one: one.heading)
+    page = jinja.get_template("report.html.j2").render(
+        r=result,
+        title=_title(result),
+        ranking=tables.ranking(result),
+        sections=[(heading, list(pictures)) for heading, pictures in sections],
+        samples=_side_by_side(samples, list(result.methods)),
+        trouble=_trouble(result),
+        optima=_optima(result),
+        card=[METRICS[name] for name in CARD],
         environment=environment,
         changed=changed,
-        colour={name: style.method_colour(m) for name, m in methods.items()},
-        number=tables.number,
+        colour={name: style.method_colour(m) for name, m in result.methods.items()},
         interval=tables.interval,
     )
     path.write_text(page)
 
 
-def _trouble(m: Mapping[str, Any]) -> list[str]:
-    """Why a method is worth a second look, in sentences."""
-    ends = "" if m["level"] == "return" else describe_ends(m["gap"])
-    found = [m["reason"], *m["alarms"], f"{ends[0].upper()}{ends[1:]}." if ends else ""]
-    if m["published"] and any(found):
-        found.insert(0, m["target"])
-    return [sentence for sentence in found if sentence]
-
-
-def _title(results: Mapping[str, Any]) -> str:
-    fields = {k: v for k, v in results["benchmark"].items() if k != "name" and v is not None}
+def _title(result: RunResult) -> str:
+    fields = {k: v for k, v in result.benchmark.items() if k != "name" and v is not None}
     what = ", ".join(f"{k} {v}" for k, v in fields.items() if not k.startswith("teacher"))
-    return f"{results['benchmark']['name']} ({what}), {results['policy']['name']} policy"
+    return f"{result.benchmark['name']} ({what}), {result.policy['name']} policy"
 
 
-def _side_by_side(
-    samples: Sequence[Mapping[str, Any]], methods: list[str], most: int = 8
-) -> dict[str, Any]:
-    """Samples of seed 0: {names, prompts: [{prompt, texts by name}]}, whoever has any."""
+def _trouble(result: RunResult) -> list[Trouble]:
+    rows = [Trouble(name, m.status, _reasons(m)) for name, m in result.methods.items()]
+    return [row for row in rows if row.status != "ok" or row.reasons]
+
+
+def _reasons(m: MethodResult) -> list[str]:
+    ends = "" if m.level == "return" else describe_ends(m.gap)
+    reasons = [m.reason, *m.alarms, f"{ends[0].upper()}{ends[1:]}." if ends else ""]
+    if m.published and any(reasons):
+        reasons.insert(0, m.target)
+    return [sentence for sentence in reasons if sentence]
+
+
+def _optima(result: RunResult) -> Optima | None:
+    """The best policy of the class for each divergence, and the expert; None where no class was
+    searched."""
+    rows = result.class_optimum | {"(the expert itself)": result.expert}
+    if len(rows) == 1:
+        return None
+    board = scoreboards.of_result(result)
+    columns = board.shown(board.columns, {name for row in rows.values() for name in row})
+    cell = lambda row, name: tables.number(row[name]) if name in row else "not finite"
+    titles = [board.metric(name).title for name in columns]
+    return Optima(titles, [(who, [cell(row, n) for n in columns]) for who, row in rows.items()])
+
+
+def _side_by_side(samples: Sequence[Json], methods: Sequence[str]) -> Samples:
+    """Samples of seed 0, of whoever has any."""
     own = {(s["method"], s["index"]): s for s in samples if s["seed"] == 0}
     names = [name for name in ("data", "expert", "start", *methods) if (name, 0) in own]
     rows = []
-    for index in range(most):
+    for index in range(SAMPLES):
         here = {name: own[name, index] for name in names if (name, index) in own}
         if here:
             prompt = next(iter(here.values()))["prompt"]
-            rows.append(
-                {"prompt": prompt, "texts": [(name, here[name]["completion"]) for name in here]}
-            )
-    return {"names": names, "rows": rows, "prompted": any(row["prompt"] for row in rows)}
+            rows.append(Prompt(prompt, [(name, here[name]["completion"]) for name in here]))
+    return Samples(names, rows, any(row.prompt for row in rows))

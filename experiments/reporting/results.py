@@ -1,153 +1,128 @@
-"""From what was measured to what is reported: `results.json`, its tidy parquet and its tables."""
+"""From what was measured to what is reported: parts of `results.json`, and its tidy parquet."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from experiments.evaluation.class_optimum import NEAR, ClassOptimum, ended_in
+from experiments.reporting import scoreboards
+from experiments.reporting.schema import Comparison, Gap, MethodResult, Row, RunResult, Summary
 from fdiv import statistics
 
-SCHEMA = 1
+
+def summary(scores: np.ndarray | list[float]) -> Summary:
+    """A metric's seeds with their IQM, mean and interval."""
+    return _plain(statistics.summarise(scores))
 
 
-def summary(scores: Any) -> dict[str, Any]:
-    """A summary as plain data."""
-    found = statistics.summarise(scores)
-    return found._asdict() | {"ci95": list(found.ci95)}
+def _plain(summary: statistics.Summary) -> Summary:
+    return Summary(summary.iqm, summary.mean, list(summary.ci95), summary.seeds)
 
 
-def metrics_of(final: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def metrics_of(final: Mapping[str, np.ndarray]) -> tuple[dict[str, Summary], list[str]]:
     """(summaries of the finite metrics with their standard errors, names of those that are not
     finite on every seed)"""
-    found, infinite = {}, []
+    summaries, infinite = {}, []
     for name, seeds in final.items():
         if name.endswith("_stderr"):
             continue
         if not np.all(np.isfinite(seeds)):
             infinite.append(name)
             continue
-        found[name] = summary(seeds)
+        summaries[name] = summary(seeds)
         if f"{name}_stderr" in final:
-            found[name] |= {
-                "estimated": True,
-                "stderr": [float(x) for x in final[f"{name}_stderr"]],
-            }
-    return found, infinite
+            errors = [float(x) for x in final[f"{name}_stderr"]]
+            summaries[name] = Summary(
+                **vars(summaries[name]) | {"estimated": True, "stderr": errors}
+            )
+    return summaries, infinite
 
 
-def gap_of(own: Any, best: ClassOptimum | None) -> dict[str, Any] | None:
+def gap_of(own: np.ndarray, best: ClassOptimum | None) -> Gap | None:
     """Own divergence minus the class's best, seed by seed, and which local optimum each seed ended
     in."""
     if best is None or not np.all(np.isfinite(own)):
         return None
-    return summary(np.asarray(own, float) - best.value) | {
-        "ended_in": ended_in(np.asarray(own), best),
-        "local_optima": best.local,
-    }
+    pooled = summary(np.asarray(own, float) - best.value)
+    return Gap(
+        **vars(pooled), ended_in=ended_in(np.asarray(own), best), local_optima=list(best.local)
+    )
 
 
-def describe_ends(gap: Mapping[str, Any] | None) -> str:
+def describe_ends(gap: Gap | None) -> str:
     """A sentence on the seeds that ended away from the class's best."""
     if gap is None:
         return ""
     away: dict[str, list[int]] = {}
-    for seed, (where, value) in enumerate(zip(gap["ended_in"], gap["seeds"])):
+    for seed, (where, value) in enumerate(zip(gap.ended_in, gap.seeds)):
         if where:
-            away.setdefault(
-                f"local optimum {where + 1} of the class (value {gap['local_optima'][where]:.4f})",
-                [],
-            ).append(seed)
+            place = f"local optimum {where + 1} of the class (value {gap.local_optima[where]:.4f})"
+            away.setdefault(place, []).append(seed)
         elif where is None and value > NEAR:
-            away.setdefault("no local optimum of the class that the search has met", []).append(
-                seed
-            )
+            place = "no local optimum of the class that the search has met"
+            away.setdefault(place, []).append(seed)
     parts = [
-        f"seed{'s' if len(s) > 1 else ''} {', '.join(map(str, s))} ended in {place}"
-        for place, s in away.items()
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} ended in {place}"
+        for place, seeds in away.items()
     ]
     return "; ".join(parts)
 
 
-def assemble(
-    config: dict[str, Any],
-    methods: Mapping[str, dict[str, Any]],
-    class_optimum: Mapping[str, Mapping[str, float]],
-    expert: Mapping[str, float],
-    start: Mapping[str, Any],
-    complete: bool,
-    notes: list[str],
-    frontier: list[dict[str, float]],
-) -> dict[str, Any]:
-    """The whole of `results.json`."""
-    policy = {k: v for k, v in config["policy"].items() if v is not None}
-    return {
-        "schema": SCHEMA,
-        "complete": complete,
-        "benchmark": config["benchmark"],
-        "policy": policy,
-        "seeds": config["seeds"],
-        "updates": config["updates"],
-        "batch_size": config["batch_size"],
-        "demos": config["demos"],
-        "trials": config["trials"],
-        "frontier": frontier,
-        "class_optimum": {name: _finite(row) for name, row in class_optimum.items()},
-        "expert": _finite(expert),
-        "start": {k: float(np.mean(v)) for k, v in start.items() if np.all(np.isfinite(v))},
-        "methods": dict(methods),
-        "notes": notes,
-    }
-
-
-def _finite(row: Mapping[str, float]) -> dict[str, float]:
-    return {k: float(v) for k, v in row.items() if math.isfinite(v)}
+def finite(row: Mapping[str, float]) -> Row:
+    """A row without what is not finite, which JSON cannot hold."""
+    return {name: float(value) for name, value in row.items() if math.isfinite(value)}
 
 
 def compare_with(
-    methods: Mapping[str, dict[str, Any]], reference: str, metric: str, way: int = -1
-) -> dict[str, Any]:
+    methods: Mapping[str, MethodResult], reference: str, metric: str, better: int
+) -> dict[str, Comparison]:
     """Each method against a reference on a metric: paired difference, and chance of being better
-    (`way` 1: higher)."""
-    scores = {
-        name: m["metrics"][metric]["seeds"] for name, m in methods.items() if metric in m["metrics"]
-    }
-    found = {}
+    (`better` 1: higher is)."""
+    scores = {name: m.metrics[metric].seeds for name, m in methods.items() if metric in m.metrics}
+    if reference not in scores:
+        return {}
+    base = scores.pop(reference)
+    comparisons = {}
     for name, values in scores.items():
-        if name == reference or reference not in scores:
-            continue
-        difference = statistics.paired_difference(values, scores[reference])
-        sides = (values, scores[reference]) if way > 0 else (scores[reference], values)
+        sides = (values, base) if better > 0 else (base, values)
         chance, interval = statistics.probability_of_improvement(*sides)
-        found[name] = {
-            "reference": reference,
-            "metric": metric,
-            "difference": difference._asdict() | {"ci95": list(difference.ci95)},
-            "probability_of_improvement": chance,
-            "probability_ci95": list(interval),
-        }
-    return found
+        difference = _plain(statistics.paired_difference(values, base))
+        comparisons[name] = Comparison(reference, metric, difference, chance, list(interval))
+    return comparisons
 
 
-def write_parquet(path: Path, results: Mapping[str, Any]) -> None:
+def compared(result: RunResult, reference: str) -> RunResult:
+    """The same, each method's comparison with a reference on the metric that ranks added."""
+    board = scoreboards.of_result(result)
+    better = board.metric(board.rank_by).better
+    against = compare_with(result.methods, reference, board.rank_by, better)
+    methods = {
+        name: dataclasses.replace(m, against=against.get(name))
+        for name, m in result.methods.items()
+    }
+    return dataclasses.replace(result, methods=methods)
+
+
+def write_parquet(path: Path, result: RunResult) -> None:
     """One line per method, metric and seed."""
     rows = [
         {
             "method": name,
-            "minimises": m["minimises"],
-            "level": m["level"],
-            "status": m["status"],
+            "minimises": m.minimises,
+            "level": m.level,
+            "status": m.status,
             "metric": metric,
             "seed": i,
             "value": x,
         }
-        for name, m in results["methods"].items()
-        for metric, found in [*m["metrics"].items(), *([("gap", m["gap"])] if m["gap"] else [])]
-        for i, x in enumerate(found["seeds"])
+        for name, m in result.methods.items()
+        for metric, scores in [*m.metrics.items(), *([("gap", m.gap)] if m.gap else [])]
+        for i, x in enumerate(scores.seeds)
     ]
     import pyarrow.parquet  # slow to load
 

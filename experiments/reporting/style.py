@@ -3,15 +3,24 @@ log-ratio."""
 
 from __future__ import annotations
 
-from typing import Any
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
 
 import matplotlib
 
-from fdiv.objectives import METHODS
-from fdiv.types import Look
-
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib import ticker
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+
+from experiments.reporting.schema import MethodResult
+from fdiv.types import Look
+
+Rows = list[dict[str, Any]]  # of the CSV behind a picture
 
 COLOURS = {
     "forward_kl": "#0072B2",
@@ -33,28 +42,36 @@ EXPERT = "#000000"
 
 
 def colour(divergence: str) -> str:
-    """Of a divergence by the name that `parse` takes."""
-    return COLOURS.get(divergence.partition(":")[0], OTHER)
+    """Of a divergence by the name that `parse` takes; of several, joined by commas, the first's."""
+    return COLOURS.get(divergence.partition(",")[0].partition(":")[0], OTHER)
 
 
-def method_colour(method: dict[str, Any]) -> str:
-    """Of a method in results.json: its divergence's, or its own where it maximises a return."""
-    own = _look(method).colour or OTHER
-    return own if method["level"] == "return" else colour(method["minimises"])
+def method_colour(method: MethodResult) -> str:
+    """Of a method: its divergence's, or its own where it maximises a return."""
+    return look(method)["color"]
 
 
-def look(method: dict[str, Any]) -> dict[str, Any]:
-    """Colour, marker and line of a method in results.json."""
-    own = _look(method)
-    return {"color": method_colour(method), "marker": own.marker, "linestyle": own.line}
+class Line(TypedDict):
+    """How a method is drawn, as matplotlib's `plot` takes it."""
+
+    color: str
+    marker: str
+    linestyle: str
 
 
-def _look(method: dict[str, Any]) -> Look:
-    """As the run wrote it; results of an older version have the group alone."""
-    if "look" in method:
-        return Look(**method["look"])
-    named = (own.look for own in METHODS.values() if own.kind == method["group"])
-    return next(named, Look())
+def look(method: MethodResult) -> Line:
+    """Colour, marker and line of a method that has been run."""
+    return look_of(method.look, method.minimises, of_return=method.level == "return")
+
+
+def look_of(look: Look, minimises: str, of_return: bool = False) -> Line:
+    """The same from a method's own look: its divergence has the colour, but where it maximises a
+    return the method has."""
+    return Line(
+        color=(look.colour or OTHER) if of_return else colour(minimises),
+        marker=look.marker,
+        linestyle=look.line,
+    )
 
 
 def use() -> None:
@@ -81,3 +98,54 @@ def use() -> None:
             "legend.frameon": False,
         }
     )
+
+
+def save(figure: Figure, folder: Path, name: str, rows: Rows) -> str:
+    """Write NAME.pdf, .png and .csv; return the picture as SVG for the report."""
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # laid out once: what follows only draws
+    figure.savefig(folder / f"{name}.pdf")
+    figure.savefig(folder / f"{name}.png")
+    vector = io.StringIO()
+    figure.savefig(vector, format="svg")
+    plt.close(figure)
+    with (folder / f"{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    text = vector.getvalue()
+    return text[text.index("<svg") :]
+
+
+def legend(figure: Figure, methods: dict[str, MethodResult], stars: Sequence[str] = ()) -> None:
+    """One entry a method, and one a star, under the whole figure."""
+    handles = [
+        plt.Line2D([], [], label=name, markersize=5, **look(m)) for name, m in methods.items()
+    ]
+    hollow = {"marker": "*", "linestyle": "", "markerfacecolor": "none", "markersize": 9}
+    handles += [
+        plt.Line2D([], [], label=f"best {name}", color=colour(name), **hollow) for name in stars
+    ]
+    columns = 5 if stars else min(7, len(handles))
+    figure.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=columns,
+        columnspacing=1.2,
+        handlelength=2.8,
+    )
+
+
+class _Plain(ticker.LogFormatter):
+    """0.4 rather than 4e-01, at those ticks that have room for a number."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def plain_ticks(side: Axis) -> None:
+    """Numbers on a logarithmic axis as people write them."""
+    side.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    side.set_tick_params(which="minor", pad=5)  # in line with the numbers at longer ticks
+    side.set_minor_formatter(_Plain(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from rich.table import Table as RichTable
+from rich.text import Text
 
+from experiments.reporting import scoreboards
+from experiments.reporting.schema import MethodResult, RunResult, Summary
+from experiments.reporting.scoreboards import Scoreboard
 from fdiv.statistics import FEW_SEEDS, FEW_SEEDS_NOTE
+
+WIDE = 120  # columns of a terminal from which on words are shown too
+TEX = {"_": r"\_", "%": r"\%", "^": r"\^{}", "—": "--"}  # what TeX wants otherwise
 
 
 class Cell(NamedTuple):
@@ -17,182 +25,89 @@ class Cell(NamedTuple):
     best: bool = False
 
 
+class Title(NamedTuple):
+    text: str
+    short: str  # on a terminal
+
+
 class Ranking(NamedTuple):
     """Titles, rows of cells, and notes that belong under the table."""
 
-    titles: list[str]
+    headings: list[Title]
     rows: list[list[Cell]]
     notes: list[str]
 
-
-EXACT = {  # metric -> (title, which way is better)
-    "forward_kl": ("forward KL", -1),
-    "reverse_kl": ("reverse KL", -1),
-    "js": ("JS", -1),
-    "tv": ("TV", -1),
-    "valid": ("valid", 1),
-    "mode_b": ("mode B", 0),
-    "entropy": ("entropy", 0),
-}
-RETURN = {
-    "reward": ("reward", 1),
-    "spent": ("spent", 0),
-    "kl_spent": ("KL spent", 0),
-    "tv": ("TV to optimum", -1),
-    "forward_kl": ("forward KL", -1),
-    "reverse_kl": ("reverse KL", -1),
-    "valid": ("valid", 0),
-    "mode_b": ("mode B", 0),
-    "entropy": ("entropy", 0),
-}
-ESTIMATED = {
-    "validation_nll": ("validation NLL / token", -1),
-    "forward_kl_token_expert": ("forward KL / token", -1),
-    "reverse_kl_token": ("reverse KL / token", -1),
-    "js_token": ("JS / token", -1),
-    "likelihood": ("expert's NLL", 0),
-    "entropy": ("entropy", 0),
-    "self_bleu": ("self-BLEU", 0),
-    "distinct_2": ("distinct-2", 0),
-}
-VERIFIED = {
-    "greedy_accuracy": ("greedy accuracy", 1),
-    "accuracy": ("accuracy", 1),
-    "pass_8": ("pass@8", 1),
-    "answer": ("right answer", 1),
-    "ways": ("distinct ways", 0),
-    "way_entropy": ("entropy of ways", 0),
-    "penalty": ("spent", 0),
-    "entropy": ("entropy", 0),
-}
+    @property
+    def titles(self) -> list[str]:
+        """The headings in full."""
+        return [heading.text for heading in self.headings]
 
 
-SHORT = {  # titles on a terminal
-    "gap to class optimum": "gap",
-    "forward KL": "fwd KL",
-    "reverse KL": "rev KL",
-    "validation NLL / token": "NLL/tok",
-    "forward KL / token": "fKL/tok",
-    "reverse KL / token": "rKL/tok",
-    "JS / token": "JS/tok",
-    "expert's NLL": "exp.NLL",
-    "self-BLEU": "sBLEU",
-    "distinct-2": "dist-2",
-    "greedy accuracy": "greedy",
-    "right answer": "answer",
-    "distinct ways": "ways",
-    "entropy of ways": "H(way)",
-}
-
-
-def columns(results: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
-    """The metrics worth a column in this run."""
-    found = {name for m in results["methods"].values() for name in m["metrics"]}
-    sampled = VERIFIED if "greedy_accuracy" in found else ESTIMATED
-    chosen = RETURN if "regret" in found else EXACT if results["class_optimum"] else sampled
-    return {name: about for name, about in chosen.items() if name in found}
-
-
-def rank_by(results: Mapping[str, Any]) -> str:
-    """The metric that orders the rows: the regret where there is a reward, the accuracy where
-    answers are checked; else one that no side of the KL debate owns, or the likelihood of held-out
-    text."""
-    for name in ("regret", "greedy_accuracy"):
-        if any(name in m["metrics"] for m in results["methods"].values()):
-            return name
-    return "js" if results["class_optimum"] else "validation_nll"
-
-
-def better(metric: str) -> int:
-    """Which way is better for a metric that orders rows: 1 where high is, else -1."""
-    return VERIFIED.get(metric, ("", -1))[1]
-
-
-def ranking(results: Mapping[str, Any]) -> Ranking:
+def ranking(result: RunResult) -> Ranking:
     """Methods, best first. An interval is the 95% bootstrap interval of the IQM over seeds."""
-    shown, key = columns(results), rank_by(results)
-    score = lambda m: (
-        -better(key) * m["metrics"][key]["iqm"] if key in m["metrics"] else float("inf")
-    )
-    ordered = sorted(results["methods"].items(), key=lambda item: score(item[1]))
-    best = {
-        name: _best([m["metrics"][name]["iqm"] for _, m in ordered if name in m["metrics"]], way)
-        for name, (_, way) in shown.items()
-    }
-    has_gap = any(m["gap"] for _, m in ordered)
-    titles = [
-        "method",
-        "minimises",
-        *(["gap to class optimum"] if has_gap else []),
-        *(title for title, _ in shown.values()),
-        "status",
+    board = scoreboards.of_result(result)
+    columns = board.shown(board.columns, result.measured)
+    ordered = sorted(result.methods.items(), key=lambda item: _order(item[1], board))
+    best = {name: _best([m for _, m in ordered], name, board) for name in columns}
+    has_gap = any(m.gap for _, m in ordered)
+    numbers = [board.metric(name) for name in [*(["gap"] if has_gap else []), *columns]]
+    headings = [
+        Title("method", "method"),
+        Title("minimises", "minimises"),
+        *(Title(metric.title, metric.short) for metric in numbers),
+        Title("status", "status"),
     ]
     rows = []
     for name, m in ordered:
-        row = [Cell(name), Cell(f"{m['minimises']} ({m['level']})")]
+        row = [Cell(name), Cell(f"{m.minimises} ({m.level})")]
         if has_gap:
-            row.append(Cell(interval(m["gap"]) if m["gap"] else "—"))
-        for metric in shown:
-            found = m["metrics"].get(metric)
-            missing = Cell("not finite" if metric in m["infinite"] else "—")
-            row.append(Cell(interval(found), found["iqm"] == best[metric]) if found else missing)
-        rows.append([*row, Cell(m["status"])])
-    return Ranking(titles, rows, _notes(results, key))
+            row.append(Cell(interval(m.gap) if m.gap else "—"))
+        row += [_cell(m, metric, best[metric]) for metric in columns]
+        rows.append([*row, Cell(m.status)])
+    shown = [*columns, *(["gap"] if has_gap else [])]
+    return Ranking(headings, rows, _notes(result, board, shown))
 
 
-def _best(values: list[float], way: int) -> float | None:
-    return (min(values) if way < 0 else max(values)) if way and values else None
+def _order(m: MethodResult, board: Scoreboard) -> float:
+    """Where a method stands, the best lowest; one without the metric stands last."""
+    scores = m.metrics.get(board.rank_by)
+    return -board.metric(board.rank_by).better * scores.iqm if scores else float("inf")
 
 
-def _notes(results: Mapping[str, Any], key: str) -> list[str]:
-    exact = bool(results["class_optimum"])
+def _best(methods: Sequence[MethodResult], name: str, board: Scoreboard) -> float | None:
+    better = board.metric(name).better
+    values = [m.metrics[name].iqm for m in methods if name in m.metrics]
+    return (min(values) if better < 0 else max(values)) if better and values else None
+
+
+def _cell(m: MethodResult, metric: str, best: float | None) -> Cell:
+    scores = m.metrics.get(metric)
+    if scores is None:
+        return Cell("not finite" if metric in m.infinite else "—")
+    return Cell(interval(scores), scores.iqm == best)
+
+
+def _notes(result: RunResult, board: Scoreboard, shown: Sequence[str]) -> list[str]:
+    """What the numbers are, and what the columns that are shown mean."""
+    penalty = board.metric("divergence_to_reference").short
     notes = [
-        f"Rows in order of {key}. IQM over {results['seeds']} seed{'s'[: results['seeds'] > 1]} "
-        "[95% stratified bootstrap interval]; nats.",
-        "All values are exact, by enumerating every string."
-        if exact
-        else "Divergences are estimated from samples of both sides.",
+        f"Rows in order of {board.rank_by}. IQM over {result.seeds} "
+        f"seed{'s'[: result.seeds > 1]} [95% stratified bootstrap interval]; nats.",
+        board.values,
+        *(text.format(penalty=penalty) for name, text in board.notes.items() if name in shown),
     ]
-    if key == "greedy_accuracy":
-        notes[1] = (
-            "All values are of held-out problems, but for what is spent: that is of the "
-            "method's own last batch."
-        )
-        notes += _checked(results["start"])
-    if key == "regret":
-        notes.append(
-            "Gap: for methods that maximise the return, the best regularised return of the "
-            "class less theirs. "
-            "Spent: the divergence from the reference that the return is charged for; KL "
-            "spent: KL(policy||reference)."
-        )
-    if exact:
-        notes.append(
-            "Gap: a method's own divergence at its own level, minus the least that any "
-            "policy of the class has."
-        )
-    if results["seeds"] < FEW_SEEDS:
-        notes.append(FEW_SEEDS_NOTE)
-    return notes
-
-
-def _checked(start: Mapping[str, float]) -> list[str]:
-    """What the columns mean where answers are checked, and where everyone began."""
-    begun = [
-        f"{title} {number(start[name])}" for name, (title, _) in VERIFIED.items() if name in start
+    began = [
+        f"{board.metric(name).title} {number(result.start[name])}"
+        for name in board.start_columns
+        if name in result.start
     ]
-    return [
-        "Accuracy: share of right answers, of the likeliest tokens (greedy) and drawn; "
-        "pass@8: that one of 8 draws is right; "
-        "right answer: whatever its steps; distinct ways: right ways in 16 draws, and their "
-        "entropy given the problem.",
-        f"The common start: {', '.join(begun)}.",
-    ]
+    notes += [f"The common start: {', '.join(began)}."] if began else []
+    return notes + ([FEW_SEEDS_NOTE] if result.seeds < FEW_SEEDS else [])
 
 
-def interval(found: Mapping[str, Any]) -> str:
+def interval(scores: Summary) -> str:
     """`iqm [low, high]`, or the number alone where all seeds agree to what is shown."""
-    middle, low, high = (number(x) for x in (found["iqm"], *found["ci95"]))
+    middle, low, high = (number(x) for x in (scores.iqm, *scores.ci95))
     return middle if low == high == middle else f"{middle} [{low}, {high}]"
 
 
@@ -201,20 +116,30 @@ def number(x: float) -> str:
     return f"{x:.3g}" if abs(x) >= 100 else f"{x:.4f}".replace("-0.0000", "0.0000")
 
 
+def write(folder: Path, table: Ranking) -> None:
+    """table.md, table.csv and table.tex."""
+    forms = {"md": markdown, "csv": comma_separated, "tex": tex}
+    for suffix, form in forms.items():
+        (folder / f"table.{suffix}").write_text(form(table))
+
+
 # --- forms ----------------------------------------------------------------------------------------
 
 
 def markdown(table: Ranking) -> str:
-    mark = lambda cell: f"**{cell.text}**" if cell.best else cell.text
     lines = [
         _line(table.titles),
         _line(["---"] * len(table.titles)),
-        *(_line(map(mark, row)) for row in table.rows),
+        *(_line(_bold(cell) for cell in row) for row in table.rows),
     ]
     return "\n".join([*lines, "", *table.notes]) + "\n"
 
 
-def _line(cells) -> str:
+def _bold(cell: Cell) -> str:
+    return f"**{cell.text}**" if cell.best else cell.text
+
+
+def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
@@ -226,27 +151,29 @@ def comma_separated(table: Ranking) -> str:
 
 def tex(table: Ranking) -> str:
     """A booktabs tabular with the notes as comments."""
-    safe = lambda text: text.replace("_", r"\_").replace("%", r"\%").replace("—", "--")
-    mark = lambda cell: rf"\textbf{{{safe(cell.text)}}}" if cell.best else safe(cell.text)
-    body = [" & ".join(map(mark, row)) + r" \\" for row in table.rows]
-    head = " & ".join(map(safe, table.titles)) + r" \\"
-    notes = [f"% {note}" for note in table.notes]
-    columns = "ll" + "r" * (len(table.titles) - 3) + "l"
-    return (
-        "\n".join(
-            [
-                *notes,
-                rf"\begin{{tabular}}{{{columns}}}",
-                r"\toprule",
-                head,
-                r"\midrule",
-                *body,
-                r"\bottomrule",
-                r"\end{tabular}",
-            ]
-        )
-        + "\n"
-    )
+    columns = "ll" + "r" * (len(table.headings) - 3) + "l"
+    lines = [
+        *(f"% {note}" for note in table.notes),
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        " & ".join(map(_safe, table.titles)) + r" \\",
+        r"\midrule",
+        *(" & ".join(map(_tex_cell, row)) + r" \\" for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _safe(text: str) -> str:
+    """Text as TeX has it."""
+    for plain, escaped in TEX.items():
+        text = text.replace(plain, escaped)
+    return text
+
+
+def _tex_cell(cell: Cell) -> str:
+    return rf"\textbf{{{_safe(cell.text)}}}" if cell.best else _safe(cell.text)
 
 
 def terminal(table: Ranking, width: int) -> RichTable:
@@ -256,28 +183,31 @@ def terminal(table: Ranking, width: int) -> RichTable:
         note.replace(" [95% stratified bootstrap interval]", "; intervals are in the report")
         for note in table.notes
     ]
-    titles = [SHORT.get(title, title) for title in table.titles]
+    titles = [heading.short for heading in table.headings]
     texts = [[cell.text.split(" [")[0] for cell in row] for row in table.rows]
-    kept = [
-        i
-        for i, title in enumerate(table.titles)
-        if width >= 120 or title not in ("minimises", "status")
-    ]
-    room = lambda: sum(2 + max(len(titles[i]), *(len(row[i]) for row in texts)) for i in kept)
-    left_out = []
-    while room() > width and len(kept) > 2:
-        left_out.insert(0, titles[kept.pop()])
+    fit, left_out = _that_fit(titles, texts, width)
     if left_out:
         notes.append(f"In the report and not here, for want of width: {', '.join(left_out)}.")
     shown = RichTable(
         box=None,
         padding=(0, 1),
         header_style="bold",
-        caption="\n".join(notes),
+        caption=Text("\n".join(notes), style="table.caption"),
         caption_justify="left",
     )
-    for i in kept:
-        shown.add_column(titles[i], justify="left" if i < 2 else "right", no_wrap=True)
+    for i in fit:
+        shown.add_column(Text(titles[i]), justify="left" if i < 2 else "right", no_wrap=True)
     for cells, row in zip(table.rows, texts):
-        shown.add_row(*(f"[bold green]{row[i]}[/]" if cells[i].best else row[i] for i in kept))
+        shown.add_row(*(Text(row[i], style="bold green" if cells[i].best else "") for i in fit))
     return shown
+
+
+def _that_fit(titles: list[str], texts: list[list[str]], width: int) -> tuple[list[int], list[str]]:
+    """(columns that there is room for, titles of the others but the words)"""
+    words = ("minimises", "status") if width < WIDE else ()
+    fit = [i for i, title in enumerate(titles) if title not in words]
+    size = {i: 2 + max(len(titles[i]), *(len(row[i]) for row in texts)) for i in fit}
+    left_out: list[str] = []
+    while sum(size[i] for i in fit) > width and len(fit) > 2:
+        left_out.insert(0, titles[fit.pop()])
+    return fit, left_out

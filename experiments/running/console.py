@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from experiments.reporting.metrics import Metric
+
 PLAIN_EVERY = 10.0  # seconds between plain progress lines of one method
+
+
+def plain_console() -> Console:
+    """A console that prints text as it is: a method's name may hold what rich would take for markup
+    or an emoji, as `adversarial:tv:` does."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+@dataclasses.dataclass
+class _Row:
+    """Where one method is."""
+
+    state: str = "waiting"
+    share: float = 0.0  # of its updates that are done
+    speed: float = 0.0  # tokens a second
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Screen:
     """One row a method: waiting, compiling, running or done."""
 
-    def __init__(self, methods: list[str], columns: Mapping[str, str]):
-        """`columns` are the metrics shown: name -> title."""
-        self.console = Console(highlight=False)
-        self.live = None
-        self._rows: dict[str, dict[str, Any]] = {name: {"state": "waiting"} for name in methods}
+    def __init__(self, methods: Sequence[str], columns: Sequence[Metric]):
+        """`columns` are the metrics shown once some method has them."""
+        self.console = plain_console()
+        self.live: Live | None = None
+        self._rows = {name: _Row() for name in methods}
         self._columns = columns
         self._last_line = 0.0
-        self._began = None  # when the first method did
+        self._began = 0.0  # when the first method did
 
     def __enter__(self) -> Screen:
         if self.console.is_terminal:
@@ -33,7 +51,7 @@ class Screen:
             self.live.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.live:
             self.live.__exit__(*error)
             self.console.print(self._table())
@@ -41,12 +59,12 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        self.console.print(text, markup=False, soft_wrap=not self.console.is_terminal)
+        self.console.print(text, soft_wrap=not self.console.is_terminal)
 
     def state(self, method: str, state: str) -> None:
         """What a method is at: compiling, done ..."""
         self._began = self._began or time.monotonic()
-        self._rows[method]["state"] = state
+        self._rows[method].state = state
         self._show(f"{method}: {state}")
 
     def progress(
@@ -56,24 +74,20 @@ class Screen:
         updates: int,
         seconds: float,
         tokens: float,
-        metrics: Mapping | None,
+        metrics: Mapping[str, float] | None,
     ) -> None:
         """A method has moved."""
         row = self._rows[method]
-        row |= {
-            "state": "running",
-            "share": done / updates,
-            "speed": tokens / seconds if seconds else 0.0,
-            "seconds": seconds,
-        }
-        row["metrics"] = metrics or row.get("metrics", {})
+        row.state, row.share = "running", done / updates
+        row.speed = tokens / seconds if seconds else 0.0
+        row.metrics = metrics or row.metrics
         shown = "  ".join(
-            f"{title} {row['metrics'][name]:.4g}"
-            for name, title in self._columns.items()
-            if name in row["metrics"]
+            f"{metric.short} {row.metrics[metric.name]:.4g}"
+            for metric in self._shown()
+            if metric.name in row.metrics
         )
         left = f", about {_span(self._left())} left in all" if done else ""
-        line = f"{method}: {done}/{updates} updates, {row['speed']:,.0f} tokens/s{left}  {shown}"
+        line = f"{method}: {done}/{updates} updates, {row.speed:,.0f} tokens/s{left}  {shown}"
         self._show(line, quiet=done < updates)
 
     def _show(self, line: str, quiet: bool = False) -> None:
@@ -86,26 +100,31 @@ class Screen:
     def _left(self) -> float:
         """Seconds until all methods are done, those that wait taken to need what the others
         need."""
-        share = sum(row.get("share", 0.0) for row in self._rows.values())
-        spent = time.monotonic() - self._began
-        return spent / share * (len(self._rows) - share) if share > 0 else 0.0
+        share = sum(row.share for row in self._rows.values())
+        passed = time.monotonic() - self._began
+        return passed / share * (len(self._rows) - share) if share > 0 else 0.0
+
+    def _shown(self) -> list[Metric]:
+        """Columns that some method has a number for."""
+        there = {name for row in self._rows.values() for name in row.metrics}
+        return [metric for metric in self._columns if metric.name in there]
 
     def _table(self) -> Table:
+        columns = self._shown()
         table = Table(title=None, box=None, padding=(0, 2), header_style="bold")
         table.add_column("method")
-        for title in ("progress", "tokens/s", *self._columns.values()):
+        for title in ("progress", "tokens/s", *(metric.short for metric in columns)):
             table.add_column(title, justify="right")
         for name, row in self._rows.items():
-            share = row.get("share", 0.0)
-            bar = "█" * round(12 * share) + "░" * (12 - round(12 * share))
-            state = f"{bar} {share:4.0%}" if row["state"] == "running" else row["state"]
-            speed = f"{row['speed']:,.0f}" if row.get("speed") else ""
+            full = round(12 * row.share)
+            bar = f"{'█' * full}{'░' * (12 - full)} {row.share:4.0%}"
             values = [
-                f"{row['metrics'][key]:.4f}" if key in row.get("metrics", {}) else ""
-                for key in self._columns
+                f"{row.metrics[metric.name]:.4f}" if metric.name in row.metrics else ""
+                for metric in columns
             ]
-            table.add_row(name, state, speed, *values)
-        if 0 < sum(row.get("share", 0.0) for row in self._rows.values()) < len(self._rows):
+            state = bar if row.state == "running" else row.state
+            table.add_row(name, state, f"{row.speed:,.0f}" if row.speed else "", *values)
+        if 0 < sum(row.share for row in self._rows.values()) < len(self._rows):
             table.caption = f"about {_span(self._left())} left"
         return table
 
@@ -124,4 +143,4 @@ def print_table(titles: list[str], rows: list[list[str]], caption: str) -> None:
         table.add_column(title, justify="right" if i else "left")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    plain_console().print(table)

@@ -7,86 +7,87 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from experiments import config as configs
-from experiments.reporting import frontier, pictures, report, results, tables
-from experiments.storage.run_folder import write_json
+from experiments.evaluation.frontier import frontier
+from experiments.reporting import pictures, report, results, schema, tables
+from experiments.reporting.schema import MethodResult, RunResult
+
+if TYPE_CHECKING:
+    from experiments.running.head_to_head import RunContext
 
 
-def finish(context: Any, complete: bool, changed: Mapping[str, Any]) -> None:
-    """Write everything of a `Bench` from what is kept in its folder, and show the table."""
-    config, folder, task = context.config, context.folder, context.task
+def finish(context: RunContext, complete: bool, changed: Mapping[str, object]) -> None:
+    """Write everything of a run from what is kept in its folder, and show the table."""
+    config, folder = context.config, context.folder
     names = list(configs.resolve(config))
-    methods = {name: kept for name in names if (kept := folder.method(name))}
+    methods = {name: schema.method(data) for name in names if (data := folder.method(name))}
     if not methods:
         print(
             "No method has finished. The same command goes on from here; what is done is in "
             f"{folder.path}."
         )
         return
-    extra = [m["minimises"] for m in methods.values()]
-    table = context.class_optima.table(extra) if context.class_optima.available else {}
-    start = context.evaluator.measure(context.layout.put(context.start))
-    notes = [*task.notes, *([context.class_optima.note] if context.class_optima.available else [])]
-    whole = results.assemble(
-        configs.as_dict(config),
-        methods,
-        table,
-        context.expert,
-        start,
-        complete,
-        notes,
-        frontier.points(task),
-    )
-    reference, metric = ("sft" if "sft" in methods else names[0]), tables.rank_by(whole)
-    for name, against in results.compare_with(
-        methods, reference, metric, tables.better(metric)
-    ).items():
-        methods[name]["against"] = against
-    whole["methods"] = methods
-    sweep = methods.get("sft", {}).get("temperatures", [])
-
-    results.write_parquet(folder.path / "results.parquet", whole)
-    ranking = tables.ranking(whole)
-    for suffix, form in (
-        ("md", tables.markdown),
-        ("csv", tables.comma_separated),
-        ("tex", tables.tex),
-    ):
-        (folder.path / f"table.{suffix}").write_text(form(ranking))
+    reference = "sft" if "sft" in methods else names[0]
+    result = results.compared(_result(context, methods, complete), reference)
+    results.write_parquet(folder.path / "results.parquet", result)
+    ranking = tables.ranking(result)
+    tables.write(folder.path, ranking)
     if config.output.report:
-        drawn = pictures.every(whole, folder.lines("metrics.jsonl"), sweep, folder.path / "figures")
-        environment = json.loads((folder.path / "environment.json").read_text())
-        report.write(
-            folder.path / "report.html",
-            whole,
-            drawn,
-            folder.lines("samples.jsonl"),
-            environment,
-            changed,
-        )
-    write_json(folder.path / "results.json", whole)  # last: it marks the run as finished
-    _show(context, whole, ranking, complete)
+        _report(context, result, changed)
+    schema.write(folder.path / "results.json", result)  # last: it marks the run as finished
+    _show(context, result, ranking)
 
 
-def _show(context: Any, whole: Mapping[str, Any], ranking: tables.Ranking, complete: bool) -> None:
+def _result(context: RunContext, methods: dict[str, MethodResult], complete: bool) -> RunResult:
+    """`results.json`, but for the comparisons with a reference."""
+    config, optima = context.config, context.class_optima
+    names = [m.minimises for m in methods.values()]
+    table = optima.table(names) if optima.available else {}
+    start = context.evaluator.measure(context.layout.put(context.start))
+    plain = configs.as_dict(config)
+    return RunResult(
+        complete=complete,
+        kind=context.scoreboard.kind,
+        benchmark=plain["benchmark"],
+        policy={name: value for name, value in plain["policy"].items() if value is not None},
+        seeds=config.budget.seeds,
+        updates=config.budget.updates,
+        batch_size=config.budget.batch_size,
+        demos=config.budget.demos,
+        trials=config.budget.trials,
+        frontier=frontier(context.task),
+        class_optimum={name: results.finite(row) for name, row in table.items()},
+        expert=results.finite(context.expert),
+        start=results.finite({name: np.mean(values) for name, values in start.items()}),
+        methods=methods,
+        notes=[*context.task.notes, *([optima.note] if optima.available else [])],
+    )
+
+
+def _report(context: RunContext, result: RunResult, changed: Mapping[str, object]) -> None:
+    folder = context.folder
+    history = schema.history(folder.lines("metrics.jsonl"))
+    drawn = pictures.draw(result, history, folder.path / "figures")
+    environment = json.loads((folder.path / "environment.json").read_text())
+    samples = folder.lines("samples.jsonl")
+    report.write(folder.path / "report.html", result, drawn, samples, environment, changed)
+
+
+def _show(context: RunContext, result: RunResult, ranking: tables.Ranking) -> None:
     console = context.screen.console
     console.print(tables.terminal(ranking, console.width))
-    for name, m in whole["methods"].items():
-        ends = results.describe_ends(m["gap"])
-        if (
-            ends and m["level"] != "return"
-        ):  # what misses a return's optimum is biased, and says so itself
-            console.print(f"{name}: {ends}.", markup=False)
-    where = Path(context.folder.path) / (
-        "report.html" if context.config.output.report else "results.json"
-    )
-    if complete:
-        console.print(f"{where.stem.capitalize()}: {where}", markup=False)
+    for name, m in result.methods.items():
+        ends = results.describe_ends(m.gap)
+        # what misses a return's optimum is biased, and says so itself
+        if ends and m.level != "return":
+            console.print(f"{name}: {ends}.")
+    name = "report.html" if context.config.output.report else "results.json"
+    where = context.folder.path / name
+    if result.complete:
+        console.print(f"{where.stem.capitalize()}: {where}")
     else:
-        console.print(
-            f"Interrupted. Report so far: {where}. The same command goes on from here.",
-            markup=False,
-        )
+        console.print(f"Interrupted. Report so far: {where}. The same command goes on from here.")

@@ -16,7 +16,9 @@ from experiments.assemble import Task
 from experiments.devices import Layout, processes
 from experiments.evaluation.class_optimum import ClassOptima
 from experiments.evaluation.evaluator import Evaluator, own_divergence
-from experiments.reporting import results
+from experiments.reporting import results, schema, scoreboards
+from experiments.reporting.schema import MethodResult, Trial
+from experiments.reporting.scoreboards import Scoreboard
 from experiments.running import finite as health
 from experiments.running import resume, runs, teacher, train
 from experiments.running.alarms import alarms
@@ -30,11 +32,6 @@ from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.statistics import iqm
 from fdiv.types import Claim, Components, Method
 
-LIVE = {
-    "entropy": "entropy",
-    "gradient_norm": "grad norm",
-}  # shown while training, after what the rows are ranked by
-
 
 class RunContext(NamedTuple):
     """What all methods of a run share."""
@@ -46,6 +43,7 @@ class RunContext(NamedTuple):
     keys: jax.Array
     rows: Mapping[str, Any]  # demonstrations (and comparisons) of each seed
     start: Any  # parameters of each seed
+    scoreboard: Scoreboard
     evaluator: Evaluator
     class_optima: ClassOptima
     folder: RunFolder
@@ -96,16 +94,8 @@ def _run(preset: str, config: Any, default: Any) -> int:
         )
 
     methods = configs.resolve(config)
-    live = {"js": "JS"} if plain_task.space is not None else {"validation_nll": "NLL/token"}
-    live = (
-        {"reward": "reward", "spent": "spent"} if plain_task.mdp.regulariser is not None else live
-    )
-    live = (
-        {"greedy_accuracy": "greedy", "accuracy": "accuracy"}
-        if plain_task.mdp.solutions is not None
-        else live
-    )
-    with StopFlag() as stop, Screen(list(methods), live | LIVE) as screen:
+    live = scoreboards.of_task(plain_task).live_columns()
+    with StopFlag() as stop, Screen(list(methods), live) as screen:
         _introduce(screen, preset, config, changed, plain_task, layout)
         saves = _saves(config, folder, "teacher", stop)
         expert = (
@@ -180,8 +170,13 @@ def _prepare(
             config, task, components, layout, keys, start, rows["demos"], folder, screen, stop
         )
     extra = [m.divergence for m in configs.resolve(config).values() if m.divergence]
-    evaluator = Evaluator(config, task, components, layout, layout.put(start), extra)
-    class_optima = ClassOptima(config, task, components, folder.path / "class_optimum.json")
+    seed, searched = config.budget.seed, folder.path / "class_optimum.json"
+    evaluator = Evaluator(
+        config.evaluation, seed, task, components, layout, layout.put(start), extra
+    )
+    class_optima = ClassOptima(
+        config.policy, config.evaluation, seed, task, components, searched, extra
+    )
     context = RunContext(
         config,
         task,
@@ -190,6 +185,7 @@ def _prepare(
         keys,
         rows,
         start,
+        scoreboards.of_task(task),
         evaluator,
         class_optima,
         folder,
@@ -285,10 +281,7 @@ def _method(context: RunContext, name: str, method: Method) -> None:
     takes = devices.memory(compiled.memory_bytes)
     screen.say(f"  {name}: compiled in {compiled.compile_seconds:.1f} s; takes {takes}.")
     outcome = _train(context, name, method, training, own)
-    result = _result(context, name, method, claim, compiled, outcome, own) | {
-        "learning_rate": rate,
-        "trials": trials,
-    }
+    result = _result(context, name, method, claim, compiled, outcome, own, rate, trials)
     end = {"update": outcome.progress.update}
     checkpoints.save(
         folder.checkpoints(f"{name}-final"),
@@ -297,14 +290,12 @@ def _method(context: RunContext, name: str, method: Method) -> None:
         end,
         keep=1,
     )
-    folder.keep_method(name, result)
+    folder.keep_method(name, schema.as_json(result))
     screen.state(
         name,
-        f"done in {outcome.progress.seconds:.1f} s"
-        if result["status"] == "ok"
-        else result["status"],
+        f"done in {outcome.progress.seconds:.1f} s" if result.status == "ok" else result.status,
     )
-    for message in result["alarms"]:
+    for message in result.alarms:
         screen.say(f"  {name}: {message}")
 
 
@@ -391,10 +382,10 @@ def _lines(method: str, progress: Progress) -> list[dict[str, Any]]:
 
 
 def _not_finite(measured: Mapping[str, np.ndarray]) -> str:
-    """Which seeds have lost their coverage, whose metrics say no more."""
-    broken = np.flatnonzero(~np.isfinite(measured.get("coverage", np.zeros(1))))
+    """Which seeds give the expert's strings no mass, so that their metrics say no more."""
+    broken = np.flatnonzero(~np.isfinite(measured.get("cross_entropy", np.zeros(1))))
     return (
-        f"seed {', '.join(map(str, broken))}: coverage is not finite at the end"
+        f"seed {', '.join(map(str, broken))}: cross_entropy is not finite at the end"
         if broken.size
         else ""
     )
@@ -402,7 +393,7 @@ def _not_finite(measured: Mapping[str, np.ndarray]) -> str:
 
 def _tune(
     context: RunContext, name: str, reads: str, objective: Any, rate: float, own: Any
-) -> tuple[float, list[dict[str, float]]]:
+) -> tuple[float, list[Trial]]:
     """The best of the config's number of learning rates, tried side by side on one seed of their
     own."""
     config = context.config
@@ -427,7 +418,8 @@ def _tune(
     )
     params = train.to_end(training).learner.params
     evaluator = Evaluator(
-        config,
+        config.evaluation,
+        config.budget.seed,
         context.task,
         context.components,
         layout,
@@ -435,10 +427,10 @@ def _tune(
         [d.name for d in context.evaluator.family],
     )
     measured = evaluator.measure(params)
-    scores = own(measured) if own and context.evaluator.exact else measured["validation_nll"]
-    scores = -measured["greedy_accuracy"] if context.task.mdp.solutions is not None else scores
+    exact = own and context.evaluator.exact
+    scores = own(measured) if exact else context.scoreboard.loss(measured)
     scores = np.where(np.isfinite(scores), scores, np.inf)
-    trials = [{"learning_rate": float(r), "score": float(s)} for r, s in zip(rates, scores)]
+    trials = [Trial(float(r), float(s)) for r, s in zip(rates, scores)]
     return float(rates[int(np.argmin(scores))]), trials
 
 
@@ -450,7 +442,9 @@ def _result(
     compiled: CompiledMethod,
     outcome: TrainingOutcome,
     own: Any,
-) -> dict[str, Any]:
+    rate: float,
+    trials: list[Trial],
+) -> MethodResult:
     """A method's entry in results.json, and its samples written."""
     progress, params = outcome.progress, outcome.progress.train_state.learner.params
     final, sequences, log_q = context.evaluator.final(params)
@@ -459,28 +453,29 @@ def _result(
     metrics, infinite = results.metrics_of(final)
     _search(context)
     best = context.class_optima.of(claim) if context.class_optima.available and own else None
-    sweep = _sweep(context, params) if name == "sft" else []
     reason = outcome.reason or _not_finite(final)
-    return {
-        "minimises": claim.minimises,
-        "level": claim.level,
-        "target": claim.sentence,
-        "group": method.kind,
-        "published": bool(method.published),
-        "look": method.look._asdict(),
-        "status": "diverged" if reason else "ok",
-        "reason": reason,
-        "seconds": progress.seconds,
-        "compile_seconds": compiled.compile_seconds,
-        "memory_bytes": compiled.memory_bytes,
-        "tokens": float(progress.tokens.sum()),
-        "best": best.value if best else None,
-        "gap": results.gap_of(own(final), best) if own else None,
-        "metrics": metrics,
-        "infinite": infinite,
-        "alarms": outcome.alarms,
-        "temperatures": sweep,
-    }
+    return MethodResult(
+        minimises=claim.minimises,
+        level=claim.level,
+        target=claim.sentence,
+        group=method.kind,
+        published=bool(method.published),
+        look=method.look,
+        status="diverged" if reason else "ok",
+        reason=reason,
+        seconds=progress.seconds,
+        compile_seconds=compiled.compile_seconds,
+        memory_bytes=compiled.memory_bytes,
+        tokens=float(progress.tokens.sum()),
+        learning_rate=rate,
+        trials=trials,
+        best=best.value if best else None,
+        gap=results.gap_of(own(final), best) if own else None,
+        metrics=metrics,
+        infinite=infinite,
+        alarms=outcome.alarms,
+        temperatures=_sweep(context, params) if name == "sft" else [],
+    )
 
 
 def _search(context: RunContext) -> None:

@@ -2,83 +2,95 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.reporting import pictures, style
+from experiments.reporting import schema, style
+from experiments.reporting.metrics import Metric
 from experiments.sweep.folder import Line, SweepFolder
 from fdiv import statistics
 
 DECADE = 10.0  # values that span more are drawn on a logarithmic axis
+CAPTION = "IQM over all runs and seeds at a value, with its 95% bootstrap interval."
+Value = int | float | str
 
 
-def points(sweep: SweepFolder, lines: Sequence[Line], axis: str, metric: str) -> dict[str, Any]:
-    """Method -> (its look, rows of {value, iqm, low, high, runs}); seeds of a value's runs
-    resampled run by run."""
-    scores: dict[str, dict[Any, list]] = {}
+class Point(NamedTuple):
+    """A method at one value of the axis."""
+
+    value: Value
+    iqm: float
+    low: float
+    high: float
+    runs: int
+
+
+class Curve(NamedTuple):
+    """A method over the axis."""
+
+    look: style.Line
+    points: list[Point]
+
+
+def curves(sweep: SweepFolder, lines: Sequence[Line], axis: str, metric: str) -> dict[str, Curve]:
+    """Method -> its curve; seeds of a value's runs are resampled run by run."""
+    scores: dict[str, dict[Value, list[list[float]]]] = {}
     looks = {}
     for line in lines:
-        methods = json.loads((sweep.run(line) / "results.json").read_text())["methods"]
-        value = line["point"].get(axis)
-        value = (
-            value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
-        )
-        for method, found in methods.items():
-            if metric in found["metrics"]:
-                looks.setdefault(method, style.look(found))
-                scores.setdefault(method, {}).setdefault(value, []).append(
-                    found["metrics"][metric]["seeds"]
-                )
+        result = schema.read(sweep.run(line) / "results.json")
+        value = _value(line["point"].get(axis))
+        for name, m in result.methods.items():
+            if metric in m.metrics:
+                looks.setdefault(name, style.look(m))
+                scores.setdefault(name, {}).setdefault(value, []).append(m.metrics[metric].seeds)
     return {
-        method: (looks[method], [_row(value, runs) for value, runs in at.items()])
-        for method, at in scores.items()
+        name: Curve(looks[name], [_point(value, runs) for value, runs in at.items()])
+        for name, at in scores.items()
     }
 
 
-def _row(value: Any, runs: list[list[float]]) -> dict[str, Any]:
+def _value(value: object) -> Value:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if number else str(value)
+
+
+def _point(value: Value, runs: list[list[float]]) -> Point:
     even = len({len(run) for run in runs}) == 1 and len(runs[0]) > 1
-    pooled = (
-        np.array(runs).T if even else [x for run in runs for x in run]
-    )  # [seeds, runs]: runs are the strata
+    # [seeds, runs]: runs are the strata
+    pooled = np.array(runs).T if even else [x for run in runs for x in run]
     low, high = statistics.bootstrap(pooled)
-    return {
-        "value": value,
-        "iqm": statistics.iqm(pooled),
-        "low": low,
-        "high": high,
-        "runs": len(runs),
-    }
+    return Point(value, statistics.iqm(pooled), low, high, len(runs))
 
 
-def picture(sweep: SweepFolder, lines: Sequence[Line], axis: str, metric: str, folder: Path) -> str:
-    """IQM and its 95% interval of the metric that ranks, against the axis."""
+def picture(
+    sweep: SweepFolder, lines: Sequence[Line], axis: str, metric: Metric, folder: Path
+) -> str:
+    """IQM and its 95% interval of a metric, against the axis."""
     style.use()
-    found = points(sweep, lines, axis, metric)
-    values = list(dict.fromkeys(row["value"] for _, rows in found.values() for row in rows))
+    drawn = curves(sweep, lines, axis, metric.name)
+    values = list(dict.fromkeys(point.value for curve in drawn.values() for point in curve.points))
     numeric = all(not isinstance(value, str) for value in values)
     place = {value: value if numeric else i for i, value in enumerate(values)}
     figure, panel = plt.subplots(figsize=(4.9, 3.4), layout="constrained")
-    for method, (look, rows) in found.items():
-        rows.sort(key=lambda row: place[row["value"]])
-        x, middle = [place[row["value"]] for row in rows], np.array([row["iqm"] for row in rows])
-        spread = np.array(
-            [[row["iqm"] - row["low"], row["high"] - row["iqm"]] for row in rows]
-        ).T.clip(0)
-        panel.errorbar(x, middle, spread, label=method, capsize=3, **look)
+    rows: style.Rows = []
+    for name, curve in drawn.items():
+        points = sorted(curve.points, key=lambda point: place[point.value])
+        middle = np.array([point.iqm for point in points])
+        ends = np.array([[point.low, point.high] for point in points]).T
+        spread = (np.array([[-1], [1]]) * (ends - middle)).clip(0)
+        x = [place[point.value] for point in points]
+        panel.errorbar(x, middle, spread, label=name, capsize=3, **curve.look)
+        for point in points:
+            fields = point._asdict()
+            rows.append({"method": name, "metric": metric.name, axis: fields.pop("value")} | fields)
     if numeric and min(values) > 0 and max(values) / min(values) >= DECADE:
         panel.set_xscale("log")
     elif not numeric:
         panel.set_xticks(range(len(values)), values)
-    panel.set(xlabel=axis, ylabel=pictures.TITLES.get(metric, metric))
-    figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(4, len(found)))
-    table = [
-        {"method": method, "metric": metric, axis: row.pop("value"), **row}
-        for method, (_, rows) in found.items()
-        for row in rows
-    ]
-    return pictures.save(figure, folder, "axis", table)
+    panel.set(xlabel=axis, ylabel=metric.label)
+    figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(4, len(drawn)))
+    return style.save(figure, folder, "axis", rows)

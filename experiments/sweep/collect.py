@@ -4,11 +4,17 @@ grid."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
+from experiments.reporting import merge, scoreboards
+from experiments.reporting.metrics import current
+from experiments.reporting.pictures import Drawn
+from experiments.reporting.schema import RunResult
+from experiments.sweep import axis as axis_picture
 from experiments.sweep.folder import Line, SweepFolder
 from fdiv.types import UsageError
 
@@ -30,15 +36,42 @@ def collect(sweep: SweepFolder, axis: str | None, partial: bool) -> int:
     draft = sweep.path / ".collected.draft"
     pyarrow.parquet.write_table(table, draft)
     draft.replace(sweep.path / "collected.parquet")
-    from experiments.reporting.merge import write_all
-
     out = sweep.path / ("report" if axis in ("", "methods") else f"report-{axis}")
-    write_all(sweep, lines, axis, out)
+    _report(sweep, lines, axis, out)
     print(
         f"{table.num_rows} rows of {len(lines)} runs: {sweep.path / 'collected.parquet'}. "
         f"Report: {out / 'report.html'}"
     )
     return 0
+
+
+def parts(sweep: SweepFolder, lines: Sequence[Line], axis: str) -> list[merge.Part]:
+    """The runs that are merged: over an axis of settings, a method's entry names its value."""
+    entries = axis not in ("", "methods")
+    text = lambda line: _plain(line["point"].get(axis), as_text=True) if entries else ""
+    return [merge.Part(sweep.run(line), str(text(line))) for line in lines]
+
+
+def merged(sweep: SweepFolder, lines: Sequence[Line], axis: str) -> RunResult:
+    """All lines as one head-to-head."""
+    over = f" over {axis}" if axis else ""
+    note = (
+        f"A sweep of {len(sweep.lines)} runs{over}, {len(lines)} of them here; seeds of runs "
+        "that share an entry are pooled. "
+        "What the class can do at best, and the start, are means over the runs."
+    )
+    return merge.merge(parts(sweep, lines, axis), note)
+
+
+def _report(sweep: SweepFolder, lines: Sequence[Line], axis: str, out: Path) -> None:
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    whole, first = merged(sweep, lines, axis), []
+    if axis not in ("", "methods"):
+        board = scoreboards.of_result(whole)
+        metric = board.metric(board.rank_by)
+        svg = axis_picture.picture(sweep, lines, axis, metric, out / "figures")
+        first.append(Drawn("Over the axis", axis_picture.CAPTION, svg))
+    merge.write_all(whole, parts(sweep, lines, axis), out, first, axis)
 
 
 def rows(sweep: SweepFolder, lines: Sequence[Line]) -> list[dict[str, Any]]:
@@ -51,15 +84,17 @@ def rows(sweep: SweepFolder, lines: Sequence[Line]) -> list[dict[str, Any]]:
         )
         for axis in axes
     }
-    found = []
+    whole = []
     for line in lines:
         point = {f"axis.{axis}": _plain(line["point"].get(axis), words[axis]) for axis in axes}
         table = pyarrow.parquet.read_table(sweep.run(line) / "results.parquet").to_pylist()
-        found += [{"line": line["line"], "preset": line["preset"], **point, **row} for row in table]
-    return sorted(found, key=lambda row: tuple(row[name] for name in KEY))
+        for row in table:
+            row["metric"] = current(row["metric"])
+            whole.append({"line": line["line"], "preset": line["preset"], **point, **row})
+    return sorted(whole, key=lambda row: tuple(row[name] for name in KEY))
 
 
-def _plain(value: Any, as_text: bool) -> Any:
+def _plain(value: Any, as_text: bool) -> str | float | None:
     if value is None:
         return None
     return (

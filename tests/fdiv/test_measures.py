@@ -60,7 +60,7 @@ def test_sampled_metrics_agree_with_the_exact_ones():
         assert abs(float(found[name] - value)) < 5 * float(found[f"{name}_stderr"]) + 1e-5, name
     length = exact.expectation(p, jnp.asarray(space.sequences.mask.sum(1)))
     assert float(found["validation_nll"]) == pytest.approx(
-        float(truth["coverage"] / length), rel=0.02
+        float(truth["cross_entropy"] / length), rel=0.02
     )
 
 

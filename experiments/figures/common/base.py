@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.reporting import pictures
+from experiments.reporting import style
 from experiments.storage.run_folder import write_json
 
 
@@ -56,7 +56,7 @@ def near(name: str, found: float, wanted: float, tolerance: float) -> Check:
 def keep(key: str, flags: Any, result: Result, folder: Path) -> str:
     """Write KEY.pdf, .png, .csv and .json; return the picture as SVG."""
     folder.mkdir(parents=True, exist_ok=True)
-    svg = pictures.save(result.picture, folder, key, result.curve or result.rows)
+    svg = style.save(result.picture, folder, key, result.curve or result.rows)
     checks = [{"name": c.name, "pass": c.holds, "detail": c.detail} for c in result.checks]
     plain = json.loads(json.dumps(dataclasses.asdict(flags), default=str))
     write_json(

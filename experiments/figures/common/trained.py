@@ -53,7 +53,9 @@ def train(config: Any, data: Sequence[Any] = ()) -> School:
     keys, one = jnp.tile(keys, len(given)), keys
     start = made.starts(config, task, components, keys)
     extra = [m.divergence for m in configs.resolve(config).values() if m.divergence]
-    evaluator = Evaluator(config, task, components, layout, layout.put(start), extra)
+    evaluator = Evaluator(
+        config.evaluation, config.budget.seed, task, components, layout, layout.put(start), extra
+    )
     courses = {}
     for name, method in configs.resolve(config).items():
         objective = method.build(components)

@@ -9,7 +9,7 @@ from experiments.figures.context_window.students import Student
 from experiments.figures.context_window.task import apart, strings, written
 from fdiv import statistics
 
-SHOWN = ("forward_kl", "reverse_kl", "tv", "entropy", "coverage", "likelihood", "length")
+SHOWN = ("forward_kl", "reverse_kl", "tv", "entropy", "cross_entropy", "expert_nll", "length")
 
 
 def numbers(view: dict) -> dict[str, float]:

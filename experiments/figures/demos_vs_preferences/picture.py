@@ -45,12 +45,10 @@ def draw(spreads: Sequence[float], names: list[str], rows: list[dict], start: di
         for name in names:
             mine = [row for row in rows if row["method"] == name and row["spread"] == spread]
             resolved = objectives.resolve(name)
-            look = style.look(
-                {
-                    "look": resolved.look._asdict(),
-                    "level": "return" if resolved.look.colour else "sequence",
-                    "minimises": resolved.divergence or "forward_kl",
-                }
+            look = style.look_of(
+                resolved.look,
+                resolved.divergence or "forward_kl",
+                of_return=bool(resolved.look.colour),
             )
             if name == "bt_var_rloo":
                 look |= {"linestyle": "-", "marker": "D"}

@@ -53,7 +53,7 @@ METHODS = {
     "gail": "js",
 }
 PAIRS = (*((method, "sft") for method in METHODS if method != "sft"), ("reverse_kl", COOLED))
-MEASURES = ("entropy", "distinct", "self_bleu", "coverage", "mode_b", "valid", "likelihood")
+MEASURES = ("entropy", "distinct", "self_bleu", "cross_entropy", "mode_b", "valid", "expert_nll")
 ENOUGH = 1000  # updates from which the claims are held against the students
 TOO_SMALL = 0.1  # nats of least forward KL from which a class counts as lacking the expert
 

@@ -21,9 +21,9 @@ FAR = 5.0  # standard errors that chance does not reach
 SIGNS = {
     "entropy": -1,
     "distinct": -1,
-    "coverage": 1,
+    "cross_entropy": 1,
     "valid": 1,
-    "likelihood": -1,
+    "expert_nll": -1,
 }  # of reverse_kl less sft
 VANISHED = 0.05  # of sft's value: at most so much is left of a difference in the full class
 
@@ -96,7 +96,7 @@ def rows(name: str, stops: Sequence[int], found: Curve) -> list[dict]:
 def adds_up(name: str, found: Sequence[Found], gaps: Found) -> list[Check]:
     """Risks against divergences, students against the best of their class."""
     off = max(
-        float(np.abs(of["likelihood"] - of["entropy"] - of["reverse_kl"]).max()) for of in found
+        float(np.abs(of["expert_nll"] - of["entropy"] - of["reverse_kl"]).max()) for of in found
     )
     least = min(float(gap.min()) for gap in gaps.values())
     return [

@@ -17,10 +17,10 @@ BETWEEN = {"js": ("o", -0.17), "gail": ("^", 0.17)}  # marker, and how far below
 DIVERSE = {
     "entropy": "entropy",
     "distinct_expected": "distinct strings",
-    "coverage": "coverage risk",
+    "cross_entropy": "coverage risk",
     "mode_b": "mode B share",
 }
-SAID = DIVERSE | {"valid": "valid strings", "likelihood": "likelihood risk"}
+SAID = DIVERSE | {"valid": "valid strings", "expert_nll": "likelihood risk"}
 
 
 def position(x: dict, sft: dict, reverse: dict) -> dict:

@@ -54,8 +54,8 @@ def test_students_are_measured_as_written_out_and_cooled_to_the_entropy_wanted()
         m = (p + q) / 2
         wanted = {
             "entropy": entropy(q),
-            "coverage": -(p * np.log(q)).sum(),
-            "likelihood": -(q * np.log(p)).sum(),
+            "cross_entropy": -(p * np.log(q)).sum(),
+            "expert_nll": -(q * np.log(p)).sum(),
             "forward_kl": (p * np.log(p / q)).sum(),
             "reverse_kl": (q * np.log(q / p)).sum(),
             "js": ((p * np.log(p / m)).sum() + (q * np.log(q / m)).sum()) / 2,
@@ -136,9 +136,9 @@ def test_the_study_holds_at_other_flags(monkeypatch):
         (p * np.log(p / coin)).sum(), abs=1e-9
     )
     sft, reverse, js = (found["students"][who] for who in ("sft", "reverse_kl", "js"))
-    ahead = found["differences"]["reverse_kl - sft"]["coverage"]["seeds"]
+    ahead = found["differences"]["reverse_kl - sft"]["cross_entropy"]["seeds"]
     assert ahead == pytest.approx(
-        np.subtract(reverse["coverage"]["seeds"], sft["coverage"]["seeds"])
+        np.subtract(reverse["cross_entropy"]["seeds"], sft["cross_entropy"]["seeds"])
     )
     place = (np.array(x["valid"]["seeds"]) - sft["valid"]["seeds"] for x in (js, reverse))
     assert found["position"]["js"]["valid"]["seeds"] == pytest.approx(np.divide(*place))
@@ -162,7 +162,7 @@ def test_checks_notice_what_is_not_so():
     )
     assert not any(check.holds for check in bad)
 
-    signs = {"entropy": -1, "distinct": -1, "coverage": 1, "valid": 1, "likelihood": -1}
+    signs = {"entropy": -1, "distinct": -1, "cross_entropy": 1, "valid": 1, "expert_nll": -1}
     pair = {key: {"ci95": (0.5 * sign - 0.1, 0.5 * sign + 0.1)} for key, sign in signs.items()}
     students = {"sft": {key: {"iqm": 1.0} for key in signs}}
     found = {"differences": {"reverse_kl - sft": pair}, "students": students, "position": {}}

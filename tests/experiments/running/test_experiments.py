@@ -74,7 +74,7 @@ def whole(tmp_path_factory):
 
 def test_a_run_leaves_everything(whole):
     r = results(whole)
-    assert r["schema"] == 1
+    assert r["schema"] == 2
     assert r["complete"] is True
     assert (r["benchmark"]["name"], r["policy"]["name"], r["seeds"]) == (
         "two_template",

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from experiments import compare
-from experiments.reporting import merge
 from experiments.running.stopping import STOPPED_EXIT
 from experiments.sweep import __main__ as commands
 from experiments.sweep import grid, lease, local, slurm, status, work
-from experiments.sweep.collect import KEY, rows
+from experiments.sweep.collect import KEY, merged, rows
 from experiments.sweep.folder import SweepFolder
 from fdiv.types import UsageError
 
@@ -313,10 +312,9 @@ def test_two_runs_become_one_table_and_one_entry(sweep, handlers):
     assert len({tuple(row[name] for name in KEY) for row in table}) == len(table)
     js = {row["axis.learning_rate"]: row["value"] for row in table if row["metric"] == "js"}
     assert list(js) == [0.1, 0.01]
-    assert merge.merge(sweep, lines, "methods")["methods"]["sft"]["metrics"]["js"]["seeds"] == list(
-        js.values()
-    )
-    assert set(merge.merge(sweep, lines, "learning_rate")["methods"]) == {"sft @ 0.1", "sft @ 0.01"}
+    methods = merged(sweep, lines, "methods").methods
+    assert methods["sft"].metrics["js"].seeds == list(js.values())
+    assert set(merged(sweep, lines, "learning_rate").methods) == {"sft @ 0.1", "sft @ 0.01"}
     assert not (sweep.run(sweep.lines[0]) / "report.html").exists()
 
 

@@ -17,7 +17,6 @@ from tables import EVERY
 
 from experiments import assemble, cli, compare
 from experiments.config import make_config
-from experiments.reporting import results, tables
 from fdiv import regularised, verified
 from fdiv import tokens as tk
 from fdiv.benchmarks import Arithmetic, sums
@@ -417,47 +416,6 @@ def test_a_task_with_prompts_is_never_enumerated():
     assert task.length == 4 + 7  # 9+9= and 9+9=18 with its end
     x = encoded([([1, 2], "3", True)], task.mdp.horizon, 9)
     assert assemble.readable(task, x) == [("1+2=", "3")]
-
-
-def test_more_accurate_methods_come_first():
-    values = {"a": [0.5, 0.6], "b": [0.9, 0.8], "c": [0.1, 0.2]}
-    about = {
-        "minimises": "reverse_kl",
-        "level": "return",
-        "gap": None,
-        "status": "ok",
-        "infinite": [],
-    }
-    methods = {
-        k: about | {"metrics": {"greedy_accuracy": results.summary(v)}} for k, v in values.items()
-    }
-    methods["a"]["metrics"]["penalty"] = results.summary([1.0, 2.0])
-    whole = {
-        "methods": methods,
-        "class_optimum": {},
-        "seeds": 2,
-        "start": {"greedy_accuracy": 0.05, "entropy": 2.0},
-    }
-    ranking = tables.ranking(whole)
-    assert [row[0].text for row in ranking.rows] == ["b", "a", "c"]
-    column = ranking.titles.index("greedy accuracy")
-    assert [row[column].best for row in ranking.rows] == [True, False, False]
-    assert [row[ranking.titles.index("spent")].text[:3] for row in ranking.rows] == [
-        "—",
-        "1.5",
-        "—",
-    ]
-    assert any("greedy accuracy 0.0500" in note for note in ranking.notes)
-    way = tables.better(tables.rank_by(whole))
-    against = results.compare_with(methods, "a", "greedy_accuracy", way)
-    assert (
-        against["b"]["probability_of_improvement"],
-        against["c"]["probability_of_improvement"],
-    ) == (1.0, 0.0)
-    assert (
-        results.compare_with(methods, "a", "greedy_accuracy")["b"]["probability_of_improvement"]
-        == 0.0
-    )
 
 
 def test_a_small_run_from_the_command_line(tmp_path):

@@ -1,0 +1,247 @@
+"""The shape of what a run leaves: `results.json` and `methods/*.json`, read and written here alone.
+
+Version 2 says what kind the task is, and names four metrics anew (`metrics.RENAMED`). Files of
+version 1 are read as if they had been written today; nothing writes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from experiments.evaluation.frontier import FrontierPoint
+from experiments.reporting import metrics as table
+from experiments.storage.run_folder import write_json
+from fdiv.objectives import METHODS
+from fdiv.types import Look, UsageError
+
+VERSION = 2
+VARIED = "varied"  # in merged runs, stands for a setting that is not the same in all of them
+
+Kind = Literal["exact", "return", "verified", "sampled"]
+Row = dict[str, float]  # metric -> value
+Json = dict[str, Any]  # an object as `json` reads it
+HistoryLine = dict[str, Any]  # a line of metrics.jsonl: method, seed, update, tokens and metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A metric over seeds. `ci95` is the stratified bootstrap interval of the IQM."""
+
+    iqm: float
+    mean: float
+    ci95: list[float]
+    seeds: list[float]
+    estimated: bool = False  # from samples, where the metric is exact elsewhere
+    stderr: list[float] | None = None  # of each seed's estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap(Summary):
+    """A method's own divergence less the class's best, in nats."""
+
+    ended_in: list[int | None] = dataclasses.field(default_factory=list)
+    """For each seed the local optimum of the class it ended in (0 the best), None for none."""
+    local_optima: list[float] = dataclasses.field(default_factory=list)
+    """Their values, best first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A method against a reference on one metric, seed by seed."""
+
+    reference: str
+    metric: str
+    difference: Summary
+    probability_of_improvement: float
+    probability_ci95: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A learning rate that was tried, and how far from the best it came: lower is better."""
+
+    learning_rate: float
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodResult:
+    """One method on all its seeds: an entry of `results.json`, and a file in `methods/`."""
+
+    minimises: str  # a divergence
+    level: str
+    target: str  # what it really does, in one sentence
+    group: str
+    published: bool | str
+    look: Look  # how it is drawn
+    status: str  # ok or diverged
+    reason: str  # why it diverged, or nothing
+    seconds: float
+    compile_seconds: float
+    tokens: float  # learned from, all seeds together
+    learning_rate: float
+    metrics: dict[str, Summary]
+    memory_bytes: int = 0
+    trials: list[Trial] = dataclasses.field(default_factory=list)
+    best: float | str | None = None  # the least of its divergence in the class
+    gap: Gap | None = None
+    infinite: list[str] = dataclasses.field(default_factory=list)
+    """Metrics that are not finite on every seed."""
+    alarms: list[str] = dataclasses.field(default_factory=list)
+    temperatures: list[Row] = dataclasses.field(default_factory=list)
+    """The policy at other sampling temperatures."""
+    against: Comparison | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """`results.json`: all methods of a run, or of many runs merged (then `VARIED` may stand for a
+    setting)."""
+
+    complete: bool
+    kind: Kind
+    benchmark: Json
+    policy: Json
+    seeds: int
+    updates: int | str
+    batch_size: int | str
+    demos: int | str
+    trials: int | str
+    frontier: list[FrontierPoint]
+    class_optimum: dict[str, Row]
+    expert: Row
+    start: Row
+    methods: dict[str, MethodResult]
+    notes: list[str]
+    schema: int = VERSION
+
+    @property
+    def penalty(self) -> str | None:
+        """The divergence that the task takes off its return; None where runs differ, or none is."""
+        divergence = self.benchmark.get("divergence")
+        return None if divergence == VARIED else divergence
+
+    @property
+    def temperatures(self) -> list[Row]:
+        """The sweep over sampling temperatures, of the method that has one."""
+        return next((m.temperatures for m in self.methods.values() if m.temperatures), [])
+
+    @property
+    def measured(self) -> set[str]:
+        """Every metric that some method has."""
+        return {name for m in self.methods.values() for name in m.metrics}
+
+
+# --- to JSON --------------------------------------------------------------------------------------
+
+OPTIONAL = {"estimated": False, "stderr": None, "against": None}  # left out where they say nothing
+
+
+def as_json(value: Any) -> Any:
+    """A result, or a part of one, as plain data."""
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {
+            name: as_json(x)
+            for name, x in fields.items()
+            if name not in OPTIONAL or x != OPTIONAL[name]
+        }
+    if isinstance(value, (FrontierPoint, Look)):
+        return value._asdict()
+    if isinstance(value, Mapping):
+        return {key: as_json(x) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(x) for x in value]
+    return value
+
+
+def write(path: Path, result: RunResult) -> None:
+    """Write `results.json`, whole or not at all."""
+    whole = as_json(result)
+    write_json(path, {"schema": whole.pop("schema"), **whole})
+
+
+# --- from JSON ------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> RunResult:
+    """A run's result, of this version or of an older one. Raises `UsageError` for a newer one."""
+    whole = json.loads(path.read_text())
+    if whole["schema"] > VERSION:
+        raise UsageError(
+            "schema",
+            whole["schema"],
+            f"{path} is of a newer version than this code reads ({VERSION}).",
+            "Update the code.",
+        )
+    return _run(whole)
+
+
+def _run(data: Json) -> RunResult:
+    methods = {name: method(m) for name, m in data["methods"].items()}
+    rows = {
+        "class_optimum": {n: table.current_names(x) for n, x in data["class_optimum"].items()},
+        "expert": table.current_names(data["expert"]),
+        "start": table.current_names(data["start"]),
+    }
+    plain = {
+        name: data[name]
+        for name in [
+            "complete",
+            "benchmark",
+            "policy",
+            "seeds",
+            "updates",
+            "batch_size",
+            "demos",
+            "trials",
+            "notes",
+        ]
+    }
+    points = [FrontierPoint(**table.current_names(x)) for x in data.get("frontier", [])]
+    kind = data["kind"] if "kind" in data else _kind_of_version_1(methods, rows)
+    return RunResult(**plain, **rows, kind=kind, frontier=points, methods=methods)
+
+
+def _kind_of_version_1(methods: Mapping[str, MethodResult], rows: Mapping[str, Any]) -> Kind:
+    """Version 1 did not say it."""
+    if any("regret" in m.metrics for m in methods.values()):
+        return "return"
+    if "greedy_accuracy" in rows["start"]:
+        return "verified"
+    return "exact" if rows["class_optimum"] else "sampled"
+
+
+def method(data: Json) -> MethodResult:
+    """A method's entry in `results.json`, or its file in `methods/`."""
+    known = {field.name for field in dataclasses.fields(MethodResult)}
+    fields = {name: value for name, value in data.items() if name in known}
+    fields["look"] = Look(**data["look"]) if "look" in data else _look_of_kind(data["group"])
+    fields["metrics"] = {table.current(n): Summary(**s) for n, s in data["metrics"].items()}
+    fields["infinite"] = [table.current(name) for name in data["infinite"]]
+    fields["gap"] = Gap(**data["gap"]) if data["gap"] else None
+    fields["trials"] = [Trial(**x) for x in data.get("trials", [])]
+    fields["temperatures"] = [table.current_names(x) for x in data.get("temperatures", [])]
+    fields["against"] = _comparison(data["against"]) if data.get("against") else None
+    return MethodResult(**fields)
+
+
+def _look_of_kind(kind: str) -> Look:
+    """Version 1 knew the kind of a method alone."""
+    return next((method.look for method in METHODS.values() if method.kind == kind), Look())
+
+
+def _comparison(data: Json) -> Comparison:
+    parts = {"metric": table.current(data["metric"]), "difference": Summary(**data["difference"])}
+    return Comparison(**data | parts)
+
+
+def history(lines: Sequence[Json]) -> list[HistoryLine]:
+    """Lines of `metrics.jsonl` under today's names of the metrics."""
+    return [table.current_names(line) for line in lines]
+
+
+KINDS = get_args(Kind)

@@ -1,0 +1,292 @@
+"""What is shown of a task, by the kind of task it is. A kind is said once, in `kind_of`; screen,
+tables, curves, planes and report read the rest from its `Scoreboard`.
+
+- exact: strings are enumerated, so every divergence is known.
+- return: the same, with a reward and a known reference, so the best return is known too.
+- verified: answers are checked, right or wrong.
+- sampled: text, and whatever else is too large to enumerate; comparisons among it add metrics of
+  pairs.
+
+Names of metrics are looked up in `metrics`. One that no method of a run has is left out, so a
+scoreboard may name what only some of its tasks have."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from experiments.assemble import Task
+from experiments.reporting.metrics import Metric, metric
+from experiments.reporting.schema import Kind, RunResult
+
+
+@dataclasses.dataclass(frozen=True)
+class Plane:
+    """A picture of two metrics against each other, a mark a method."""
+
+    file: str
+    x: str
+    y: tuple[str, ...]  # the first of them that was measured
+    caption: str
+    log: bool = False
+    start: bool = False  # mark where training began
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoreboard:
+    """Columns, order, curves and words for one kind of task."""
+
+    kind: Kind
+    rank_by: str  # the metric that orders the rows; which way is better stands with the metric
+    columns: tuple[str, ...]  # of the table
+    live: tuple[str, ...]  # of the screen
+    curves: tuple[str, ...]  # a panel each
+    planes: tuple[Plane, ...]
+    planes_heading: str
+    curves_caption: str
+    values: str  # where the numbers come from, in one sentence
+    notes: Mapping[str, str]  # metric -> what is said under a table that shows it
+    start_columns: tuple[str, ...] = ()  # what a note tells of the common start
+    penalty: str | None = None  # the divergence that the task takes off its return
+
+    def metric(self, name: str) -> Metric:
+        """How a metric is shown on this task."""
+        return metric(name, self.penalty)
+
+    def once(self, names: Collection[str]) -> list[str]:
+        """Metrics without the one that says the same twice: where the penalty is KL(policy||
+        reference), it is `kl_to_reference`."""
+        twice = self.penalty == "reverse_kl" and "kl_to_reference" in names
+        return [name for name in names if not (twice and name == "divergence_to_reference")]
+
+    def shown(self, names: Collection[str], there: Collection[str]) -> list[str]:
+        """Those of some metrics that were measured."""
+        return [name for name in self.once(names) if name in there]
+
+    def loss(self, measured: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What the rows are ranked by, the best lowest."""
+        return -self.metric(self.rank_by).better * measured[self.rank_by]
+
+    def live_columns(self) -> list[Metric]:
+        """What the screen may show; it leaves out what no method has."""
+        return [self.metric(name) for name in self.once(self.live)]
+
+
+LINES = "IQM over seeds with its 95% bootstrap band. "
+OWN_LOOKS = "Each method has the colour, line and mark of the legend. "
+MARKS = "Large marks are IQMs with 95% intervals, dots are seeds"
+STARS = ", stars the best policy of the class for each divergence"
+SWEEP = (
+    ". The grey line, where there is one, is the SFT policy at sampling temperatures from cold to "
+    "hot: a method is worth its trouble where it leaves that line."
+)
+GAP = (
+    "Gap: a method's own divergence at its own level, minus the least that any policy of the class "
+    "has."
+)
+ENUMERATED = "All values are exact, by enumerating every string."
+
+EXACT = Scoreboard(
+    kind="exact",
+    rank_by="js",
+    columns=("forward_kl", "reverse_kl", "js", "tv", "valid", "mode_b", "entropy"),
+    live=("js", "entropy", "gradient_norm"),
+    curves=("gap", "js", "valid", "entropy"),
+    planes=(
+        Plane("quality_diversity", "entropy", ("valid", "expert_nll"), MARKS + STARS + SWEEP),
+        Plane(
+            "divergence_divergence",
+            "forward_kl",
+            ("reverse_kl",),
+            "What each method pays in either direction, exactly. Lower left is better.",
+            log=True,
+        ),
+    ),
+    planes_heading="Quality, diversity, and the two KLs",
+    curves_caption=(
+        f"{LINES}Colour is the divergence minimised; solid lines know the expert or its strings, "
+        "dashed ones learn a discriminator. The gap is floored at 1e-5."
+    ),
+    values=ENUMERATED,
+    notes={"gap": GAP},
+)
+
+RETURN = Scoreboard(
+    kind="return",
+    rank_by="regret",
+    columns=(
+        "reward",
+        "divergence_to_reference",
+        "kl_to_reference",
+        "tv",
+        "forward_kl",
+        "reverse_kl",
+        "valid",
+        "mode_b",
+        "entropy",
+    ),
+    live=("reward", "divergence_to_reference", "kl_to_reference", "entropy", "gradient_norm"),
+    curves=("gap", "reward", "divergence_to_reference", "kl_to_reference", "entropy"),
+    planes=(
+        Plane("quality_diversity", "entropy", ("reward",), MARKS + STARS + SWEEP),
+        Plane(
+            "divergence_divergence",
+            "forward_kl",
+            ("reverse_kl",),
+            "How far each method is from the optimum of the regularised return in either "
+            "direction, exactly. Lower left is better.",
+            log=True,
+        ),
+    ),
+    planes_heading="Reward, diversity, and the two KLs to the optimum",
+    curves_caption=f"{LINES}{OWN_LOOKS}The gap is floored at 1e-5.",
+    values=ENUMERATED,
+    notes={
+        "gap": (
+            "Gap: for methods that maximise the return, the best regularised return less theirs; "
+            "for the others, their own divergence at its own level minus the least that any policy "
+            "of the class has."
+        ),
+        "tv": "TV, forward KL and reverse KL: from the optimum of the regularised return.",
+        "divergence_to_reference": (
+            "{penalty} to reference: what is taken off the return, D_f(reference||policy)."
+        ),
+        "kl_to_reference": "KL to reference: KL(policy||reference).",
+    },
+)
+
+VERIFIED = Scoreboard(
+    kind="verified",
+    rank_by="greedy_accuracy",
+    columns=(
+        "greedy_accuracy",
+        "accuracy",
+        "pass_8",
+        "answer",
+        "ways",
+        "way_entropy",
+        "penalty",
+        "entropy",
+    ),
+    live=("greedy_accuracy", "accuracy", "entropy", "gradient_norm"),
+    curves=("greedy_accuracy", "accuracy", "penalty", "way_entropy", "entropy"),
+    planes=(
+        Plane("quality_diversity", "way_entropy", ("accuracy",), MARKS + SWEEP, start=True),
+        Plane(
+            "divergence_divergence",
+            "penalty",
+            ("accuracy",),
+            "What each method's accuracy cost: its divergence from the reference, the common "
+            "start, on its own strings. Upper left is better.",
+            start=True,
+        ),
+    ),
+    planes_heading="Quality, diversity, and their price",
+    curves_caption=LINES + OWN_LOOKS,
+    values="All values are of held-out problems.",
+    notes={
+        "penalty": (
+            "{penalty} to reference: estimated from the last batch of the method's own training; "
+            "the reference is the common start."
+        ),
+        "accuracy": (
+            "Accuracy: share of right answers, of the likeliest tokens (greedy) and drawn; pass@8: "
+            "that one of 8 draws is right; right answer: whatever its steps; distinct ways: right "
+            "ways in 16 draws, and their entropy given the problem."
+        ),
+    },
+    start_columns=(
+        "greedy_accuracy",
+        "accuracy",
+        "pass_8",
+        "answer",
+        "ways",
+        "way_entropy",
+        "entropy",
+    ),
+)
+
+SAMPLED = Scoreboard(
+    kind="sampled",
+    rank_by="validation_nll",
+    columns=(
+        "reward",
+        "validation_nll",
+        "margin_accuracy",
+        "margin",
+        "forward_kl_token_expert",
+        "reverse_kl_token",
+        "js_token",
+        "expert_nll",
+        "entropy",
+        "self_bleu",
+        "distinct_2",
+    ),
+    live=("reward", "validation_nll", "margin_accuracy", "entropy", "gradient_norm"),
+    curves=("validation_nll", "margin_accuracy", "js_token", "expert_nll", "entropy"),
+    planes=(
+        Plane(
+            "quality_diversity",
+            "entropy",
+            ("reward", "expert_nll", "validation_nll"),
+            MARKS + SWEEP,
+        ),
+        Plane(
+            "divergence_divergence",
+            "forward_kl_token_expert",
+            ("reverse_kl_token",),
+            "What each method pays in either direction, per token and estimated. Lower left is "
+            "better.",
+            log=True,
+        ),
+        Plane(
+            "pairs",
+            "validation_nll",
+            ("margin_accuracy",),
+            "What each method's order of the pairs cost: the NLL of held-out completions. Upper "
+            "left is better.",
+        ),
+    ),
+    planes_heading="Quality, diversity, and what was paid for them",
+    curves_caption=f"{LINES}{OWN_LOOKS}",
+    values="All values are estimated from samples.",
+    notes={
+        "validation_nll": "Validation NLL: of held-out completions, in nats per token.",
+        "js_token": (
+            "Divergences are from the expert's law, summed over the vocabulary at the prefixes "
+            "that the title names."
+        ),
+        "margin_accuracy": (
+            "Pairs in order: share of the pairs of a batch whose chosen completion has the larger "
+            "margin (each method's own)."
+        ),
+    },
+)
+
+SCOREBOARDS: Mapping[Kind, Scoreboard] = {
+    board.kind: board for board in (EXACT, RETURN, VERIFIED, SAMPLED)
+}
+
+
+def kind_of(task: Task) -> Kind:
+    """What kind a task is."""
+    regulariser = task.mdp.regulariser
+    if task.mdp.solutions is not None:
+        return "verified"
+    if task.space is None:
+        return "sampled"
+    return "return" if regulariser and regulariser.reference else "exact"
+
+
+def of_task(task: Task) -> Scoreboard:
+    """The scoreboard of a task."""
+    regulariser = task.mdp.regulariser
+    penalty = regulariser.divergence if regulariser else None
+    return dataclasses.replace(SCOREBOARDS[kind_of(task)], penalty=penalty)
+
+
+def of_result(result: RunResult) -> Scoreboard:
+    """The scoreboard of a run, from what it left."""
+    return dataclasses.replace(SCOREBOARDS[result.kind], penalty=result.penalty)

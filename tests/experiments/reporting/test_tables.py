@@ -1,0 +1,156 @@
+"""What stands in which order in a table, and how metrics are named."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from experiments.reporting import metrics, results, schema, tables
+from experiments.reporting.schema import MethodResult, RunResult
+from experiments.reporting.scoreboards import SCOREBOARDS
+from fdiv.types import Look
+
+
+def method(**scores: list[float]) -> MethodResult:
+    """A method with these metrics, the rest of no matter here."""
+    return MethodResult(
+        minimises="reverse_kl",
+        level="return",
+        target="",
+        group="grpo",
+        published=False,
+        look=Look(),
+        status="ok",
+        reason="",
+        seconds=1.0,
+        compile_seconds=1.0,
+        tokens=1.0,
+        learning_rate=0.1,
+        metrics={name: results.summary(seeds) for name, seeds in scores.items()},
+    )
+
+
+def run(kind: schema.Kind, methods: dict[str, MethodResult]) -> RunResult:
+    return RunResult(
+        complete=True,
+        kind=kind,
+        benchmark={"name": "arithmetic", "divergence": "reverse_kl"},
+        policy={"name": "transformer"},
+        seeds=2,
+        updates=1,
+        batch_size=2,
+        demos=0,
+        trials=1,
+        frontier=[],
+        class_optimum={},
+        expert={},
+        start={"greedy_accuracy": 0.05, "entropy": 2.0},
+        methods=methods,
+        notes=[],
+    )
+
+
+def test_more_accurate_methods_come_first():
+    whole = run(
+        "verified",
+        {
+            "a": method(greedy_accuracy=[0.5, 0.6], penalty=[1.0, 2.0]),
+            "b": method(greedy_accuracy=[0.9, 0.8]),
+            "c": method(greedy_accuracy=[0.1, 0.2]),
+        },
+    )
+    ranking = tables.ranking(whole)
+    assert [row[0].text for row in ranking.rows] == ["b", "a", "c"]
+    column = ranking.titles.index("greedy accuracy")
+    assert [row[column].best for row in ranking.rows] == [True, False, False]
+    column = ranking.titles.index("KL to reference, own batch")
+    assert [row[column].text[:3] for row in ranking.rows] == ["—", "1.5", "—"]
+    assert any("greedy accuracy 0.0500" in note for note in ranking.notes)
+    against = {name: m.against for name, m in results.compared(whole, "a").methods.items()}
+    assert against["a"] is None
+    assert against["b"].probability_of_improvement == 1.0
+    assert against["c"].probability_of_improvement == 0.0
+
+
+def test_a_smaller_divergence_comes_first_and_what_is_not_finite_is_said():
+    lost = dataclasses.replace(method(tv=[0.1, 0.2]), infinite=["js"])
+    whole = run("exact", {"lost": lost, "b": method(js=[0.3, 0.3]), "a": method(js=[0.1, 0.2])})
+    ranking = tables.ranking(whole)
+    assert [row[0].text for row in ranking.rows] == ["a", "b", "lost"]
+    column = ranking.titles.index("JS")
+    assert [row[column].text for row in ranking.rows][1:] == ["0.3000", "not finite"]
+
+
+@pytest.mark.parametrize("kind", SCOREBOARDS)
+def test_every_metric_of_a_scoreboard_has_an_entry(kind):
+    board = SCOREBOARDS[kind]
+    axes = [name for plane in board.planes for name in (plane.x, *plane.y)]
+    named = [*board.columns, *board.live, *board.curves, *board.notes, board.rank_by, *axes]
+    for name in named:
+        shown = board.metric(name)
+        assert shown.title != name or name in metrics.METRICS, name
+        assert "{" not in shown.title + shown.short, name
+    assert board.metric(board.rank_by).better != 0
+
+
+def test_names_that_have_no_entry_of_their_own():
+    assert metrics.metric("js_token").title == "JS / token, own prefixes"
+    assert metrics.metric("alpha:0.5_token_expert").title == "alpha:0.5 / token, expert's prefixes"
+    assert metrics.metric("direct").label == "direct"
+
+
+OLD = {  # a result of version 1, as short as can be
+    "schema": 1,
+    "complete": True,
+    "benchmark": {"name": "rewarded", "divergence": "reverse_kl"},
+    "policy": {"name": "full"},
+    **{"seeds": 1, "updates": 1, "batch_size": 2, "demos": 0, "trials": 1},
+    "frontier": [{"beta": 0.1, "spent": 0.4, "reward": 1.0}],
+    "class_optimum": {"js": {"coverage": 3.0, "likelihood": 2.0}},
+    "expert": {"spent": 0.4, "kl_spent": 0.4},
+    "start": {"spent": 0.0},
+    "methods": {
+        "sft": {
+            **{"minimises": "forward_kl", "level": "sequence", "target": "", "variant": None},
+            **{"group": "max_likelihood", "published": False, "status": "ok", "reason": ""},
+            **{"seconds": 1.0, "compile_seconds": 1.0, "tokens": 8.0, "learning_rate": 0.1},
+            **{"best": 0.1, "trials": [], "infinite": ["coverage"], "alarms": []},
+            "gap": None,
+            "metrics": {
+                name: {"iqm": 1.0, "mean": 1.0, "ci95": [1.0, 1.0], "seeds": [1.0]}
+                for name in ("spent", "kl_spent", "likelihood", "regret")
+            },
+            "temperatures": [{"temperature": 1.0, "likelihood": 2.0}],
+        }
+    },
+    "notes": [],
+}
+
+
+def test_a_result_of_version_1_is_read_under_todays_names(tmp_path):
+    path = tmp_path / "results.json"
+    schema.write_json(path, OLD)
+    result = schema.read(path)
+    assert result.kind == "return"
+    assert result.frontier[0].divergence_to_reference == 0.4
+    assert result.class_optimum["js"] == {"cross_entropy": 3.0, "expert_nll": 2.0}
+    m = result.methods["sft"]
+    names = {"divergence_to_reference", "kl_to_reference", "expert_nll", "regret"}
+    assert set(m.metrics) == names
+    assert m.infinite == ["cross_entropy"]
+    assert m.temperatures == [{"temperature": 1.0, "expert_nll": 2.0}]
+    written = str(schema.as_json(result))
+    assert not any(f"'{old}'" in written for old in metrics.RENAMED)
+    assert "KL to reference" in tables.ranking(result).titles
+    line = {"method": "sft", "update": 1, "spent": 0.1, "likelihood_stderr": 0.2}
+    assert set(schema.history([line])[0]) == {
+        *("method", "update", "divergence_to_reference", "expert_nll_stderr"),
+    }
+
+
+def test_a_newer_result_is_refused(tmp_path):
+    path = tmp_path / "results.json"
+    schema.write_json(path, OLD | {"schema": schema.VERSION + 1})
+    with pytest.raises(schema.UsageError, match="newer version"):
+        schema.read(path)
