@@ -3,9 +3,11 @@ runs."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import operator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -18,7 +20,7 @@ from fdiv.benchmarks import BENCHMARKS, Text, TwoTemplate
 from fdiv.control import Control
 from fdiv.penalties import Penalty
 from fdiv.policies import Architecture
-from fdiv.types import Method, TokenMDP, is_hidden
+from fdiv.types import Method, TokenMDP, UsageError, is_hidden
 
 FLAT = tyro.conf.OmitArgPrefixes  # the flags of such a group carry no prefix: --updates
 NotFinite = Literal["stop", "skip"]
@@ -218,10 +220,32 @@ WHERE_ONLY = ("out", "devices", "save_every", "keep", "cache", "report")
 def resolve(config: Config) -> dict[str, Method]:
     """Each method by name, with the hyperparameters of its flags."""
     given = {name: getattr(config, name) for name in GROUPS}
-    return {
-        objectives.canonical(name): objectives.merged(name, objectives.resolve(name), given)
-        for name in config.methods
-    }
+    methods = {}
+    for name in config.methods:
+        method = objectives.resolve(name)
+        with prefixed(**groups_of(method)):
+            methods[objectives.canonical(name)] = objectives.merged(name, method, given)
+    return methods
+
+
+def groups_of(method: Method) -> dict[str, type[Method]]:
+    """The groups of flags that a method reads, by name."""
+    return {kind: GROUPS[kind] for kind in objectives.kinds_of(method)}
+
+
+@contextlib.contextmanager
+def prefixed(**groups: Any) -> Iterator[None]:
+    """The core names its own fields in a `UsageError`, here it gets the name of the flag: the field
+    with the name of the first of `groups` (dataclasses, or instances of them) that has it."""
+    try:
+        yield
+    except UsageError as error:
+        for group, owner in groups.items():
+            own = {field.name for field in dataclasses.fields(owner) if not is_hidden(field)}
+            if error.field in own:
+                field = f"{group}.{error.field}"
+                raise UsageError(field, error.value, error.problem, error.fix) from error
+        raise
 
 
 # --- as data --------------------------------------------------------------------------------------

@@ -137,13 +137,14 @@ class Optimiser:
         return optax.chain(*bound, *self._direction(self.settings()), schedule)
 
     def scorer(
-        self, rate: optax.ScalarOrSchedule, **defaults: Setting
+        self, rate: optax.ScalarOrSchedule, betas: tuple[float, float] = (0.9, 0.999)
     ) -> optax.GradientTransformation:
-        """For a discriminator, a value function or a reward model, whose method sets the rate, and
-        what an optimiser's settings are where no flag gives them."""
-        return optax.chain(
-            *self._direction(self.settings(**defaults)), optax.scale_by_learning_rate(rate)
-        )
+        """For a discriminator, a value function or a reward model, whose method sets the rate. No
+        schedule but the method's own, and no bound on the norm. `betas` are those that the method
+        asks of Adam; flags come before them, and an optimiser with other ones keeps its own."""
+        like_adam = OPTIMISERS[self.optimiser].defaults.get("betas") == ADAM["betas"]
+        settings = self.settings(betas=betas) if like_adam else self.settings()
+        return optax.chain(*self._direction(settings), optax.scale_by_learning_rate(rate))
 
     def _direction(self, settings: dict[str, Any]) -> list[optax.GradientTransformation]:
         decay = settings.pop("weight_decay", 0.0)

@@ -3,10 +3,16 @@ whether an option has a reader at all."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
-from experiments.config import GROUPS, RATES, Config, NotFinite, resolve, value_of
+from experiments.config import (
+    RATES,
+    Config,
+    NotFinite,
+    groups_of,
+    prefixed,
+    resolve,
+    value_of,
+)
+from experiments.readers import refuse_unread
 from fdiv import objectives
 from fdiv.checks import at_least, one_of, positive
 from fdiv.types import UsageError
@@ -50,13 +56,17 @@ def check(config: Config, preset: Config) -> None:
         raise UsageError(
             "batch_size", config.budget.batch_size, problem, f"Give a multiple of {parts}."
         )
-    config.devices.check()
-    config.policy.sizes("policy")
-    config.scorer.sizes("scorer")
-    config.penalty.check()
-    config.control.check()
+    with prefixed(devices=config.devices):
+        config.devices.check()
+    with prefixed(policy=config.policy):
+        config.policy.sizes("policy")
+    with prefixed(scorer=config.scorer):
+        config.scorer.sizes("scorer")
+    with prefixed(penalty=config.penalty, control=config.control):
+        config.penalty.check()
+        config.control.check()
     _check_methods(config)
-    _check_unused(config, preset)
+    refuse_unread(config, preset)
 
 
 def _check_methods(config: Config) -> None:
@@ -72,7 +82,8 @@ def _check_methods(config: Config) -> None:
         if names.count(name) > 1:
             raise UsageError("methods", name, "is named twice.", "Name each method once.")
     for name, method in resolve(config).items():
-        method.check()
+        with prefixed(**groups_of(method)):
+            method.check()
         if method.learning_rate is not None:
             positive(f"{method.kind}.learning_rate", method.learning_rate)
         if config.budget.epochs * config.budget.minibatches > 1 and not method.reusable:
@@ -84,21 +95,3 @@ def _check_methods(config: Config) -> None:
                 problem,
                 f"Leave both at 1, or leave {name} out.",
             )
-
-
-def _check_unused(config: Config, preset: Config) -> None:
-    names, chosen = zip(*resolve(config).items())
-    used = {kind for method in chosen for kind in objectives.kinds_of(method)}
-    charging = [method for method in chosen if method.charges]
-    used |= {"penalty"} if any(method.penalty is None for method in charging) else set()
-    used |= {"control"} if charging else set()
-    for group in (*GROUPS, "penalty", "control"):
-        changed = _changed(getattr(config, group), getattr(preset, group))
-        if group not in used and changed:
-            field, value = next(iter(changed.items()))
-            fix = f"Drop it, or add a method that reads it to --methods (now {' '.join(names)})."
-            raise UsageError(f"{group}.{field}", value, f"no method here uses {group}.", fix)
-
-
-def _changed(a: Any, b: Any) -> dict[str, Any]:
-    return {k: v for k, v in dataclasses.asdict(a).items() if v != dataclasses.asdict(b)[k]}

@@ -20,7 +20,6 @@ TINY = {
     "methods": "sft",
     "seeds": 1,
     "batch_size": 16,
-    "optimum_starts": 1,
     "temperatures": [1.0],
     "samples": 16,
     "report": False,

@@ -30,7 +30,6 @@ SMALL = {
     "updates": 240,
     "batch-size": 16,
     "evaluations": 80,
-    "temperatures": 1.0,
     "samples": 16,
     "save-every": 0,
 }

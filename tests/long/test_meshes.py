@@ -41,8 +41,6 @@ RUN = [
     "64",
     "--evaluations",
     "2",
-    "--optimum-starts",
-    "1",
     "--learning-rate",
     "0.003",
     "--temperatures",
@@ -95,6 +93,7 @@ def test_seeds_over_four_devices_give_what_one_gives(tmp_path):
     """Three seeds: neither five nor three divide by four. Counts of draws may round the other
     way."""
     flags = ["--seeds", "3", "--policy.name", "markov", "--scorer.name", "full"]
+    flags += ["--optimum-starts", "1"]
     flags += [
         x
         for size in ("layers", "width", "heads", "kv-heads")

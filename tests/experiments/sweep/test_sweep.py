@@ -31,7 +31,6 @@ TINY = {
     "updates": 10,
     "batch_size": 16,
     "evaluations": 1,
-    "optimum_starts": 1,
     "temperatures": [1.0],
     "samples": 16,
     "report": False,

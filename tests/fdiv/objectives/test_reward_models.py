@@ -678,8 +678,6 @@ def test_comparisons_lead_to_the_optimum_from_the_command_line(tmp_path):
         "64",
         "--evaluations",
         "4",
-        "--optimum-starts",
-        "1",
         "--methods",
         *names,
         "dpo",

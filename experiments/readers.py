@@ -1,0 +1,224 @@
+"""Who reads each option: an option that nothing in a run has a use for is refused, never ignored.
+
+`READERS` has every field by the name of its flag (a field without a prefix, `group.field`, or
+`group.*` for those of a group that have no entry of their own). The options of a method are read
+where `--methods` names one of its class, unless they have an entry. A value that is the preset's
+own is always fine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from experiments.config import GROUPS, Config, as_dict, difference, flatten, resolve
+from fdiv import objectives
+from fdiv.benchmarks import Arithmetic, Rewarded, Text
+from fdiv.types import Method, UsageError
+
+PROMPTS_ALONE = ("policy_gradient", "reinforce", "rloo", "grpo", "ppo", "fdpg")  # kinds
+
+
+class Case(NamedTuple):
+    """A run to be: its config, and its methods by name with their hyperparameters."""
+
+    config: Config
+    methods: Mapping[str, Method]
+
+    def kinds(self) -> set[str]:
+        """Of its methods, and of what they are made of."""
+        return {kind for method in self.methods.values() for kind in objectives.kinds_of(method)}
+
+    def of_kind(self, kind: str) -> Iterator[Method]:
+        """Its methods of one class."""
+        return (method for method in self.methods.values() if method.kind == kind)
+
+
+class Reader(NamedTuple):
+    """Whether anything in a run reads an option, and what would."""
+
+    reads: Callable[[Case], bool]
+    needs: str = ""  # what to do for it to be read
+
+
+ALWAYS = Reader(lambda case: True)
+
+
+def _learns_from_rows(case: Case) -> bool:
+    """Whether fixed demonstrations, comparisons or labels change any number."""
+    if case.config.budget.warm_start or isinstance(case.config.benchmark, (Arithmetic, Text)):
+        return True  # the warm start, or prompts, which are part of the rows
+    return any(_reads_completions(method) for method in case.methods.values())
+
+
+def _reads_completions(method: Method) -> bool:
+    if method.reads != "demos":
+        return True
+    own_prefixes = getattr(method, "policy_prefixes", 0.0) == 1.0
+    return method.kind not in PROMPTS_ALONE and not own_prefixes
+
+
+def _compares(case: Case) -> bool:
+    return any(method.reads in ("pairs", "labels") for method in case.methods.values())
+
+
+def _enumerates(case: Case) -> bool:
+    """Whether strings could be enumerated: those of a benchmark with prompts never are."""
+    return not isinstance(case.config.benchmark, (Arithmetic, Text))
+
+
+def _searches_class(case: Case) -> bool:
+    config = case.config
+    exact = _enumerates(case) and config.evaluation.exact_limit > 0
+    return exact and config.policy.name not in ("full", "transformer")
+
+
+def _several_steps(case: Case, kind: str) -> bool:
+    """Whether a method of the kind takes a second step on some batch: at the first, q is q_old."""
+    steps = case.config.budget.epochs * case.config.budget.minibatches
+    return steps > 1 and any(method.reusable for method in case.of_kind(kind))
+
+
+def _draws_group(case: Case, kind: str) -> bool:
+    """Whether the kind's own group counts: reward_model.group comes before it."""
+    behind = [m for m in case.of_kind("reward_model") if kind in objectives.kinds_of(m)]
+    own_groups = any(getattr(method, "group", None) is None for method in behind)
+    return any(case.of_kind(kind)) or own_groups
+
+
+def _of_text(case: Case) -> bool:
+    return isinstance(case.config.benchmark, Text) and case.config.benchmark.teacher_updates > 0
+
+
+def _from_table(case: Case) -> bool:
+    return isinstance(case.config.benchmark, Rewarded) and case.config.benchmark.reward == "table"
+
+
+COMPARISONS = Reader(_compares, "add a method that learns from comparisons, such as dpo")
+DEMOS = Reader(_learns_from_rows, "add a method that learns from demonstrations, such as sft")
+SEVERAL_STEPS = "take several steps a batch with --epochs or --minibatches"
+TEACHER = Reader(_of_text, "train a teacher with --benchmark.teacher-updates")
+READERS: dict[str, Reader] = {
+    "methods": ALWAYS,
+    # budget
+    "seeds": ALWAYS,
+    "seed": ALWAYS,
+    "updates": ALWAYS,
+    "batch_size": ALWAYS,
+    "demos": DEMOS,
+    "warm_start": ALWAYS,
+    "epochs": ALWAYS,
+    "minibatches": ALWAYS,
+    "accumulate": ALWAYS,
+    "trials": ALWAYS,
+    # optimiser; what one of them does not read, it refuses itself
+    "learning_rate": Reader(
+        lambda case: (
+            case.config.budget.warm_start > 0
+            or any(method.learning_rate is None for method in case.methods.values())
+        ),
+        "set the methods' own learning rates, which come before it",
+    ),
+    "optimiser": ALWAYS,
+    "betas": ALWAYS,
+    "eps": ALWAYS,
+    "momentum": ALWAYS,
+    "weight_decay": ALWAYS,
+    "schedule": ALWAYS,
+    "warm_up": ALWAYS,
+    "decay_share": Reader(
+        lambda case: case.config.optimiser.schedule == "wsd", "use --schedule wsd"
+    ),
+    "max_grad_norm": ALWAYS,
+    # evaluation
+    "evaluations": ALWAYS,
+    "samples": ALWAYS,
+    "temperatures": Reader(lambda case: "sft" in case.methods, "add sft to --methods"),
+    "exact_limit": Reader(_enumerates, "use a benchmark without prompts"),
+    "optimum_starts": Reader(
+        _searches_class, "use a benchmark whose strings are enumerated and a smaller class"
+    ),
+    # saving, output, devices
+    "save_every": ALWAYS,
+    "keep": ALWAYS,
+    "not_finite": ALWAYS,
+    "report": ALWAYS,
+    "cache": ALWAYS,
+    "out": ALWAYS,
+    "devices.*": ALWAYS,
+    "devices.process": Reader(
+        lambda case: case.config.devices.processes > 0, "give --devices.processes"
+    ),
+    # the classes of functions, the penalty and its weight
+    "policy.*": ALWAYS,
+    "scorer.*": Reader(
+        lambda case: any(method.needs for method in case.methods.values()),
+        "add a method with a discriminator, a reward model or a value function",
+    ),
+    "penalty.*": Reader(
+        lambda case: any(m.charges and m.penalty is None for m in case.methods.values()),
+        "add a method that leaves its penalty open, such as rloo",
+    ),
+    "control.*": Reader(
+        lambda case: any(method.charges for method in case.methods.values()),
+        "add a method that is charged for leaving a reference, such as rloo",
+    ),
+    # benchmarks
+    "benchmark.*": ALWAYS,
+    "benchmark.table_seed": Reader(_from_table, "use --benchmark.reward table"),
+    "benchmark.labels": COMPARISONS,
+    "benchmark.temperature": COMPARISONS,
+    "benchmark.flips": COMPARISONS,
+    "benchmark.spread": COMPARISONS,
+    "benchmark.slips": DEMOS,
+    "benchmark.teacher_width": TEACHER,
+    "benchmark.teacher_layers": TEACHER,
+    # methods, where naming one of the class is not enough
+    "grpo.clip": Reader(lambda case: _several_steps(case, "grpo"), SEVERAL_STEPS),
+    "ppo.clip": Reader(lambda case: _several_steps(case, "ppo"), SEVERAL_STEPS),
+    "ppo.value_clip": Reader(
+        lambda case: any(_value_steps(method) > 1 for method in case.methods.values()),
+        "take several --ppo.value-steps",
+    ),
+    "grpo.group": Reader(lambda case: _draws_group(case, "grpo"), "drop --reward-model.group"),
+    "rloo.group": Reader(lambda case: _draws_group(case, "rloo"), "drop --reward-model.group"),
+}
+
+
+def _value_steps(method: Method) -> int:
+    """Steps of PPO's value function in an update, of a method or of what follows its reward."""
+    inner = getattr(method, "follower", method)
+    return getattr(inner, "value_steps", 0) if inner.kind == "ppo" else 0
+
+
+def reader(field: str) -> Reader:
+    """Who reads a field, by the name of its flag. Raises `KeyError` where nothing says so."""
+    group, _, name = field.partition(".")
+    if field in READERS:
+        return READERS[field]
+    if f"{group}.*" in READERS:
+        return READERS[f"{group}.*"]
+    if group not in GROUPS:
+        raise KeyError(field)
+    if name == "learning_rate":  # that of a method which another is made of is the other's
+        return Reader(lambda case: any(case.of_kind(group)), _method_of(group))
+    return Reader(lambda case: group in case.kinds(), _method_of(group))
+
+
+def _method_of(kind: str) -> str:
+    names = [name for name, m in objectives.METHODS.items() if kind in objectives.kinds_of(m)]
+    return f"add a method that reads it to --methods ({', '.join(names)})"
+
+
+def refuse_unread(config: Config, preset: Config) -> None:
+    """Raise `UsageError` for the first option that differs from the preset's and that no part of
+    the run reads."""
+    case, own = Case(config, resolve(config)), flatten(as_dict(config))
+    for field in difference(as_dict(preset), as_dict(config)):
+        group = field.partition(".")[0]
+        who = reader(".".join(field.split(".")[:2]))
+        if field not in own or who.reads(case):  # not there: the preset's benchmark was another
+            continue
+        problem = "nothing in this run reads it."
+        if group in GROUPS and group not in case.kinds():
+            problem = f"no method here ({', '.join(case.methods)}) uses {group}."
+        raise UsageError(field, own[field], problem, f"Drop it, or {who.needs}.")
