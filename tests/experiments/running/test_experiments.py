@@ -163,6 +163,8 @@ def test_fixed_demonstrations_trials_and_a_full_class(tmp_path):
     expert: optimum 0."""
     out = tmp_path / "run"
     flags = [
+        "--optimum-starts",  # as it is by itself: nothing is searched in such a class
+        "12",
         "--demos",
         "32",
         "--trials",
