@@ -87,7 +87,14 @@ def components(config: Config, task: Task) -> Components:
     )
     policy = config.policy.policy(mdp.vocab, task.length)
     return Components(
-        policy, mdp, sampler(mdp.horizon, mdp.eos), scorer, critic, config.penalty, config.control
+        policy,
+        mdp,
+        sampler(mdp.horizon, mdp.eos),
+        scorer,
+        critic,
+        config.penalty,
+        config.control,
+        optimiser=config.optimiser.scorer,
     )
 
 

@@ -23,9 +23,10 @@ from jax.nn import softplus
 from fdiv import tokens as tk
 from fdiv.estimators import to_actions
 from fdiv.reward_model import Judged, calibration
-from fdiv.types import Divergence, Level, Scorer, Sequences
+from fdiv.types import Divergence, Level, Optimiser, Params, Scorer, Sequences
 
 Training = Literal["logistic", "bound"]
+State = tuple[Params, optax.OptState]
 
 
 class Evidence(NamedTuple):
@@ -53,6 +54,7 @@ class Discriminator(NamedTuple):
 def discriminator(
     scorer: Scorer,
     d: Divergence,
+    optimiser: Optimiser,
     *,
     horizon: int,
     vocab: int,
@@ -70,7 +72,7 @@ def discriminator(
     silent at first, where a reward from zero would call every string the expert's by as much as the
     policy thinks it unlikely."""
     init_params, score = shaped(scorer, vocab) if structured else plain(scorer, vocab)
-    tx = optax.adam(learning_rate, b1=0.5)
+    tx = optimiser(learning_rate, betas=(0.5, 0.999))
 
     def prefix_ratio(params, evidence: Evidence) -> Array:
         sequences, log_q, log_start = evidence
@@ -78,14 +80,14 @@ def discriminator(
         logits = to_actions(
             logits + log_start - log_q if structured else logits, sequences.mask, horizon
         )
-        if level == "sequence":
+        if level == Level.sequence:
             return jnp.cumsum(logits, axis=1)
         return tk.hold(logits, to_actions(sequences.mask, sequences.mask, horizon))
 
     def judged(params, evidence: Evidence) -> Array:
         """What is asked about: whole strings [B, 1], or each position [B, H]."""
         ratio = prefix_ratio(params, evidence)
-        return ratio[:, -1:] if level == "sequence" else ratio
+        return ratio[:, -1:] if level == Level.sequence else ratio
 
     def loss(params, key: Array, demos: Evidence, samples: Evidence) -> Array:
         real, fake = judged(params, demos), judged(params, samples)

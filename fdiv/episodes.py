@@ -97,7 +97,7 @@ def stage(components: Components, penalty: Penalty) -> Stage:
 
     def play(key: Array, params: Params, aux: Charged, batch: Sequences, group: int) -> Episodes:
         prompts = tk.prompts_of(batch, mdp.horizon)
-        prompts = prompts if components.whole else repeated(prompts, group)
+        prompts = prompts if components.enumerated else repeated(prompts, group)
         drawn, log_old = components.rollout(key, policy, params, prompts)
         log_ref = tk.log_probs(*reference(aux), drawn, mdp.vocab)
         earned = jnp.asarray(mdp.score(drawn), jnp.result_type(float))  # scores may be integers
@@ -112,7 +112,7 @@ def stage(components: Components, penalty: Penalty) -> Stage:
         )  # per action again: adding up undoes it
         rewards = last_action(mask) * earned[:, None] + aux.weight.beta * paid
         drawn = drawn._replace(weight=jnp.where(finite, drawn.weight, 0.0))
-        group = drawn.tokens.shape[0] if components.whole else group
+        group = drawn.tokens.shape[0] if components.enumerated else group
         return Episodes(drawn, log_old, log_ref, earned, mask, ratio, rewards, group)
 
     def after(aux: Charged, x: Episodes) -> tuple[Charged, dict]:

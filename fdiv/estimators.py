@@ -67,9 +67,9 @@ def returns_to_go(
     state). With r = d.reward, s_k its argument after action k and g_j = r(s_j) - r(s_{j-1}) what
     action j adds to it:
 
-        sequence   sum over j >= k of g_j = r(s_end) - r(s_{k-1})
-        occupancy  sum over j >= k of g_j (H - j) / H, the mean over positions of r(s_j) - r(s_{k-1})
-        token      (r(ds_k) - sum over j > k of f(e^{ds_j})) / H, with ds the per-token log-ratio
+        sequence       sum over j >= k of g_j = r(s_end) - r(s_{k-1})
+        occupancy      sum over j >= k of g_j (H - j) / H, the mean over positions of r(s_j) - r(s_{k-1})
+        token_policy   (r(ds_k) - sum over j > k of f(e^{ds_j})) / H, with ds the per-token log-ratio
 
     Leaving out r(s_{k-1}), which the prefix decides, costs no bias: for reverse_kl what remains is
     the usual reward-to-go, for forward_kl the exact advantage, since e^s is a martingale under q. A
@@ -77,16 +77,17 @@ def returns_to_go(
     as fixed."""
     horizon = prefix.shape[1]
     before = jnp.pad(prefix, [(0, 0), (1, 0)])[:, :-1]
-    if level == "sequence" and discount == 1:
+    if level == Level.sequence and discount == 1:
         return d.reward(prefix[:, -1:]) - d.reward(before)
-    if level in ("sequence", "occupancy"):
-        left = 1.0 if level == "sequence" else (horizon - jnp.arange(horizon)[None]) / horizon
+    if level in (Level.sequence, Level.occupancy):
+        left = 1.0 if level == Level.sequence else (horizon - jnp.arange(horizon)[None]) / horizon
         return discounted_to_go(left * (d.reward(prefix) - d.reward(before)), discount)
-    if level == "token":
+    if level == Level.token_policy:
         step = prefix - before
         paid = jnp.where(mask, d.perspective(step, jnp.zeros_like(step)), 0.0)
         return (d.reward(step) - (discounted_to_go(paid, discount) - paid)) / horizon
-    raise UsageError("level", level, "is not a level.", "Use sequence, occupancy or token.")
+    problem = "has no returns: its prefixes are not the policy's."
+    raise UsageError("level", level, problem, "Use sequence, occupancy or token_policy.")
 
 
 def advantages(

@@ -36,6 +36,7 @@ from fdiv.types import (
     UsageError,
 )
 
+LEVELS = (Level.sequence, Level.occupancy, Level.token_policy, Level.token_expert)
 LIMIT = 200_000  # strings enumerated unless the caller raises it
 
 
@@ -164,18 +165,21 @@ def divergence(
     space: Space,
     p: Law,
     q: Law,
-    level: Level = "sequence",
+    level: Level = Level.sequence,
     policy_prefixes: float = 1.0,
 ) -> Array:
     """Exact `D_f(p||q)` in nats at a level (module docstring).
 
-    At the token level `policy_prefixes` is the share of prefixes that are the policy's, the others
+    At `token_policy`, `policy_prefixes` is the share of prefixes that are the policy's, the others
     being the expert's."""
-    if level == "sequence":
+    level = Level(level)
+    if level is Level.sequence:
         return d.perspective(p.string, q.string).sum()
-    if level == "occupancy":
+    if level is Level.occupancy:
         return _over_nodes(space, d.perspective(p.node, q.node))
     each = d.perspective(p.conditional, q.conditional).sum(-1)
+    if level is Level.token_expert:
+        return _over_states(space, p, each)
     return sum(
         share * _over_states(space, x, each)
         for share, x in ((policy_prefixes, q), (1 - policy_prefixes, p))
@@ -192,8 +196,7 @@ def _over_states(space: Space, visitor: Law, each: Array) -> Array:
 
 
 def every_level(d: Divergence, space: Space, p: Law, q: Law) -> tuple[Array, Array, Array, Array]:
-    """`divergence` at the sequence, occupancy and token levels (the policy's prefixes, then the
-    expert's), f written once."""
+    """`divergence` at each of `LEVELS`, f written once."""
     log_p, log_q = (jnp.concatenate([x.string, x.node, x.conditional.reshape(-1)]) for x in (p, q))
     strings, nodes = len(q.string), len(q.node)
     each = d.perspective(log_p, log_q)
@@ -247,67 +250,6 @@ def expected_gradient(
     aux = objective.init(init_key, params) if aux is None else aux
     aux, batch, _ = objective.prepare(prepare_key, params, aux, demos)
     return jax.grad(lambda x: objective.loss(x, aux, batch)[0])(params)
-
-
-# --- dynamic programming: chains of any length ----------------------------------------------------
-
-
-class Chain(NamedTuple):
-    """A policy whose prefix matters through finitely many states, the first one 0."""
-
-    log_probs: Array  # [S, V]
-    successor: np.ndarray  # [S, V]
-
-
-def _walk(
-    p: Chain,
-    q: Chain,
-    horizon: int,
-    eos: int | None,
-    weigh: Callable[[Array, Array], Array],
-    gain: Callable,
-):
-    """Fold over pairs of states (one of each chain): mass moves by `weigh`, `gain(mass)` is added
-    up at each step."""
-    states, others = len(p.successor), len(q.successor)
-    log_p, log_q = p.log_probs[:, None, :], q.log_probs[None, :, :]
-    to = jnp.asarray(p.successor[:, None, :] * others + q.successor[None, :, :])
-    goes_on = jnp.arange(log_p.shape[-1]) != (-1 if eos is None else eos)
-
-    def step(carry, _):
-        mass, total = carry
-        moved = mass[..., None] * weigh(log_p, log_q)
-        ended = jnp.where(goes_on, 0.0, moved).sum()
-        arrived = (
-            jnp.zeros(states * others, moved.dtype)
-            .at[to.reshape(-1)]
-            .add(jnp.where(goes_on, moved, 0.0).reshape(-1))
-        )
-        return (arrived.reshape(states, others), total + gain(mass) + jnp.array([0.0, ended])), None
-
-    start = (
-        jnp.zeros((states, others), jnp.result_type(p.log_probs, q.log_probs, float))
-        .at[0, 0]
-        .set(1.0)
-    )
-    (mass, total), _ = jax.lax.scan(step, (start, jnp.zeros(2, start.dtype)), None, length=horizon)
-    return total[0], total[1] + mass.sum()
-
-
-def chain_kl(p: Chain, q: Chain, horizon: int, eos: int | None = None) -> Array:
-    """Sequence-level KL(p||q) of two chains, in O(T S_p S_q V): sum over t of E_p[KL of the next
-    token's laws]."""
-    each = (jnp.exp(p.log_probs)[:, None] * (p.log_probs[:, None] - q.log_probs[None])).sum(-1)
-    gain = lambda mass: jnp.array([jnp.sum(mass * each), 0.0])
-    return _walk(p, q, horizon, eos, lambda log_p, log_q: jnp.exp(log_p) + 0 * log_q, gain)[0]
-
-
-def chain_alpha(p: Chain, q: Chain, a: float, horizon: int, eos: int | None = None) -> Array:
-    """Sequence-level alpha-divergence (a not 0 or 1) of two chains: (sum_x p^a q^(1-a) - 1) / (a
-    (a-1)), by transfer matrix."""
-    power = lambda log_p, log_q: jnp.exp(a * log_p + (1 - a) * log_q)
-    total = _walk(p, q, horizon, eos, power, lambda mass: jnp.zeros(2))[1]
-    return (total - 1) / (a * (a - 1))
 
 
 # --- the best policy in a class -------------------------------------------------------------------
@@ -380,7 +322,7 @@ def best_in_class(
     expert: Model,
     policy: Policy,
     initial: Sequence[Params],
-    level: Level = "sequence",
+    level: Level = Level.sequence,
     policy_prefixes: float = 1.0,
     iterations: int = 5000,
 ) -> Optimum:

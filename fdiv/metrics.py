@@ -36,12 +36,7 @@ LOGGED = (
     "alpha:0.5",
     "log_d",
 )
-LEVELS = {
-    "": ("sequence", 1.0),
-    "_occupancy": ("occupancy", 1.0),
-    "_token": ("token", 1.0),
-    "_token_expert": ("token", 0.0),
-}
+LEVELS = {level.suffix: level for level in exact.LEVELS}
 
 
 def exact_metrics(

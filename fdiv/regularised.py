@@ -23,6 +23,7 @@ from fdiv import divergences
 from fdiv.types import Divergence, UsageError
 
 LEAST, MOST = -40.0, 700.0  # of s = log ref - log pi
+FAR = 20.0  # log-ratio past which `extended_reward` goes on along the tangent
 
 
 def keeps_support(d: Divergence) -> bool:
@@ -90,3 +91,10 @@ def frontier(d: Divergence, rewards: Array, log_ref: Array, betas: Array) -> tup
         return d.perspective(log_ref, log_pi).sum(-1), jnp.sum(jnp.exp(log_pi) * rewards)
 
     return jax.lax.map(one, jnp.asarray(betas))
+
+
+def extended_reward(d: Divergence, s: Array) -> Array:
+    """d.reward(s), past s = FAR along its tangent: for a string that the policy has all but left,
+    e^s would overflow."""
+    at, slope = jax.jvp(d.reward, (jnp.asarray(FAR, s.dtype),), (jnp.ones((), s.dtype),))
+    return jnp.where(s < FAR, d.reward(jnp.minimum(s, FAR)), at + slope * (s - FAR))

@@ -7,17 +7,37 @@ benchmark is data only."""
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import optax
 from jax import Array
 
 Params = Any
-Level = Literal["sequence", "occupancy", "token"]
 
-PAD = (
-    -1
-)  # padding is a negative token, so it can be mistaken neither for EOS nor for any other symbol
+# padding is a negative token, so it can be mistaken neither for EOS nor for any other symbol
+PAD = -1
+
+
+class Level(enum.StrEnum):
+    """Between which laws a divergence is taken; the two token levels differ in whose prefixes the
+    next tokens' laws are compared at."""
+
+    sequence = "sequence"  # of whole strings
+    occupancy = "occupancy"  # of (prefix, token) pairs, a mean over positions
+    token_expert = "token_expert"  # of the next token, at the expert's prefixes
+    token_policy = "token_policy"  # of the next token, at the policy's prefixes
+
+    @property
+    def plain(self) -> Literal["sequence", "occupancy", "token"]:
+        """The level without whose prefixes: what options and results call it."""
+        return self.value.partition("_")[0]
+
+    @property
+    def suffix(self) -> str:
+        """What follows a divergence's name in the name of its metric: `js_token_expert`."""
+        return {"sequence": "", "token_policy": "_token"}.get(self.value, f"_{self.value}")
 
 
 class UsageError(ValueError):
@@ -147,11 +167,35 @@ class Claim(NamedTuple):
     sentence."""
 
     minimises: str  # a divergence, by the name that `divergences.parse` takes
-    level: (
-        Level | Literal["return"]
-    )  # return: maximises the regularised return, less this divergence from the reference
+    # return: maximises the regularised return, less this divergence from the reference
+    level: Level | Literal["return"]
     sentence: str
-    policy_prefixes: float = 1.0  # token level: the share of prefixes that come from the policy
+    # token_policy: the share of prefixes that are the policy's, the others being the expert's
+    policy_prefixes: float = 1.0
+
+    @property
+    def plain_level(self) -> Literal["sequence", "occupancy", "token", "return"]:
+        """The level as results have it."""
+        return "return" if self.level == "return" else Level(self.level).plain
+
+
+class Optimiser(Protocol):
+    """Makes the optimiser of what a method learns beside its policy: a discriminator, a value
+    function, a reward model."""
+
+    def __call__(
+        self, rate: optax.ScalarOrSchedule, betas: tuple[float, float] = (0.9, 0.999)
+    ) -> optax.GradientTransformation:
+        """At a learning rate or a schedule of it; `betas` are Adam's where no one asks for other
+        ones."""
+        ...
+
+
+def adam(
+    rate: optax.ScalarOrSchedule, betas: tuple[float, float] = (0.9, 0.999)
+) -> optax.GradientTransformation:
+    """The `Optimiser` where none is given. Kingma & Ba 2015 (arXiv 1412.6980)."""
+    return optax.adam(rate, b1=betas[0], b2=betas[1])
 
 
 class Components(NamedTuple):
@@ -167,7 +211,8 @@ class Components(NamedTuple):
     )
     control: Any = None  # `fdiv.control.Control`: how its weight changes
     # the rollout gives all strings by weight: one population, whatever groups are asked for
-    whole: bool = False
+    enumerated: bool = False
+    optimiser: Optimiser = adam  # of discriminators, value functions and reward models
 
 
 class Objective(NamedTuple):

@@ -88,7 +88,7 @@ class ClassOptima:
     def table(self, names: list[str]) -> dict[str, dict[str, float]]:
         """Sequence-level optima: minimised divergence -> metric -> value."""
         return {
-            name: self._best(name, "sequence", 1.0).metrics
+            name: self._best(name, Level.sequence, 1.0).metrics
             for name in dict.fromkeys([*STANDARD, *names])
         }
 
@@ -97,12 +97,12 @@ class ClassOptima:
         return [
             name
             for name in dict.fromkeys([*STANDARD, *names])
-            if _key(name, "sequence", 1.0) not in self._known
+            if _key(name, Level.sequence, 1.0) not in self._known
         ]
 
     def search(self, name: str) -> None:
         """Find one row of it."""
-        self._best(name, "sequence", 1.0)
+        self._best(name, Level.sequence, 1.0)
 
     def _best(self, name: str, level: str, share: float) -> ClassOptimum:
         key = _key(name, level, share)

@@ -16,7 +16,7 @@ from experiments.devices import Layout
 from fdiv import divergences, exact, metrics
 from fdiv import tokens as tk
 from fdiv.rollout import greedy, tempered
-from fdiv.types import Claim, Components, Divergence, Params, Sequences
+from fdiv.types import Claim, Components, Divergence, Level, Params, Sequences
 from fdiv.verified import verified_metrics
 
 Measured = dict[str, np.ndarray]  # name -> [count]
@@ -189,6 +189,7 @@ def own_divergence(claim: Claim, task: Task) -> Callable[[Measured], np.ndarray]
             and regulariser.divergence == name
         )
         return (lambda m: m["regret"]) if known else None
-    if claim.level != "token":
-        return lambda m: m[name if claim.level == "sequence" else f"{name}_occupancy"]
-    return lambda m: share * m[f"{name}_token"] + (1 - share) * m[f"{name}_token_expert"]
+    if claim.level != Level.token_policy or share == 1:
+        return lambda m: m[name + Level(claim.level).suffix]
+    own, expert = (name + level.suffix for level in (Level.token_policy, Level.token_expert))
+    return lambda m: share * m[own] + (1 - share) * m[expert]

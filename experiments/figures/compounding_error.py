@@ -25,6 +25,7 @@ from fdiv import exact
 from fdiv.benchmarks.two_template import TwoTemplate
 from fdiv.checks import at_least, between, share
 from fdiv.divergences import parse
+from fdiv.types import Level
 
 TIMES = np.array([8, 16, 32, 64, 128])
 STEPS = np.arange(1, TIMES[-1] + 1)
@@ -163,9 +164,12 @@ def _exposure(flags: Flags) -> tuple[list[dict], list[Check]]:
                             "excess_percent": excess,
                         }
                     )
-            for whose, total, part in (("own", R, 1.0), ("the expert's", E, 0.0)):
+            for whose, total, level in (
+                ("own", R, Level.token_policy),
+                ("the expert's", E, Level.token_expert),
+            ):
                 token = flags.horizon * float(
-                    exact.divergence(kl, world.space, world.expert, q, "token", part)
+                    exact.divergence(kl, world.space, world.expert, q, level)
                 )
                 checks.append(
                     near(

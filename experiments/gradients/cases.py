@@ -15,7 +15,6 @@ import numpy as np
 from experiments.gradients.targets import BETA, QUICK, World
 from fdiv import tokens as tk
 from fdiv.objectives.adversarial import Adversarial, AdversarialState
-from fdiv.objectives.adversarial_token import ContrastState
 from fdiv.objectives.ppo import PpoState
 from fdiv.objectives.reward_model import RewardState
 from fdiv.policies import tabular
@@ -98,7 +97,7 @@ def measure(world: World, case: Case, trained: dict) -> list[Found]:
             "optimal": with_critic(start, values(world)),
             "trained": with_critic(start, _trained(world, case, trained)),
         }
-    if isinstance(start, (AdversarialState, ContrastState)):
+    if isinstance(start, AdversarialState):
         critics = {
             "optimal": with_critic(start, optimal(world, case, start)),
             "trained": with_critic(start, _trained(world, case, trained)),
@@ -163,7 +162,7 @@ def critic_of(aux: Any) -> Any:
         return aux.value[0]
     if isinstance(aux, RewardState):
         return aux.reward[0]
-    return aux.params if isinstance(aux, ContrastState) else aux.discriminator[0]
+    return aux.discriminator[0]
 
 
 def with_critic(aux: Any, critic: Any) -> Any:
@@ -172,8 +171,6 @@ def with_critic(aux: Any, critic: Any) -> Any:
         return aux._replace(value=(critic, aux.value[1]))
     if isinstance(aux, RewardState):  # learned to the end, so that the policy follows it
         return aux._replace(reward=(critic, aux.reward[1]), step=jnp.full_like(aux.step, 2**30))
-    if isinstance(aux, ContrastState):
-        return aux._replace(params=critic)
     return aux._replace(discriminator=(critic, aux.discriminator[1]))
 
 

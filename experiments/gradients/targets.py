@@ -19,18 +19,28 @@ from fdiv import divergences, exact
 from fdiv import tokens as tk
 from fdiv.policies import tabular
 from fdiv.rollout import sampler
-from fdiv.types import Claim, Components, Model, Pairs, Regulariser, Sequences, TokenMDP, UsageError
+from fdiv.types import (
+    Claim,
+    Components,
+    Level,
+    Model,
+    Pairs,
+    Regulariser,
+    Sequences,
+    TokenMDP,
+    UsageError,
+)
 
 MOST_STRINGS = 4096
 BETA = 0.5  # weight of the divergence from the reference
 QUICK = {
     "xla_backend_optimization_level": 0
 }  # each program runs once, so compiling is what takes time
-LEVELS = {
-    "sequence": ("sequence", 1.0),
-    "occupancy": ("occupancy", 1.0),
-    "token": ("token", 1.0),
-    "token_expert": ("token", 0.0),
+LEVELS = {  # of the card's columns
+    "sequence": Level.sequence,
+    "occupancy": Level.occupancy,
+    "token": Level.token_policy,
+    "token_expert": Level.token_expert,
 }
 
 
@@ -71,7 +81,7 @@ def world(vocab: int, horizon: int, perturbation: float, seed: int) -> World:
     mdp = TokenMDP(vocab, horizon, eos, lambda key, n: tk.empty_prompts(n), drawn, drawn, expert)
     whole = mdp._replace(held_out=lambda key, n: demos)
     critic = tabular.scorer(automaton, vocab, 1)
-    own = Components(policy, whole, exact.enumerator(space), scorer, critic, whole=True)
+    own = Components(policy, whole, exact.enumerator(space), scorer, critic, enumerated=True)
     drawing = Components(policy, mdp, rollout, scorer, critic)
     reference = Model(policy, draw.standard_normal((automaton.states, vocab)))
     return World(space, own, drawing, params, demos, reference, _ratios(space, automaton, p, q))
@@ -155,22 +165,26 @@ class Targets(NamedTuple):
         """What a method is meant to follow."""
         if claim.level == "return":
             return self.returns[claim.minimises][""]
-        if claim.level != "token":
-            return self.exact[claim.level][claim.minimises]
-        own, expert = (self.exact[level][claim.minimises] for level in ("token", "token_expert"))
-        return claim.policy_prefixes * own + (1 - claim.policy_prefixes) * expert
+        if claim.level == Level.token_expert:
+            return self.exact["token_expert"][claim.minimises]
+        own = self.exact[claim.plain_level][claim.minimises]
+        return _mixed(claim, own, self.exact["token_expert"][claim.minimises])
 
     def without_later(self, claim: Claim) -> np.ndarray:
         """The same without the effect on later prefixes."""
         if claim.level == "return":
             return self.of(claim)
-        if claim.level != "token":
+        if claim.level in (Level.sequence, Level.occupancy):
             return self.held["prefix"][claim.minimises]
-        own, expert = (
-            self.held["token"][claim.minimises],
-            self.exact["token_expert"][claim.minimises],
-        )
-        return claim.policy_prefixes * own + (1 - claim.policy_prefixes) * expert
+        expert = self.exact["token_expert"][claim.minimises]
+        if claim.level == Level.token_expert:
+            return expert
+        return _mixed(claim, self.held["token"][claim.minimises], expert)
+
+
+def _mixed(claim: Claim, own: np.ndarray, expert: np.ndarray) -> np.ndarray:
+    """Of the gradients at the policy's and at the expert's prefixes, as the claim has them."""
+    return claim.policy_prefixes * own + (1 - claim.policy_prefixes) * expert
 
 
 def targets(world: World, names: list[str]) -> Targets:
@@ -186,13 +200,13 @@ def targets(world: World, names: list[str]) -> Targets:
         nodes = fixed.arrival[parents] + q.conditional[parents, last]
         held = {
             "token": [
-                exact.divergence(d, space, p, q._replace(arrival=fixed.arrival), "token")
+                exact.divergence(d, space, p, q._replace(arrival=fixed.arrival), Level.token_policy)
                 for d in family
             ],
             "prefix": [d.perspective(p.node, nodes).sum() for d in family],
         }
         whole = {
-            k: [exact.divergence(d, space, p, q, *level) for d in family]
+            k: [exact.divergence(d, space, p, q, level) for d in family]
             for k, level in LEVELS.items()
         }
         return whole, held, exact.expectation(q, -p.string)
@@ -225,7 +239,7 @@ def returns(world: World, divergence: str) -> dict[str, np.ndarray]:
             exact.law(space, *components.mdp.regulariser.reference),
         )
         fixed = q._replace(arrival=jax.lax.stop_gradient(q.arrival))
-        held = lambda d: space.horizon * exact.divergence(d, space, ref, fixed, "token")
+        held = lambda d: space.horizon * exact.divergence(d, space, ref, fixed, Level.token_policy)
         charged = {"": exact.divergence(d, space, ref, q)}
         if divergence == "reverse_kl":
             charged |= {
@@ -263,9 +277,9 @@ def phrase(claim: Claim) -> str:
         return "the regularised return" + (
             f" under {claim.minimises}" if claim.minimises != "reverse_kl" else ""
         )
-    if claim.level != "token":
+    if claim.plain_level != "token":
         return f"{claim.level} {claim.minimises}"
-    own = claim.policy_prefixes
+    own = 0.0 if claim.level == Level.token_expert else claim.policy_prefixes
     whose = {0.0: "the expert's prefixes", 1.0: "the policy's prefixes"}.get(
         own, f"prefixes {own:.0%} the policy's"
     )
@@ -295,11 +309,7 @@ def verdict(gradient: np.ndarray, claim: Claim, known: Targets, at_expert: float
                 return CHARGES[charged] + (f", {_scale(gradient, target)}" if scaled else "")
         if at_expert < SAME:
             return f"zero at the optimum of {phrase(claim)}; no divergence's on the way"
-    others = [
-        Claim(name, level, "", prefixes)
-        for key, (level, prefixes) in LEVELS.items()
-        for name in known.exact[key]
-    ]
+    others = [Claim(name, level, "") for key, level in LEVELS.items() for name in known.exact[key]]
     for other in (claim, *others):
         if against(gradient, known.of(other))["relative_error"] < SAME:
             return f"exact gradient of {phrase(other)}"

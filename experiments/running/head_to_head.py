@@ -456,7 +456,7 @@ def _result(
     reason = outcome.reason or _not_finite(final)
     return MethodResult(
         minimises=claim.minimises,
-        level=claim.level,
+        level=claim.plain_level,
         target=claim.sentence,
         group=method.kind,
         published=bool(method.published),

@@ -34,7 +34,12 @@ from fdiv.estimators import (
     to_actions,
     to_columns,
 )
-from fdiv.objectives.adversarial_token import adversarial_token
+from fdiv.token_discriminator import (
+    Prefixes,
+    TokenDiscriminator,
+    over_prefixes,
+    token_discriminator,
+)
 from fdiv.types import (
     Claim,
     Components,
@@ -44,11 +49,18 @@ from fdiv.types import (
     Method,
     Objective,
     Params,
+    Sequences,
     UsageError,
     hidden,
 )
 
 RewardForm = Literal["ratio", "expert"]
+Plain = Literal["sequence", "occupancy", "token"]
+LEVELS = {
+    "sequence": Level.sequence,
+    "occupancy": Level.occupancy,
+    "token": Level.token_expert,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +72,9 @@ class Adversarial(Method):
     divergence: str = hidden("")
     structured: bool = hidden(False)  # whether the logit is a shaped reward less log q, as in AIRL
     published: str = hidden("")  # "fairl": its reward in place of the divergence's
-    level: Level = "sequence"
+    level: Plain = "sequence"
     """What the discriminator compares: sequence (whole strings), occupancy ((prefix, token) pairs),
-    or token (the next token at the expert's prefixes; see adversarial_token)."""
+    or token (the next token at the expert's prefixes)."""
     training: Training = "logistic"
     """Discriminator loss: logistic, or the divergence's variational bound."""
     reward_form: RewardForm = "ratio"
@@ -71,7 +83,7 @@ class Adversarial(Method):
     entropy: float = 0.0
     """Coefficient of the policy's entropy, added to what is maximised."""
     discriminator_learning_rate: float = 0.05
-    """Adam's step for the discriminator."""
+    """Learning rate of the discriminator."""
     discriminator_steps: int = 1
     """Discriminator steps per update."""
     warmup: int = 50
@@ -93,7 +105,7 @@ class Adversarial(Method):
 
     def check(self) -> None:
         for field, choices in (
-            ("level", Level),
+            ("level", Plain),
             ("training", Training),
             ("reward_form", RewardForm),
             ("baseline", Baseline),
@@ -152,19 +164,25 @@ class Adversarial(Method):
             "gradient_penalty": self.gradient_penalty,
         }
         if self.level == "token":
-            return adversarial_token(
-                components, d, rewarding, entropy=self.entropy, warmup=self.warmup, **critic
-            )
+            learned = token_discriminator(components, d, **critic)
+            return adversarial_token(components, learned, rewarding, self.entropy, self.warmup)
         shape = {
             "horizon": components.mdp.horizon,
             "vocab": components.mdp.vocab,
             "eos": components.mdp.eos,
-            "level": self.level,
+            "level": LEVELS[self.level],
         }
-        learned = discriminator(components.scorer, d, **shape, **critic)
-        names = ("level", "baseline", "discount", "reward_form", "entropy", "warmup")
+        learned = discriminator(components.scorer, d, components.optimiser, **shape, **critic)
         return adversarial(
-            components, learned, rewarding, **{name: getattr(self, name) for name in names}
+            components,
+            learned,
+            rewarding,
+            level=LEVELS[self.level],
+            baseline=self.baseline,
+            discount=self.discount,
+            reward_form=self.reward_form,
+            entropy=self.entropy,
+            warmup=self.warmup,
         )
 
     def claim(self) -> Claim:
@@ -200,7 +218,7 @@ class Adversarial(Method):
             said = said.replace(
                 f"token {divergence}", f"token-level {divergence} on the expert's prefixes"
             )
-        return Claim(divergence, self.level, said, policy_prefixes=0.0)
+        return Claim(divergence, LEVELS[self.level], said)
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
         own: list[Mapping[str, Any]] = []
@@ -237,7 +255,7 @@ def adversarial(
     components: Components,
     critic: Discriminator,
     d: Divergence,
-    level: Level = "sequence",
+    level: Level = Level.sequence,
     baseline: Baseline = "leave_one_out",
     discount: float = 1.0,
     reward_form: RewardForm = "ratio",
@@ -286,5 +304,62 @@ def adversarial(
 
     def loss(params, aux, batch):
         return score_function_loss(own(params, batch.sequences), batch), {}
+
+    return Objective(init, prepare, loss)
+
+
+# --- the token level ------------------------------------------------------------------------------
+
+
+class Contrast(NamedTuple):
+    """Demonstrations and the reward of every next token at each of their prefixes."""
+
+    sequences: Sequences
+    reward: Array  # [B, T, V]
+
+
+def adversarial_token(
+    components: Components,
+    critic: TokenDiscriminator,
+    d: Divergence,
+    entropy: float = 0.0,
+    warmup: int = 0,
+) -> Objective:
+    """The objective on a batch of demonstrations, at whose prefixes next tokens are compared.
+
+        maximise E_prefix[ sum_v q(v | prefix) reward(s(prefix, v)) ],   s held fixed
+
+    With the optimal critic this is the exact gradient of
+    E_{prefix ~ p}[D_f(p(.|prefix) || q(.|prefix))]: no string is sampled and no credit is assigned.
+    What a critic of whole strings sees at a glance on long text (any early slip gives a string
+    away) one of single tokens cannot use. The policy never sees its own prefixes."""
+    policy, mdp = components.policy, components.mdp
+
+    def prefixes(params: Params, aux: AdversarialState, x: Sequences) -> Prefixes:
+        own = tk.distributions(policy, params, x.tokens)
+        return Prefixes(x, own, tk.distributions(policy, aux.start, x.tokens))
+
+    def init(key, params):
+        return AdversarialState(critic.init(key, params), params, jnp.zeros((), jnp.int32))
+
+    def prepare(key, params, aux, batch):
+        demos = prefixes(params, aux, tk.normalise(batch))
+        learned = critic.learn(aux.discriminator, demos)
+        reward = d.reward(critic.ratio(learned, demos))
+        reward = jnp.where(aux.step < warmup, 0.0, reward - entropy * demos.log_q)
+        held_key, token_key = jax.random.split(key)
+        held_out = prefixes(params, aux, mdp.held_out(held_key, batch.tokens.shape[0]))
+        # before it learned from these demonstrations
+        health = critic.health(token_key, aux.discriminator, held_out, demos)
+        return (
+            AdversarialState(learned, aux.start, aux.step + 1),
+            Contrast(demos.sequences, reward),
+            {"tokens": batch.mask.sum(), **health},
+        )
+
+    def loss(params, aux, batch):
+        chance = jnp.exp(tk.distributions(policy, params, batch.sequences.tokens))
+        each = jnp.sum(chance * batch.reward, axis=-1)
+        return -over_prefixes(batch.sequences, each, mdp.horizon), {}
 
     return Objective(init, prepare, loss)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from fdiv import divergences
 from fdiv import tokens as tk
 from fdiv.checks import buildable, known_expert, share
-from fdiv.types import Claim, Components, Divergence, Look, Method, Objective, hidden
+from fdiv.types import Claim, Components, Divergence, Level, Look, Method, Objective, hidden
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,9 @@ class Distill(Method):
                 f"Token-level {d}, {own:.0%} of prefixes the policy's own and held fixed: "
                 "biased, as it drops the effect on later prefixes."
             )
-        return Claim(d, "token", sentence, own)
+        if own == 0:
+            return Claim(d, Level.token_expert, sentence)
+        return Claim(d, Level.token_policy, sentence, own)
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
         shares = (0.5, 1.0) if self.policy_prefixes == 0 else ()

@@ -14,18 +14,14 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.nn import softplus
 
 from fdiv import divergences
 from fdiv.checks import buildable
-from fdiv.objectives.compared import compared, regulariser
-from fdiv.regularised import refuse_unless_kept
+from fdiv.comparisons import compared, regulariser
+from fdiv.regularised import extended_reward, refuse_unless_kept
 from fdiv.types import Claim, Components, Divergence, Look, Method, Objective, UsageError, hidden
-
-FAR = 20.0  # log-ratio past which reward(s) goes on along its tangent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,16 +75,9 @@ def dpo(components: Components, d: Divergence, label_smoothing: float = 0.0) -> 
     beta = regulariser(components.mdp).beta
 
     def implicit(log_q: Array, log_ref: Array, size: Array) -> Array:
-        return -beta * reward(d, log_ref - log_q)
+        return -beta * extended_reward(d, log_ref - log_q)
 
     def loss(margin: Array) -> Array:
         return (1 - label_smoothing) * softplus(-margin) + label_smoothing * softplus(margin)
 
     return compared(components, implicit, loss)
-
-
-def reward(d: Divergence, s: Array) -> Array:
-    """d.reward(s), past FAR along its tangent: of a string that the policy has all but left, e^s
-    would overflow."""
-    at, slope = jax.jvp(d.reward, (jnp.asarray(FAR, s.dtype),), (jnp.ones((), s.dtype),))
-    return jnp.where(s < FAR, d.reward(jnp.minimum(s, FAR)), at + slope * (s - FAR))

@@ -31,6 +31,7 @@ from fdiv.types import (
     Claim,
     Components,
     Divergence,
+    Level,
     Look,
     Method,
     Model,
@@ -98,7 +99,7 @@ class Fdpg(Method):
             said += "; Z is not needed."
         else:
             said += ", but for the error of the estimated Z."
-        return Claim(self.divergence, "sequence", said)
+        return Claim(self.divergence, Level.sequence, said)
 
 
 def _refuse_without_target(mdp: TokenMDP) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -32,9 +32,9 @@ from fdiv.episodes import (
 )
 from fdiv.estimators import to_columns
 from fdiv.penalties import Drawn, Penalty, marker
+from fdiv.surrogates import Ratio, clipped
 from fdiv.types import Claim, Components, Look, Method, Objective, hidden
 
-Ratio = Literal["token", "sequence"]
 SMALL = 1e-4  # so that a group whose returns differ by rounding alone teaches nothing
 
 
@@ -146,16 +146,3 @@ def spread(x: Episodes) -> Array:
     centre = (share * total).sum(1, keepdims=True)
     root = jnp.sqrt((share * (total - centre) ** 2).sum(1, keepdims=True))
     return jnp.broadcast_to(root, total.shape).reshape(-1, 1)
-
-
-def clipped(batch: Drawn, log_q: Array, clip: float, ratio: Ratio = "token") -> Array:
-    """The clipped surrogate of each action, [B, T]. Schulman et al. 2017 (PPO, arXiv
-    1707.06347)."""
-    change = jnp.where(batch.sequences.mask, log_q - batch.log_old, 0.0)
-    if ratio == "sequence":
-        size = jnp.maximum(batch.sequences.mask.sum(1, keepdims=True), 1)
-        change = change.sum(1, keepdims=True) / size
-    rho = jnp.exp(change)
-    held = jnp.clip(rho, 1 - clip, 1 + clip)
-    worth = jnp.where(batch.sequences.mask, batch.advantages, 0.0)
-    return jnp.minimum(rho * worth, held * worth)

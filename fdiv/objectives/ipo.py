@@ -17,7 +17,7 @@ import dataclasses
 from typing import ClassVar
 
 from fdiv.checks import buildable
-from fdiv.objectives.compared import compared, regulariser
+from fdiv.comparisons import compared, regulariser
 from fdiv.types import Claim, Components, Look, Method, Objective
 
 

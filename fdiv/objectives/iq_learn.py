@@ -33,7 +33,7 @@ from jax import Array
 
 from fdiv import tokens as tk
 from fdiv.checks import at_least, buildable, one_of, positive
-from fdiv.types import Claim, Components, Look, Method, Objective, Sequences
+from fdiv.types import Claim, Components, Level, Look, Method, Objective, Sequences
 
 Data = Literal["offline", "mixed"]
 
@@ -52,7 +52,7 @@ class IqLearn(Method):
     """Weight of the chi-square against the policy's entropy: more is nearer to the expert, and to
     behaviour cloning."""
     value_learning_rate: float = 0.02
-    """Adam's step for the value function."""
+    """Learning rate of the value function."""
     value_steps: int = 4
     """Value steps per update."""
     learning_rate: float | None = None
@@ -77,7 +77,9 @@ class IqLearn(Method):
     def claim(self) -> Claim:
         whose = "demonstrations" if self.data == "offline" else "demonstrations and own strings"
         said = f"Biased: likelihood less the squared rewards of {whose} / {4 * self.alpha:g}"
-        return Claim("forward_kl", "sequence", said + "; flatter than the expert, by O(1 / alpha).")
+        return Claim(
+            "forward_kl", Level.sequence, said + "; flatter than the expert, by O(1 / alpha)."
+        )
 
 
 class Rewards(NamedTuple):
@@ -98,7 +100,7 @@ def iq_learn(
     """The objective on a batch of demonstrations; the state is the value function's, (params,
     optimiser state)."""
     policy, mdp, critic = components.policy, components.mdp, components.critic
-    tx = optax.adam(value_learning_rate)
+    tx = components.optimiser(value_learning_rate)
 
     def fall(value: Any, x: Sequences) -> Array:
         found = jnp.where(x.mask, critic.head(value, critic.trunk(value, x.tokens))[..., 0], 0.0)

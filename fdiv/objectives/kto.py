@@ -23,8 +23,7 @@ from jax.nn import sigmoid
 
 from fdiv import tokens as tk
 from fdiv.checks import buildable, positive
-from fdiv.estimators import to_actions
-from fdiv.objectives.compared import (
+from fdiv.comparisons import (
     both,
     filled,
     log_probs,
@@ -35,6 +34,7 @@ from fdiv.objectives.compared import (
     told_apart,
     weighed,
 )
+from fdiv.estimators import to_actions
 from fdiv.types import PAD, Claim, Components, Look, Method, Model, Objective, Pairs, Sequences
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from fdiv import tokens as tk
 from fdiv.checks import buildable, one_of
-from fdiv.types import Claim, Components, Look, Method, Objective, Policy
+from fdiv.types import Claim, Components, Level, Look, Method, Objective, Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class MaxLikelihood(Method):
         said = "Minimises sequence forward_kl" + (
             " exactly." if exact else ", strings reweighted by their length."
         )
-        return Claim("forward_kl", "sequence", said + " The expert's samples are all it needs.")
+        return Claim("forward_kl", Level.sequence, said + " The expert's samples are all it needs.")
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
         return [{"aggregate": name} for name in ("token", "string_mean", "constant")]

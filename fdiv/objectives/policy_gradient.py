@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
@@ -28,6 +28,13 @@ from fdiv.estimators import (
 )
 from fdiv.types import Claim, Components, Divergence, Level, Look, Method, Objective, hidden
 
+Plain = Literal["sequence", "occupancy", "token"]
+LEVELS = {
+    "sequence": Level.sequence,
+    "occupancy": Level.occupancy,
+    "token": Level.token_policy,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class PolicyGradient(Method):
@@ -36,7 +43,7 @@ class PolicyGradient(Method):
     kind: ClassVar = "policy_gradient"
     look: ClassVar = Look("o", "-", "known expert")
     divergence: str = hidden("")
-    level: Level = "sequence"
+    level: Plain = "sequence"
     """Which law is compared: sequence, occupancy or token (on the policy's own prefixes)."""
     baseline: Baseline = "leave_one_out"
     """What is subtracted from the returns: none, mean or leave_one_out."""
@@ -47,7 +54,7 @@ class PolicyGradient(Method):
     """Learning rate in place of --learning-rate."""
 
     def check(self) -> None:
-        one_of("policy_gradient.level", self.level, Level)
+        one_of("policy_gradient.level", self.level, Plain)
         one_of("policy_gradient.baseline", self.baseline, Baseline)
         share("policy_gradient.discount", self.discount)
 
@@ -55,7 +62,7 @@ class PolicyGradient(Method):
         buildable(self, components)
         known_expert(components.mdp, f"policy_gradient:{self.divergence}")
         d = divergences.parse(self.divergence)
-        return policy_gradient(components, d, self.level, self.baseline, self.discount)
+        return policy_gradient(components, d, LEVELS[self.level], self.baseline, self.discount)
 
     def claim(self) -> Claim:
         # e^s is a martingale under the policy: what forward KL would credit later is zero in
@@ -68,7 +75,7 @@ class PolicyGradient(Method):
         )
         shrunk = ", its length shrunk by 1 - 1/batch" if self.baseline == "mean" else ""
         sentence = f"{kind} gradient of {self.level} {self.divergence}{shrunk}"
-        return Claim(self.divergence, self.level, f"{sentence}; the expert's law is known.")
+        return Claim(self.divergence, LEVELS[self.level], f"{sentence}; the expert's law is known.")
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
         baselines = ("none", "mean") if self.divergence == "reverse_kl" else ()
@@ -83,7 +90,7 @@ class PolicyGradient(Method):
 def policy_gradient(
     components: Components,
     d: Divergence,
-    level: Level = "sequence",
+    level: Level = Level.sequence,
     baseline: Baseline = "leave_one_out",
     discount: float = 1.0,
 ) -> Objective:

@@ -23,8 +23,8 @@ from fdiv import tokens as tk
 from fdiv.checks import at_least, between, buildable, positive, share
 from fdiv.episodes import Charged, penalty_of, return_claim, stage
 from fdiv.estimators import discounted_to_go, to_actions, to_columns
-from fdiv.objectives.grpo import clipped
 from fdiv.penalties import Drawn, Penalty, marker
+from fdiv.surrogates import clipped
 from fdiv.types import (
     Claim,
     Components,
@@ -53,7 +53,7 @@ class Ppo(Method):
     entropy: float = 0.0
     """Coefficient of an entropy bonus of next-token laws; it changes the optimum."""
     value_learning_rate: float = 0.02
-    """Adam's step for the value function."""
+    """Learning rate of the value function."""
     value_steps: int = 4
     """Value steps per update."""
     value_clip: float = 0.2
@@ -119,7 +119,7 @@ def ppo(
 ) -> Objective:
     """The objective on a batch of prompts."""
     on, critic, horizon = stage(components, penalty), components.critic, components.mdp.horizon
-    tx = optax.adam(value_learning_rate)
+    tx = components.optimiser(value_learning_rate)
 
     def values(params, x: Sequences) -> Array:
         """V before each action, [B, H]; 0 after the last."""

@@ -29,10 +29,10 @@ from jax import Array
 from fdiv import divergences
 from fdiv import tokens as tk
 from fdiv.checks import at_least, buildable, positive
+from fdiv.comparisons import filled, mean, start, told_apart, weighed
 from fdiv.episodes import check_group, return_claim
-from fdiv.objectives.compared import filled, mean, start, told_apart, weighed
-from fdiv.objectives.dpo import reward as reward_of
 from fdiv.penalties import Penalty, marker
+from fdiv.regularised import extended_reward
 from fdiv.reward_model import (
     RewardModel,
     accuracy,
@@ -75,7 +75,7 @@ class LearnedReward(Method):
     reward_steps: int = 1
     """Steps of the reward model per update."""
     reward_learning_rate: float = 0.05
-    """Adam's first step for the reward model; it falls to 0 as a cosine, so that the last batches
+    """First learning rate of the reward model; it falls to 0 as a cosine, so that the last batches
     are not all it knows."""
     group: int | None = None
     """Answers to each prompt, in place of what rloo or grpo are given for themselves (8)."""
@@ -202,7 +202,11 @@ def demonstrations(components: Components) -> Teaching:
 
     model = classifier(components.scorer, mdp.vocab)
     return Teaching(
-        model, lambda said: -beta * reward_of(d, -said), evidence, mdp.held_out, lambda demos: demos
+        model,
+        lambda said: -beta * extended_reward(d, -said),
+        evidence,
+        mdp.held_out,
+        lambda demos: demos,
     )
 
 
@@ -224,7 +228,7 @@ def reward_model(
     """The objective on a batch of comparisons or of demonstrations, whose prompts the policy
     answers."""
     mdp, (model, proxy, evidence, held, prompts) = components.mdp, taught
-    tx = optax.adam(
+    tx = components.optimiser(
         optax.cosine_decay_schedule(reward_learning_rate, reward_updates * reward_steps)
     )
 

@@ -20,7 +20,7 @@ from jax import Array
 from jax.nn import softplus
 
 from fdiv.checks import buildable
-from fdiv.objectives.compared import compared, regulariser
+from fdiv.comparisons import compared, regulariser
 from fdiv.types import Claim, Components, Look, Method, Objective, UsageError
 
 

@@ -21,10 +21,11 @@ from jax.nn import softplus
 
 from fdiv import tokens as tk
 from fdiv.checks import at_least, buildable, positive
-from fdiv.objectives.compared import Compared, log_probs, report
+from fdiv.comparisons import Compared, log_probs, report
 from fdiv.types import (
     Claim,
     Components,
+    Level,
     Look,
     Method,
     Model,
@@ -67,7 +68,7 @@ class Spin(Method):
             if self.refresh == 1
             else "; no divergence's in between, with the same fixed points."
         )
-        return Claim("forward_kl", "sequence", said + later)
+        return Claim("forward_kl", Level.sequence, said + later)
 
 
 class SpinState(NamedTuple):
@@ -87,7 +88,7 @@ def spin(components: Components, beta: float = 1.0, refresh: int = 20) -> Object
         renew = aux.step % refresh == 0
         old = jax.tree.map(lambda new, kept: jnp.where(renew, new, kept), params, aux.old)
         own = components.rollout(key, policy, old, tk.prompts_of(batch, mdp.horizon))[0]
-        pairs = paired(tk.normalise(batch), tk.normalise(own), components.whole)
+        pairs = paired(tk.normalise(batch), tk.normalise(own), components.enumerated)
         x = Compared(pairs, log_probs(components, Model(policy, old), pairs))
         log_q = log_probs(components, Model(policy, params), pairs)
         return SpinState(old, aux.step + 1), x, report(pairs, log_q, margin(log_q, x))

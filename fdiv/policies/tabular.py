@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.exact import Chain, Law, Space
+from fdiv.exact import Law, Space
 from fdiv.types import PAD, Params, Policy, Scorer, Sequences, UsageError
 
 MOST_ENTRIES = 1 << 26
@@ -139,18 +139,6 @@ def written(space: Space, log_string: np.ndarray) -> np.ndarray:
     states = np.asarray(read(automaton, space.sequences.tokens))
     np.add.at(counts, (states[mask], space.sequences.tokens[mask]), mass[mask])
     return np.log(counts)
-
-
-def chain(automaton: Automaton, params: Params) -> Chain:
-    """The policy as a chain of states, for dynamic programming."""
-    table = tk.real(params)
-    state, token = np.meshgrid(
-        np.arange(automaton.states), np.arange(table.shape[1]), indexing="ij"
-    )
-    return Chain(
-        jax.nn.log_softmax(table),
-        np.asarray(automaton.advance(jnp.asarray(state), jnp.asarray(token))),
-    )
 
 
 def scorer(automaton: Automaton, vocab: int, outputs: int | None = None) -> Scorer:

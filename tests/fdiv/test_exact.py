@@ -12,9 +12,9 @@ import pytest
 from tables import EVERY, SPACES, world
 
 from fdiv import divergences, exact
-from fdiv.benchmarks import Markov, TwoTemplate
+from fdiv.benchmarks import TwoTemplate
 from fdiv.policies import tabular
-from fdiv.types import PAD, UsageError
+from fdiv.types import PAD, Level, UsageError
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,10 @@ def test_levels_by_brute_force(kind, spec):
         (0.0, found["expert"]),
         (0.3, 0.3 * found["policy"] + 0.7 * found["expert"]),
     ):
-        assert float(exact.divergence(d, space, p, q, "token", share)) == pytest.approx(
-            wanted, rel=1e-9
-        )
+        found_at = float(exact.divergence(d, space, p, q, Level.token_policy, share))
+        assert found_at == pytest.approx(wanted, rel=1e-9)
+    at_expert = float(exact.divergence(d, space, p, q, Level.token_expert))
+    assert at_expert == pytest.approx(found["expert"], rel=1e-9)
 
 
 def _group(keys, mass):
@@ -101,14 +102,17 @@ def test_chain_rule_of_both_kls(kind):
     expert's. Trap: levels mixed."""
     space, expert, policy, params = world(kind)
     p, q = exact.law(space, *expert), exact.law(space, policy, params)
-    for spec, share in (("reverse_kl", 1.0), ("forward_kl", 0.0)):
+    for spec, level, other in (
+        ("reverse_kl", Level.token_policy, Level.token_expert),
+        ("forward_kl", Level.token_expert, Level.token_policy),
+    ):
         d = divergences.parse(spec)
         sequence, token = (
             exact.divergence(d, space, p, q),
-            exact.divergence(d, space, p, q, "token", share),
+            exact.divergence(d, space, p, q, level),
         )
         assert float(space.horizon * token) == pytest.approx(float(sequence), rel=1e-12)
-        assert float(exact.divergence(d, space, p, q, "token", 1 - share)) != pytest.approx(
+        assert float(exact.divergence(d, space, p, q, other)) != pytest.approx(
             float(token), rel=1e-3
         )
 
@@ -119,45 +123,6 @@ def test_too_many_strings_are_refused_with_a_number_and_a_way_out():
     assert len(exact.enumerate_strings(3, 12, None, limit=600_000).sequences.tokens) == 3**12
     with pytest.raises(UsageError, match=r"about 10\^240"):
         exact.enumerate_strings(257, 100, 256)
-
-
-@pytest.mark.usefixtures("double")
-def test_dynamic_programming_equals_enumeration_and_reaches_far():
-    bench = Markov(vocab=2, horizon=7, order=2)
-    mdp = bench.build()
-    space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
-    own = tabular.markov(mdp.vocab, mdp.horizon, 1)
-    params = np.random.default_rng(0).standard_normal((own.states, mdp.vocab))
-    chain_p = tabular.chain(tabular.markov(mdp.vocab, mdp.horizon, 2), mdp.expert.params)
-    chain_q = tabular.chain(own, params)
-    p, q = exact.law(space, *mdp.expert), exact.law(space, tabular.policy(own, mdp.vocab), params)
-    at = lambda spec, a, b: float(exact.divergence(divergences.parse(spec), space, a, b))
-    assert float(exact.chain_kl(chain_p, chain_q, 7, mdp.eos)) == pytest.approx(
-        at("forward_kl", p, q), rel=1e-12
-    )
-    assert float(exact.chain_kl(chain_q, chain_p, 7, mdp.eos)) == pytest.approx(
-        at("reverse_kl", p, q), rel=1e-12
-    )
-    for a in (0.5, 2.0, -1.0):
-        found = float(exact.chain_alpha(chain_p, chain_q, a, 7, mdp.eos))
-        assert found == pytest.approx(at(f"alpha:{a:g}", p, q), rel=1e-10)
-
-
-@pytest.mark.usefixtures("double")
-def test_dynamic_programming_at_horizon_1000():
-    """Without EOS and with order 0, KL over T tokens is T times the KL of one: 1000 x KL(.7,.3 ||
-    .4,.6)."""
-    chain = lambda law: tabular.chain(tabular.independent(2, 1000), np.log([law]))
-    one = 0.7 * np.log(0.7 / 0.4) + 0.3 * np.log(0.3 / 0.6)
-    assert float(exact.chain_kl(chain([0.7, 0.3]), chain([0.4, 0.6]), 1000)) == pytest.approx(
-        1000 * one, rel=1e-10
-    )
-    # and with an EOS of probability .3 / .6 it is the expected length, (1 - .7^1000) / .3, times
-    # that
-    length = (1 - 0.7**1000) / 0.3
-    assert float(
-        exact.chain_kl(chain([0.7, 0.3]), chain([0.4, 0.6]), 1000, eos=1)
-    ) == pytest.approx(length * one, rel=1e-10)
 
 
 # best markov policy at V=3, T=6, w=.6, noise=.1 by multi-start L-BFGS, computed independently

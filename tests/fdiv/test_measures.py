@@ -72,7 +72,7 @@ def test_every_level_at_once_is_each_level_by_itself():
     for d in family:
         for suffix, level in metrics.LEVELS.items():
             assert float(found[d.name + suffix]) == pytest.approx(
-                float(exact.divergence(d, space, p, q, *level)), rel=1e-6
+                float(exact.divergence(d, space, p, q, level)), rel=1e-6
             )
 
 

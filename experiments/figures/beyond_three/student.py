@@ -48,7 +48,6 @@ class Source(NamedTuple):
 
     objective: Callable[[Components, Divergence], Objective]
     level: Level
-    policy_prefixes: float = 1.0
 
 
 def _adversarial(components: Components, d: Divergence) -> Objective:
@@ -56,10 +55,11 @@ def _adversarial(components: Components, d: Divergence) -> Objective:
     critic = discriminator(
         components.scorer,
         d,
+        components.optimiser,
         horizon=mdp.horizon,
         vocab=mdp.vocab,
         eos=mdp.eos,
-        level="sequence",
+        level=Level.sequence,
         training="logistic",
         structured=False,
         learning_rate=CRITIC_RATE,
@@ -71,10 +71,11 @@ def _adversarial(components: Components, d: Divergence) -> Objective:
 
 SOURCES = {
     "sft": Source(
-        lambda components, d: max_likelihood(components.policy, components.mdp.vocab), "sequence"
+        lambda components, d: max_likelihood(components.policy, components.mdp.vocab),
+        Level.sequence,
     ),
-    "adversarial": Source(_adversarial, "sequence"),
-    "distill": Source(distill, "token", 0.0),  # on the prefixes of the demonstrations
+    "adversarial": Source(_adversarial, Level.sequence),
+    "distill": Source(distill, Level.token_expert),
 }
 
 
@@ -148,7 +149,7 @@ def _judge(course: Course, source: Source, d: Divergence) -> Callable:
         found |= {
             name: exact.expectation(q, f(space.sequences)) for name, f in mdp.statistics.items()
         }
-        own = exact.divergence(d, space, p, q, source.level, source.policy_prefixes)
+        own = exact.divergence(d, space, p, q, source.level)
         return found | {"own": own, "entropy": exact.entropy(q)}
 
     return measure

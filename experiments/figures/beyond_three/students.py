@@ -20,7 +20,7 @@ from scipy.special import log_softmax
 from experiments import devices
 from experiments.figures.beyond_three.student import SOURCES, Course, seed_key, student
 from fdiv import divergences, exact
-from fdiv.types import Sequences
+from fdiv.types import Level, Sequences
 
 
 class Students(NamedTuple):
@@ -40,7 +40,9 @@ class Students(NamedTuple):
         Over f''(1), the unit in which all f agree near p = q; the token level, a mean over
         positions, is summed over them."""
         per_string = (
-            self.course.components.mdp.horizon if SOURCES[self.source].level == "token" else 1
+            self.course.components.mdp.horizon
+            if SOURCES[self.source].level == Level.token_expert
+            else 1
         )
         left = [
             (x - best.value) / curvature(name)

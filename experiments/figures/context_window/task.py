@@ -18,12 +18,13 @@ from experiments.figures.common.classes import World
 from fdiv import exact, metrics
 from fdiv.divergences import parse
 from fdiv.policies import tabular
+from fdiv.types import Level
 
 LEVELS = {
-    "token_expert": ("token", 0.0),
-    "token": ("token", 1.0),
-    "occupancy": ("occupancy", 1.0),
-    "sequence": ("sequence", 1.0),
+    "token_expert": Level.token_expert,
+    "token": Level.token_policy,
+    "occupancy": Level.occupancy,
+    "sequence": Level.sequence,
 }
 ALWAYS = ("forward_kl", "reverse_kl", "js", "tv")  # measured whatever is minimised
 LEAST = 1e-290  # of a probability, so that its logarithm can start another search
@@ -142,11 +143,11 @@ def _searched(
     found: dict = {}
     for name in names:
         ends: list[np.ndarray] = []
-        for level, (kind, share) in LEVELS.items():
+        for level, kind in LEVELS.items():
             before = [np.log(widen(smaller[name, level], window))] if smaller else []
             initial = [*exact.random_starts(policy, starts), *ends, *before]
             optimum = exact.best_in_class(
-                parse(name), world.space, world.mdp.expert, policy, initial, kind, share
+                parse(name), world.space, world.mdp.expert, policy, initial, kind
             )
             ends.append(optimum.params)
             found[name, level] = np.maximum(softmax(optimum.params, axis=1), LEAST)

@@ -17,7 +17,7 @@ from fdiv import exact
 from fdiv.benchmarks import TwoTemplate
 from fdiv.divergences import parse
 from fdiv.policies import tabular
-from fdiv.types import Policy
+from fdiv.types import Level, Policy
 
 
 class Errors(NamedTuple):
@@ -42,8 +42,12 @@ def enumerated(world: World, policy: Policy, params: Any) -> tuple[Errors, Error
 
     def law(params):
         q = exact.law(space, policy, params)
-        token = lambda d, share: T * exact.divergence(d, space, p, q, "token", share)
-        return q, (token(kl, 1.0), token(kl, 0.0), exact.divergence(reverse, space, p, q))
+        token = lambda d, level: T * exact.divergence(d, space, p, q, level)
+        return q, (
+            token(kl, Level.token_policy),
+            token(kl, Level.token_expert),
+            exact.divergence(reverse, space, p, q),
+        )
 
     laws, ends = jax.jit(jax.vmap(law))(jax.tree.map(lambda x: np.asarray(x, np.float64), params))
     rows = []

@@ -15,7 +15,7 @@ from fdiv import objectives
 from fdiv.objectives.adversarial import Adversarial
 from fdiv.objectives.distill import Distill
 from fdiv.objectives.policy_gradient import PolicyGradient
-from fdiv.types import Claim
+from fdiv.types import Claim, Level
 
 SMALL = ["--vocab", "3", "--horizon", "2", "--seed", "1"]
 
@@ -136,7 +136,10 @@ def test_verdicts():
         {"token": {"js": axis[4]}, "prefix": {"js": axis[5]}},
         axis[6],
     )
-    sequence, half = Claim("js", "sequence", ""), Claim("js", "token", "", 0.5)
+    sequence, half = (
+        Claim("js", Level.sequence, ""),
+        Claim("js", Level.token_policy, "", 0.5),
+    )
     said = lambda gradient, claim=sequence: targets.verdict(
         np.asarray(gradient, float), claim, known
     )
@@ -262,7 +265,7 @@ import jax.numpy as jnp
 
 from fdiv import tokens as tk
 from fdiv.objectives import METHODS
-from fdiv.types import Claim, Method, Objective
+from fdiv.types import Claim, Level, Method, Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,7 +274,7 @@ class Backwards(Method):
     learning_rate: float | None = None
 
     def claim(self):
-        return Claim("forward_kl", "sequence", "Likelihood with the wrong sign.")
+        return Claim("forward_kl", Level.sequence, "Likelihood with the wrong sign.")
 
     def build(self, components):
         prepare = lambda key, params, aux, batch: (aux, tk.normalise(batch), {})

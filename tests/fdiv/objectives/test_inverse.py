@@ -63,7 +63,7 @@ def kit_of(kind: str = "ending", exactly: bool = True, seed: int = 0):
     )
     rollout = exact.enumerator(space) if exactly else sampler(space.horizon, space.eos)
     components = Components(
-        policy, mdp, rollout, None, tabular.scorer(automaton, space.vocab, 1), whole=exactly
+        policy, mdp, rollout, None, tabular.scorer(automaton, space.vocab, 1), enumerated=exactly
     )
     return space, components, jnp.asarray(params), demos, log_z
 

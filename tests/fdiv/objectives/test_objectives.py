@@ -19,13 +19,12 @@ from fdiv import tokens as tk
 from fdiv.learner import learner
 from fdiv.objectives import METHODS, needs_argument
 from fdiv.objectives.adversarial import Adversarial
-from fdiv.objectives.adversarial_token import ContrastState
 from fdiv.objectives.distill import Distill
 from fdiv.objectives.max_likelihood import MaxLikelihood
 from fdiv.objectives.policy_gradient import PolicyGradient
 from fdiv.policies import tabular
 from fdiv.rollout import sampler
-from fdiv.types import PAD, Components, Pairs, Regulariser, Sequences, TokenMDP, UsageError
+from fdiv.types import PAD, Components, Level, Pairs, Regulariser, Sequences, TokenMDP, UsageError
 
 LEVELS = ["sequence", "occupancy", "token"]
 # one name for each objective: methods of one group that fix the same differ in f alone, which the
@@ -53,7 +52,7 @@ def _kit_of(kind: str, seed: int, exactly: bool, double: bool):
     mdp = TokenMDP(space.vocab, space.horizon, space.eos, prompts, draw, held, expert)
     automaton = tabular.full(space.vocab, space.horizon)
     nets = (tabular.scorer(automaton, space.vocab), tabular.scorer(automaton, space.vocab, 1))
-    whole = Components(policy, mdp, exact.enumerator(space), *nets, whole=True)
+    whole = Components(policy, mdp, exact.enumerator(space), *nets, enumerated=True)
     drawing = Components(policy, mdp, sampler(space.horizon, space.eos), *nets)
     reference = world(kind, seed + 100)[1]
     rewarded = targets.rewarded(
@@ -62,12 +61,13 @@ def _kit_of(kind: str, seed: int, exactly: bool, double: bool):
     return space, rewarded.exact if exactly else rewarded.sampled, jnp.asarray(params), demos
 
 
-def target(space, components, spec, level, share=1.0):
-    """Exact gradient of a divergence at a level."""
+def target(space, components, spec, level):
+    """Exact gradient of a divergence at a level; `token` is at the policy's prefixes."""
+    level = Level.token_policy if level == "token" else level
 
     def value(params):
         p, q = exact.law(space, *components.mdp.expert), exact.law(space, components.policy, params)
-        return exact.divergence(divergences.parse(spec), space, p, q, level, share)
+        return exact.divergence(divergences.parse(spec), space, p, q, level)
 
     return value
 
@@ -107,7 +107,11 @@ def test_a_discount_is_a_bias_and_zero_drops_later_prefixes():
         now = exact.law(space, components.policy, x)
         return (
             exact.divergence(
-                divergences.parse("reverse_kl"), space, p, now._replace(arrival=q.arrival), "token"
+                divergences.parse("reverse_kl"),
+                space,
+                p,
+                now._replace(arrival=q.arrival),
+                Level.token_policy,
             )
             * space.horizon
         )
@@ -168,11 +172,13 @@ def test_distillation_is_the_token_level_with_its_prefixes_held(kind, share):
 
         def held(x, spec=spec):
             now = exact.law(space, components.policy, x)._replace(arrival=q.arrival)
-            return exact.divergence(divergences.parse(spec), space, p, now, "token", share)
+            return exact.divergence(
+                divergences.parse(spec), space, p, now, Level.token_policy, share
+            )
 
         close(found, jax.grad(held)(params))
         if share == 0:  # nothing is dropped: the expert's prefixes do not move
-            close(found, jax.grad(target(space, components, spec, "token", 0.0))(params))
+            close(found, jax.grad(target(space, components, spec, Level.token_expert))(params))
 
 
 def perfect(space, components, level, structured, params):
@@ -215,7 +221,7 @@ def test_adversarial_gradient_is_exact_at_the_optimal_discriminator(
 ):
     """And the optimal discriminator is a fixed point of its own training, by either loss."""
     space, components, params, demos = kit_of(kind)
-    share = 0.0 if level == "token" else 1.0
+    wanted = Level.token_expert if level == "token" else level
     turn = (kind == "ending") ^ (
         training == "bound"
     )  # every divergence under both losses and on both spaces
@@ -235,10 +241,7 @@ def test_adversarial_gradient_is_exact_at_the_optimal_discriminator(
         objective = method.build(components)
         aux = objective.init(jax.random.key(0), params)
         best = perfect(space, components, level, structured, params)
-        if isinstance(aux, ContrastState):
-            aux = aux._replace(params=best)
-        else:
-            aux = aux._replace(discriminator=(best, aux.discriminator[1]))
+        aux = aux._replace(discriminator=(best, aux.discriminator[1]))
 
         @jax.jit
         def step(x, aux, objective=objective):
@@ -246,10 +249,8 @@ def test_adversarial_gradient_is_exact_at_the_optimal_discriminator(
             return after, jax.grad(lambda y: objective.loss(y, after, batch)[0])(x)
 
         after, found = step(params, aux)
-        close(found, jax.grad(target(space, components, spec, level, share))(params), 1e-6)
-        moments = jax.tree.leaves(
-            after.opt if isinstance(after, ContrastState) else after.discriminator[1]
-        )
+        close(found, jax.grad(target(space, components, spec, wanted))(params), 1e-6)
+        moments = jax.tree.leaves(after.discriminator[1])
         assert max(float(jnp.abs(m).max()) for m in moments if m.dtype == jnp.float64) < 1e-8
 
 
@@ -544,8 +545,7 @@ def test_gradient_penalty_keeps_the_score_smooth():
             aux = objective.init(jax.random.key(0), params)
             demos = components.mdp.demos(jax.random.key(2), 128)
             aux = jax.jit(objective.prepare)(jax.random.key(1), params, aux, demos)[0]
-            critic = aux.params if isinstance(aux, ContrastState) else aux.discriminator[0]
-            sizes.append(float(jnp.abs(critic).mean()))
+            sizes.append(float(jnp.abs(aux.discriminator[0]).mean()))
     assert all(smooth < 0.7 * rough for rough, smooth in zip(sizes[:3], sizes[3:]))
 
 

@@ -13,9 +13,9 @@ from tables import SPACES, close, world
 from fdiv import divergences, exact, objectives, regularised
 from fdiv import tokens as tk
 from fdiv.learner import learner
-from fdiv.objectives.dpo import FAR, reward
 from fdiv.objectives.kto import mismatched
 from fdiv.policies import tabular
+from fdiv.regularised import FAR, extended_reward
 from fdiv.rollout import sampler
 from fdiv.types import PAD, Components, Model, Pairs, Regulariser, Sequences, TokenMDP, UsageError
 
@@ -480,10 +480,12 @@ def test_far_from_the_reference_gradients_are_finite(name, size):
 def test_the_tangent_of_a_reward_goes_on_from_where_it_touches():
     for d in regularised.members().values():
         s = jnp.linspace(-30.0, FAR, 40)
-        close(reward(d, s), d.reward(s))
+        close(extended_reward(d, s), d.reward(s))
         slope = jax.grad(d.reward)(jnp.float64(FAR))
         close(
-            jax.vmap(jax.grad(lambda s, d=d: reward(d, s)))(jnp.array([FAR, FAR + 1, FAR + 500])),
+            jax.vmap(jax.grad(lambda s, d=d: extended_reward(d, s)))(
+                jnp.array([FAR, FAR + 1, FAR + 500])
+            ),
             jnp.full(3, slope),
         )
 

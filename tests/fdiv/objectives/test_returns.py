@@ -56,7 +56,7 @@ def kit_of(kind: str, divergence: str = "reverse_kl", exactly: bool = True, seed
     automaton = tabular.full(space.vocab, space.horizon)
     rollout = exact.enumerator(space) if exactly else sampler(space.horizon, space.eos)
     components = Components(
-        policy, mdp, rollout, None, tabular.scorer(automaton, space.vocab, 1), whole=exactly
+        policy, mdp, rollout, None, tabular.scorer(automaton, space.vocab, 1), enumerated=exactly
     )
     return space, components, jnp.asarray(params), score(space.sequences)
 

@@ -106,7 +106,7 @@ def kit_of(kind: str, divergence: str = "reverse_kl", exactly: bool = True, seed
     )
     return (
         space,
-        Components(policy, mdp, rollout, scorer, critic, whole=exactly),
+        Components(policy, mdp, rollout, scorer, critic, enumerated=exactly),
         jnp.asarray(params),
         rewards,
     )
@@ -448,7 +448,7 @@ def by_hand(score=True):
     )
     table = jnp.array([[0.0, np.log(3)], [np.log(9), 0.0], [0.0, 0.0]])
     components = Components(
-        policy, mdp, exact.enumerator(space), tabular.scorer(tabular.full(2, 2), 2), whole=True
+        policy, mdp, exact.enumerator(space), tabular.scorer(tabular.full(2, 2), 2), enumerated=True
     )
     return components, jnp.log(jnp.array([[0.6, 0.4], [0.5, 0.5], [0.5, 0.5]])), table, pairs
 
