@@ -1,27 +1,34 @@
 """Tests run on the CPU, refuse silent broadcasts between ranks, and share compiled programs."""
 
+import ctypes
 import gc
 import os
-import tempfile
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+KEPT = 1.2e9  # bytes of a process from which on its compiled programs are let go
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault(
-    "JAX_DISABLE_MOST_OPTIMIZATIONS", "1"
-)  # compiling takes far longer here than running
-os.environ.setdefault(
-    "FDIV_CACHE", os.path.join(tempfile.gettempdir(), f"fdiv-test-cache-{os.getuid()}")
-)
+# Compiling takes far longer here than running. Processes that tests start inherit both settings.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) <= (0, 12):
+    # XLA ends the process at a flag that it does not know, so only where the flag is known.
+    os.environ["XLA_FLAGS"] = (
+        "--xla_cpu_use_fusion_emitters=false " + os.environ.get("XLA_FLAGS", "")
+    ).strip()
+os.environ.setdefault("FDIV_CACHE", str(ROOT / ".cache"))
 
 import jax
 import pytest
 
-gc.set_threshold(
-    100_000, 20, 50
-)  # tracing leaves many small objects, and looking through them took a seventh of the time
+from experiments import devices
+
+# Tracing leaves many small objects, and looking through them took a seventh of the time.
+gc.set_threshold(100_000, 20, 50)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_compilation_cache_dir", os.environ["FDIV_CACHE"] + "/programs")
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+devices.use_compile_cache(None)
 
 
 @pytest.fixture
@@ -29,3 +36,22 @@ def double():
     """Double precision, for laws that hold to rounding."""
     with jax.enable_x64(True):
         yield
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def pytest_runtest_logfinish():
+    """JAX keeps 1.3 MB a program: past a bound all are let go, between two tests."""
+    if resident() < KEPT:
+        return
+    jax.clear_caches()
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
