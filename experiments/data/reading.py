@@ -16,6 +16,7 @@ from fdiv.types import Model, TokenMDP, UsageError
 
 SHOWN = 5  # bad rows quoted in a message; all of them go to the run's folder
 NAMED = 8  # rows named by number in a note
+LEARNS = {"pairs": "comparisons", "labels": "completions that are liked and ones that are not"}
 SIDES = {"prompt": "their prompts as the policy sees them", "answer": "their strings after the cut"}
 
 
@@ -95,23 +96,25 @@ def _columns(reading: Reading) -> str:
 def _lengths(reading: Reading, config: Text) -> str:
     """Which lengths the file decided, and what they cut."""
     cut, rows = config.cut, reading.rows
+    if any(row.stretches for row in rows):
+        size, context = cut.horizon, cut.prompt_length
+        return f"Rows are blocks of {size} bytes behind {context} of context."
     said = ""
-    if reading.fitted and not any(row.stretches for row in rows) and config.path is not None:
+    if reading.fitted and config.path is not None:
         chosen = [
-            f"--benchmark.{field.replace('_', '-')} {getattr(config, field)}"
+            f"--benchmark.{field.replace('_', '-')} {length}"
+            + (" (no more is fitted)" if length == MOST[field] else "")
             for field in reading.fitted
+            if (length := getattr(config, field)) is not None
         ]
-        limits = " and ".join(f"{MOST[field]:,}" for field in reading.fitted)
-        said = f"Not given, so fitted: {' '.join(chosen)} (at most {limits}), {FITTED:.0%} whole. "
+        said = f"Lengths that no flag gives fit {FITTED:.0%} of the rows: {' '.join(chosen)}. "
     long = sum(len(row.completion) >= cut.horizon for row in rows)
     short = sum(len(row.prompt) > cut.prompt_length for row in rows)
     compared = [row for row in rows if row.rejected is not None]
-    other = sum(len(row.rejected) >= cut.horizon for row in compared)
+    other = sum(len(row.rejected or b"") >= cut.horizon for row in compared)
+    if not (long or short or other):
+        return f"{said}Nothing is cut."
     also = f" (of the rejected {_share(other, len(compared))})" if compared else ""
-    if any(row.stretches for row in rows):
-        return (
-            f"{said}Rows are blocks of {cut.horizon} bytes behind {cut.prompt_length} of context."
-        )
     return (
         f"{said}{_share(long, len(rows))} of completions{also} are longer than "
         f"{cut.horizon - 1} bytes and are cut; {_share(short, len(rows))} of prompts keep only "
@@ -126,6 +129,10 @@ def _ends(reading: Reading, config: Text) -> str:
         return "Plain text has no ends: EOS is not learned."
     ended = sum(len(row.completion) < config.cut.horizon for row in shown)
     said = f"EOS is learned in {ended:,} of {len(shown):,} rows ({_share(ended, len(shown))})"
+    other = [row for row in shown if row.rejected is not None]
+    if other:
+        whole = sum(len(row.rejected or b"") < config.cut.horizon for row in other)
+        said += f", and ends {whole:,} of the rejected"
     if ended >= FITTED * len(shown):
         return f"{said}."
     lengths = sorted(len(row.completion) + 1 for row in shown)
@@ -230,17 +237,25 @@ def build(reading: Reading, config: Text, teacher: Model | None = None) -> Token
         raise _with_bad_rows(reading, config, error) from error
 
 
+def lacking(reading: Reading, config: Text, reads: str) -> tuple[str, str] | None:
+    """Why there is nothing to learn from for a method that reads demos, pairs or labels, and what
+    to do; None where there is something."""
+    reasons = {"pairs": _no_pairs, "labels": _no_labels}
+    if reads not in reasons:
+        return None
+    config = config.fitted(reading.rows)
+    train = [reading.rows[i] for i in config.split(reading.rows).train]
+    return reasons[reads](reading.rows, train, config.cut)
+
+
 def suits(reading: Reading, config: Text, methods: Mapping[str, str]) -> None:
     """Raise `UsageError` for a method (name -> demos, pairs or labels) that has nothing to learn
     from these rows, with the reason."""
-    config = config.fitted(reading.rows)
-    train = [reading.rows[i] for i in config.split(reading.rows).train]
+    why = {reads: lacking(reading, config, reads) for reads in set(methods.values())}
     for name, reads in methods.items():
-        reason = {"pairs": _no_pairs, "labels": _no_labels}.get(reads, lambda *_: None)(
-            reading.rows, train, config.cut
-        )
-        if reason is not None:
-            error = UsageError("methods", name, *reason)
+        if (reason := why[reads]) is not None:
+            problem, fix = reason
+            error = UsageError("methods", name, f"learns from {LEARNS[reads]}, and {problem}", fix)
             raise _with_bad_rows(reading, config, error)
 
 
@@ -259,16 +274,15 @@ def _no_pairs(rows: Sequence[Row], train: Sequence[Row], cut: Cut) -> tuple[str,
         return None
     if compared:
         most = max(len(row.completion) for row in compared)
-        problem = f"learns from comparisons, and all {len(compared):,} are equal after the cut "
-        problem += f"at {cut.horizon:,} bytes."
+        problem = f"all {len(compared):,} are equal after the cut at {cut.horizon:,} bytes."
         return (
             problem,
             f"Keep more of them, such as --benchmark.horizon {max(most, 2 * cut.horizon)}.",
         )
     if any(row.rejected is not None for row in rows):
-        return "learns from comparisons, and all of them are held out.", "Give more rows."
+        return "all of them are held out.", "Give more rows."
     fix = "Give columns chosen and rejected, or use a method that learns from demonstrations."
-    return "learns from comparisons, and there are no pairs to learn from here.", fix
+    return "there are no pairs to learn from here.", fix
 
 
 def _no_labels(rows: Sequence[Row], train: Sequence[Row], cut: Cut) -> tuple[str, str] | None:
@@ -278,13 +292,26 @@ def _no_labels(rows: Sequence[Row], train: Sequence[Row], cut: Cut) -> tuple[str
     labels = [row.liked for row in train if row.liked is not None]
     if len(set(labels)) == 2:
         return None
-    learns = "learns from completions that are liked and ones that are not, and "
     if labels:
         kind, other = ("true", "false") if labels[0] else ("false", "true")
         side = "" if len({row.liked for row in rows} - {None}) == 1 else " that are trained on"
         fix = f"Give rows whose label is {other}, or use a method for demonstrations, such as sft."
-        return f"{learns}all {len(labels):,} labels{side} are {kind}.", fix
+        return f"all {len(labels):,} labels{side} are {kind}.", fix
     if any(row.rejected is not None for row in rows):
         return _no_pairs(rows, train, cut)
     fix = "Give a column label, or use a method that learns from demonstrations."
-    return f"{learns}there are no labels to learn from here.", fix
+    return "there are no labels to learn from here.", fix
+
+
+def counted(reading: Reading, config: Text, reads: str) -> str:
+    """How much there is to learn from of a kind."""
+    rows, config = reading.rows, config.fitted(reading.rows)
+    train = [rows[i] for i in config.split(rows).train]
+    pairs = sum(row.rejected is not None and not config.cut.equal(row) for row in train)
+    if reads == "pairs":
+        return f"{pairs:,} comparisons"
+    labels = [row.liked for row in train if row.liked is not None]
+    if reads == "labels":
+        liked = pairs + sum(labels)
+        return f"{liked:,} liked and {pairs + len(labels) - sum(labels):,} not"
+    return f"{sum(map(demonstrated, train)):,} rows"

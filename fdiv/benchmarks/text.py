@@ -143,9 +143,7 @@ class Text:
             problem = f"leaves no {name} row of {len(rows):,}."
             fix = "Change the share, or give more rows."
             if division.groups == 1 and len(rows) > 1:
-                problem = (
-                    f"leaves no {name} row of {len(rows):,}: after the cut all of them are one."
-                )
+                problem = f"leaves no {name} row of {len(rows):,}: all are alike after the cut."
                 fix = "Keep more of them (--benchmark.horizon, --benchmark.prompt-length)."
             raise UsageError("benchmark.validation", self.validation, problem, fix)
 

@@ -1,0 +1,218 @@
+"""How a file will be trained on: `python -m experiments.show_data PATH [flags]`
+
+Prints its first rows as the policy sees them (the prompt, what is trained on, what is cut off,
+where EOS stands), the columns that are read and those that are not, which rows are held out, and
+what each kind of method finds in it. The flags are those of `experiments.compare text`. Exit code
+0, or 2 where the file cannot be trained on, with the reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from experiments import cli
+from fdiv.benchmarks.text import Text
+from fdiv.checks import at_least
+from fdiv.types import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text as Styled
+
+    from experiments.data.reading import Reading
+    from fdiv.benchmarks.text_rows import Cut, Row
+
+WIDTH = 16  # of a line's name
+SHOWN = 400  # bytes printed of a prompt or an answer
+HIDDEN = 60  # and of what is cut off
+STYLES = {"prompt": "cyan", "train": "bold green", "refused": "bold red", "cut": "dim strike"}
+USES = (  # what a method reads, and which methods do
+    ("demos", "demonstrations", "sft, distill, gail, ..."),
+    ("pairs", "comparisons", "dpo, f_dpo, ipo, simpo, bt_..."),
+    ("labels", "labels", "kto"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Print the first rows of a file as they will be trained on."""
+
+    path: Annotated[Path | None, tyro.conf.Positional] = None
+    """A file of rows or text, a folder, or a pattern in quotes; none: this Python's docstrings."""
+    rows: int = 4
+    """Rows to print."""
+    benchmark: Text = dataclasses.field(default_factory=Text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the file and print; `USAGE_EXIT` where it cannot be trained on."""
+    try:
+        words = cli.arguments(argv)
+        options = tyro.cli(
+            Options, prog="python -m experiments.show_data", description=__doc__, args=words
+        )
+        at_least("rows", options.rows, 0)
+        return show(_benchmark(options), options.rows)
+    except UsageError as error:
+        return cli.refused(error)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _benchmark(options: Options) -> Text:
+    given = options.benchmark.path
+    if options.path is None:
+        return options.benchmark
+    if given is not None and given != options.path:
+        problem, fix = f"is given beside {str(options.path)!r}.", "Give one path."
+        raise UsageError("benchmark.path", str(given), problem, fix)
+    return dataclasses.replace(options.benchmark, path=options.path)
+
+
+def show(benchmark: Text, count: int) -> int:
+    """Print what a reading of the benchmark's file holds."""
+    from rich.console import Console
+
+    from experiments.data import files, reading
+
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    source = files.read(benchmark)
+    fitted = benchmark.fitted(source.rows)
+    _rows(console, source, fitted, count)
+    for note in reading.notes(source, fitted):
+        _wrapped(console, "- ", note)
+    _overlaps(console, source, fitted)
+    try:
+        reading.build(source, fitted)
+    except UsageError as error:
+        return cli.refused(error)
+    _uses(console, source, fitted)
+    console.print(f"\nTo train on it: {_command(benchmark)}")
+    return 0
+
+
+def _rows(console: Console, source: Reading, benchmark: Text, count: int) -> None:
+    """The first rows, each with its side of the split."""
+    division = benchmark.split(source.rows)
+    held, left = set(division.held_out), set(division.left_out)
+    for i, row in enumerate(source.rows[:count]):
+        side = "held out" if i in held else "on neither side" if i in left else "training side"
+        number = source.numbers[i] if source.numbers else i + 1
+        console.print(f"row {number:,} ({side})", style="bold")
+        for name, text in _parts(row, benchmark.cut):
+            _line(console, name, text)
+        console.print()
+
+
+def _line(console: Console, name: str, text: Styled) -> None:
+    """A name and its text, at the width of a terminal in several lines beside the name."""
+    width = max(20, console.width - WIDTH - 2)
+    lines = text.wrap(console, width, overflow="fold") if console.is_terminal else [text]
+    for label, line in zip([name, *[""] * len(lines)], lines):
+        console.print(f"  {label:<{WIDTH}}", line, sep="")
+
+
+def _parts(row: Row, cut: Cut) -> list[tuple[str, Styled]]:
+    """The lines of a row: name, and text with what is cut off."""
+    from rich.text import Text as Styled
+
+    seen = cut.prompt(row)
+    prompt = Styled()
+    if len(seen) < len(row.prompt):
+        hidden = row.prompt[: len(row.prompt) - len(seen)]
+        prompt.append(_spelled(hidden, HIDDEN, last=True), STYLES["cut"])
+        prompt.append(f"[{len(hidden):,} bytes cut off]", "yellow")
+    prompt.append(_spelled(seen, SHOWN, last=True), STYLES["prompt"])
+    parts = [("prompt", prompt if row.prompt else Styled("(none)", "dim"))]
+    if row.rejected is not None:
+        chosen, rejected = (_answer(x, cut, s) for x, s in _sides(row))
+        return [*parts, ("chosen", chosen), ("rejected", rejected)]
+    name = {None: "trained on", True: "liked", False: "not liked"}[row.liked]
+    style = STYLES["refused" if row.liked is False else "train"]
+    return [*parts, (name, _answer(row.completion, cut, style))]
+
+
+def _sides(row: Row) -> list[tuple[bytes, str]]:
+    return [(row.completion, STYLES["train"]), (row.rejected or b"", STYLES["refused"])]
+
+
+def _answer(completion: bytes, cut: Cut, style: str) -> Styled:
+    """What is trained on of an answer, and EOS or what is cut off."""
+    from rich.text import Text as Styled
+
+    seen, ended = cut.answer(completion)
+    text = Styled(_spelled(seen, SHOWN), style)
+    if ended:
+        return text.append("[EOS]", "bold yellow")
+    hidden = completion[len(seen) :]
+    text.append(f"[cut here, no EOS: {len(hidden):,} bytes more]", "yellow")
+    return text.append(_spelled(hidden, HIDDEN), STYLES["cut"])
+
+
+def _spelled(content: bytes, most: int, last: bool = False) -> str:
+    """Bytes as one line: line feeds and other controls by their escapes, the middle of what is long
+    left out."""
+    few = content
+    if len(content) > most:
+        few = content[-most:] if last else content[:most]
+    text = few.decode("utf-8", errors="replace")
+    escaped = {c: c.encode("unicode_escape").decode() for c in set(text) if not c.isprintable()}
+    text = "".join(escaped.get(c, c) for c in text)
+    if len(few) == len(content):
+        return text
+    return f"...{text}" if last else f"{text}..."
+
+
+def _overlaps(console: Console, source: Reading, benchmark: Text) -> None:
+    from experiments.data import reading
+
+    rows, cut = source.rows, benchmark.cut
+    strings, prompts = reading.overlaps(rows, benchmark.split(rows), cut)
+    said = f"{strings:,} have a string that is trained on and {prompts:,} a prompt that is."
+    _wrapped(console, "- ", f"Of the held-out rows, {said}")
+
+
+def _wrapped(console: Console, begin: str, words: str) -> None:
+    """A line, at the width of a terminal in several, each under the first one's words."""
+    space = console.width - len(begin) if console.is_terminal else len(words)
+    lines = textwrap.wrap(words, max(space, 20)) or [""]
+    for before, line in zip([begin, *[" " * len(begin)] * len(lines)], lines):
+        console.print(before + line)
+
+
+def _uses(console: Console, source: Reading, benchmark: Text) -> None:
+    """What each kind of method finds to learn from, or why nothing."""
+    from experiments.data import reading
+
+    console.print("\nWhat methods learn from:")
+    for reads, name, methods in USES:
+        reason = reading.lacking(source, benchmark, reads)
+        said = (
+            "none: {} {}".format(*reason) if reason else reading.counted(source, benchmark, reads)
+        )
+        _wrapped(console, f"  {name:<{WIDTH}}{methods:<32}", said)
+
+
+def _command(benchmark: Text) -> str:
+    """The command that trains on these rows."""
+    words = ["python", "-m", "experiments.compare", "text"]
+    for field in dataclasses.fields(Text):
+        value = getattr(benchmark, field.name)
+        if value != (field.default if field.default is not dataclasses.MISSING else None):
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--benchmark.{field.name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
