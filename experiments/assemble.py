@@ -9,16 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.config import Config, replace, resolve, strings_possible
+from experiments.config import Config, prefixed, replace, resolve, strings_possible
 from experiments.data import files
 from experiments.data import reading as readings
-from fdiv import exact
+from fdiv import exact, objectives
 from fdiv.benchmarks import Text
 from fdiv.benchmarks.text import decode
 from fdiv.learner import learner
 from fdiv.policies import tabular
 from fdiv.rollout import sampler
-from fdiv.types import PAD, Components, Learner, Model, Objective, Sequences, TokenMDP, UsageError
+from fdiv.types import (
+    PAD,
+    Components,
+    Learner,
+    Method,
+    Model,
+    Objective,
+    Sequences,
+    TokenMDP,
+    UsageError,
+)
 
 
 class Task(NamedTuple):
@@ -52,12 +62,14 @@ def task(
     benchmark = config.benchmark
     if isinstance(benchmark, Text):
         reading = reading or files.read(benchmark)
-        benchmark = benchmark.fitted(reading.rows)
-        mdp = readings.build(reading, benchmark, teacher)
-        reads = {method.name: method.reads for method, _ in resolve(config)}
+        with prefixed(benchmark=benchmark):
+            benchmark = benchmark.fitted(reading.rows)
+            mdp = readings.build(reading, benchmark, teacher)
+        reads = {name: method.reads for name, method in resolve(config).items()}
         readings.suits(reading, benchmark, reads)
         return Task(mdp, None, sum(benchmark.cut), reading.notes(benchmark), decode)
-    mdp = benchmark.build()
+    with prefixed(benchmark=benchmark):
+        mdp = benchmark.build()
     prompted = jax.eval_shape(lambda key: mdp.prompts(key, 1), jax.random.key(0)).tokens.shape[1]
     space = None
     if strings_possible(config) and not prompted:
@@ -77,15 +89,14 @@ def components(config: Config, task: Task) -> Components:
     """Policy, task, sampler, scorers. A scorer is built only where a method has a use for it."""
     mdp = task.mdp
     needs = lambda what: any(what in method.needs for method in resolve(config).values())
-    scorer = (
-        config.scorer.scorer(mdp.vocab, task.length, config.policy) if needs("scorer") else None
-    )
-    critic = (
-        config.scorer.scorer(mdp.vocab, task.length, config.policy, outputs=1)
-        if needs("critic")
-        else None
-    )
-    policy = config.policy.policy(mdp.vocab, task.length)
+    scorer = critic = None
+    with prefixed(scorer=config.scorer):
+        if needs("scorer"):
+            scorer = config.scorer.scorer(mdp.vocab, task.length, config.policy)
+        if needs("critic"):
+            critic = config.scorer.scorer(mdp.vocab, task.length, config.policy, outputs=1)
+    with prefixed(policy=config.policy):
+        policy = config.policy.policy(mdp.vocab, task.length)
     return Components(
         policy,
         mdp,
@@ -96,6 +107,13 @@ def components(config: Config, task: Task) -> Components:
         config.control,
         optimiser=config.optimiser.scorer,
     )
+
+
+def build(config: Config, method: Method, components: Components) -> Objective:
+    """A method's objective. Raises `UsageError` where the task lacks what it needs."""
+    groups = {"benchmark": config.benchmark, "penalty": config.penalty, "control": config.control}
+    with prefixed(**objectives.parts(method), **groups):
+        return method.build(components)
 
 
 def embedded(config: Config, task: Task) -> np.ndarray | None:

@@ -236,16 +236,27 @@ def groups_of(method: Method) -> dict[str, type[Method]]:
 @contextlib.contextmanager
 def prefixed(**groups: Any) -> Iterator[None]:
     """The core names its own fields in a `UsageError`, here it gets the name of the flag: the field
-    with the name of the first of `groups` (dataclasses, or instances of them) that has it."""
+    with the name of the first of `groups` (dataclasses, or instances of them) that has it, and as an
+    instance has it with that value."""
     try:
         yield
     except UsageError as error:
-        for group, owner in groups.items():
-            own = {field.name for field in dataclasses.fields(owner) if not is_hidden(field)}
-            if error.field in own:
-                field = f"{group}.{error.field}"
-                raise UsageError(field, error.value, error.problem, error.fix) from error
-        raise
+        name = error.field.partition(".")[0]
+        owners = [group for group, owner in groups.items() if name in _shown(owner)]
+        if not owners:
+            raise
+        blamed = next((group for group in owners if _has(groups[group], error)), owners[0])
+        raise error.under(blamed) from error
+
+
+def _shown(owner: Any) -> set[str]:
+    """The fields of a group that are flags."""
+    return {field.name for field in dataclasses.fields(owner) if not is_hidden(field)}
+
+
+def _has(owner: Any, error: UsageError) -> bool:
+    """Whether the value that cannot be is this group's."""
+    return repr(getattr(owner, error.field, None)) == repr(error.value)
 
 
 # --- as data --------------------------------------------------------------------------------------

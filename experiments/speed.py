@@ -106,10 +106,11 @@ def _method(
 ) -> Timing:
     import jax.numpy as jnp
 
+    from experiments import assemble
     from experiments.running import runs, train
     from experiments.running.runs import Runs
 
-    objective = method.build(components)
+    objective = assemble.build(config, method, components)
     rates = jnp.full(config.budget.seeds, method.learning_rate or config.optimiser.learning_rate)
     rows = runs.fixed_rows(config.budget, task.mdp, keys, method.reads)
     training = train.prepare(

@@ -7,7 +7,6 @@ from experiments.config import (
     RATES,
     Config,
     NotFinite,
-    groups_of,
     prefixed,
     resolve,
     value_of,
@@ -59,9 +58,9 @@ def check(config: Config, preset: Config) -> None:
     with prefixed(devices=config.devices):
         config.devices.check()
     with prefixed(policy=config.policy):
-        config.policy.sizes("policy")
+        config.policy.sizes()
     with prefixed(scorer=config.scorer):
-        config.scorer.sizes("scorer")
+        config.scorer.sizes()
     with prefixed(penalty=config.penalty, control=config.control):
         config.penalty.check()
         config.control.check()
@@ -82,7 +81,7 @@ def _check_methods(config: Config) -> None:
         if names.count(name) > 1:
             raise UsageError("methods", name, "is named twice.", "Name each method once.")
     for name, method in resolve(config).items():
-        with prefixed(**groups_of(method)):
+        with prefixed(**objectives.parts(method)):
             method.check()
         if method.learning_rate is not None:
             positive(f"{method.kind}.learning_rate", method.learning_rate)

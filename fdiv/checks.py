@@ -51,10 +51,7 @@ def one_of(field: str, value: str, choices: Any) -> None:
 def known_expert(mdp: TokenMDP, method: str) -> None:
     """The expert's law is there to be asked, or a `UsageError`."""
     if mdp.expert is None:
-        fix = (
-            "Train a teacher (--benchmark.teacher-updates 600), or use sft or an "
-            "adversarial method."
-        )
+        fix = "Train a teacher, or use sft or an adversarial method."
         raise UsageError(
             "methods",
             method,

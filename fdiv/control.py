@@ -1,7 +1,7 @@
 """The weight of a penalty over training: constant, linear, or adapted to keep the divergence at a
 target.
 
-    adaptive: e = clip(D / target - 1, -0.2, 0.2);  beta <- beta (1 + e n / horizon)   after n strings
+    adaptive: e = clip(D / target - 1, -0.2, 0.2);  beta <- beta (1 + e n / adapt_over)   after n strings
 
 Source: Ziegler et al. 2019 (arXiv 1909.08593), section 2.2, where it holds a KL; it holds any
 divergence."""
@@ -34,10 +34,10 @@ class Control:
     """How the weight of the penalty changes."""
 
     kind: Kind = "constant"
-    """constant, linear (from beta to --control.end), or adaptive (to hold --control.target)."""
+    """constant, linear (from beta to `end`), or adaptive (to hold `target`)."""
     target: float = 6.0
     """adaptive: divergence from the reference to hold, nats per string."""
-    horizon: float = 10_000.0
+    adapt_over: float = 10_000.0
     """adaptive: strings over which an error of 20% changes the weight by 20%; fewer react
     faster."""
     end: float = 0.0
@@ -48,21 +48,23 @@ class Control:
     def check(self) -> None:
         """Raise `UsageError` for values that cannot be, and for those that this kind does not
         read."""
-        one_of("control.kind", self.kind, Kind)
-        positive("control.target", self.target)
-        positive("control.horizon", self.horizon)
-        at_least("control.updates", self.updates, 1)
+        one_of("kind", self.kind, Kind)
+        positive("target", self.target)
+        positive("adapt_over", self.adapt_over)
+        at_least("updates", self.updates, 1)
         if not (math.isfinite(self.end) and self.end >= 0):
-            raise UsageError("control.end", self.end, "a weight is at least 0.", "Give 0 or more.")
-        reads = {"constant": (), "linear": ("end", "updates"), "adaptive": ("target", "horizon")}[
-            self.kind
-        ]
+            raise UsageError("end", self.end, "a weight is at least 0.", "Give 0 or more.")
+        reads = {
+            "constant": (),
+            "linear": ("end", "updates"),
+            "adaptive": ("target", "adapt_over"),
+        }[self.kind]
         for field in dataclasses.fields(self):
             changed = getattr(self, field.name) != field.default
             if changed and field.name != "kind" and field.name not in reads:
                 fix = "Drop it, or choose the kind that does."
                 raise UsageError(
-                    f"control.{field.name}",
+                    field.name,
                     getattr(self, field.name),
                     f"{self.kind} does not read it.",
                     fix,
@@ -92,4 +94,4 @@ class Control:
             now = beta + (self.end - beta) * jnp.minimum(step / self.updates, 1.0)
             return Weight(now.astype(weight.beta.dtype), step)
         error = jnp.clip(measured / self.target - 1, -CLIP, CLIP)
-        return Weight(weight.beta * (1 + error * strings / self.horizon), step)
+        return Weight(weight.beta * (1 + error * strings / self.adapt_over), step)

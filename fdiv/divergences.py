@@ -364,11 +364,13 @@ class Entry(NamedTuple):
     parameter: str | None = None
     accepts: Callable[[float], bool] = math.isfinite
     example: str = ""
+    also: tuple[str, ...] = ()  # other parameters at which every run is measured
 
 
-def _weighted(build: Callable, name: str, card: Card) -> Entry:
+def _weighted(build: Callable, name: str, card: Card, also: tuple[str, ...] = ()) -> Entry:
+    """A member whose parameter is the weight of a mixture."""
     return Entry(
-        build, card, "a weight strictly between 0 and 1", lambda w: 0 < w < 1, f"{name}:0.1"
+        build, card, "a weight strictly between 0 and 1", lambda w: 0 < w < 1, f"{name}:0.1", also
     )
 
 
@@ -405,6 +407,7 @@ FAMILY: dict[str, Entry] = {
             "Agarwal et al. 2023 (GKD, arXiv 2306.13649)",
             "generalised or skew JS; gjs:0.5 = js",
         ),
+        also=("0.9",),
     ),
     "skew_kl": _weighted(
         skew_kl,
@@ -475,6 +478,17 @@ def every() -> dict[str, Divergence]:
     """A member for each line of the family, by the name that `parse` takes; at its example
     parameter where it has one."""
     return {name: parse(name) for name in (entry.example or name for name, entry in FAMILY.items())}
+
+
+def logged() -> tuple[str, ...]:
+    """By what every run is measured: each line of the family, a user's own among them, at its
+    example parameter where it has one, and at those that the line names."""
+    named = {name: entry for name, entry in FAMILY.items() if entry.example or not entry.parameter}
+    return tuple(
+        spec
+        for name, entry in named.items()
+        for spec in (entry.example or name, *(f"{name}:{value}" for value in entry.also))
+    )
 
 
 def parse(spec: str) -> Divergence:

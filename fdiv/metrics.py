@@ -1,4 +1,5 @@
-"""What every run is measured by, whatever it trains on.
+"""What every run is measured by, whatever it trains on: the divergences of
+`divergences.logged()`, and what follows.
 
 Plain divergence names are the sequence level; `_occupancy`, `_token` (the policy's prefixes) and
 `_token_expert` name the others. `validation_nll` is the policy's NLL of held-out demonstrations in
@@ -20,22 +21,6 @@ from fdiv import tokens as tk
 from fdiv.estimators import to_actions
 from fdiv.types import Components, Divergence, Params, Sequences, TokenMDP
 
-LOGGED = (
-    "forward_kl",
-    "reverse_kl",
-    "js",
-    "gjs:0.1",
-    "gjs:0.9",
-    "skew_kl:0.1",
-    "skew_reverse_kl:0.1",
-    "hellinger2",
-    "tv",
-    "pearson_chi2",
-    "neyman_chi2",
-    "jeffreys",
-    "alpha:0.5",
-    "log_d",
-)
 LEVELS = {level.suffix: level for level in exact.LEVELS}
 
 

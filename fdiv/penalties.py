@@ -103,11 +103,9 @@ class Penalty:
     def check(self) -> None:
         """Raise `UsageError` for what cannot be, or cannot have been meant."""
         for field, choices in (("estimator", Estimator), ("placement", Placement), ("unit", Unit)):
-            one_of(f"penalty.{field}", getattr(self, field), choices)
-        share("penalty.discount", self.discount)
-        refuse = lambda field, problem, fix: UsageError(
-            f"penalty.{field}", getattr(self, field), problem, fix
-        )
+            one_of(field, getattr(self, field), choices)
+        share("discount", self.discount)
+        refuse = lambda field, problem, fix: UsageError(field, getattr(self, field), problem, fix)
         if self.discount != 1 and (self.placement, self.unit) != ("reward", "token"):
             problem = f"a {self.placement} per {self.unit} has nothing to discount."
             raise refuse("discount", problem, "Leave it at 1, or use a reward per token.")
@@ -143,7 +141,7 @@ class Penalty:
                 "Leave the penalty at k1 as a reward per token, which earns any f's "
                 "reward(s), or use reverse_kl."
             )
-            raise UsageError("penalty.estimator", self.estimator, problem, fix)
+            raise UsageError("estimator", self.estimator, problem, fix)
 
     def bias(self) -> str:
         """What its expected gradient is instead of the penalty's, or nothing where it is the

@@ -48,6 +48,10 @@ class UsageError(ValueError):
         super().__init__(f"{field} = {value!r}: {problem} {fix}")
         self.field, self.value, self.problem, self.fix = field, value, problem, fix
 
+    def under(self, owner: str) -> UsageError:
+        """The same error of a field of `owner`: `width` becomes `scorer.width`."""
+        return UsageError(f"{owner}.{self.field}", self.value, self.problem, self.fix)
+
     def __reduce__(self) -> tuple:
         return type(self), (
             self.field,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
+
+from fdiv.objectives import kinds
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # a module imports from earlier lines, or from its own
@@ -34,6 +37,8 @@ LAYERS = [  # a module imports from earlier lines, or from its own
     {"experiments"},
     {"configs"},
 ]
+KINDS = kinds()
+CHECKS = ("at_least", "between", "share", "positive", "one_of")  # of `fdiv.checks`
 FILES = sorted(
     p for folder in ("fdiv", "experiments", "configs") for p in (ROOT / folder).rglob("*.py")
 )
@@ -106,3 +111,25 @@ def test_the_core_touches_no_world():
                 if isinstance(node, ast.Import)
                 for n in node.names
             }, path
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if module(p).startswith("fdiv")], ids=str)
+def test_the_core_names_no_flag(path):
+    """Its errors and texts name its own fields; the scripts know what flag each is."""
+    strings = (
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    flags = [found for text in strings for found in re.findall(r"(?<![-\w])--[a-z][\w.-]*", text)]
+    groups = "benchmark|policy|scorer|penalty|control|devices|" + "|".join(KINDS)
+    errors = [
+        node.args[0].value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") in ("UsageError", *CHECKS)
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+    ]
+    assert not flags, flags
+    assert not [name for name in errors if re.match(rf"({groups})\.", name)]

@@ -177,7 +177,7 @@ class ClassOptima:
         """All metrics of a policy of the class; of the expert itself for no parameters."""
         task = self._task
         family = [
-            divergences.parse(name) for name in dict.fromkeys([*metrics.LOGGED, *self._extra])
+            divergences.parse(name) for name in dict.fromkeys([*divergences.logged(), *self._extra])
         ]
         of_law = exact_measures(task, family)
 

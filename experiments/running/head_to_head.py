@@ -105,7 +105,7 @@ def _run(preset: str, config: Any, default: Any) -> int:
         )
         task = plain_task._replace(mdp=plain_task.mdp._replace(expert=expert))
         for method in methods.values():  # what lacks an expert is refused before any training
-            method.build(components._replace(mdp=task.mdp))
+            assemble.build(config, method, components._replace(mdp=task.mdp))
         context = _prepare(
             config, task, components._replace(mdp=task.mdp), layout, folder, screen, stop
         )
@@ -263,7 +263,8 @@ def _method(context: RunContext, name: str, method: Method) -> None:
     if processes.any_of(context.stop.asked):
         raise Interrupted
     screen.state(name, "compiling")
-    claim, objective = _claim(context, method), method.build(context.components)
+    claim = _claim(context, method)
+    objective = assemble.build(context.config, method, context.components)
     own = own_divergence(claim, context.task)
     rate = method.learning_rate or context.config.optimiser.learning_rate
     rate, trials = _tune(context, name, method.reads, objective, rate, own)

@@ -103,7 +103,7 @@ def _build(config: configs.Config) -> None:
     components = assemble.components(config, task)
     if reading is None:  # text has its teacher only in the run
         for method in configs.resolve(config).values():
-            method.build(components)
+            assemble.build(config, method, components)
 
 
 def _words(point: grid.Point):

@@ -50,14 +50,12 @@ class Arithmetic:
         """Raise `UsageError` naming a field that cannot be."""
         for field, least, most in (("terms", 2, 4), ("largest", 1, 999)):
             value = getattr(self, field)
-            at_least(f"benchmark.{field}", value, least)
+            at_least(field, value, least)
             if value > most:
-                raise UsageError(
-                    f"benchmark.{field}", value, "is too large.", f"Give at most {most}."
-                )
-        between("benchmark.validation", self.validation, 0, 1)
+                raise UsageError(field, value, "is too large.", f"Give at most {most}.")
+        between("validation", self.validation, 0, 1)
         if self.beta != 0:
-            positive("benchmark.beta", self.beta)
+            positive("beta", self.beta)
         refuse_flat(self.divergence)
 
     def build(self) -> TokenMDP:
@@ -111,7 +109,7 @@ class Arithmetic:
             side = "held-out" if share == 0 else "training"
             problem = f"leaves no {side} sum among {LOOKED_AT:,} drawn."
             raise UsageError(
-                "benchmark.validation",
+                "validation",
                 self.validation,
                 problem,
                 "Change the share, or make sums larger.",
@@ -132,7 +130,7 @@ def refuse_flat(divergence: str) -> None:
             "they have gone from the start."
         )
         raise UsageError(
-            "benchmark.divergence",
+            "divergence",
             d.name,
             problem,
             "Use reverse_kl, forward_kl or js, or another that rises.",

@@ -36,12 +36,12 @@ class Markov:
 
     def build(self) -> TokenMDP:
         """The task, its expert known exactly."""
-        at_least("benchmark.vocab", self.vocab, 1)
-        at_least("benchmark.horizon", self.horizon, 1)
-        at_least("benchmark.order", self.order, 0)
-        positive("benchmark.concentration", self.concentration)
-        positive("benchmark.mean_length", self.mean_length)
-        at_least("benchmark.table_seed", self.table_seed, 0)
+        at_least("vocab", self.vocab, 1)
+        at_least("horizon", self.horizon, 1)
+        at_least("order", self.order, 0)
+        positive("concentration", self.concentration)
+        positive("mean_length", self.mean_length)
+        at_least("table_seed", self.table_seed, 0)
         automaton = tabular.markov(self.vocab + 1, self.horizon, self.order)
         expert = Model(tabular.policy(automaton, self.vocab + 1), self._table(automaton.states))
         prompts = lambda key, n: tk.empty_prompts(n)

@@ -64,7 +64,10 @@ class Rewarded:
         """The task; its expert is the optimum. Raises `UsageError` where strings are too many, or a
         field cannot be."""
         self._check()
-        base = self.base.build()
+        try:
+            base = self.base.build()
+        except UsageError as error:
+            raise error.under("base") from error
         score = self._score(base)
         with jax.enable_x64(True):
             space = exact.enumerate_strings(base.vocab, base.horizon, base.eos)
@@ -97,15 +100,15 @@ class Rewarded:
 
     def _check(self) -> None:
         for field in ("beta", "temperature"):
-            positive(f"benchmark.{field}", getattr(self, field))
-        at_least("benchmark.table_seed", self.table_seed, 0)
-        regularised.refuse_unless_kept("benchmark.divergence", divergences.parse(self.divergence))
-        one_of("benchmark.reference", self.reference, Literal["independent", "markov", "full"])
-        one_of("benchmark.labels", self.labels, Labels)
-        share("benchmark.flips", self.flips)
-        share("benchmark.slips", self.slips)
+            positive(field, getattr(self, field))
+        at_least("table_seed", self.table_seed, 0)
+        regularised.refuse_unless_kept("divergence", divergences.parse(self.divergence))
+        one_of("reference", self.reference, Literal["independent", "markov", "full"])
+        one_of("labels", self.labels, Labels)
+        share("flips", self.flips)
+        share("slips", self.slips)
         if not (math.isfinite(self.spread) and self.spread >= 0):
-            raise UsageError("benchmark.spread", self.spread, "is negative.", "Give 0 or more.")
+            raise UsageError("spread", self.spread, "is negative.", "Give 0 or more.")
 
     def _score(self, base: TokenMDP):
         if self.reward == "table":
@@ -123,7 +126,7 @@ class Rewarded:
         if self.reward not in base.statistics:
             choices = ", ".join([*base.statistics, "table"])
             raise UsageError(
-                "benchmark.reward",
+                "reward",
                 self.reward,
                 "is no statistic of this language.",
                 f"Use one of {choices}.",

@@ -80,10 +80,10 @@ class Text:
         """Raise `UsageError` naming a field that is out of range."""
         for field, least in (("prompt_length", 0), ("horizon", 1)):
             if getattr(self, field) is not None:
-                at_least(f"benchmark.{field}", getattr(self, field), least)
-        between("benchmark.validation", self.validation, 0, 1)
-        at_least("benchmark.teacher_updates", self.teacher_updates, 0)
-        positive("benchmark.beta", self.beta)
+                at_least(field, getattr(self, field), least)
+        between("validation", self.validation, 0, 1)
+        at_least("teacher_updates", self.teacher_updates, 0)
+        positive("beta", self.beta)
         divergences.parse(self.divergence)
 
     @property
@@ -135,8 +135,10 @@ class Text:
         """Raise `UsageError` where a side has nothing to demonstrate, with the reason."""
         if rows and not any(map(demonstrated, rows)):
             problem = f"has {len(rows):,} labels, all of them false: nothing is to be copied."
-            fix = "Give rows that are liked as well, or say with --benchmark.label-field what is."
-            raise UsageError("benchmark.path", str(self.path), problem, fix)
+            fix = (
+                "Give rows that are liked as well, or say in which column labels are (label_field)."
+            )
+            raise UsageError("path", str(self.path), problem, fix)
         for side, name in zip(shown, ("training", "validation")):
             if side:
                 continue
@@ -144,8 +146,8 @@ class Text:
             fix = "Change the share, or give more rows."
             if division.groups == 1 and len(rows) > 1:
                 problem = f"leaves no {name} row of {len(rows):,}: all are alike after the cut."
-                fix = "Keep more of them (--benchmark.horizon, --benchmark.prompt-length)."
-            raise UsageError("benchmark.validation", self.validation, problem, fix)
+                fix = "Keep more of them (a longer horizon or prompt_length)."
+            raise UsageError("validation", self.validation, problem, fix)
 
     def _judged(self, sides: list[list[Row]]) -> dict:
         """What there is to learn from comparisons and labels: nothing, labels alone, or pairs that

@@ -34,10 +34,10 @@ class TwoTemplate:
 
     def build(self) -> TokenMDP:
         """The task, its expert known exactly."""
-        at_least("benchmark.vocab", self.vocab, 2)
-        at_least("benchmark.horizon", self.horizon, 1)
-        between("benchmark.weight", self.weight, 0, 1)
-        between("benchmark.noise", self.noise, 0, 1)
+        at_least("vocab", self.vocab, 2)
+        at_least("horizon", self.horizon, 1)
+        between("weight", self.weight, 0, 1)
+        between("noise", self.noise, 0, 1)
         return TokenMDP(
             vocab=self.vocab,
             horizon=self.horizon,

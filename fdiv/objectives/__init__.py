@@ -133,10 +133,15 @@ def merged(name: str, method: Method, given: Mapping[str, Method]) -> Method:
     return dataclasses.replace(method, **values)
 
 
+def parts(method: Method) -> dict[str, Method]:
+    """The method and those that it is made of, by their kinds."""
+    values = (getattr(method, field.name) for field in dataclasses.fields(method))
+    return {part.kind: part for part in (method, *values) if isinstance(part, Method)}
+
+
 def kinds_of(method: Method) -> tuple[str, ...]:
     """The kinds of the method and of those that it is made of."""
-    parts = (getattr(method, field.name) for field in dataclasses.fields(method))
-    return (method.kind, *(part.kind for part in parts if isinstance(part, Method)))
+    return tuple(parts(method))
 
 
 def describe() -> dict[str, str]:
@@ -170,5 +175,8 @@ def _penalty(name: str, argument: str) -> Penalty:
         )
         raise UsageError("methods", name, problem, fix)
     penalty = Penalty(*parts)
-    penalty.check()
+    try:
+        penalty.check()
+    except UsageError as error:
+        raise error.under("penalty") from error
     return penalty

@@ -97,7 +97,7 @@ class Adversarial(Method):
     """Weight of what follows an action, per token: 1 is the exact gradient, 0 holds later prefixes
     fixed."""
     learning_rate: float | None = None
-    """Learning rate of the policy in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
     def look(self) -> Look:
@@ -110,11 +110,9 @@ class Adversarial(Method):
             ("reward_form", RewardForm),
             ("baseline", Baseline),
         ):
-            one_of(f"adversarial.{field}", getattr(self, field), choices)
-        share("adversarial.discount", self.discount)
-        refuse = lambda field, problem, fix: UsageError(
-            f"adversarial.{field}", getattr(self, field), problem, fix
-        )
+            one_of(field, getattr(self, field), choices)
+        share("discount", self.discount)
+        refuse = lambda field, problem, fix: UsageError(field, getattr(self, field), problem, fix)
         if self.reward_form == "expert" and not (self.structured and self.level == "sequence"):
             raise refuse(
                 "reward_form",
@@ -129,7 +127,7 @@ class Adversarial(Method):
             raise refuse(
                 "entropy",
                 problem,
-                "Set it to 0, or use airl with --adversarial.reward-form expert.",
+                "Set it to 0, or use airl with the reward form expert.",
             )
         if self.published and (self.entropy or self.training == "bound"):
             field = "entropy" if self.entropy else "training"

@@ -33,14 +33,14 @@ class Distill(Method):
     """Share of prefixes sampled from the policy: 0 expert's strings only, 1 on-policy, between a
     mixture of both."""
     learning_rate: float | None = None
-    """Learning rate in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
     def reusable(self) -> bool:
         return self.policy_prefixes == 0
 
     def check(self) -> None:
-        share("distill.policy_prefixes", self.policy_prefixes)
+        share("policy_prefixes", self.policy_prefixes)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

@@ -36,13 +36,13 @@ class Dpo(Method):
     label_smoothing: float = 0.0
     """Share of labels taken to be the wrong way round (conservative DPO)."""
     learning_rate: float | None = None
-    """Learning rate in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     def check(self) -> None:
         if not 0 <= self.label_smoothing < 0.5:
             fix = "Give a number from 0 to less than 0.5."
             raise UsageError(
-                "dpo.label_smoothing",
+                "label_smoothing",
                 self.label_smoothing,
                 "leaves the labels nothing to say.",
                 fix,

@@ -60,20 +60,20 @@ class Fdpg(Method):
     rate: float = RATE
     """estimated: share of the newest batch in the running mean."""
     learning_rate: float | None = None
-    """Learning rate in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     def check(self) -> None:
-        one_of("fdpg.normaliser", self.normaliser, Normaliser)
+        one_of("normaliser", self.normaliser, Normaliser)
         if not 0 < self.rate <= 1:
             raise UsageError(
-                "fdpg.rate",
+                "rate",
                 self.rate,
                 "is no share that learns.",
                 "Give a number above 0, up to 1.",
             )
         if self.normaliser == "exact" and self.rate != RATE:
             raise UsageError(
-                "fdpg.rate",
+                "rate",
                 self.rate,
                 "an exact normaliser is not averaged.",
                 "Drop it, or use estimated.",
@@ -120,10 +120,10 @@ def _refuse_without_target(mdp: TokenMDP) -> None:
     if mdp.regulariser.divergence != "reverse_kl":
         problem = "ref exp(r / beta) is the optimum under reverse_kl alone."
         fix = (
-            "Use reverse_kl there (any f may follow fdpg:), or --fdpg.normaliser exact "
+            "Use reverse_kl there (any f may follow fdpg:), or an exact normaliser "
             "where the expert is known."
         )
-        raise UsageError("benchmark.divergence", mdp.regulariser.divergence, problem, fix)
+        raise UsageError("divergence", mdp.regulariser.divergence, problem, fix)
 
 
 class FdpgState(NamedTuple):

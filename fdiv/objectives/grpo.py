@@ -58,7 +58,7 @@ class Grpo(Method):
     """How strings of different lengths weigh: string (unbiased), token, string_mean (as published)
     or constant."""
     learning_rate: float | None = None
-    """Learning rate in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
     def look(self) -> Look:
@@ -66,10 +66,10 @@ class Grpo(Method):
         return Look(own, "--", "score, in groups", "#E69F00")
 
     def check(self) -> None:
-        check_group("grpo.group", self.group)
-        between("grpo.clip", self.clip, 0, 1)
-        one_of("grpo.ratio", self.ratio, Ratio)
-        one_of("grpo.aggregate", self.aggregate, tk.Aggregate)
+        check_group("group", self.group)
+        between("clip", self.clip, 0, 1)
+        one_of("ratio", self.ratio, Ratio)
+        one_of("aggregate", self.aggregate, tk.Aggregate)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

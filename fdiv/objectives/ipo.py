@@ -30,7 +30,7 @@ class Ipo(Method):
     look: ClassVar = Look("v", "-.", "preferences, fixed margin", "#8C564B")
     reads: ClassVar = "pairs"
     learning_rate: float | None = None
-    """Learning rate in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

@@ -56,17 +56,17 @@ class IqLearn(Method):
     value_steps: int = 4
     """Value steps per update."""
     learning_rate: float | None = None
-    """Learning rate of the policy in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
     def reusable(self) -> bool:
         return self.data == "offline"
 
     def check(self) -> None:
-        one_of("iq_learn.data", self.data, Data)
-        positive("iq_learn.alpha", self.alpha)
-        positive("iq_learn.value_learning_rate", self.value_learning_rate)
-        at_least("iq_learn.value_steps", self.value_steps, 1)
+        one_of("data", self.data, Data)
+        positive("alpha", self.alpha)
+        positive("value_learning_rate", self.value_learning_rate)
+        at_least("value_steps", self.value_steps, 1)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

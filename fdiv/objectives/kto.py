@@ -51,11 +51,11 @@ class Kto(Method):
     undesirable: float = 1.0
     """Weight of rejected strings."""
     learning_rate: float | None = None
-    """Learning rate in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     def check(self) -> None:
-        positive("kto.desirable", self.desirable)
-        positive("kto.undesirable", self.undesirable)
+        positive("desirable", self.desirable)
+        positive("undesirable", self.undesirable)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

@@ -29,10 +29,10 @@ class MaxLikelihood(Method):
     """How strings of different lengths weigh: string (the law of whole strings), token, string_mean
     or constant."""
     learning_rate: float | None = None
-    """Learning rate in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     def check(self) -> None:
-        one_of("max_likelihood.aggregate", self.aggregate, tk.Aggregate)
+        one_of("aggregate", self.aggregate, tk.Aggregate)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

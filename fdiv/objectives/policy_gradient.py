@@ -51,12 +51,12 @@ class PolicyGradient(Method):
     """Weight of what follows an action, per token: 1 is the exact gradient, 0 holds later prefixes
     fixed."""
     learning_rate: float | None = None
-    """Learning rate in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     def check(self) -> None:
-        one_of("policy_gradient.level", self.level, Plain)
-        one_of("policy_gradient.baseline", self.baseline, Baseline)
-        share("policy_gradient.discount", self.discount)
+        one_of("level", self.level, Plain)
+        one_of("baseline", self.baseline, Baseline)
+        share("discount", self.discount)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

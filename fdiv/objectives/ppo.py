@@ -59,20 +59,20 @@ class Ppo(Method):
     value_clip: float = 0.2
     """How far a value may move in one update."""
     learning_rate: float | None = None
-    """Learning rate of the policy in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
     def look(self) -> Look:
         return Look(marker(self.penalty, "P"), "-", "score, value function", "#D55E00")
 
     def check(self) -> None:
-        between("ppo.clip", self.clip, 0, 1)
-        share("ppo.gae_lambda", self.gae_lambda)
+        between("clip", self.clip, 0, 1)
+        share("gae_lambda", self.gae_lambda)
         if not self.entropy >= 0:
-            raise UsageError("ppo.entropy", self.entropy, "is negative.", "Give 0 or more.")
-        positive("ppo.value_learning_rate", self.value_learning_rate)
-        at_least("ppo.value_steps", self.value_steps, 1)
-        positive("ppo.value_clip", self.value_clip)
+            raise UsageError("entropy", self.entropy, "is negative.", "Give 0 or more.")
+        positive("value_learning_rate", self.value_learning_rate)
+        at_least("value_steps", self.value_steps, 1)
+        positive("value_clip", self.value_clip)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

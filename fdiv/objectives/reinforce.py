@@ -28,14 +28,14 @@ class Reinforce(Method):
     baseline: Literal["none", "mean"] = "mean"
     """What is subtracted from the returns: none, or the mean over the batch."""
     learning_rate: float | None = None
-    """Learning rate in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
     def look(self) -> Look:
         return Look(marker(self.penalty, "o"), "-", "score", "#0072B2")
 
     def check(self) -> None:
-        one_of("reinforce.baseline", self.baseline, Literal["none", "mean"])
+        one_of("baseline", self.baseline, Literal["none", "mean"])
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)
@@ -56,14 +56,14 @@ class Rloo(Method):
     group: int = GROUP
     """Answers to each prompt."""
     learning_rate: float | None = None
-    """Learning rate in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
     def look(self) -> Look:
         return Look(marker(self.penalty, "o"), "-", "score", "#56B4E9")
 
     def check(self) -> None:
-        check_group("rloo.group", self.group)
+        check_group("group", self.group)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

@@ -80,7 +80,7 @@ class LearnedReward(Method):
     group: int | None = None
     """Answers to each prompt, in place of what rloo or grpo are given for themselves (8)."""
     learning_rate: float | None = None
-    """Learning rate of the policy in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -94,14 +94,14 @@ class LearnedReward(Method):
         return Look(marker(self.penalty, own), "-.", "learned reward", "#882255")
 
     def check(self) -> None:
-        at_least("reward_model.reward_updates", self.reward_updates, 1)
-        at_least("reward_model.reward_steps", self.reward_steps, 1)
-        positive("reward_model.reward_learning_rate", self.reward_learning_rate)
+        at_least("reward_updates", self.reward_updates, 1)
+        at_least("reward_steps", self.reward_steps, 1)
+        positive("reward_learning_rate", self.reward_learning_rate)
         if self.group is not None:
-            check_group("reward_model.group", self.group)
+            check_group("group", self.group)
             if "group" not in {field.name for field in dataclasses.fields(self.follower)}:
                 problem = f"{self.follower.kind} answers each prompt once."
-                raise UsageError("reward_model.group", self.group, problem, "Drop it.")
+                raise UsageError("group", self.group, problem, "Drop it.")
         self.following.check()
 
     @property

@@ -35,12 +35,12 @@ class Simpo(Method):
     margin: float = 0.5
     """How far ahead the chosen string is to be, in nats per token (gamma / beta)."""
     learning_rate: float | None = None
-    """Learning rate in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     def check(self) -> None:
         if not (math.isfinite(self.margin) and self.margin >= 0):
             raise UsageError(
-                "simpo.margin",
+                "margin",
                 self.margin,
                 "would have the rejected string ahead.",
                 "Give 0 or more.",

@@ -48,11 +48,11 @@ class Spin(Method):
     refresh: int = 20
     """Updates after which the old policy is the policy as it then is."""
     learning_rate: float | None = None
-    """Learning rate in place of --learning-rate."""
+    """Learning rate of the policy, in place of the one common to all methods."""
 
     def check(self) -> None:
-        positive("spin.beta", self.beta)
-        at_least("spin.refresh", self.refresh, 1)
+        positive("beta", self.beta)
+        at_least("refresh", self.refresh, 1)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

@@ -55,11 +55,11 @@ class Architecture:
     """transformer: what computes it; auto is cuDNN's fused kernel in bfloat16 on an NVIDIA GPU,
     XLA's elsewhere (auto)."""
 
-    def sizes(self, field: str = "policy") -> dict[str, Any]:
+    def sizes(self) -> dict[str, Any]:
         """The sizes given. Raises `UsageError` for one that this architecture does not have."""
         if self.name not in SIZES:
             raise UsageError(
-                f"{field}.name",
+                "name",
                 self.name,
                 "is not an architecture.",
                 f"Use one of {', '.join(SIZES)}.",
@@ -69,13 +69,13 @@ class Architecture:
             if key not in SIZES[self.name]:
                 owners = " or ".join(name for name, sizes in SIZES.items() if key in sizes)
                 raise UsageError(
-                    f"{field}.{key}",
+                    key,
                     value,
                     f"{self.name} has no such size.",
                     f"Drop it, or use {owners}.",
                 )
         if given.get("order", 0) < 0:
-            raise UsageError(f"{field}.order", given["order"], "is negative.", "Give 0 or more.")
+            raise UsageError("order", given["order"], "is negative.", "Give 0 or more.")
         return given
 
     @property
@@ -89,18 +89,28 @@ class Architecture:
 
     def policy(self, vocab: int, length: int) -> Policy:
         """For strings over `vocab` symbols of at most `length` tokens, prompt included."""
-        sizes = self.sizes("policy")
+        sizes = self.sizes()
         if self.name == "transformer":
             from fdiv.policies import (
                 transformer,  # flax is the slowest import of all, and tables do not need it
             )
 
             return transformer.policy(transformer.Shape(**sizes), vocab)
-        return tabular.policy(self.automaton(vocab, length), vocab)
+        automaton = self._table(vocab, length)
+        return tabular.policy(automaton, vocab)
 
     def automaton(self, vocab: int, length: int) -> tabular.Automaton:
         """What a table of this class reads of the prefix."""
         return tabular.AUTOMATA[self.name](vocab, length, **self.sizes())
+
+    def _table(self, vocab: int, length: int) -> tabular.Automaton:
+        """The automaton of a table that is small enough to be made."""
+        automaton = self.automaton(vocab, length)
+        try:
+            tabular.refuse_large(automaton, vocab)
+        except UsageError as error:
+            raise UsageError("name", self.name, error.problem, error.fix) from error
+        return automaton
 
     def scorer(
         self,
@@ -114,9 +124,9 @@ class Architecture:
 
         With `outputs` so many numbers per prefix instead: one for a value function.
         """
-        sizes = self.sizes("scorer")
+        sizes = self.sizes()
         if self.name == "transformer":
             from fdiv.policies import transformer
 
             return transformer.scorer(transformer.Shape(**sizes), vocab, self == policy, outputs)
-        return tabular.scorer(self.automaton(vocab, length), vocab, outputs)
+        return tabular.scorer(self._table(vocab, length), vocab, outputs)

@@ -75,11 +75,12 @@ def read(automaton: Automaton, tokens: Array) -> Array:
     return states.T
 
 
-def _check_size(automaton: Automaton, vocab: int) -> None:
+def refuse_large(automaton: Automaton, vocab: int) -> None:
+    """Raise `UsageError` for a table of more than `MOST_ENTRIES`."""
     if automaton.states * vocab > MOST_ENTRIES:
         raise UsageError(
-            "policy.name",
-            "table",
+            "states",
+            automaton.states,
             (
                 f"it would need {automaton.states:.3g} states of {vocab} entries, over "
                 f"{MOST_ENTRIES:.3g}."
@@ -90,7 +91,7 @@ def _check_size(automaton: Automaton, vocab: int) -> None:
 
 def policy(automaton: Automaton, vocab: int) -> Policy:
     """Softmax of a table row per state: params are logits [states, V], nearly uniform at first."""
-    _check_size(automaton, vocab)
+    refuse_large(automaton, vocab)
 
     def start(params: Params, prompts: Sequences, horizon: int):
         batch, width = prompts.tokens.shape
@@ -144,7 +145,7 @@ def written(space: Space, log_string: np.ndarray) -> np.ndarray:
 def scorer(automaton: Automaton, vocab: int, outputs: int | None = None) -> Scorer:
     """A number per (state, token), or so many `outputs` per state: params [states, V], zero at
     first."""
-    _check_size(automaton, vocab)
+    refuse_large(automaton, vocab)
     rows = lambda params, tokens: params[read(automaton, tokens)]
     return Scorer(
         lambda key, start: jnp.zeros((automaton.states, outputs or vocab)),

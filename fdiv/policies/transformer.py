@@ -75,30 +75,26 @@ class Shape:
         """Raise `UsageError` naming the field that does not fit."""
         for field in ("layers", "width", "heads", "kv_heads"):
             if getattr(self, field) < 1:
-                raise UsageError(
-                    f"policy.{field}", getattr(self, field), "is too small.", "Give at least 1."
-                )
+                raise UsageError(field, getattr(self, field), "is too small.", "Give at least 1.")
         if self.width % (2 * self.heads):
             problem = f"does not split into {self.heads} heads of even size."
-            raise UsageError(
-                "policy.width", self.width, problem, f"Give a multiple of {2 * self.heads}."
-            )
+            raise UsageError("width", self.width, problem, f"Give a multiple of {2 * self.heads}.")
         if self.heads % self.kv_heads:
             raise UsageError(
-                "policy.kv_heads",
+                "kv_heads",
                 self.kv_heads,
                 f"does not divide {self.heads} heads.",
                 "Give a divisor.",
             )
-        one_of("policy.precision", self.precision, Precision)
-        one_of("policy.attention", self.attention, Kernel)
+        one_of("precision", self.precision, Precision)
+        one_of("attention", self.attention, Kernel)
         if self.attention == "cudnn" and (reason := self._beyond_cudnn()):
             raise UsageError(
-                "policy.attention", "cudnn", f"cannot be used: {reason}.", "Give auto, or xla."
+                "attention", "cudnn", f"cannot be used: {reason}.", "Give auto, or xla."
             )
         if self.window is not None and self.window < 1:
             raise UsageError(
-                "policy.window",
+                "window",
                 self.window,
                 "is too small.",
                 "Give at least 1, or leave it out for no window.",

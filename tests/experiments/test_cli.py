@@ -22,6 +22,8 @@ def call(program: str, *argv: str) -> int:
     return cli.run(main, f"experiments.{program}", list(argv), adapt)
 
 
+NETWORKS = ["two-template", "--methods", "gail", "--policy.name", "transformer"]
+NETWORKS += ["--scorer.name", "transformer"]
 BAD = {
     "unknown preset": (["two-templates"], ["two-templates", "two-template"]),
     "unknown method": (["two-template", "--methods", "gial"], ["methods = 'gial'", "gail"]),
@@ -85,6 +87,22 @@ BAD = {
         ["entropy", "twice"],
     ),
     "unknown level": (["two-template", "--adversarial.level", "word"], ["word", "occupancy"]),
+    "size of the policy": (
+        [*NETWORKS, "--policy.width", "10"],
+        ["policy.width = 10", "4 heads"],
+    ),
+    "size of the scorer": (
+        [*NETWORKS, "--scorer.width", "10"],
+        ["scorer.width = 10", "4 heads"],
+    ),
+    "size that a scorer has not": (
+        ["two-template", "--methods", "gail", "--scorer.width", "10"],
+        ["scorer.width = 10", "full has no such size"],
+    ),
+    "another method's group": (
+        ["rlhf", "--methods", "bt_grpo", "--grpo.group", "1"],
+        ["grpo.group = 1", "at least 2"],
+    ),
     "table too large": (
         ["markov", "--benchmark.vocab", "200", "--policy.order", "4", "--exact-limit", "0"],
         ["transformer"],

@@ -49,7 +49,7 @@ def test_sampled_metrics_agree_with_the_exact_ones():
     answer = lambda seed: rollout(jax.random.key(seed), *expert, tk.empty_prompts(n))[0]
     count = lambda x: x.mask.sum(1).astype(jnp.float32)
     mdp = TokenMDP(space.vocab, space.horizon, space.eos, None, None, None, expert, {"size": count})
-    family = [divergences.parse(name) for name in metrics.LOGGED]
+    family = [divergences.parse(name) for name in divergences.logged()]
     found, _ = metrics.sampled_metrics(
         family, Components(policy, mdp, rollout), jax.random.key(2), params, answer(0), answer(1)
     )
@@ -67,7 +67,7 @@ def test_sampled_metrics_agree_with_the_exact_ones():
 def test_every_level_at_once_is_each_level_by_itself():
     space, expert, policy, params = world("ending", scale=0.5)
     p, q = exact.law(space, *expert), exact.law(space, policy, params)
-    family = [divergences.parse(name) for name in metrics.LOGGED]
+    family = [divergences.parse(name) for name in divergences.logged()]
     found = metrics.exact_metrics(family, space, p, q, {})
     for d in family:
         for suffix, level in metrics.LEVELS.items():
@@ -148,3 +148,15 @@ def test_paired_differences_and_probability_of_improvement():
     assert statistics.probability_of_improvement(a, b)[0] == pytest.approx(wins)
     with pytest.raises(ValueError, match="same seeds"):
         statistics.paired_difference(a, b[:2])
+
+
+def test_a_users_own_divergence_is_logged(monkeypatch):
+    """And what is logged of the project's own family stays, in its order."""
+    assert divergences.logged() == (
+        *("forward_kl", "reverse_kl", "js", "gjs:0.1", "gjs:0.9", "skew_kl:0.1"),
+        *("skew_reverse_kl:0.1", "hellinger2", "tv", "pearson_chi2", "neyman_chi2"),
+        *("jeffreys", "alpha:0.5", "log_d"),
+    )
+    own = divergences.Entry(divergences.js, divergences.Card("f", "here", ""))
+    monkeypatch.setitem(divergences.FAMILY, "my_own", own)
+    assert divergences.logged()[-1] == "my_own"

@@ -58,7 +58,7 @@ def train(config: Any, data: Sequence[Any] = ()) -> School:
     )
     courses = {}
     for name, method in configs.resolve(config).items():
-        objective = method.build(components)
+        objective = assemble.build(config, method, components)
         rates = jnp.full(runs, method.learning_rate or config.optimiser.learning_rate)
         kept = [made.fixed_rows(config.budget, task.mdp, one, method.reads) for task in given]
         rows = jax.tree.map(lambda *xs: jnp.concatenate(xs), *kept)

@@ -14,7 +14,7 @@ from experiments.figures import trained_errors
 from experiments.figures.common import base
 from experiments.figures.trained_errors import checks, numbers
 from experiments.figures.trained_errors.errors import Errors, fit, walked
-from fdiv import metrics
+from fdiv import divergences
 from fdiv.benchmarks import TwoTemplate
 from fdiv.types import UsageError
 
@@ -146,7 +146,7 @@ def tiny():
     with (
         pytest.MonkeyPatch.context() as patch
     ):  # the evaluator's other divergences are compiled for each length and not read
-        patch.setattr(metrics, "LOGGED", ("forward_kl", "reverse_kl"))
+        patch.setattr(divergences, "logged", lambda: ("forward_kl", "reverse_kl"))
         return trained_errors.make(TINY)
 
 

@@ -261,10 +261,10 @@ def test_the_split_takes_its_share_and_each_side_is_uniform():
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"terms": 1}, "benchmark.terms"), ({"terms": 5}, "at most 4"), ({"largest": 0}, "benchmark.largest"),
+        ({"terms": 1}, "terms"), ({"terms": 5}, "at most 4"), ({"largest": 0}, "largest"),
         ({"largest": 1000}, "at most 999"), ({"validation": 0.0}, "between 0 and 1"), ({"validation": 1.0}, "between 0 and 1"),
         ({"validation": 1e-9}, "no held-out sum"), ({"terms": 2, "largest": 1, "validation": 0.999}, "no training sum"),
-        ({"beta": -1.0}, "benchmark.beta"), ({"beta": math.nan}, "benchmark.beta"), ({"divergence": "tv"}, "flat"),
+        ({"beta": -1.0}, "beta"), ({"beta": math.nan}, "beta"), ({"divergence": "tv"}, "flat"),
         ({"divergence": "total"}, "total"),
     ],
 )  # fmt: skip

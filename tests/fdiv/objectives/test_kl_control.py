@@ -37,12 +37,12 @@ def test_the_weight_that_spends_the_target():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"target": -6.0}, "control.target = -6.0"),
+        ({"target": -6.0}, "target = -6.0"),
         ({"target": 6.0}, "Aim lower"),
         ({"betas": (0.0,)}, "betas = 0.0"),
         ({"betas": (-0.1,)}, "betas = -0.1"),
         ({"betas": ()}, "is empty"),
-        ({"horizon": -1.0}, "control.horizon"),
+        ({"adapt_over": -1.0}, "adapt_over"),
         ({"updates": 0}, "updates = 0"),
     ],
 )
@@ -53,4 +53,4 @@ def test_what_cannot_be_held(fields, said):
 
 def test_the_command_says_so_too(capsys):
     assert command.main(["kl_control", "--target", "-1"]) == 2
-    assert "control.target = -1" in " ".join(capsys.readouterr().err.split())
+    assert "target = -1" in " ".join(capsys.readouterr().err.split())

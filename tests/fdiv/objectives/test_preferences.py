@@ -500,10 +500,10 @@ def test_the_tangent_of_a_reward_goes_on_from_where_it_touches():
         ("f_dpo:neyman_chi2", {}, "bounded"),
         ("dpo", {"label_smoothing": 0.5}, "label_smoothing"),
         ("dpo", {"label_smoothing": -0.1}, "label_smoothing"),
-        ("kto", {"desirable": 0.0}, "kto.desirable"),
-        ("kto", {"undesirable": -1.0}, "kto.undesirable"),
-        ("simpo", {"margin": -0.1}, "simpo.margin"),
-        ("simpo", {"margin": float("nan")}, "simpo.margin"),
+        ("kto", {"desirable": 0.0}, "desirable"),
+        ("kto", {"undesirable": -1.0}, "undesirable"),
+        ("simpo", {"margin": -0.1}, "margin"),
+        ("simpo", {"margin": float("nan")}, "margin"),
     ],
 )
 def test_what_cannot_be_is_refused(name, fields, says):

@@ -311,11 +311,11 @@ def test_the_linear_weight_by_hand():
     [
         ({"kind": "adaptive"}, 0.0, "nothing to adapt"),
         ({"kind": "adaptive"}, -0.1, "no weight"),
-        ({"kind": "adaptive", "target": -6.0}, 0.1, "control.target = -6.0"),
-        ({"kind": "adaptive", "target": 0.0}, 0.1, "control.target = 0.0"),
-        ({"kind": "adaptive", "horizon": 0.0}, 0.1, "control.horizon"),
+        ({"kind": "adaptive", "target": -6.0}, 0.1, "target = -6.0"),
+        ({"kind": "adaptive", "target": 0.0}, 0.1, "target = 0.0"),
+        ({"kind": "adaptive", "adapt_over": 0.0}, 0.1, "adapt_over"),
         ({"kind": "constant", "target": 3.0}, 0.1, "constant does not read it"),
-        ({"kind": "linear", "end": -1.0}, 0.1, "control.end"),
+        ({"kind": "linear", "end": -1.0}, 0.1, "end"),
         ({"kind": "cubic"}, 0.1, "constant, linear, adaptive"),
     ],
 )
@@ -398,12 +398,12 @@ def test_exact_labels_weigh_both_orders():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"beta": 0.0}, "benchmark.beta"),
-        ({"beta": -1.0}, "benchmark.beta"),
+        ({"beta": 0.0}, "beta"),
+        ({"beta": -1.0}, "beta"),
         ({"reward": "niceness"}, "valid, mode_b, table"),
-        ({"temperature": 0.0}, "benchmark.temperature"),
-        ({"flips": 1.5}, "benchmark.flips"),
-        ({"spread": -1.0}, "benchmark.spread"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"flips": 1.5}, "flips"),
+        ({"spread": -1.0}, "spread"),
         ({"divergence": "neyman_chi2"}, "bounded"),
     ],
 )
@@ -428,7 +428,7 @@ def test_penalties_by_name(name, said):
 
 @pytest.mark.parametrize("name", ["rloo", "grpo"])
 def test_a_group_of_one_is_refused(name):
-    with pytest.raises(UsageError, match=f"{name}.group = 1"):
+    with pytest.raises(UsageError, match="group = 1"):
         objectives.resolve(name, group=1).check()
 
 

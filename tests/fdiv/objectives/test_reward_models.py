@@ -609,12 +609,12 @@ def test_prompts_are_answered_and_padding_changes_nothing(name):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"reward_updates": 0}, "reward_model.reward_updates = 0"),
-        ({"reward_updates": -3}, "reward_model.reward_updates = -3"),
-        ({"reward_steps": 0}, "reward_model.reward_steps = 0"),
-        ({"reward_learning_rate": 0.0}, "reward_model.reward_learning_rate = 0.0"),
-        ({"reward_learning_rate": float("nan")}, "reward_model.reward_learning_rate"),
-        ({"group": 1}, "reward_model.group = 1"),
+        ({"reward_updates": 0}, "reward_updates = 0"),
+        ({"reward_updates": -3}, "reward_updates = -3"),
+        ({"reward_steps": 0}, "reward_steps = 0"),
+        ({"reward_learning_rate": 0.0}, "reward_learning_rate = 0.0"),
+        ({"reward_learning_rate": float("nan")}, "reward_learning_rate"),
+        ({"group": 1}, "group = 1"),
     ],
 )
 @pytest.mark.parametrize("name", NAMES)
