@@ -61,14 +61,14 @@ def main(argv: list[str] | None = None) -> int:
         names, options = _parse(cli.arguments(argv))
         chosen = methods(names)
         expected = _expected(options.expect)
-        found = card(options, chosen)
+        rows = card(options, chosen)
     except UsageError as error:
         return cli.refused(error)
     from experiments.gradients import card as gradient_card
 
-    gradient_card.show(found)
-    gradient_card.write(options.out, dataclasses.asdict(options), found)
-    changed = [] if expected is None else gradient_card.changes(found, expected, whole=not names)
+    gradient_card.show(rows)
+    gradient_card.write(options.out, dataclasses.asdict(options), rows)
+    changed = [] if expected is None else gradient_card.changes(rows, expected, whole=not names)
     for line in changed:
         print(line)
     return 1 if changed else 0
@@ -131,45 +131,28 @@ def card(options: Options, methods: Mapping[str, Method]) -> dict[str, dict[str,
 
     from experiments.gradients import cases as gradient_cases
     from experiments.gradients import targets
+    from experiments.gradients.world import random_world, rewarded
     from fdiv import divergences
 
     rows: dict[str, dict[str, Any]] = {}
     with jax.enable_x64(True):
-        world = targets.world(options.vocab, options.horizon, options.perturbation, options.seed)
+        size = (options.vocab, options.horizon)
+        world = random_world(*size, options.perturbation, options.seed)
         cases = gradient_cases.cases(methods)
-        family = list(divergences.every())
-        known = targets.targets(
-            world, list(dict.fromkeys([*family, *(case.claim.minimises for case in cases)]))
-        )
-        paid = {case.claim.minimises for case in cases if case.claim.level == "return"} | {
-            "reverse_kl"
-        }
-        worlds = {name: targets.rewarded(world, name) for name in paid}
-        known = known._replace(
-            returns={name: targets.returns(world, name) for name, world in worlds.items()}
-        )
-        critics: dict = {}
+        named = [*divergences.every(), *(case.claim.minimises for case in cases)]
+        candidates = targets.targets(world, list(dict.fromkeys(named)))
+        penalties = {case.claim.minimises for case in cases if case.claim.level == "return"}
+        worlds = {name: rewarded(world, name) for name in penalties | {"reverse_kl"}}
+        returns = {name: targets.returns(with_reward, name) for name, with_reward in worlds.items()}
+        candidates = candidates._replace(returns=returns)
+        critics: dict[Any, Any] = {}
         for case in track(cases, "measuring", console=Console(stderr=True), transient=True):
+            penalty = case.claim.minimises if case.claim.level == "return" else "reverse_kl"
             optimal = None
-            here = worlds[case.claim.minimises if case.claim.level == "return" else "reverse_kl"]
-            for found in gradient_cases.measure(here, case, critics):
-                verdict = targets.verdict(found.gradient, case.claim, known, found.at_expert)
-                if found.critic == "trained":
-                    near = targets.against(found.gradient, optimal)["cosine"] > targets.NEAR
-                    learned = "value function" if case.method.kind == "ppo" else "discriminator"
-                    verdict = f"{'close to' if near else 'far from'} the optimal {learned}'s"
-                optimal = found.gradient
-                rows[case.label + (" (trained)" if found.critic == "trained" else "")] = {
-                    "objective": case.name,
-                    "variant": dict(case.fields),
-                    "discriminator": found.critic,
-                    "claim": case.claim.sentence,
-                    "target": targets.phrase(case.claim),
-                    "verdict": verdict,
-                    **targets.against(found.gradient, known.of(case.claim)),
-                    "variance": found.variance,
-                    "against": targets.everything(found.gradient, known),
-                }
+            for measured in gradient_cases.measure(worlds[penalty], case, critics):
+                row = gradient_cases.row(case, measured, candidates, optimal)
+                rows[case.label + (" (trained)" if measured.critic == "trained" else "")] = row
+                optimal = measured.gradient
     return rows
 
 

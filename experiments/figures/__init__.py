@@ -1,5 +1,7 @@
-"""Known figures of the field and studies of ours, each out of one command, checked: `python -m
-experiments.figures KEY`."""
+"""Known figures of the field and studies of ours, each from one command and checked: `python -m
+experiments.figures KEY`.
+
+A figure is a module named by its key, a study a package: either has FIGURE, flags and `make`."""
 
 from __future__ import annotations
 
@@ -25,10 +27,14 @@ KEYS = (
     "kl_control",
 )
 STUDIES = (  # students are trained: minutes each
-    "sft_inverse_rl", "context_window", "beyond_three", "trained_errors", "demos_vs_preferences",
-)  # fmt: skip
+    "sft_inverse_rl",
+    "context_window",
+    "beyond_three",
+    "trained_errors",
+    "demos_vs_preferences",
+)
 
 
 def figure(key: str) -> Figure:
-    """The figure of a key, from the file of that name."""
+    """The figure of a key, from the module of that name."""
     return importlib.import_module(f"experiments.figures.{key}").FIGURE

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from experiments import cli
 from experiments.figures import KEYS, STUDIES, figure, gallery
-from experiments.figures.common.base import Check, Figure, Result, keep
+from experiments.figures.common.base import Check, Figure, Result, Row, write_files
 from fdiv.types import UsageError
 
 PROGRAM = "python -m experiments.figures"
@@ -41,10 +41,10 @@ def main(argv: list[str] | None = None) -> int:
         if key in PAGES:
             about = f"Every {PAGES[key][0]} at its default flags, and one page of them all."
             return every(PAGES[key][1](), _folder(_parse(key, rest, [], about).out))
-        known = figure(_known(key))
-        start, rest = _preset(known, rest)
-        asked = _parse(key, rest, [("flags", start)], f"{known.title}. {known.claim}")
-        return one(key, asked.flags, _folder(asked.out))
+        chosen = figure(_checked(key))
+        start, rest = _preset(chosen, rest)
+        command = _parse(key, rest, [("flags", start)], f"{chosen.title}. {chosen.claim}")
+        return one(key, command.flags, _folder(command.out))
     except UsageError as error:
         return cli.refused(error)
 
@@ -56,46 +56,41 @@ PAGES = {
 
 
 def _usage() -> str:
-    fill = lambda keys: textwrap.fill(
-        ", ".join(keys), 98, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    indent = {"initial_indent": "  ", "subsequent_indent": "  "}
+    keys, studies = (
+        textwrap.fill(", ".join(names), 98, break_on_hyphens=False, **indent)
+        for names in (KEYS, STUDIES)
     )
-    usage = f"usage: {PROGRAM} KEY [flags] --out DIR\n\nKEY is all, or one of\n{fill(KEYS)}\n\n"
-    studies = (
-        f"or studies, or one of those that train (--preset small or cluster)\n{fill(STUDIES)}\n\n"
+    return (
+        f"usage: {PROGRAM} KEY [flags] --out DIR\n\n"
+        f"KEY is all, or one of\n{keys}\n\n"
+        f"or studies, or one of those that train (--preset small or cluster)\n{studies}\n\n"
+        f"{PROGRAM} KEY --help lists a figure's flags."
     )
-    return f"{usage}{studies}{PROGRAM} KEY --help lists a figure's flags."
 
 
-def _preset(known: Figure, argv: list[str]) -> tuple[Any, list[str]]:
+def _preset(chosen: Figure, argv: list[str]) -> tuple[Any, list[str]]:
     """The flags to start from, and the line without `--preset`."""
     if "--preset" not in argv:
-        return known.flags(), argv
-    if known.cluster is None:
-        raise UsageError(
-            "preset",
-            known.title,
-            "this figure has none.",
-            "Drop --preset; only studies have presets.",
-        )
+        return chosen.flags(), argv
+    if chosen.cluster is None:
+        fix = "Drop --preset; only studies have presets."
+        raise UsageError("preset", chosen.title, "this figure has none.", fix)
     at = argv.index("--preset")
-    presets = {"small": known.flags(), "cluster": known.cluster}
+    presets = {"small": chosen.flags(), "cluster": chosen.cluster}
     name = next(iter(argv[at + 1 :]), "")
     if name not in presets:
-        raise UsageError(
-            "preset", name, "there is no preset of that name.", "Use small or cluster."
-        )
+        fix = "Use small or cluster."
+        raise UsageError("preset", name, "there is no preset of that name.", fix)
     return presets[name], argv[:at] + argv[at + 2 :]
 
 
-def _known(key: str) -> str:
-    if key not in (*KEYS, *STUDIES):
-        near = (
-            difflib.get_close_matches(key.replace("-", "_"), (*KEYS, *STUDIES), n=3, cutoff=0.3)
-            or KEYS
-        )
-        raise UsageError(
-            "key", key, "there is no figure of that name.", f"The nearest: {', '.join(near)}."
-        )
+def _checked(key: str) -> str:
+    keys = (*KEYS, *STUDIES)
+    if key not in keys:
+        near = difflib.get_close_matches(key.replace("-", "_"), keys, n=3, cutoff=0.3) or KEYS
+        fix = f"The nearest: {', '.join(near)}."
+        raise UsageError("key", key, "there is no figure of that name.", fix)
     return key
 
 
@@ -113,10 +108,8 @@ def _parse(key: str, argv: list[str], fields: list[tuple[str, Any]], description
         dataclasses.field(default=OUT),
     )
     command = dataclasses.make_dataclass("Command", [*bare, out], frozen=True)
-    marks = (tyro.conf.FlagConversionOff,)
-    return tyro.cli(
-        command, prog=f"{PROGRAM} {key}", description=description, args=argv, config=marks
-    )
+    about = {"prog": f"{PROGRAM} {key}", "description": description}
+    return tyro.cli(command, args=argv, config=(tyro.conf.FlagConversionOff,), **about)
 
 
 def _folder(out: Path) -> Path:
@@ -128,33 +121,30 @@ def _folder(out: Path) -> Path:
 def one(key: str, flags: Any, out: Path) -> int:
     """Make one figure, show its table and its checks."""
     result = figure(key).make(flags)
-    keep(key, flags, result, out / key)
+    write_files(key, flags, result, out / key)
     _show(key, result)
     print(f"\nwritten to {out / key}")
     return 0 if all(check.holds for check in result.checks) else 1
 
 
 def _show(key: str, result: Result) -> None:
-    table = Table(
-        box=None, padding=(0, 2), header_style="bold", title=figure(key).title, title_justify="left"
-    )
+    table = Table(box=None, padding=(0, 2), header_style="bold", title_justify="left")
+    table.title = figure(key).title
     titles = list(dict.fromkeys(title for row in result.rows for title in row))
     for title in titles:
-        table.add_column(
-            title, justify="right" if _numeric(result.rows, title) else "left", no_wrap=True
-        )
+        side = "right" if _numeric(result.rows, title) else "left"
+        table.add_column(title, justify=side, no_wrap=True)
     for row in result.rows:
         table.add_row(*(_cell(row.get(title, "")) for title in titles))
-    wide = Console(highlight=False, width=1000)
-    Console(highlight=False, width=wide.measure(table).maximum).print(
-        table
-    )  # no number is cut, however narrow the screen
+    # No number is cut, however narrow the screen.
+    width = Console(highlight=False, width=1000).measure(table).maximum
+    Console(highlight=False, width=width).print(table)
     print(f"\n{_tally(result.checks)}")
     for check in result.checks:
         print(f"  {'pass' if check.holds else 'FAIL'}  {check.name}: {check.detail}")
 
 
-def _numeric(rows: list[dict[str, Any]], title: str) -> bool:
+def _numeric(rows: list[Row], title: str) -> bool:
     return not any(isinstance(row.get(title), str) for row in rows)
 
 
@@ -175,10 +165,8 @@ def every(keys: tuple[str, ...], out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     gallery.write(out / "index.html", entries)
     failed = [entry.key for entry in entries if not entry.holds]
-    print(
-        f"\n{len(entries) - len(failed)} of {len(entries)} figures hold; the page is "
-        f"{out / 'index.html'}"
-    )
+    holding = len(entries) - len(failed)
+    print(f"\n{holding} of {len(entries)} figures hold; the page is {out / 'index.html'}")
     return 1 if failed else 0
 
 
@@ -186,11 +174,11 @@ def _attempt(key: str, out: Path) -> gallery.Entry:
     began = time.monotonic()
     command = f"{PROGRAM} {key}"
     try:
-        known = figure(key)
-        flags = known.flags()
-        result = known.make(flags)
-        svg = keep(key, flags, result, out / key)
-        entry = gallery.entry(key, known, result, svg, command, time.monotonic() - began)
+        chosen = figure(key)
+        flags = chosen.flags()
+        result = chosen.make(flags)
+        svg = write_files(key, flags, result, out / key)
+        entry = gallery.entry(key, chosen, result, svg, command, time.monotonic() - began)
         print(f"{key}: {_tally(entry.checks)}, {entry.seconds:.1f} s", flush=True)
     except Exception as error:  # the others go on
         reason = f"{type(error).__name__}: {error}"

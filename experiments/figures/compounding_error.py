@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.figures.common import classes
-from experiments.figures.common.base import Check, Figure, Result, near
+from experiments.figures.common.base import Check, Figure, Picture, Result, near
 from experiments.reporting import style
 from fdiv import exact
 from fdiv.benchmarks.two_template import TwoTemplate
@@ -83,9 +83,8 @@ def make(flags: Flags) -> Result:
         for r, e, cost in runs
         for T in STEPS
     ]
-    return Result(
-        values, checks + fitted, table + rows, _picture(flags, costs, excess), curve + rows
-    )
+    picture = _picture(flags, costs, excess)
+    return Result(values, checks + fitted, table + rows, picture, curve + rows)
 
 
 def _cliff(error: float, recovery: float) -> np.ndarray:
@@ -103,82 +102,51 @@ def _cliff_checks(
 ) -> list[Check]:
     """The geometric sum, simulated episodes, and a slope between linear and quadratic; linear with
     full recovery."""
-    T, stay, found = int(TIMES[-1]), (1 - error) * (1 - recovery), _cliff(error, recovery)[-1]
+    T, stay, total = int(TIMES[-1]), (1 - error) * (1 - recovery), _cliff(error, recovery)[-1]
+    at = f"cliff {error}:"
     closed = error / (1 - stay) * (T - stay * (1 - stay**T) / (1 - stay))
     draw, off, cost = np.random.default_rng(0), np.zeros(EPISODES, bool), np.zeros(EPISODES)
     for _ in range(T):
         off = (draw.random(EPISODES) < error) | (off & (draw.random(EPISODES) >= recovery))
         cost += off
     slope, linear = slopes[recovery][str(error)], slopes[1.0][str(error)]
+    rounding = 1e-9 * closed + 1e-13 * T / (1 - stay)
+    by_chance = 4 * math.sqrt(T * total / EPISODES)
+    between_both = 1 - 1e-9 <= slope <= 2
     return [
-        near(
-            f"cliff {error}: cost in closed form",
-            found,
-            closed,
-            1e-9 * closed + 1e-13 * T / (1 - stay),
-        ),
-        near(
-            f"cliff {error}: cost of {EPISODES:,} episodes",
-            cost.mean(),
-            found,
-            4 * math.sqrt(T * found / EPISODES),
-        ),
-        Check(
-            f"cliff {error}: between linear and quadratic", 1 - 1e-9 <= slope <= 2, f"{slope:.6g}"
-        ),
-        near(f"cliff {error}: linear with full recovery", linear, 1.0, 1e-9),
+        near(f"{at} cost in closed form", total, closed, rounding),
+        near(f"{at} cost of {EPISODES:,} episodes", cost.mean(), total, by_chance),
+        Check(f"{at} between linear and quadratic", between_both, f"{slope:.6g}"),
+        near(f"{at} linear with full recovery", linear, 1.0, 1e-9),
     ]
 
 
 def _exposure(flags: Flags) -> tuple[list[dict], list[Check]]:
     """Either fit's accumulated KL(p(.|prefix) || q(.|prefix)) on its own prefixes and on the
     expert's."""
-    mdp, rows, checks = (
-        TwoTemplate(flags.vocab, flags.horizon, flags.weight, flags.noise).build(),
-        [],
-        [],
-    )
+    mdp = TwoTemplate(flags.vocab, flags.horizon, flags.weight, flags.noise).build()
+    rows, checks = [], []
     with jax.enable_x64(True):
         world = classes.world(mdp)
-        policy, kl = world.policy("markov"), parse("forward_kl")
-        projected = world.measure(world.law("markov", classes.projection(world, "markov")))[
-            "forward_kl"
-        ]
+        policy, space, p = world.policy("markov"), world.space, world.expert
+        kl = parse("forward_kl")
+        closed = world.law("markov", classes.projection(world, "markov"))
+        projected = world.measure(closed)["forward_kl"]
         for d in FITTED:
-            best = exact.best_in_class(
-                parse(d), world.space, mdp.expert, policy, exact.random_starts(policy, 9)
-            )
+            starts = exact.random_starts(policy, 9)
+            best = exact.best_in_class(parse(d), space, mdp.expert, policy, starts)
             q = world.law("markov", best.params)
-            own, expert = (
-                classes.accumulated_kl(world, q, prefixes.arrival) for prefixes in (q, world.expert)
-            )
-            for n, (R, E) in enumerate(zip(own.tolist(), expert.tolist()), 1):
+            own, expert = (classes.accumulated_kl(world, q, x.arrival).tolist() for x in (q, p))
+            for n, (R, E) in enumerate(zip(own, expert), 1):
                 if n >= SHORTEST:
+                    row = {"fit": d, "length": n, "own_prefixes": R, "expert_prefixes": E}
                     excess = 100 * (R / E - 1) if E > NOTHING else 0.0
-                    rows.append(
-                        {
-                            "fit": d,
-                            "length": n,
-                            "own_prefixes": R,
-                            "expert_prefixes": E,
-                            "excess_percent": excess,
-                        }
-                    )
-            for whose, total, level in (
-                ("own", R, Level.token_policy),
-                ("the expert's", E, Level.token_expert),
-            ):
-                token = flags.horizon * float(
-                    exact.divergence(kl, world.space, world.expert, q, level)
-                )
-                checks.append(
-                    near(
-                        f"{d} fit: {whose} prefixes add up to the token level",
-                        total,
-                        token,
-                        1e-9 * max(1, token),
-                    )
-                )
+                    rows.append(row | {"excess_percent": excess})
+            sums = (("own", R, Level.token_policy), ("the expert's", E, Level.token_expert))
+            for whose, total, level in sums:
+                token = flags.horizon * float(exact.divergence(kl, space, p, q, level))
+                name = f"{d} fit: {whose} prefixes add up to the token level"
+                checks.append(near(name, total, token, 1e-9 * max(1, token)))
             if d == "forward_kl":
                 checks.append(near("forward_kl fit in closed form", E, projected, 1e-8))
     return rows, checks
@@ -186,7 +154,7 @@ def _exposure(flags: Flags) -> tuple[list[dict], list[Check]]:
 
 def _picture(
     flags: Flags, costs: dict[float, dict[str, np.ndarray]], excess: dict[str, dict[str, float]]
-):
+) -> Picture:
     style.use()
     figure, (cliff, bias) = plt.subplots(1, 2, figsize=(6.8, 2.9), layout="constrained")
     shades = plt.get_cmap("viridis")(np.linspace(0.05, 0.75, len(costs[1.0])))
@@ -199,20 +167,11 @@ def _picture(
     cliff.set_xticks([], minor=True)
     cliff.legend(handlelength=1.8, borderaxespad=0.1)
     for d, line in excess.items():
-        bias.plot(
-            [int(n) for n in line],
-            line.values(),
-            color=style.colour(d),
-            marker="o",
-            markersize=4,
-            label=f"{d} fit",
-        )
+        lengths = [int(n) for n in line]
+        look = {"color": style.colour(d), "marker": "o", "markersize": 4, "label": f"{d} fit"}
+        bias.plot(lengths, line.values(), **look)
     bias.axhline(0, color=style.EXPERT, linewidth=0.8)
-    bias.set(
-        xlabel="length (tokens)",
-        ylabel="excess accumulated error (%)",
-        xticks=[int(n) for n in line],
-    )
+    bias.set(xlabel="length (tokens)", ylabel="excess accumulated error (%)", xticks=lengths)
     bias.legend()
     return figure
 
@@ -221,9 +180,11 @@ FIGURE = Figure(
     flags=Flags,
     make=make,
     title="Compounding error",
-    claim="Without recovery an imitator's cost grows as the square of the horizon until it "
-    "saturates, with recovery linearly; "
-    "forward KL's fit errs ever more on its own prefixes than on the expert's, reverse KL's less.",
+    claim=(
+        "Without recovery an imitator's cost grows as the square of the horizon until it "
+        "saturates, with recovery linearly; forward KL's fit errs ever more on its own prefixes "
+        "than on the expert's, reverse KL's less."
+    ),
     source=(
         "Ross & Bagnell 2010, Efficient reductions for imitation learning; Arora et al. "
         "2022 (arXiv 2204.01171), ExAccErr"

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.figures.common.base import Check, Figure, Result, near
+from experiments.figures.common.base import Check, Figure, Picture, Result, near
 from experiments.reporting import style
 from fdiv import divergences
 from fdiv.checks import at_least, between
 
-SHOWN = {"forward_kl": "forward KL", "reverse_kl": "reverse KL", "js": "Jensen-Shannon"}
+DIVERGENCES = {"forward_kl": "forward KL", "reverse_kl": "reverse KL", "js": "Jensen-Shannon"}
 MODEL = "#B9BEC6"
 MOST_SHOWN = 12  # faces; the others are all alike
 BIT = math.log(2.0)  # nats in a bit
@@ -42,7 +42,7 @@ def make(flags: Flags) -> Result:
     between("loaded_probability", flags.loaded_probability, 0, 1)
     n, loaded = flags.faces, flags.loaded_probability
     fair, model = np.full(n, 1 / n), np.array([loaded, *[(1 - loaded) / (n - 1)] * (n - 1)])
-    nats = {name: _nats(name, fair, model) for name in (*SHOWN, "tv")}
+    nats = {name: _nats(name, fair, model) for name in (*DIVERGENCES, "tv")}
     entropy = float(-np.sum(fair * np.log(fair)))
     values = {
         "forward_bits": nats["forward_kl"] / BIT,
@@ -54,9 +54,8 @@ def make(flags: Flags) -> Result:
     }
     rows = [{"measure": name, "value": value} for name, value in values.items()]
     curve = [{"face": i + 1, "fair": p, "model": q} for i, (p, q) in enumerate(zip(fair, model))]
-    return Result(
-        values, _checks(flags, values, fair), rows, _picture(fair, model, values), [*curve, *rows]
-    )
+    picture = _picture(fair, model, values)
+    return Result(values, _checks(flags, values, fair), rows, picture, [*curve, *rows])
 
 
 def _nats(name: str, p: np.ndarray, q: np.ndarray) -> float:
@@ -78,60 +77,41 @@ def _checks(flags: Flags, values: dict[str, float], fair: np.ndarray) -> list[Ch
         "entropy_bits": log2(n),
         "cross_entropy_bits": -(log2(a) + rest * log2(b)) / n,
     }
-    checks = [
-        near(f"{name} in closed form", values[name], wanted, 1e-10)
-        for name, wanted in closed.items()
-    ]
+    checks = [near(f"{k} in closed form", values[k], x, 1e-10) for k, x in closed.items()]
     gap = values["cross_entropy_bits"] - values["entropy_bits"]
-    checks.append(
-        near("cross-entropy less entropy is the forward KL", gap, values["forward_bits"], 1e-10)
-    )
+    name = "cross-entropy less entropy is the forward KL"
+    checks.append(near(name, gap, values["forward_bits"], 1e-10))
     return checks + [
         near(f"{name} of a fair die to itself", _nats(name, fair, fair), 0.0, 1e-15)
-        for name in (*SHOWN, "tv")
+        for name in (*DIVERGENCES, "tv")
     ]
 
 
-def _picture(fair: np.ndarray, model: np.ndarray, values: dict[str, float]):
+def _picture(fair: np.ndarray, model: np.ndarray, values: dict[str, float]) -> Picture:
     style.use()
     figure, (faces, bits) = plt.subplots(
         1, 2, figsize=(6.8, 2.5), width_ratios=(1, 1.25), layout="constrained"
     )
-    shown = min(len(fair), MOST_SHOWN)
-    face = np.arange(1, shown + 1)
-    faces.bar(face - 0.2, fair[:shown], 0.38, color=style.EXPERT, label="fair (truth)")
-    faces.bar(face + 0.2, model[:shown], 0.38, color=MODEL, label="loaded (model)")
-    label = "face" if shown == len(fair) else f"face (the first {shown} of {len(fair)})"
-    faces.set(
-        xlabel=label,
-        ylabel="probability",
-        xticks=face,
-        ylim=(0, 1.25 * max(model.max(), fair.max())),
-    )
+    count = min(len(fair), MOST_SHOWN)
+    face = np.arange(1, count + 1)
+    faces.bar(face - 0.2, fair[:count], 0.38, color=style.EXPERT, label="fair (truth)")
+    faces.bar(face + 0.2, model[:count], 0.38, color=MODEL, label="loaded (model)")
+    label = "face" if count == len(fair) else f"face (the first {count} of {len(fair)})"
+    highest = max(model.max(), fair.max())
+    faces.set(xlabel=label, ylabel="probability", xticks=face, ylim=(0, 1.25 * highest))
     faces.grid(axis="x", visible=False)
     faces.legend(loc="upper right", borderaxespad=0.1)
 
-    names = ["cross-entropy", *SHOWN.values()]
+    names = ["cross-entropy", *DIVERGENCES.values()]
     widths = [values[f"{key}_bits"] for key in ("cross_entropy", "forward", "reverse", "js")]
-    bits.barh(names[0], values["entropy_bits"], 0.62, color=MODEL)
-    bits.barh(
-        names[0],
-        values["forward_bits"],
-        0.62,
-        left=values["entropy_bits"],
-        color=style.colour("forward_kl"),
-    )
-    bits.barh(names[1:], widths[1:], 0.62, color=[style.colour(name) for name in SHOWN])
-    bits.annotate("entropy", (values["entropy_bits"] / 2, 0), ha="center", va="center", fontsize=8)
+    entropy, forward = values["entropy_bits"], values["forward_bits"]
+    bits.barh(names[0], entropy, 0.62, color=MODEL)
+    bits.barh(names[0], forward, 0.62, left=entropy, color=style.colour("forward_kl"))
+    bits.barh(names[1:], widths[1:], 0.62, color=[style.colour(name) for name in DIVERGENCES])
+    bits.annotate("entropy", (entropy / 2, 0), ha="center", va="center", fontsize=8)
     for i, width in enumerate(widths):
-        bits.annotate(
-            f"{width:.4f}",
-            (width, i),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
+        beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+        bits.annotate(f"{width:.4f}", (width, i), **beside)
     bits.set(xlabel="bits", xlim=(0, 1.2 * max(widths)))
     bits.invert_yaxis()
     bits.grid(axis="y", visible=False)

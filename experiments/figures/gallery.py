@@ -47,16 +47,9 @@ def entry(
     key: str, figure: Figure, result: Result, svg: str, command: str, seconds: float
 ) -> Entry:
     """A figure that was made."""
-    about = (figure.title, figure.claim, figure.source)
-    return Entry(
-        key,
-        *about,
-        command,
-        svg,
-        result.checks,
-        compare(result.values, PUBLISHED.get(key, ())),
-        seconds,
-    )
+    comparisons = compare(result.values, PUBLISHED.get(key, ()))
+    about = (figure.title, figure.claim, figure.source, command)
+    return Entry(key, *about, svg, result.checks, comparisons, seconds)
 
 
 def failed(key: str, command: str, reason: str, trace: str) -> Entry:
@@ -66,17 +59,15 @@ def failed(key: str, command: str, reason: str, trace: str) -> Entry:
 
 def compare(values: Mapping[str, Any], published: Sequence[Published]) -> list[Comparison]:
     """Each published number against the value of ours under its path."""
-    found = [(p, look_up(finite(values), p.value)) for p in published]
-    return [Comparison(p, ours, _agrees(ours, p)) for p, ours in found]
+    pairs = [(p, look_up(finite(values), p.value)) for p in published]
+    return [Comparison(p, ours, _agrees(ours, p)) for p, ours in pairs]
 
 
 def _agrees(ours: Any, published: Published) -> bool:
     if ours is None:
         return False
-    return (
-        float(ours) == published.number
-        or abs(float(ours) - published.number) <= published.tolerance
-    )
+    ours = float(ours)
+    return ours == published.number or abs(ours - published.number) <= published.tolerance
 
 
 def look_up(tree: Any, path: str) -> Any:
@@ -87,24 +78,21 @@ def look_up(tree: Any, path: str) -> Any:
         return None
     parts = path.split(".")
     heads = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-    found = (look_up(tree[head], path[len(head) + 1 :]) for head in heads if head in tree)
-    return next((value for value in found if value is not None), None)
+    values = (look_up(tree[head], path[len(head) + 1 :]) for head in heads if head in tree)
+    return next((value for value in values if value is not None), None)
 
 
 def number(value: Any) -> str:
     """Six significant digits, fewer of what is only rounding."""
     if value is None or isinstance(value, str):
         return value or "—"
-    return f"{value:.{1 if abs(value) < 1e-9 else 6}g}".replace(
-        "-", "\N{MINUS SIGN}", 1 if value < 0 else 0
-    )
+    text = f"{value:.{1 if abs(value) < 1e-9 else 6}g}"
+    return text.replace("-", "\N{MINUS SIGN}", 1) if value < 0 else text
 
 
 def write(path: Path, entries: Sequence[Entry]) -> None:
     """Fill the template: one file that holds all of itself, pictures included."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     jinja = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    path.write_text(
-        jinja.get_template("gallery.html.j2").render(entries=entries, number=number),
-        encoding="utf-8",
-    )
+    page = jinja.get_template("gallery.html.j2").render(entries=entries, number=number)
+    path.write_text(page, encoding="utf-8")

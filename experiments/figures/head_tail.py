@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from experiments.figures.common.base import Check, Figure, Result, near
+from experiments.figures.common.base import Check, Figure, Picture, Result, Row, distinct, near
 from experiments.reporting import style
 from fdiv import divergences
 from fdiv.checks import at_least
@@ -44,47 +44,42 @@ class Flags:
 def make(flags: Flags) -> Result:
     """Every step of every seed, then the steps asked for."""
     at_least("seeds", flags.seeds, 1)
-    if not flags.steps or len(set(flags.steps)) < len(flags.steps):
-        raise UsageError(
-            "steps", flags.steps, "is empty or holds a number twice.", "Give each step once."
-        )
+    distinct("steps", flags.steps)
     for step in flags.steps:
         at_least("steps", step, 1)
         if step > MOST_STEPS:
             raise UsageError("steps", step, "is too many.", f"Give at most {MOST_STEPS}.")
-    starts = np.stack(
-        [np.random.default_rng(seed).standard_normal(len(POINTS)) for seed in range(flags.seeds)]
+    draws = (np.random.default_rng(seed) for seed in range(flags.seeds))
+    starts, longest = (
+        np.stack([x.standard_normal(len(POINTS)) for x in draws]),
+        max(100, *flags.steps),
     )
-    with jax.enable_x64(True):
-        laws = {
-            name: np.asarray(fit(name, starts, max(100, *flags.steps))) for name in NAMES
-        }  # [seeds, steps, points]
-    found = {name: errors(laws[name]) for name in NAMES}
-    at = lambda name, key, step: found[name][key][:, step - 1]
-    values: dict = {f"{key}_error": {} for key in TITLES} | {"tv": {}, "share": {}}
+    with jax.enable_x64(True):  # [seeds, steps, points]
+        laws = {name: np.asarray(fit(name, starts, longest)) for name in NAMES}
+    off = {name: errors(laws[name]) for name in NAMES}
+    values: dict = {"head_error": {}, "tail_error": {}, "tv": {}, "share": {}}
+    titles = {"head": "head_error", "tail": "tail_error", "tv": "tv"}
     rows, checks = [], [_replay(laws, starts)]
     for step in flags.steps:
-        for key, kept in (*((key, f"{key}_error") for key in TITLES), ("tv", "tv")):
-            values[kept][str(step)] = {name: float(at(name, key, step).mean()) for name in NAMES}
-        better = {"head": at("forward_kl", "head", step) < at("reverse_kl", "head", step)}
-        better["tail"] = at("reverse_kl", "tail", step) < at("forward_kl", "tail", step)
-        values["share"][str(step)] = {key: float(wins.mean()) for key, wins in better.items()}
-        rows += [
-            {"steps": step, "divergence": k}
-            | {key: float(x[:, step - 1].mean()) for key, x in found[k].items()}
-            for k in NAMES
-        ]
-        checks += _claims(step, better, {name: at(name, "tv", step) for name in NAMES})
-    curve = [
-        {
-            "step": t + 1,
-            "divergence": name,
-            "error": key,
-            **dict(zip(("low", "middle", "high"), map(float, band))),
+        at = {name: {key: x[:, step - 1] for key, x in off[name].items()} for name in NAMES}
+        forward, reverse = at["forward_kl"], at["reverse_kl"]
+        for key, title in titles.items():
+            values[title][str(step)] = {name: float(at[name][key].mean()) for name in NAMES}
+        better = {
+            "head": forward["head"] < reverse["head"],
+            "tail": reverse["tail"] < forward["tail"],
         }
+        values["share"][str(step)] = {key: float(wins.mean()) for key, wins in better.items()}
+        for name in NAMES:
+            means = {key: float(x.mean()) for key, x in at[name].items()}
+            rows.append({"steps": step, "divergence": name} | means)
+        checks += _claims(step, better, {name: at[name]["tv"] for name in NAMES})
+    curve = [
+        {"step": t, "divergence": name, "error": key}
+        | dict(zip(("low", "middle", "high"), map(float, band)))
         for name in NAMES
         for key in TITLES
-        for t, band in enumerate(np.quantile(found[name][key], (0.1, 0.5, 0.9), axis=0).T)
+        for t, band in enumerate(np.quantile(off[name][key], (0.1, 0.5, 0.9), axis=0).T, 1)
     ]
     return Result(values, checks, rows, _picture(laws, curve, min(flags.steps)), [*rows, *curve])
 
@@ -92,9 +87,10 @@ def make(flags: Flags) -> Result:
 def fit(name: str, starts: np.ndarray, steps: int) -> jax.Array:
     """The fitted law after each step from each start. [seeds, steps, points]"""
     d, tx = divergences.parse(name), optax.adam(RATE)
-    slope = jax.grad(
-        lambda logits: d.perspective(jnp.asarray(LOG_TARGET), jax.nn.log_softmax(logits)).sum()
-    )
+
+    @jax.grad
+    def slope(logits):
+        return d.perspective(jnp.asarray(LOG_TARGET), jax.nn.log_softmax(logits)).sum()
 
     def step(carry, _):
         logits, opt = carry
@@ -102,9 +98,10 @@ def fit(name: str, starts: np.ndarray, steps: int) -> jax.Array:
         logits = optax.apply_updates(logits, updates)
         return (logits, opt), jax.nn.softmax(logits)
 
-    return jax.jit(jax.vmap(lambda x: jax.lax.scan(step, (x, tx.init(x)), None, length=steps)[1]))(
-        jnp.asarray(starts)
-    )
+    def path(start):
+        return jax.lax.scan(step, (start, tx.init(start)), None, length=steps)[1]
+
+    return jax.jit(jax.vmap(path))(jnp.asarray(starts))
 
 
 def errors(law: np.ndarray) -> dict[str, np.ndarray]:
@@ -117,15 +114,15 @@ def errors(law: np.ndarray) -> dict[str, np.ndarray]:
 
 def _claims(step: int, better: dict[str, np.ndarray], tv: dict[str, np.ndarray]) -> list[Check]:
     """At first each KL is ahead at its own end, in every seed; in the end both arrive."""
-    said = {
+    claims = {
         "head": "forward_kl is ahead in the head",
         "tail": "reverse_kl is ahead in the far tail",
     }
     if 5 <= step <= 10:
-        tally = lambda wins: f"{wins.sum()} of {wins.size} seeds"
+        tally = {key: f"{wins.sum()} of {wins.size} seeds" for key, wins in better.items()}
         return [
-            Check(f"{said[key]} at {step} steps", bool(wins.all()), tally(wins))
-            for key, wins in better.items()
+            Check(f"{claim} at {step} steps", bool(better[key].all()), tally[key])
+            for key, claim in claims.items()
         ]
     if step >= 300:
         return [
@@ -143,43 +140,30 @@ def _replay(laws: dict[str, np.ndarray], starts: np.ndarray) -> Check:
         logits, first, second = starts[0].copy(), 0.0, 0.0
         for t in range(1, min(50, law.shape[1]) + 1):
             q = np.exp(logits) / np.exp(logits).sum()
-            slope = (
-                q - TARGET
-                if name == "forward_kl"
-                else q * (np.log(q / TARGET) - np.sum(q * np.log(q / TARGET)))
-            )
+            log_ratio = np.log(q / TARGET)
+            forward, reverse = q - TARGET, q * (log_ratio - np.sum(q * log_ratio))
+            slope = forward if name == "forward_kl" else reverse
             first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
-            logits = logits - RATE * (first / (1 - 0.9**t)) / (
-                np.sqrt(second / (1 - 0.999**t)) + 1e-8
-            )
-            gap = max(
-                gap, float(np.abs(law[0, t - 1] - np.exp(logits) / np.exp(logits).sum()).max())
-            )
+            size = np.sqrt(second / (1 - 0.999**t)) + 1e-8
+            logits = logits - RATE * (first / (1 - 0.9**t)) / size
+            after = np.exp(logits) / np.exp(logits).sum()
+            gap = max(gap, float(np.abs(law[0, t - 1] - after).max()))
     return near("the first steps by hand", gap, 0.0, 1e-9)
 
 
-def _picture(laws: dict[str, np.ndarray], curve: list[dict], step: int):
+def _picture(laws: dict[str, np.ndarray], curve: list[Row], step: int) -> Picture:
     style.use()
-    figure, axes = plt.subplots(
-        1, 3, figsize=(6.8, 2.6), width_ratios=(1.15, 1, 1), layout="constrained"
-    )
+    shape = {"figsize": (6.8, 2.6), "width_ratios": (1.15, 1, 1), "layout": "constrained"}
+    figure, axes = plt.subplots(1, 3, **shape)
     axes[0].plot(POINTS, TARGET, color=style.EXPERT, label="target")
     for name, law in laws.items():
         axes[0].plot(POINTS, law[:, step - 1].mean(0), color=style.colour(name), label=name)
         for axis, key in zip(axes[1:], TITLES):
-            low, middle, high = (
-                [r[k] for r in curve if (r["divergence"], r["error"]) == (name, key)]
-                for k in ("low", "middle", "high")
-            )
-            axis.plot(np.arange(1, len(middle) + 1), middle, color=style.colour(name))
-            axis.fill_between(
-                np.arange(1, len(middle) + 1),
-                low,
-                high,
-                color=style.colour(name),
-                alpha=0.15,
-                linewidth=0,
-            )
+            rows = [r for r in curve if (r["divergence"], r["error"]) == (name, key)]
+            low, middle, high = ([r[k] for r in rows] for k in ("low", "middle", "high"))
+            steps, colour = np.arange(1, len(middle) + 1), style.colour(name)
+            axis.plot(steps, middle, color=colour)
+            axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
             axis.set(xscale="log", yscale="log", xlabel="Adam steps", title=TITLES[key])
     axes[0].axvspan(POINTS[TAIL], POINTS[-1], color=style.OTHER, alpha=0.12, linewidth=0)
     axes[0].annotate(

@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.config import make_config
 from experiments.figures.common import trained
-from experiments.figures.common.base import Check, Figure, Result
+from experiments.figures.common.base import Check, Figure, Picture, Result, distinct
 from experiments.reporting import style
 from fdiv import divergences, exact, regularised, statistics
 from fdiv.benchmarks import Rewarded
@@ -26,7 +26,7 @@ from fdiv.policies import Architecture
 from fdiv.types import UsageError
 
 KINDS = {"constant": "--", "adaptive": "-"}
-HELD = 1 / 3  # the last share of a run, in which the target must be held
+LATE = 1 / 3  # the last share of a run, in which the target must be held
 NEAR = 0.1  # of the target
 ENOUGH = 600  # updates from which that is asked
 
@@ -50,77 +50,53 @@ class Flags:
 def make(flags: Flags) -> Result:
     """Train from every first weight, with either kind of control."""
     _check(flags)
-    wanted = _weight_that_spends(flags.target)
+    weight_at_target = _weight_that_spends(flags.target)
     runs = {(kind, beta): _run(flags, kind, beta) for beta in flags.betas for kind in KINDS}
     rows, checks = [], []
     for (kind, beta), course in runs.items():
-        late = course.update >= (1 - HELD) * flags.updates
-        spent, weight = (
-            course.metrics[name][late] for name in ("kl_to_reference", "beta")
-        )  # [points, seeds]
-        rows.append(
-            {
-                "control": kind,
-                "first beta": beta,
-                "last beta": statistics.iqm(weight[-1]),
-                "KL held": statistics.iqm(spent),
-                "lowest": float(spent.min()),
-                "highest": float(spent.max()),
-            }
-        )
+        late = course.update >= (1 - LATE) * flags.updates
+        # [points, seeds]
+        kl, weight = (course.metrics[name][late] for name in ("kl_to_reference", "beta"))
+        row = {"control": kind, "first beta": beta, "last beta": statistics.iqm(weight[-1])}
+        row |= {"KL held": statistics.iqm(kl), "lowest": float(kl.min())}
+        rows.append(row | {"highest": float(kl.max())})
         if kind == "adaptive" and flags.updates >= ENOUGH:
-            off = float(np.abs(spent.mean(0) / flags.target - 1).max())
-            checks.append(
-                Check(
-                    f"from {beta:g}: the KL is held within {NEAR:.0%}",
-                    off < NEAR,
-                    f"seeds are off by {off:.1%}",
-                )
+            off = float(np.abs(kl.mean(0) / flags.target - 1).max())
+            name, detail = (
+                f"from {beta:g}: the KL is held within {NEAR:.0%}",
+                f"seeds are off by {off:.1%}",
             )
-            away = abs(np.log(statistics.iqm(weight) / wanted))
-            said = f"{statistics.iqm(weight):.4g} against {wanted:.4g}"
-            checks.append(
-                Check(
-                    f"from {beta:g}: beta is the one whose optimum spends the target",
-                    away < 0.15,
-                    said,
-                )
-            )
-    values = {"target": flags.target, "beta_that_spends_it": wanted, "runs": rows}
+            checks.append(Check(name, off < NEAR, detail))
+            middle = statistics.iqm(weight)
+            name = f"from {beta:g}: beta is the one whose optimum spends the target"
+            detail = f"{middle:.4g} against {weight_at_target:.4g}"
+            checks.append(Check(name, abs(np.log(middle / weight_at_target)) < 0.15, detail))
+    values = {"target": flags.target, "beta_that_spends_it": weight_at_target, "runs": rows}
     curve = [
-        {
-            "control": kind,
-            "first_beta": beta,
-            "update": int(u),
-            "seed": i,
-            "kl": float(k),
-            "beta": float(b),
-        }
-        for (kind, beta), c in runs.items()
-        for u, ks, bs in zip(c.update, c.metrics["kl_to_reference"], c.metrics["beta"])
-        for i, (k, b) in enumerate(zip(ks, bs))
+        {"control": kind, "first_beta": first, "update": int(update), "seed": seed}
+        | {"kl": float(kl), "beta": float(beta)}
+        for (kind, first), course in runs.items()
+        for update, kls, betas in zip(
+            course.update, course.metrics["kl_to_reference"], course.metrics["beta"]
+        )
+        for seed, (kl, beta) in enumerate(zip(kls, betas))
     ]
     least = min(row["beta"] for row in curve)
     checks.append(Check("every weight stays positive", least > 0, f"the least is {least:.4g}"))
-    return Result(values, checks, rows, _picture(flags, runs, wanted), curve)
+    return Result(values, checks, rows, _picture(flags, runs, weight_at_target), curve)
 
 
 def _check(flags: Flags) -> None:
     Control("adaptive", flags.target, flags.horizon).check()
     for beta in flags.betas:
         positive("betas", beta)
-    if not flags.betas or len(set(flags.betas)) < len(flags.betas):
-        raise UsageError("betas", flags.betas, "is empty or holds one twice.", "Give each once.")
+    distinct("betas", flags.betas)
     for field in ("updates", "seeds"):
         at_least(field, getattr(flags, field), 1)
     most = float(_frontier(np.array([1e-4]))[0])
     if flags.target >= most:
-        raise UsageError(
-            "target",
-            flags.target,
-            f"no policy that follows this reward spends over {most:.3g} nats.",
-            "Aim lower.",
-        )
+        problem = f"no policy that follows this reward spends over {most:.3g} nats."
+        raise UsageError("target", flags.target, problem, "Aim lower.")
 
 
 def _frontier(betas: np.ndarray) -> np.ndarray:
@@ -130,9 +106,8 @@ def _frontier(betas: np.ndarray) -> np.ndarray:
         space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
         ref = exact.law(space, *mdp.regulariser.reference).string
         rewards = jnp.asarray(mdp.score(space.sequences), float)
-        return np.asarray(
-            regularised.frontier(divergences.reverse_kl(), rewards, ref, jnp.asarray(betas))[0]
-        )
+        kl = divergences.reverse_kl()
+        return np.asarray(regularised.frontier(kl, rewards, ref, jnp.asarray(betas))[0])
 
 
 def _weight_that_spends(target: float) -> float:
@@ -158,33 +133,27 @@ def _run(flags: Flags, kind: str, beta: float) -> trained.Course:
     return trained.train(config).courses["rloo"]
 
 
-def _picture(flags: Flags, runs: dict[tuple[str, float], trained.Course], wanted: float):
+def _picture(
+    flags: Flags, runs: dict[tuple[str, float], trained.Course], weight_at_target: float
+) -> Picture:
     style.use()
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.8, 2.9), layout="constrained")
-    shades = dict(
-        zip(flags.betas, plt.get_cmap("viridis")(np.linspace(0.05, 0.8, len(flags.betas))))
-    )
+    colours = plt.get_cmap("viridis")(np.linspace(0.05, 0.8, len(flags.betas)))
+    shades = dict(zip(flags.betas, colours))
     for (kind, beta), course in runs.items():
         for axis, name in ((left, "kl_to_reference"), (right, "beta")):
             each = course.metrics[name]
             middle = np.array([statistics.iqm(x) for x in each])
-            label = f"{kind}, from {beta:g}" if axis is left else None
-            axis.plot(
-                course.update, middle, KINDS[kind], color=shades[beta], label=label, linewidth=1.4
-            )
-            axis.fill_between(
-                course.update, each.min(1), each.max(1), color=shades[beta], alpha=0.15, linewidth=0
-            )
+            line = {"color": shades[beta], "linewidth": 1.4}
+            line["label"] = f"{kind}, from {beta:g}" if axis is left else None
+            band = {"color": shades[beta], "alpha": 0.15, "linewidth": 0}
+            axis.plot(course.update, middle, KINDS[kind], **line)
+            axis.fill_between(course.update, each.min(1), each.max(1), **band)
     left.axhline(flags.target, color=style.EXPERT, linewidth=0.9, linestyle=":")
     left.annotate("target", (flags.updates, flags.target), ha="right", va="bottom", fontsize=7.5)
-    right.axhline(wanted, color=style.EXPERT, linewidth=0.9, linestyle=":")
-    right.annotate(
-        "its optimum spends the target",
-        (flags.updates, 0.9 * wanted),
-        ha="right",
-        va="top",
-        fontsize=7.5,
-    )
+    right.axhline(weight_at_target, color=style.EXPERT, linewidth=0.9, linestyle=":")
+    below = (flags.updates, 0.9 * weight_at_target)
+    right.annotate("its optimum spends the target", below, ha="right", va="top", fontsize=7.5)
     left.set(xlabel="update", ylabel="KL from the reference (nats)", ylim=(0, None))
     right.set(xlabel="update", ylabel=r"weight $\beta$", yscale="log")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)

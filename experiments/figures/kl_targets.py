@@ -2,7 +2,8 @@
 [--rewards R ...]`.
 
     reverse_kl  E_pi r - beta KL(pi||ref)   pi_i = ref_i e^{r_i / beta} / Z
-    forward_kl  E_pi r - beta KL(ref||pi)   pi_i = beta ref_i / (lambda - r_i), lambda > max r with sum_i pi_i = 1
+    forward_kl  E_pi r - beta KL(ref||pi)   pi_i = beta ref_i / (lambda - r_i),
+                                            lambda > max r with sum_i pi_i = 1
 
 Arms of equal reward keep the reference's ratio under both, at every beta: 10 at the defaults. A
 second instance gives the rarer of the two best arms `gap` more reward: at gap .1 and beta 1e-3 the
@@ -19,13 +20,13 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
-from experiments.figures.common.base import Check, Figure, Result, near
+from experiments.figures.common.base import Check, Figure, Picture, Result, Row, distinct, near
 from experiments.reporting import style
 from fdiv import divergences
 from fdiv.checks import between, positive
 from fdiv.types import UsageError
 
-SHOWN = {"reverse_kl": r"KL($\pi$||ref)", "forward_kl": r"KL(ref||$\pi$)"}
+DIRECTIONS = {"reverse_kl": r"KL($\pi$||ref)", "forward_kl": r"KL(ref||$\pi$)"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,79 +46,62 @@ class Flags:
 def make(flags: Flags) -> Result:
     """Both optima at every beta, with all ratios in logs: at a small beta they overflow."""
     ref, rewards = _checked(flags)
-    best, rarer = (
-        int(i) for i in np.lexsort((-ref, -rewards))[:2]
-    )  # of equal rewards the likelier under the reference
+    # Of equal rewards the likelier under the reference comes first.
+    best, rarer = (int(i) for i in np.lexsort((-ref, -rewards))[:2])
     raised = rewards + flags.gap * (np.arange(len(ref)) == rarer)
     pairs = list(itertools.combinations(range(len(ref)), 2))
 
-    def grown(name: str, beta: float) -> float:
+    def gap_factor(name: str, beta: float) -> float:
+        """By how much the gap raises the log-odds of the rarer arm."""
         change = optimum(name, ref, raised, beta) - optimum(name, ref, rewards, beta)
         return float(change[rarer] - change[best])
 
-    values: dict = {
-        "modes": [best + 1, rarer + 1],
-        "log_probability": {},
-        "log_ratio": {},
-        "log_gap_factor": {},
-    }
+    values: dict = {"modes": [best + 1, rarer + 1]}
+    values |= {"log_probability": {}, "log_ratio": {}, "log_gap_factor": {}}
     rows, checks = [], []
-    for name, beta in itertools.product(SHOWN, flags.betas):
+    for name, beta in itertools.product(DIRECTIONS, flags.betas):
         log_pi = optimum(name, ref, rewards, beta)
-        found = {
+        factor = gap_factor(name, beta)
+        at_beta = {
             "log_probability": log_pi.tolist(),
             "log_ratio": {f"{i + 1}/{j + 1}": float(log_pi[i] - log_pi[j]) for i, j in pairs},
-            "log_gap_factor": grown(name, beta),
+            "log_gap_factor": factor,
         }
-        for key, value in found.items():
+        for key, value in at_beta.items():
             values[key].setdefault(name, {})[f"{beta:g}"] = value
-        chance = {f"pi_{i + 1}": float(np.exp(x)) for i, x in enumerate(log_pi)}
-        about = {
-            "log_mode_ratio": float(log_pi[best] - log_pi[rarer]),
-            "log_gap_factor": found["log_gap_factor"],
-        }
-        rows.append({"direction": name, "beta": beta, **chance, **about})
+        row = {"direction": name, "beta": beta}
+        row |= {f"pi_{i}": float(np.exp(x)) for i, x in enumerate(log_pi, 1)}
+        row |= {"log_mode_ratio": float(log_pi[best] - log_pi[rarer]), "log_gap_factor": factor}
+        rows.append(row)
         checks += [c for r in (rewards, raised) for c in _laws(name, ref, r, beta)]
         if name == "reverse_kl":
-            wanted = flags.gap / beta
-            checks.append(
-                near(
-                    f"gap / beta at beta {beta:g}",
-                    about["log_gap_factor"],
-                    wanted,
-                    1e-9 * (1 + wanted),
-                )
-            )
+            ratio = flags.gap / beta
+            checks.append(near(f"gap / beta at beta {beta:g}", factor, ratio, 1e-9 * (1 + ratio)))
     betas = np.geomspace(min(flags.betas) / 2, 2 * max(flags.betas), 61)
     curve = [
-        {"direction": k, "beta": float(b), "log_gap_factor": grown(k, b)}
-        for k in SHOWN
-        for b in betas
+        {"direction": name, "beta": float(beta), "log_gap_factor": gap_factor(name, beta)}
+        for name in DIRECTIONS
+        for beta in betas
     ]
-    return Result(
-        values, checks, rows, _picture(flags, rows, curve, best + 1, rarer + 1), [*rows, *curve]
-    )
+    picture = _picture(flags, rows, curve, best + 1, rarer + 1)
+    return Result(values, checks, rows, picture, [*rows, *curve])
 
 
 def _checked(flags: Flags) -> tuple[np.ndarray, np.ndarray]:
     ref, rewards = np.array(flags.reference), np.array(flags.rewards)
-    refuse = lambda field, problem, fix: UsageError(field, getattr(flags, field), problem, fix)
     if len(ref) < 2 or abs(ref.sum() - 1) > 1e-6:
-        raise refuse("reference", "is not a law.", "Give at least two probabilities that sum to 1.")
+        fix = "Give at least two probabilities that sum to 1."
+        raise UsageError("reference", flags.reference, "is not a law.", fix)
     if len(rewards) != len(ref) or not np.isfinite(rewards).all():
-        raise refuse(
-            "rewards",
-            f"is not {len(ref)} finite numbers.",
-            "Give one reward for each arm of the reference.",
-        )
-    if not flags.betas or len(set(flags.betas)) < len(flags.betas):
-        raise refuse("betas", "is empty or holds a number twice.", "Give each beta once.")
-    for name, x in (
-        *(("reference", x) for x in flags.reference),
-        *(("betas", x) for x in flags.betas),
-        ("gap", flags.gap),
-    ):
-        between(name, x, 0, 1) if name == "reference" else positive(name, x)
+        problem = f"is not {len(ref)} finite numbers."
+        fix = "Give one reward for each arm of the reference."
+        raise UsageError("rewards", flags.rewards, problem, fix)
+    distinct("betas", flags.betas)
+    for probability in flags.reference:
+        between("reference", probability, 0, 1)
+    for beta in flags.betas:
+        positive("betas", beta)
+    positive("gap", flags.gap)
     return ref / ref.sum(), rewards
 
 
@@ -126,70 +110,58 @@ def optimum(direction: str, ref: np.ndarray, rewards: np.ndarray, beta: float) -
     below = (rewards.max() - rewards) / beta
     if direction == "reverse_kl":
         return np.log(ref) - below - logsumexp(np.log(ref) - below)
-    excess = lambda t: (
-        float(np.sum(ref / (t + below))) - 1
-    )  # t = (lambda - max r) / beta, from the best arms' mass to 1
-    t = brentq(
-        excess, float(ref[below == 0].sum()) * (1 - 1e-12), 1 + 1e-12, xtol=1e-300, rtol=1e-15
-    )
+
+    def excess(t: float) -> float:
+        return float(np.sum(ref / (t + below))) - 1
+
+    # t = (lambda - max r) / beta lies between the best arms' mass and 1.
+    low, high = float(ref[below == 0].sum()) * (1 - 1e-12), 1 + 1e-12
+    t = brentq(excess, low, high, xtol=1e-300, rtol=1e-15)
     return np.log(ref) - np.log(t + below)
 
 
 def _laws(name: str, ref: np.ndarray, rewards: np.ndarray, beta: float) -> list[Check]:
     """A law; stationary, by the family's own dD/dpi = -reward(s); equal rewards at the reference's
     ratio."""
-    log_pi, at = (
-        optimum(name, ref, rewards, beta),
-        f"{name} at beta {beta:g}, rewards {' '.join(f'{r:g}' for r in rewards)}",
-    )
+    log_pi = optimum(name, ref, rewards, beta)
+    at = f"{name} at beta {beta:g}, rewards {' '.join(f'{r:g}' for r in rewards)}"
     chance = np.exp(log_pi)
     with jax.enable_x64(True):
-        paid = rewards + beta * np.asarray(divergences.parse(name).reward(np.log(ref) - log_pi))
-    slope = np.abs(chance * (paid - np.sum(chance * paid))).max() / (1 + np.abs(rewards).max())
+        payoff = rewards + beta * np.asarray(divergences.parse(name).reward(np.log(ref) - log_pi))
+    slope = np.abs(chance * (payoff - np.sum(chance * payoff))).max() / (1 + np.abs(rewards).max())
     checks = [
         near(f"{at}: sums to one", float(chance.sum()), 1.0, 1e-9),
         near(f"{at}: stationary", float(slope), 0.0, 1e-9),
     ]
     for i, j in itertools.combinations(range(len(ref)), 2):
         if rewards[i] == rewards[j]:
-            found, wanted = float(np.exp(log_pi[i] - log_pi[j])), float(ref[i] / ref[j])
-            checks.append(
-                near(f"{at}: ratio of arms {i + 1} and {j + 1}", found, wanted, 1e-9 * wanted)
-            )
+            odds, before = float(np.exp(log_pi[i] - log_pi[j])), float(ref[i] / ref[j])
+            about = f"{at}: ratio of arms {i + 1} and {j + 1}"
+            checks.append(near(about, odds, before, 1e-9 * before))
     return checks
 
 
-def _picture(flags: Flags, rows: list[dict], curve: list[dict], best: int, rarer: int):
+def _picture(flags: Flags, rows: list[Row], curve: list[Row], best: int, rarer: int) -> Picture:
     style.use()
-    figure, (bars, odds) = plt.subplots(
-        1, 2, figsize=(6.8, 2.8), width_ratios=(1, 1.15), layout="constrained"
-    )
+    shape = {"figsize": (6.8, 2.8), "width_ratios": (1, 1.15), "layout": "constrained"}
+    figure, (bars, odds) = plt.subplots(1, 2, **shape)
     arm, beta = np.arange(1, len(flags.rewards) + 1), sorted(flags.betas)[len(flags.betas) // 2]
     bars.bar(arm - 0.27, flags.reference, 0.25, color=style.EXPERT, label="reference")
     for shift, row in zip((0.0, 0.27), [row for row in rows if row["beta"] == beta]):
         name = row["direction"]
-        bars.bar(
-            arm + shift,
-            [row[f"pi_{i}"] for i in arm],
-            0.25,
-            color=style.colour(name),
-            label=SHOWN[name],
-        )
+        heights = [row[f"pi_{i}"] for i in arm]
+        look = {"color": style.colour(name), "label": DIRECTIONS[name]}
+        bars.bar(arm + shift, heights, 0.25, **look)
     labels = [f"arm {i}\nr = {r:g}" for i, r in zip(arm, flags.rewards)]
-    bars.set(
-        ylabel="probability",
-        xticks=arm,
-        xticklabels=labels,
-        title=rf"best law at $\beta$ = {beta:g}",
-    )
+    bars.set(ylabel="probability", xticks=arm, xticklabels=labels)
+    bars.set_title(rf"best law at $\beta$ = {beta:g}")
     bars.grid(axis="x", visible=False)
     bars.legend()
-    for name, (kept, look) in itertools.product(SHOWN, ((curve, "-"), (rows, "o"))):
-        here = [(row["beta"], row["log_gap_factor"]) for row in kept if row["direction"] == name]
+    for name, (points, look) in itertools.product(DIRECTIONS, ((curve, "-"), (rows, "o"))):
+        here = [(row["beta"], row["log_gap_factor"]) for row in points if row["direction"] == name]
         odds.plot(*zip(*here), look, color=style.colour(name), markersize=4.5)
-    odds.set(
-        xscale="log", yscale="log", xlabel=r"$\beta$", title=f"arm {rarer} earns {flags.gap:g} more"
-    )
+    odds.set(xscale="log", yscale="log", xlabel=r"$\beta$")
+    odds.set_title(f"arm {rarer} earns {flags.gap:g} more")
     odds.set_ylabel(rf"log factor on $\pi_{{{rarer}}} / \pi_{{{best}}}$ (nats)")
     odds.invert_xaxis()
     return figure

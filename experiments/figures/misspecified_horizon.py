@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 from scipy.special import gammaln
 
-from experiments.figures.common.base import Check, Figure, Result, near
+from experiments.figures.common.base import Check, Figure, Picture, Result, near
 from experiments.figures.common.drawing import TARGET, plain_log, pull
 from experiments.reporting import style
 from fdiv.checks import between
@@ -27,11 +27,9 @@ from fdiv.divergences import parse
 from fdiv.types import UsageError
 
 FITTED = ("forward_kl", "reverse_kl", "js", "hellinger2", "tv")
-LONGEST, PER_WIDTH, ROUNDS = (
-    100_000,
-    8,
-    20,
-)  # tokens; thetas scanned to a standard deviation; brackets, each a fourth as wide
+LONGEST = 100_000  # tokens
+PER_WIDTH = 8  # thetas scanned to a standard deviation
+ROUNDS = 20  # brackets about a minimum, each a fourth as wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,35 +57,17 @@ class Counts(NamedTuple):
         return choose + k * jnp.log(theta) + (self.T - k) * jnp.log1p(-theta)
 
     def log_p(self) -> Array:
-        return jnp.logaddexp(
-            math.log1p(-self.weight) + self.log_q(0.5),
-            math.log(self.weight) + self.log_q(self.bias),
-        )
+        fair, biased = self.log_q(0.5), self.log_q(self.bias)
+        return jnp.logaddexp(math.log1p(-self.weight) + fair, math.log(self.weight) + biased)
 
     def divergences(self, theta) -> Array:
-        return jnp.stack(
-            [parse(d).perspective(self.log_p(), self.log_q(theta)).sum() for d in FITTED]
-        )
+        log_p, log_q = self.log_p(), self.log_q(theta)
+        return jnp.stack([parse(d).perspective(log_p, log_q).sum() for d in FITTED])
 
 
 def make(flags: Flags) -> Result:
     """Every fit at every length."""
-    between("weight", flags.weight, 0, 1)
-    between("bias", flags.bias, 0, 1)
-    if abs(flags.bias - 0.5) < 1e-3:
-        raise UsageError(
-            "bias",
-            flags.bias,
-            "is the fair coin's: a policy without error, and ratios 0/0.",
-            "Move it from .5.",
-        )
-    if not flags.horizons or min(flags.horizons) < 2 or max(flags.horizons) > LONGEST:
-        raise UsageError(
-            "horizons",
-            flags.horizons,
-            "are none, too short or too long.",
-            f"Give lengths from 2 to {LONGEST:,}.",
-        )
+    _check(flags)
     rows, checks = [], []
     with jax.enable_x64(True):
         for T in sorted(set(flags.horizons)):
@@ -99,26 +79,27 @@ def make(flags: Flags) -> Result:
             }
             least = values["tv"]["tv"]
             for d, v in values.items():
-                rows.append(
-                    {
-                        "divergence": d,
-                        "T": T,
-                        "ratio": v["tv"] / least,
-                        "tv": v["tv"],
-                        "theta": fits[d],
-                        "value": v[d],
-                    }
-                )
+                row = {"divergence": d, "T": T, "ratio": v["tv"] / least, "tv": v["tv"]}
+                rows.append(row | {"theta": fits[d], "value": v[d]})
             checks += _checks(counts, fits, values, scanned)
-    pick = lambda key: {
-        d: {str(row["T"]): row[key] for row in rows if row["divergence"] == d} for d in FITTED
+    values = {
+        key: {
+            d: {str(row["T"]): row[key] for row in rows if row["divergence"] == d} for d in FITTED
+        }
+        for key in ("ratio", "tv", "theta")
     }
-    return Result(
-        {key: pick(key) for key in ("ratio", "tv", "theta")},
-        checks,
-        rows,
-        _picture(counts, pick("ratio"), fits),
-    )
+    return Result(values, checks, rows, _picture(counts, values["ratio"], fits))
+
+
+def _check(flags: Flags) -> None:
+    between("weight", flags.weight, 0, 1)
+    between("bias", flags.bias, 0, 1)
+    if abs(flags.bias - 0.5) < 1e-3:
+        problem = "is the fair coin's: a policy without error, and ratios 0/0."
+        raise UsageError("bias", flags.bias, problem, "Move it from .5.")
+    if not flags.horizons or min(flags.horizons) < 2 or max(flags.horizons) > LONGEST:
+        fix = f"Give lengths from 2 to {LONGEST:,}."
+        raise UsageError("horizons", flags.horizons, "are none, too short or too long.", fix)
 
 
 def _fits(counts: Counts) -> tuple[dict[str, float], np.ndarray]:
@@ -131,9 +112,8 @@ def _fits(counts: Counts) -> tuple[dict[str, float], np.ndarray]:
     values = jax.jit(lambda phi: jax.lax.map(lambda x: counts.divergences(jnp.sin(x) ** 2), phi))
     scanned, fits = np.asarray(values(grid)), {}
 
-    def close_in(
-        j: int, low: float, high: float
-    ) -> tuple[float, float]:  # no derivative: tv has a kink there
+    def close_in(j: int, low: float, high: float) -> tuple[float, float]:
+        """(value, phi) without a derivative, since tv has a kink there."""
         for _ in range(ROUNDS):
             points = np.linspace(low, high, 9)
             heights = np.asarray(values(points))[:, j]
@@ -141,12 +121,11 @@ def _fits(counts: Counts) -> tuple[dict[str, float], np.ndarray]:
         return heights.min(), points[heights.argmin()]
 
     for j, d in enumerate(FITTED):
-        dips = [
-            i for i in range(1, len(grid) - 1) if scanned[i, j] <= scanned[[i - 1, i + 1], j].min()
-        ]
-        ends = [
-            close_in(j, grid[i - 1], grid[i + 1]) for i in sorted(dips, key=scanned[:, j].item)[:3]
-        ]
+        column = scanned[:, j]
+        inner = range(1, len(grid) - 1)
+        dips = [i for i in inner if column[i] <= column[[i - 1, i + 1]].min()]
+        lowest = sorted(dips, key=column.item)[:3]
+        ends = [close_in(j, grid[i - 1], grid[i + 1]) for i in lowest]
         fits[d] = math.sin(min(ends)[1]) ** 2
     return fits, scanned.min(0)
 
@@ -161,59 +140,42 @@ def _checks(
     checks = [near(f"T = {T}: forward_kl's theta is the mean", fits["forward_kl"], mean, 1e-7)]
     for d, height in zip(FITTED, scanned):
         own, rival = values[d][d], min(height, *(v[d] for v in values.values()))
+        detail = f"{own:.6g} against {rival:.6g}"
         checks.append(
-            Check(
-                f"T = {T}: nothing met is better for {d}",
-                own <= rival + 1e-12,
-                f"{own:.6g} against {rival:.6g}",
-            )
+            Check(f"T = {T}: nothing met is better for {d}", own <= rival + 1e-12, detail)
         )
         if d != "tv":
             z = (np.arange(T + 1) - T * fits[d]) / math.sqrt(T * fits[d] * (1 - fits[d]))
             slope = (z * pull(parse(d), counts.log_p(), counts.log_q(fits[d]))).sum()
             checks.append(near(f"T = {T}: slope of {d} at its fit", float(slope), 0.0, 1e-5))
-    return [
-        *checks,
-        Check(
-            f"T = {T}: least tv within the smaller weight",
-            least <= bound + 1e-12,
-            f"{least:.6g} of {bound:g}",
-        ),
-    ]
+    name, detail = f"T = {T}: least tv within the smaller weight", f"{least:.6g} of {bound:g}"
+    return [*checks, Check(name, least <= bound + 1e-12, detail)]
 
 
-def _picture(counts: Counts, ratios: dict[str, dict[str, float]], fits: dict[str, float]):
+def _picture(
+    counts: Counts, ratios: dict[str, dict[str, float]], fits: dict[str, float]
+) -> Picture:
     """Ratios against length, and the laws of the share of ones at the greatest length, about the
     heavier coin's."""
     style.use()
     figure, (lines, laws) = plt.subplots(1, 2, figsize=(6.8, 2.9), layout="constrained")
     for (d, ratio), line in zip(ratios.items(), ("o-", "s-", "^--", "v-.", "D:")):
-        lines.plot(
-            [int(T) for T in ratio],
-            ratio.values(),
-            line,
-            color=style.colour(d),
-            markersize=4.5,
-            label=d,
-        )
-    lines.set(
-        xscale="log", yscale="log", xlabel="horizon T (tokens)", ylabel="tv(p, fit) / least tv"
-    )
+        look = {"color": style.colour(d), "markersize": 4.5, "label": d}
+        lines.plot([int(T) for T in ratio], ratio.values(), line, **look)
+    lines.set(xscale="log", yscale="log", xlabel="horizon T (tokens)")
+    lines.set_ylabel("tv(p, fit) / least tv")
     plain_log(lines.yaxis)
     lines.legend()
     share, centre = np.arange(counts.T + 1) / counts.T, 0.5 if counts.weight <= 0.5 else counts.bias
-    seen = np.abs(share - centre) < 3 / math.sqrt(counts.T)
+    near_centre = np.abs(share - centre) < 3 / math.sqrt(counts.T)
     with jax.enable_x64(True):
-        laws.fill_between(
-            share[seen], np.exp(counts.log_p())[seen], color=TARGET, linewidth=0, label="expert"
-        )
+        p = np.exp(counts.log_p())[near_centre]
+        laws.fill_between(share[near_centre], p, color=TARGET, linewidth=0, label="expert")
         for d in ("forward_kl", "reverse_kl"):
-            laws.plot(share[seen], np.exp(counts.log_q(fits[d]))[seen], color=style.colour(d))
-    laws.set(
-        xlabel=f"share of ones at T = {counts.T:,}",
-        ylabel="probability of the count",
-        ylim=(0, None),
-    )
+            q = np.exp(counts.log_q(fits[d]))[near_centre]
+            laws.plot(share[near_centre], q, color=style.colour(d))
+    laws.set(xlabel=f"share of ones at T = {counts.T:,}", ylim=(0, None))
+    laws.set_ylabel("probability of the count")
     laws.legend(loc="upper right", borderaxespad=0.1)
     return figure
 

@@ -11,25 +11,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 
 from experiments.evaluation.class_optimum import STANDARD
 from experiments.figures.common import classes
-from experiments.figures.common.base import Check, Figure, Result, near
+from experiments.figures.common.base import Check, Figure, Picture, Result, near
 from experiments.figures.common.classes import Table
 from experiments.reporting import style
 from fdiv.benchmarks.two_template import TwoTemplate
 from fdiv.policies import tabular
 from fdiv.types import UsageError
 
-TOLERANCE = {
-    d: 1e-4 if d == "tv" else 1e-6 for d in STANDARD
-}  # tv's optimum is a kink, where a search stalls early
-DRAWN = [d for d in STANDARD if d != "alpha:0.5"]  # twice hellinger2, so the same policy
+# tv's optimum is a kink, where a search stalls early.
+TOLERANCE = {d: 1e-4 if d == "tv" else 1e-6 for d in STANDARD}
+DISTINCT = [d for d in STANDARD if d != "alpha:0.5"]  # twice hellinger2, so the same policy
 STATISTICS = ("valid", "mode_b", "entropy")
 MARKERS = {"independent": "s", "markov": "o", "markov_t": "^", "full": "D"}
 
@@ -57,33 +56,26 @@ def make(flags: Flags) -> Result:
     mdp = TwoTemplate(flags.vocab, flags.horizon, flags.weight, flags.noise).build()
     with jax.enable_x64(True):
         world = classes.world(mdp)
-        found, tables = {}, {}
+        optima, tables = {}, {}
         for i, name in enumerate(names):
-            smaller = {
-                d: classes.embed(world, names[i - 1], name, table) for d, table in tables.items()
-            }
-            tables, found[name] = classes.optima(world, name, smaller)
-        projected = {
-            name: world.measure(world.law(name, classes.projection(world, name))) for name in names
-        }
+            before = names[i - 1]  # nothing is embedded at the first class
+            smaller = {d: classes.embed(world, before, name, x) for d, x in tables.items()}
+            tables, optima[name] = classes.optima(world, name, smaller)
+        closed = {name: world.law(name, classes.projection(world, name)) for name in names}
+        projected = {name: world.measure(law) for name, law in closed.items()}
         expert = world.measure(world.expert)
-    rows = [{"class": name, "minimises": d, **found[name][d]} for name in names for d in STANDARD]
-    checks = [
-        check for name in names for check in _within(name, found[name], projected[name])
-    ] + _between(found)
-    return Result({"optimum": found, "expert": expert}, checks, rows, _picture(found, expert))
+    rows = [{"class": name, "minimises": d, **optima[name][d]} for name in names for d in STANDARD]
+    checks = [c for name in names for c in _within(name, optima[name], projected[name])]
+    checks += _between(optima)
+    return Result({"optimum": optima, "expert": expert}, checks, rows, _picture(optima, expert))
 
 
-def _ordered(asked: Sequence[str]) -> list[str]:
-    for name in asked or ("",):
+def _ordered(classes: Sequence[str]) -> list[str]:
+    for name in classes or ("",):
         if name not in tabular.AUTOMATA:
-            raise UsageError(
-                "classes",
-                name,
-                "is not a policy class.",
-                f"Use some of {', '.join(tabular.AUTOMATA)}.",
-            )
-    return [name for name in tabular.AUTOMATA if name in asked]
+            fix = f"Use some of {', '.join(tabular.AUTOMATA)}."
+            raise UsageError("classes", name, "is not a policy class.", fix)
+    return [name for name in tabular.AUTOMATA if name in classes]
 
 
 def _within(name: str, table: Table, projected: dict[str, float]) -> list[Check]:
@@ -92,86 +84,60 @@ def _within(name: str, table: Table, projected: dict[str, float]) -> list[Check]
     checks = []
     for d, room in TOLERANCE.items():
         own, least = table[d][d], min(table[other][d] for other in STANDARD)
-        checks.append(
-            Check(
-                f"{name}: no optimum beats {d}'s own",
-                own <= least + room,
-                f"{own:.6g} against {least:.6g}",
-            )
-        )
+        detail = f"{own:.6g} against {least:.6g}"
+        checks.append(Check(f"{name}: no optimum beats {d}'s own", own <= least + room, detail))
     if name == "full":
         worst = max(abs(table[d][d]) for d in STANDARD)
-        checks.append(
-            Check("full: every divergence reaches 0", worst < 1e-8, f"{worst:.3g} at most")
-        )
-    checks.append(
-        near(
-            f"{name}: forward_kl in closed form",
-            table["forward_kl"]["forward_kl"],
-            projected["forward_kl"],
-            1e-6,
-        )
-    )
-    twice = 2 * table["hellinger2"]["hellinger2"]
-    return [
-        *checks,
-        near(
-            f"{name}: alpha:0.5 is twice hellinger2", table["alpha:0.5"]["alpha:0.5"], twice, 1e-6
-        ),
-    ]
+        detail = f"{worst:.3g} at most"
+        checks.append(Check("full: every divergence reaches 0", worst < 1e-8, detail))
+    forward, closed = table["forward_kl"]["forward_kl"], projected["forward_kl"]
+    checks.append(near(f"{name}: forward_kl in closed form", forward, closed, 1e-6))
+    alpha, twice = table["alpha:0.5"]["alpha:0.5"], 2 * table["hellinger2"]["hellinger2"]
+    return [*checks, near(f"{name}: alpha:0.5 is twice hellinger2", alpha, twice, 1e-6)]
 
 
-def _between(found: dict[str, Table]) -> list[Check]:
+def _between(optima: dict[str, Table]) -> list[Check]:
     """A class that contains another does no worse."""
     checks = []
-    for small, large in combinations(found, 2):
-        worse = {d: found[large][d][d] - found[small][d][d] - room for d, room in TOLERANCE.items()}
+    for small, large in combinations(optima, 2):
+        worse = {
+            d: optima[large][d][d] - optima[small][d][d] - room for d, room in TOLERANCE.items()
+        }
         d = max(worse, key=worse.get)
-        detail = f"{d} {found[large][d][d]:.6g} against {found[small][d][d]:.6g}"
+        detail = f"{d} {optima[large][d][d]:.6g} against {optima[small][d][d]:.6g}"
         checks.append(Check(f"{large} is never worse than {small}", worse[d] <= 0, detail))
     return checks
 
 
-def _picture(found: dict[str, Table], expert: dict[str, float]):
+def _picture(optima: dict[str, Table], expert: dict[str, float]) -> Picture:
     style.use()
-    top, bottom = plt.figure(figsize=(6.8, 5.2), layout="constrained").subfigures(
-        2, 1, height_ratios=(1, 1.1)
-    )
-    shown = "markov" if "markov" in found else next(iter(found))
-    _matrix(top.subplots(), shown, found[shown])
+    whole = plt.figure(figsize=(6.8, 5.2), layout="constrained")
+    top, bottom = whole.subfigures(2, 1, height_ratios=(1, 1.1))
+    name = "markov" if "markov" in optima else next(iter(optima))
+    _matrix(top.subplots(), name, optima[name])
     plane, least = bottom.subplots(1, 2)
-    for name, table in found.items():
+    for name, table in optima.items():
         look = {"marker": MARKERS[name], "markersize": 5.5, "linestyle": "", "markeredgewidth": 0.6}
-        for d in DRAWN:
-            plane.plot(
-                table[d]["entropy"],
-                table[d]["valid"],
-                color=style.colour(d),
-                markeredgecolor="white",
-                **look,
-            )
+        look["markeredgecolor"] = "white"
+        for d in DISTINCT:
+            plane.plot(table[d]["entropy"], table[d]["valid"], color=style.colour(d), **look)
     ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": ""}
     plane.plot(expert["entropy"], expert["valid"], color=style.EXPERT, label="expert", **ring)
     plane.set(xlabel="entropy (nats)", ylabel="share of valid strings", ylim=(None, 1.02))
-    for d in DRAWN:
-        least.plot(
-            [table[d][d] for table in found.values()],
-            color=style.colour(d),
-            marker="o",
-            markersize=4,
-        )
-    least.set_xticks(range(len(found)), list(found))
+    for d in DISTINCT:
+        values = [table[d][d] for table in optima.values()]
+        least.plot(values, color=style.colour(d), marker="o", markersize=4)
+    least.set_xticks(range(len(optima)), list(optima))
     least.set(ylabel="least divergence (nats)")
-    handles = [plt.Line2D([], [], color=style.colour(d), label=d) for d in DRAWN]
-    marks = [{"marker": MARKERS[name], "linestyle": "", "label": name} for name in found]
-    handles += [
-        plt.Line2D([], [], color=style.OTHER, **mark) for mark in marks
-    ] + plane.get_legend_handles_labels()[0]
+    handles = [plt.Line2D([], [], color=style.colour(d), label=d) for d in DISTINCT]
+    marks = [{"marker": MARKERS[name], "linestyle": "", "label": name} for name in optima]
+    handles += [plt.Line2D([], [], color=style.OTHER, **mark) for mark in marks]
+    handles += plane.get_legend_handles_labels()[0]
     bottom.legend(handles=handles, loc="outside lower center", ncols=5, columnspacing=1.4)
-    return top.figure
+    return whole
 
 
-def _matrix(axis: Any, name: str, table: Table) -> None:
+def _matrix(axis: Axes, name: str, table: Table) -> None:
     """Values, the divergences shaded by how many times the column's least they are."""
     columns = [*STANDARD, *STATISTICS]
     values = np.array([[table[d][c] for c in columns] for d in STANDARD])
@@ -179,22 +145,18 @@ def _matrix(axis: Any, name: str, table: Table) -> None:
     times[:, len(STANDARD) :] = 1
     axis.imshow(np.log2(times), cmap="Blues", vmin=0, vmax=3, aspect="auto")
     for i, j in np.ndindex(*values.shape):
-        look = {
-            "weight": "bold" if i == j else "normal",
-            "color": "white" if times[i, j] > 3.5 else "black",
-        }
-        axis.annotate(
-            f"{abs(values[i, j]):.3f}", (j, i), ha="center", va="center", fontsize=7, **look
-        )
+        look = {"ha": "center", "va": "center", "fontsize": 7}
+        look["weight"] = "bold" if i == j else "normal"
+        look["color"] = "white" if times[i, j] > 3.5 else "black"
+        axis.annotate(f"{abs(values[i, j]):.3f}", (j, i), **look)
     axis.axvline(len(STANDARD) - 0.5, color="black", linewidth=0.8)
     axis.set_xticks(range(len(columns)), columns, fontsize=7.5)
     axis.set_yticks(range(len(STANDARD)), STANDARD, fontsize=7.5)
     axis.tick_params(length=0, labeltop=True, labelbottom=False)
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
-    axis.set_title(
-        f"the best {name} policy for each divergence (rows), and what it measures", fontsize=8.5
-    )
+    title = f"the best {name} policy for each divergence (rows), and what it measures"
+    axis.set_title(title, fontsize=8.5)
 
 
 FIGURE = Figure(

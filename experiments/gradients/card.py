@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import FuncNorm
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,14 +19,15 @@ from experiments.storage.run_folder import write_json
 
 Rows = Mapping[str, Mapping[str, Any]]
 TITLES = {
-    "sequence": "sequence", "occupancy": "occupancy",
-    "token": "token,\npolicy's prefixes", "token_expert": "token,\nexpert's prefixes",
-}  # fmt: skip
+    "sequence": "sequence",
+    "occupancy": "occupancy",
+    "token": "token,\npolicy's prefixes",
+    "token_expert": "token,\nexpert's prefixes",
+}
 COLUMNS = ("objective", "verdict", "cosine", "norm ratio", "rel. error", "variance", "trained")
 EXACT = 1e-6
-EVEN_IN_ANGLE = FuncNorm(
-    (lambda x: np.arcsin(np.clip(x, -1, 1)), np.sin), -1, 1
-)  # most cosines are close to 1
+# Even steps of colour are even steps of the angle, since most cosines are close to 1.
+EVEN_IN_ANGLE = FuncNorm((lambda x: np.arcsin(np.clip(x, -1, 1)), np.sin), -1, 1)
 WIDE = 190  # columns where nothing says how wide the terminal is
 
 
@@ -38,9 +40,8 @@ def show(rows: Rows) -> None:
     table = Table(box=None, padding=(0, 1), header_style="bold", caption_justify="left")
     table.caption = (
         "Cosine, norm ratio and relative error are against what the objective claims; the "
-        "variance is one string's "
-        "(trace of covariance). Discriminators are optimal; the last column is the cosine "
-        "with a trained one."
+        "variance is one string's (trace of covariance). Discriminators are optimal; the last "
+        "column is the cosine with a trained one."
     )
     for title in COLUMNS:
         table.add_column(title, justify="left" if title in COLUMNS[:2] else "right")
@@ -82,24 +83,24 @@ def write(folder: Path, flags: Mapping[str, Any], rows: Rows) -> None:
 def _long(rows: Rows) -> Iterator[dict[str, Any]]:
     for label, row in rows.items():
         for level, family in row["against"].items():
-            for divergence, found in family.items():
-                yield {"objective": label, "level": level, "divergence": divergence, **found}
+            for divergence, numbers in family.items():
+                row = {"objective": label, "level": level, "divergence": divergence}
+                yield row | numbers
 
 
 def changes(rows: Rows, expected: Mapping[str, str], whole: bool) -> list[str]:
     """What differs from an earlier card: verdicts, rows that are new, and, of a whole card, rows
     that are gone."""
-    lines = [
-        f"changed: {label}: {expected[label]!r} -> {row['verdict']!r}"
-        if label in expected
-        else f"new: {label}: {row['verdict']!r}"
-        for label, row in rows.items()
-        if expected.get(label) != row["verdict"]
-    ]
+    lines = []
+    for label, row in rows.items():
+        if label not in expected:
+            lines.append(f"new: {label}: {row['verdict']!r}")
+        elif expected[label] != row["verdict"]:
+            lines.append(f"changed: {label}: {expected[label]!r} -> {row['verdict']!r}")
     return lines + [f"gone: {label}" for label in expected if whole and label not in rows]
 
 
-def heat_map(rows: Rows):
+def heat_map(rows: Rows) -> Figure:
     """Cosines with every divergence at every level, a block a level; a dot where the gradient is
     that divergence's, exactly."""
     style.use()
@@ -116,9 +117,8 @@ def heat_map(rows: Rows):
         table = [[row["against"][level][name] for name in names] for row in shown.values()]
         cosines = np.array([[cell["cosine"] for cell in row] for row in table])
         image = axis.imshow(cosines, cmap="RdBu", norm=EVEN_IN_ANGLE, aspect="auto")
-        y, x = np.nonzero(
-            np.array([[cell["relative_error"] < EXACT for cell in row] for row in table])
-        )
+        errors = np.array([[cell["relative_error"] for cell in row] for row in table])
+        y, x = np.nonzero(errors < EXACT)
         axis.plot(x, y, "o", color="white", markersize=2.4)
         axis.set(xticks=range(len(names)), yticks=range(len(shown)))
         axis.set_xticklabels(names, rotation=90, fontsize=6.5)

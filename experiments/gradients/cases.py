@@ -12,13 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.gradients.targets import BETA, QUICK, World
+from experiments.gradients import targets
+from experiments.gradients.targets import QUICK, Targets
+from experiments.gradients.world import BETA, World
 from fdiv import tokens as tk
 from fdiv.objectives.adversarial import Adversarial, AdversarialState
 from fdiv.objectives.ppo import PpoState
 from fdiv.objectives.reward_model import RewardState
 from fdiv.policies import tabular
-from fdiv.types import Claim, Method, Objective
+from fdiv.types import Claim, Method, Objective, Pairs, Params, Policy, Sequences
 
 BATCH, BATCHES = 64, 256  # for the variance
 CRITIC_BATCH, CRITIC_UPDATES = 512, 400
@@ -33,15 +35,8 @@ class Case(NamedTuple):
 
     @property
     def label(self) -> str:
-        return " ".join(
-            [
-                self.name,
-                *(
-                    f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}"
-                    for k, v in self.fields.items()
-                ),
-            ]
-        )
+        shown = {k: f"{v:g}" if isinstance(v, float) else v for k, v in self.fields.items()}
+        return " ".join([self.name, *(f"{k}={v}" for k, v in shown.items())])
 
     @property
     def claim(self) -> Claim:
@@ -50,84 +45,83 @@ class Case(NamedTuple):
 
 def cases(methods: Mapping[str, Method]) -> list[Case]:
     """Each method at its defaults, then its variants that are worth telling apart."""
-    found = []
+    listed = []
     for name, method in methods.items():
         for fields in ({}, *method.variants()):
             own = dataclasses.replace(method, **fields)
             own = dataclasses.replace(own, warmup=0) if isinstance(own, Adversarial) else own
             own.check()
-            found.append(Case(name, own, fields))
-    return found
+            listed.append(Case(name, own, fields))
+    return listed
 
 
-class Found(NamedTuple):
-    """An objective's expected gradient, flat, and the variance of one string's estimate of it
-    (trace of covariance)."""
+class Measured(NamedTuple):
+    """An objective's expected gradient, and what else is known of its estimates."""
 
-    gradient: np.ndarray
-    variance: float
-    critic: (
-        str | None
-    )  # "optimal" or "trained" where a discriminator or a value function is learned
-    at_expert: (
-        float  # size of the gradient where the policy is the expert, as a share of its size here
-    )
+    gradient: np.ndarray  # flat
+    variance: float  # of one string's estimate: the trace of its covariance
+    critic: str | None  # "optimal" or "trained", where a critic is learned
+    at_expert: float  # norm of the gradient where the policy is the expert, over its norm here
 
 
-def measure(world: World, case: Case, trained: dict) -> list[Found]:
-    """One finding, or two where the objective has a discriminator. `trained` keeps discriminators
-    that serve several cases."""
-    frozen = case.method
-    if isinstance(frozen, Adversarial):
-        frozen = dataclasses.replace(frozen, discriminator_learning_rate=1e-30)
-    whole, drawn = (frozen.build(components) for components in (world.exact, world.sampled))
-    start = jax.jit(whole.init, compiler_options=QUICK)(jax.random.key(0), world.params)
-    critics = {None: start}
-    if isinstance(start, RewardState):
-        policy = (
-            with_critic(start.policy, values(world))
-            if isinstance(start.policy, PpoState)
-            else start.policy
-        )
-        critics = {
-            "optimal": with_critic(start._replace(policy=policy), true_reward(world, case, start))
-        }
-    if isinstance(start, PpoState):
-        critics = {
-            "optimal": with_critic(start, values(world)),
-            "trained": with_critic(start, _trained(world, case, trained)),
-        }
-    if isinstance(start, AdversarialState):
-        critics = {
-            "optimal": with_critic(start, optimal(world, case, start)),
-            "trained": with_critic(start, _trained(world, case, trained)),
-        }
+def measure(world: World, case: Case, trained: dict[Any, Params]) -> list[Measured]:
+    """One measurement, or two where the objective learns a discriminator or a value function.
 
-    pairs = case.method.reads != "demos"
-    every = world.exact.mdp.pairs(None, 0) if pairs else world.demos
-    rows = world.sampled.mdp.pairs if pairs else world.sampled.mdp.demos
+    `trained` keeps discriminators that serve several cases.
+    """
+    method = case.method
+    if isinstance(method, Adversarial):  # `prepare` must not move the discriminator
+        method = dataclasses.replace(method, discriminator_learning_rate=1e-30)
+    enumerated, sampled = (method.build(components) for components in (world.exact, world.sampled))
+    start = jax.jit(enumerated.init, compiler_options=QUICK)(jax.random.key(0), world.params)
+    comparing = method.reads != "demos"
+    population = world.exact.mdp.pairs(None, 0) if comparing else world.demos
+    draw = world.sampled.mdp.pairs if comparing else world.sampled.mdp.demos
+    expert = jnp.asarray(world.exact.mdp.expert.params)
 
     @functools.partial(jax.jit, compiler_options=QUICK)
-    def both(aux, keys):
-        one = lambda key: _gradient(drawn, world.params, aux, key, lambda k: rows(k, BATCH))
-        sampled = jax.vmap(one)(keys)
-        variance = BATCH * jnp.sum(jnp.var(sampled, axis=0, ddof=1))
-        gradients = [
-            _gradient(whole, params, aux, keys[0], lambda k: every)
-            for params in (world.params, expert)
-        ]
-        return *gradients, variance
+    def gradients_and_variance(aux, keys):
+        def one(key):
+            return _gradient(sampled, world.params, aux, key, lambda k: draw(k, BATCH))
 
-    expert, found = jnp.asarray(world.exact.mdp.expert.params), []
-    for name, aux in critics.items():
-        gradient, there, variance = both(aux, jax.random.split(jax.random.key(1), BATCHES))
-        share = float(jnp.linalg.norm(there) / jnp.maximum(jnp.linalg.norm(gradient), 1e-300))
-        found.append(Found(np.asarray(gradient), float(variance), name, share))
-    return found
+        variance = BATCH * jnp.sum(jnp.var(jax.vmap(one)(keys), axis=0, ddof=1))
+        here, there = (
+            _gradient(enumerated, params, aux, keys[0], lambda k: population)
+            for params in (world.params, expert)
+        )
+        return here, there, variance
+
+    measured = []
+    for name, aux in _critics(world, case, start, trained).items():
+        keys = jax.random.split(jax.random.key(1), BATCHES)
+        here, there, variance = gradients_and_variance(aux, keys)
+        share = float(jnp.linalg.norm(there) / jnp.maximum(jnp.linalg.norm(here), 1e-300))
+        measured.append(Measured(np.asarray(here), float(variance), name, share))
+    return measured
+
+
+def _critics(world: World, case: Case, start: Any, trained: dict[Any, Params]) -> dict[Any, Any]:
+    """The states of an objective to measure at, by what its discriminator or value function is."""
+    if isinstance(start, RewardState):
+        if isinstance(start.policy, PpoState):
+            start = start._replace(policy=with_critic(start.policy, values(world)))
+        return {"optimal": with_critic(start, true_reward(world, case, start))}
+    if isinstance(start, PpoState):
+        best = values(world)
+    elif isinstance(start, AdversarialState):
+        best = optimal(world, case, start)
+    else:
+        return {None: start}
+    learned = _trained(world, case, trained)
+    return {"optimal": with_critic(start, best), "trained": with_critic(start, learned)}
 
 
 def _gradient(
-    objective: Objective, params: jax.Array, aux: Any, key: jax.Array, demos: Callable
+    objective: Objective,
+    params: Params,
+    aux: Any,
+    key: jax.Array,
+    demos: Callable[[jax.Array], Sequences | Pairs],
 ) -> jax.Array:
     """As `exact.expected_gradient`, for a batch of any size."""
     data_key, prepare_key = jax.random.split(key)
@@ -135,28 +129,55 @@ def _gradient(
     return jax.grad(lambda x: objective.loss(x, after, batch)[0])(params).ravel()
 
 
-# --- discriminators -------------------------------------------------------------------------------
+def row(
+    case: Case, measured: Measured, candidates: Targets, optimal: np.ndarray | None
+) -> dict[str, Any]:
+    """A row of the card; a trained discriminator's is compared with that of the `optimal` one."""
+    gradient, claim = measured.gradient, case.claim
+    if measured.critic == "trained":
+        close = targets.against(gradient, optimal)["cosine"] > targets.NEAR
+        learned = "value function" if case.method.kind == "ppo" else "discriminator"
+        verdict = f"{'close to' if close else 'far from'} the optimal {learned}'s"
+    else:
+        verdict = targets.verdict(gradient, claim, candidates, measured.at_expert)
+    return {
+        "objective": case.name,
+        "variant": dict(case.fields),
+        "discriminator": measured.critic,
+        "claim": claim.sentence,
+        "target": targets.phrase(claim),
+        "verdict": verdict,
+        **targets.against(gradient, candidates.of(claim)),
+        "variance": measured.variance,
+        "against": targets.against_all(gradient, candidates),
+    }
 
 
-def values(world: World) -> Any:
-    """The value function of the policy: what is earned from each prefix on, on average."""
-    space, components = world.space, world.exact
-    said = lambda model: tk.log_probs(*model, space.sequences, space.vocab)
-    own = said((components.policy, world.params))
-    paid = BETA * (said(components.mdp.regulariser.reference) - own)
-    to_go = (
-        components.mdp.score(space.sequences)[:, None] + jnp.cumsum(paid[:, ::-1], axis=1)[:, ::-1]
-    )
-    mask, weight = space.sequences.mask, jnp.broadcast_to(jnp.exp(own.sum(1))[:, None], to_go.shape)
+# --- discriminators and value functions -----------------------------------------------------------
+
+
+def values(world: World) -> jax.Array:
+    """The value function of the policy: the mean return to go from each prefix on, [states, 1]."""
+    space, mdp = world.space, world.exact.mdp
+    tokens, mask, _ = space.sequences
+
+    def log_probs(policy: Policy, params: Params) -> jax.Array:
+        return tk.log_probs(policy, params, space.sequences, space.vocab)
+
+    log_q = log_probs(world.exact.policy, world.params)
+    rewards = BETA * (log_probs(*mdp.regulariser.reference) - log_q)  # of each token
+    later = jnp.cumsum(rewards[:, ::-1], axis=1)[:, ::-1]
+    to_go = mdp.score(space.sequences)[:, None] + later
+    weight = jnp.broadcast_to(jnp.exp(log_q.sum(1))[:, None], to_go.shape)
     automaton = tabular.full(space.vocab, space.horizon)
-    state = tabular.read(automaton, jnp.asarray(space.sequences.tokens))
+    state = np.asarray(tabular.read(automaton, jnp.asarray(tokens)))[mask]
     total, mass = np.zeros(automaton.states), np.full(automaton.states, 1e-300)
-    np.add.at(total, np.asarray(state)[mask], np.asarray(weight * to_go)[mask])
-    np.add.at(mass, np.asarray(state)[mask], np.asarray(weight)[mask])
+    np.add.at(total, state, np.asarray(weight * to_go)[mask])
+    np.add.at(mass, state, np.asarray(weight)[mask])
     return jnp.asarray(total / mass)[:, None]
 
 
-def critic_of(aux: Any) -> Any:
+def critic_of(aux: Any) -> Params:
     """The discriminator's, or value function's, parameters."""
     if isinstance(aux, PpoState):
         return aux.value[0]
@@ -165,7 +186,7 @@ def critic_of(aux: Any) -> Any:
     return aux.discriminator[0]
 
 
-def with_critic(aux: Any, critic: Any) -> Any:
+def with_critic(aux: Any, critic: Params) -> Any:
     """The state with the discriminator's, or value function's, parameters replaced."""
     if isinstance(aux, PpoState):
         return aux._replace(value=(critic, aux.value[1]))
@@ -174,7 +195,7 @@ def with_critic(aux: Any, critic: Any) -> Any:
     return aux._replace(discriminator=(critic, aux.discriminator[1]))
 
 
-def true_reward(world: World, case: Case, start: RewardState) -> Any:
+def true_reward(world: World, case: Case, start: RewardState) -> Params:
     """The reward model that says log p / ref of each string as a classifier, beta times that as a
     model of the reward."""
     mdp = world.exact.mdp
@@ -186,36 +207,33 @@ def true_reward(world: World, case: Case, start: RewardState) -> Any:
     return {"reward": table, "noise": jnp.zeros_like(table)} if isinstance(learned, dict) else table
 
 
-def optimal(world: World, case: Case, start: Any) -> Any:
+def optimal(world: World, case: Case, start: AdversarialState) -> Params:
     """The discriminator whose logit is the true log-ratio: of the token, or at the occupancy level
     of the whole prefix."""
-    table = jnp.asarray(world.ratio["prefix" if case.method.level == "occupancy" else "token"])
-    return (
-        {"reward": table, "potential": jnp.zeros_like(table)}
-        if isinstance(critic_of(start), dict)
-        else table
-    )
+    kind = "prefix" if case.method.level == "occupancy" else "token"
+    table = jnp.asarray(targets.log_ratios(world)[kind])
+    if isinstance(critic_of(start), dict):
+        return {"reward": table, "potential": jnp.zeros_like(table)}
+    return table
 
 
-def _trained(world: World, case: Case, known: dict) -> Any:
+def _trained(world: World, case: Case, trained: dict[Any, Params]) -> Params:
     """A discriminator that has learned from fresh samples of both sides, the policy standing
     still."""
     method = case.method
+    kind: Any = case.label
     if isinstance(method, Adversarial):
         bound = method.divergence if method.training == "bound" else None
-        key = (method.level, bound, method.structured)
-    else:
-        key = case.label
-    if key not in known:
+        kind = (method.level, bound, method.structured)
+    if kind not in trained:
         objective = method.build(world.sampled)
 
         def update(aux, key):
             data_key, learn_key = jax.random.split(key)
-            return objective.prepare(
-                learn_key, world.params, aux, world.sampled.mdp.demos(data_key, CRITIC_BATCH)
-            )[0], None
+            demos = world.sampled.mdp.demos(data_key, CRITIC_BATCH)
+            return objective.prepare(learn_key, world.params, aux, demos)[0], None
 
         start = objective.init(jax.random.key(0), world.params)
         keys = jax.random.split(jax.random.key(2), CRITIC_UPDATES)
-        known[key] = critic_of(jax.jit(lambda aux: jax.lax.scan(update, aux, keys)[0])(start))
-    return known[key]
+        trained[kind] = critic_of(jax.jit(lambda aux: jax.lax.scan(update, aux, keys)[0])(start))
+    return trained[kind]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import EVERY, MORE, SMOOTH
+from laws import EVERY, MORE, SMOOTH
 
 from fdiv import divergences
 from fdiv.conventions import equivalents

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tables import EVERY, SPACES, world
+from laws import EVERY, SPACES, random_models
 
 from fdiv import divergences, exact
 from fdiv.benchmarks import TwoTemplate
@@ -34,7 +34,7 @@ def test_enumeration_is_every_string_once(vocab, horizon, eos):
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", SPACES)
 def test_laws_sum_to_one(kind):
-    space, expert, policy, params = world(kind)
+    space, expert, policy, params = random_models(kind)
     for q in (exact.law(space, *expert), exact.law(space, policy, params)):
         assert float(jnp.exp(q.string).sum()) == pytest.approx(1, abs=1e-12)
         assert float((space.node_time * jnp.exp(q.node)).sum()) == pytest.approx(
@@ -47,7 +47,7 @@ def test_laws_sum_to_one(kind):
 @pytest.mark.parametrize("kind", SPACES)
 def test_levels_by_brute_force(kind, spec):
     """Occupancy and token levels from sums over dictionaries of prefixes."""
-    space, expert, policy, params = world(kind)
+    space, expert, policy, params = random_models(kind)
     d, p, q = divergences.parse(spec), exact.law(space, *expert), exact.law(space, policy, params)
     rows = [tuple(t for t in map(int, row) if t != PAD) for row in space.sequences.tokens]
     mass = lambda law, n: _group([row[:n] for row in rows], np.exp(law.string))
@@ -100,7 +100,7 @@ def _sum(d, p: dict, q: dict) -> float:
 def test_chain_rule_of_both_kls(kind):
     """T x token level = sequence level: reverse_kl on the policy's prefixes, forward_kl on the
     expert's. Trap: levels mixed."""
-    space, expert, policy, params = world(kind)
+    space, expert, policy, params = random_models(kind)
     p, q = exact.law(space, *expert), exact.law(space, policy, params)
     for spec, level, other in (
         ("reverse_kl", Level.token_policy, Level.token_expert),

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tables import EVERY, world
+from laws import EVERY, random_models
 
 from fdiv import discriminator, divergences, exact, metrics, statistics
 from fdiv import tokens as tk
@@ -43,7 +43,7 @@ def test_two_sided_estimates_are_unbiased_and_know_their_error(spec):
 
 def test_sampled_metrics_agree_with_the_exact_ones():
     """The same names, within five of their own standard errors, on strings of varying length."""
-    space, expert, policy, params = world("ending", scale=0.5)
+    space, expert, policy, params = random_models("ending", scale=0.5)
     params = jnp.asarray(params, jnp.float32)
     n, rollout = 20_000, sampler(space.horizon, space.eos)
     answer = lambda seed: rollout(jax.random.key(seed), *expert, tk.empty_prompts(n))[0]
@@ -65,7 +65,7 @@ def test_sampled_metrics_agree_with_the_exact_ones():
 
 
 def test_every_level_at_once_is_each_level_by_itself():
-    space, expert, policy, params = world("ending", scale=0.5)
+    space, expert, policy, params = random_models("ending", scale=0.5)
     p, q = exact.law(space, *expert), exact.law(space, policy, params)
     family = [divergences.parse(name) for name in divergences.logged()]
     found = metrics.exact_metrics(family, space, p, q, {})

@@ -6,12 +6,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from matplotlib.figure import Figure as Picture
 
 from experiments.reporting import style
 from experiments.storage.run_folder import write_json
+from fdiv.types import UsageError
+
+Flags = TypeVar("Flags")  # a figure's frozen dataclass of flags
+Row = dict[str, Any]  # column -> number or word
 
 
 class Check(NamedTuple):
@@ -23,46 +29,46 @@ class Check(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a figure found."""
+    """What a figure comes to at some flags."""
 
-    values: dict[str, Any]  # nested, as its page in the README lists them
+    values: dict[str, Any]  # nested, as its page in the documentation lists them
     checks: list[Check]
-    rows: list[dict[str, Any]]  # the table that is printed, and the CSV behind the picture
-    picture: Any  # a matplotlib figure
-    curve: list[dict[str, Any]] | None = (
-        None  # the CSV instead of `rows`, where the picture shows more than the table
-    )
+    rows: list[Row]  # the table that is printed, and the CSV behind the picture
+    picture: Picture
+    curve: list[Row] | None = None  # the CSV, where the picture shows more than the table
 
 
-class Figure(NamedTuple):
-    """One known figure: a frozen dataclass of flags and the function that makes it."""
+class Figure(NamedTuple, Generic[Flags]):
+    """One known figure or one study: a frozen dataclass of flags and the function that makes it."""
 
-    flags: type
-    make: Callable[[Any], Result]
+    flags: type[Flags]
+    make: Callable[[Flags], Result]
     title: str
     claim: str  # one sentence: what the picture shows
     source: str  # the paper or papers it is known from
-    cluster: Any = (
-        None  # a study's flags where there are many devices and hours; None: it is no study
-    )
+    cluster: Flags | None = None  # of a study: the flags for many devices and hours
 
 
-def near(name: str, found: float, wanted: float, tolerance: float) -> Check:
-    """|found - wanted| <= tolerance, both finite or both the same infinity."""
-    same = found == wanted or abs(found - wanted) <= tolerance
-    return Check(name, bool(same), f"{found:.6g} against {wanted:.6g}, within {tolerance:g}")
+def near(name: str, value: float, expected: float, tolerance: float) -> Check:
+    """|value - expected| <= tolerance, both finite or both the same infinity."""
+    same = value == expected or abs(value - expected) <= tolerance
+    return Check(name, bool(same), f"{value:.6g} against {expected:.6g}, within {tolerance:g}")
 
 
-def keep(key: str, flags: Any, result: Result, folder: Path) -> str:
+def distinct(field: str, values: Sequence[Any]) -> None:
+    """Raises `UsageError` where a flag's values are none or name one twice."""
+    if not values or len(set(values)) < len(values):
+        raise UsageError(field, values, "is empty or holds one twice.", "Give each once.")
+
+
+def write_files(key: str, flags: Flags, result: Result, folder: Path) -> str:
     """Write KEY.pdf, .png, .csv and .json; return the picture as SVG."""
     folder.mkdir(parents=True, exist_ok=True)
     svg = style.save(result.picture, folder, key, result.curve or result.rows)
     checks = [{"name": c.name, "pass": c.holds, "detail": c.detail} for c in result.checks]
     plain = json.loads(json.dumps(dataclasses.asdict(flags), default=str))
-    write_json(
-        folder / f"{key}.json",
-        {"key": key, "flags": plain, "values": finite(result.values), "checks": checks},
-    )
+    content = {"key": key, "flags": plain, "values": finite(result.values), "checks": checks}
+    write_json(folder / f"{key}.json", content)
     return svg
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array
 from matplotlib import ticker
+from matplotlib.axis import Axis
 
 from fdiv.types import Divergence
 
@@ -23,7 +22,7 @@ def pull(d: Divergence, log_p: Array, log_q: Array) -> Array:
     return jnp.where(s > 0, above, jnp.exp(log_q) * d.reward(jnp.minimum(s, 0.0)))
 
 
-def plain_log(side: Any) -> None:
+def plain_log(side: Axis) -> None:
     """A logarithmic axis labelled 1, 2, 5, 10."""
     side.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     side.set_major_formatter("{x:g}")

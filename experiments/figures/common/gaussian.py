@@ -8,6 +8,7 @@ divergence to rounding (tv: to the step squared, for it has kinks)."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,9 +22,7 @@ from fdiv.checks import between, positive
 from fdiv.exact import best_policy, stages
 from fdiv.types import Divergence, UsageError
 
-FARTHEST = (
-    200.0  # standard deviations between the means: beyond, the grid would need millions of points
-)
+FARTHEST = 200.0  # stds between the means: beyond, the grid would need millions of points
 PER_STD = 100  # points of the grid to a standard deviation of a component
 PROBE = 0.02  # a minimum is lower than its surroundings at this distance, in stds and in log std
 FLAT = 1e-9  # by at least this much: a plateau is no minimum
@@ -39,9 +38,8 @@ class Mixture(NamedTuple):
     def log_density(self, x: np.ndarray) -> np.ndarray:
         """log p(x), to be trusted far into the tails."""
         (a, b), w = self.means, self.weight
-        return np.logaddexp(
-            math.log(w) + norm.logpdf(x, a, self.std), math.log1p(-w) + norm.logpdf(x, b, self.std)
-        )
+        first, second = norm.logpdf(x, a, self.std), norm.logpdf(x, b, self.std)
+        return np.logaddexp(math.log(w) + first, math.log1p(-w) + second)
 
     def moments(self) -> tuple[float, float]:
         """Mean and standard deviation: of p, and so of the Gaussian nearest to it in forward KL."""
@@ -73,10 +71,8 @@ def mixture(weight: float, means: tuple[float, float], std: float) -> Mixture:
     if not all(map(math.isfinite, means)):
         raise UsageError("means", means, "are not finite.", "Give two numbers.")
     if abs(means[0] - means[1]) > FARTHEST * std:
-        fix = "Bring them nearer, or widen std."
-        raise UsageError(
-            "means", means, f"are more than {FARTHEST:g} standard deviations apart.", fix
-        )
+        problem = f"are more than {FARTHEST:g} standard deviations apart."
+        raise UsageError("means", means, problem, "Bring them nearer, or widen std.")
     return Mixture(weight, tuple(means), std)
 
 
@@ -99,38 +95,33 @@ def fits(d: Divergence, p: Mixture) -> list[Fit]:
     mean, spread = p.moments()
     low, high = min(p.means) - 2 * p.std, max(p.means) + 2 * p.std
     narrow, wide = math.log(p.std / 8), math.log(2 * spread)
-    sigmoid, logit = lambda z: 1 / (1 + jnp.exp(-z)), lambda u: math.log(u / (1 - u))
-    decode = lambda z: (
-        low + (high - low) * sigmoid(z[0]),
-        jnp.exp(narrow + (wide - narrow) * sigmoid(z[1])),
-    )
-    encode = lambda m, s: np.array(
-        [logit((m - low) / (high - low)), logit((math.log(s) - narrow) / (wide - narrow))]
-    )
-    starts = [
-        encode(m, s)
-        for m in (*p.means, mean, sum(p.means) / 2)
-        for s in (0.8 * p.std, 1.2 * p.std, spread)
-    ]
+
+    def decode(z):
+        """Two unbounded numbers -> a mean and a standard deviation within their bounds."""
+        u, v = (1 / (1 + jnp.exp(-x)) for x in z)
+        return low + (high - low) * u, jnp.exp(narrow + (wide - narrow) * v)
+
+    def encode(m: float, s: float) -> np.ndarray:
+        u, v = (m - low) / (high - low), (math.log(s) - narrow) / (wide - narrow)
+        return np.array([math.log(u / (1 - u)), math.log(v / (1 - v))])
+
+    means, stds = (*p.means, mean, sum(p.means) / 2), (0.8 * p.std, 1.2 * p.std, spread)
+    starts = [encode(m, s) for m in means for s in stds]
     with jax.enable_x64(True):
         value = jax.jit(lambda m, s: divergence(d, p, m, s))
-        found = best_policy(
-            [lambda z, g=g: divergence(g, p, *decode(z)) for g in stages(d, (2, 4, 6))],
-            starts,
-            apart=-math.inf,
-        )
+        losses = [lambda z, g=g: divergence(g, p, *decode(z)) for g in stages(d, (2, 4, 6))]
+        search = best_policy(losses, starts, apart=-math.inf)
         minima: list[Fit] = []
-        for height, z in found.minima:
+        for height, z in search.minima:
             m, s = map(float, decode(z))
             new = all(abs(m - k.mean) + abs(s - k.std) > PROBE * p.std for k in minima)
-            if new and (
-                not minima or _is_minimum(value, m, s, height)
-            ):  # the best may lie on a plateau of tv
+            # The best may lie on a plateau of tv.
+            if new and (not minima or _is_minimum(value, m, s, height)):
                 minima.append(Fit(m, s, max(height, 0.0), p.minor_mass(m, s)))
     return minima
 
 
-def _is_minimum(value, mean: float, std: float, height: float) -> bool:
+def _is_minimum(value: Callable, mean: float, std: float, height: float) -> bool:
     """Whether the eight neighbours are all higher."""
     ways = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
     return all(

@@ -18,51 +18,30 @@ class Published(NamedTuple):
     source: str
 
 
+SCHULMAN = "Schulman 2020, first table"
+TANG = "Tang & Munos 2025, a statement: "
+GHASEMIPOUR = "Ghasemipour et al. 2019, a statement: "
+
 PUBLISHED: dict[str, list[Published]] = {
     "kl_estimators": [
-        Published("estimators.k1.stdev_over_true", 20, 0.5, "Schulman 2020, first table"),
-        Published("estimators.k2.stdev_over_true", 1.42, 0.005, "Schulman 2020, first table"),
-        Published("estimators.k3.stdev_over_true", 1.42, 0.005, "Schulman 2020, first table"),
-        Published("estimators.k1.bias_over_true", 0, 5e-4, "Schulman 2020, first table"),
-        Published(
-            "estimators.k2.bias_over_true", 0.002, 6e-4, "Schulman 2020, first table (sampled)"
-        ),
-        Published("estimators.k3.bias_over_true", 0, 5e-4, "Schulman 2020, first table"),
+        Published("estimators.k1.stdev_over_true", 20, 0.5, SCHULMAN),
+        Published("estimators.k2.stdev_over_true", 1.42, 0.005, SCHULMAN),
+        Published("estimators.k3.stdev_over_true", 1.42, 0.005, SCHULMAN),
+        Published("estimators.k1.bias_over_true", 0, 5e-4, SCHULMAN),
+        Published("estimators.k2.bias_over_true", 0.002, 6e-4, f"{SCHULMAN} (sampled)"),
+        Published("estimators.k3.bias_over_true", 0, 5e-4, SCHULMAN),
     ],
     "kl_gradients": [
+        Published("rows.k1_loss.norm_ratio", 0, 1e-12, f"{TANG}zero in expectation"),
         Published(
-            "rows.k1_loss.norm_ratio",
-            0,
-            1e-12,
-            "Tang & Munos 2025, a statement: zero in expectation",
+            "rows.k2_loss_string.relative_error", 0, 1e-10, f"{TANG}the squared estimate is exact"
         ),
-        Published(
-            "rows.k2_loss_string.relative_error",
-            0,
-            1e-10,
-            "Tang & Munos 2025, a statement: the squared estimate is exact",
-        ),
-        Published(
-            "rows.k3_loss_string.cosine_forward",
-            1,
-            1e-10,
-            "Tang & Munos 2025, a statement: the other KL's gradient",
-        ),
+        Published("rows.k3_loss_string.cosine_forward", 1, 1e-10, f"{TANG}the other KL's gradient"),
     ],
     "discriminator_rewards": [
-        Published(
-            "cosine.airl.reverse_kl",
-            1,
-            1e-9,
-            "Ghasemipour et al. 2019, a statement: AIRL descends it",
-        ),
+        Published("cosine.airl.reverse_kl", 1, 1e-9, f"{GHASEMIPOUR}AIRL descends it"),
         Published("cosine.gail.js", 1, 1e-9, "Ho & Ermon 2016, a statement: GAIL descends it"),
-        Published(
-            "cosine.fairl.forward_kl",
-            1,
-            1e-9,
-            "Ghasemipour et al. 2019, a statement: FAIRL descends it",
-        ),
+        Published("cosine.fairl.forward_kl", 1, 1e-9, f"{GHASEMIPOUR}FAIRL descends it"),
     ],
     "gaussian_fit": [
         Published(

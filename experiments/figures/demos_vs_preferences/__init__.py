@@ -27,17 +27,17 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.config import GROUPS, make_config
+from experiments.config import GROUPS, Config, make_config
 from experiments.figures.common import trained
-from experiments.figures.common.base import Check, Figure, Result, near
+from experiments.figures.common.base import Check, Figure, Result, distinct, near
 from experiments.figures.demos_vs_preferences.picture import draw, labels_are_right
 from fdiv import objectives, statistics
 from fdiv.benchmarks import Rewarded
 from fdiv.checks import at_least, one_of, share
 from fdiv.policies import Architecture
-from fdiv.types import UsageError
 
 MEASURES = {"regret": "regret", "reward": "expected reward", "tv": "total variation to the optimum"}
+RewardClass = Literal["independent", "markov", "markov_t", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Flags:
     """What strings earn: 1 if valid, or a number of each string's own."""
     beta: float = 0.3
     """Weight of the KL from the reference."""
-    reward_model: Literal["independent", "markov", "markov_t", "full"] = "full"
+    reward_model: RewardClass = "full"
     """What reward models (and gail's discriminator) read: a number for each state of this class and
     token, added up."""
     updates: int = 400
@@ -69,49 +69,39 @@ def make(flags: Flags) -> Result:
     """Every method on all noises, spreads and seeds side by side."""
     names = _check(flags)
     cells = list(itertools.product(flags.spreads, flags.noise))
-    school = trained.train(_config(flags, names), [_task(flags, e, s) for s, e in cells])
+    tasks = [_task(flags, noise, spread) for spread, noise in cells]
+    courses = trained.train(_config(flags, names), tasks).courses
     shape = (len(flags.spreads), len(flags.noise), flags.seeds)
     last = {
-        name: {k: v[-1].reshape(shape) for k, v in c.metrics.items()}
-        for name, c in school.courses.items()
+        name: {k: v[-1].reshape(shape) for k, v in course.metrics.items()}
+        for name, course in courses.items()
     }
-    first = next(iter(school.courses.values())).metrics
+    first = courses[names[0]].metrics
     values: dict = {"start": {k: float(first[k][0].mean()) for k in MEASURES}, "cells": {}}
     rows, curve = [], []
-    for name, ((i, spread), (j, noise)) in itertools.product(
-        names, itertools.product(enumerate(flags.spreads), enumerate(flags.noise))
-    ):
-        found = {k: statistics.summarise(last[name][k][i, j]) for k in MEASURES}
-        values["cells"].setdefault(name, {}).setdefault(f"{spread:g}", {})[f"{noise:g}"] = {
-            k: x._asdict() for k, x in found.items()
-        }
-        ends = {
-            f"{k}_{end}": x for k, c in found.items() for end, x in zip(("low", "high"), c.ci95)
-        }
-        rows.append(
-            {"method": name, "spread": spread, "noise": noise}
-            | {k: c.iqm for k, c in found.items()}
-        )
+    settings = [*itertools.product(enumerate(flags.spreads), enumerate(flags.noise))]
+    for name, ((i, spread), (j, noise)) in itertools.product(names, settings):
+        cell = {k: statistics.summarise(last[name][k][i, j]) for k in MEASURES}
+        of_spread = values["cells"].setdefault(name, {}).setdefault(f"{spread:g}", {})
+        of_spread[f"{noise:g}"] = {k: summary._asdict() for k, summary in cell.items()}
+        row = {"method": name, "spread": spread, "noise": noise}
+        rows.append(row | {k: summary.iqm for k, summary in cell.items()})
+        ends = {}
+        for k, summary in cell.items():
+            ends |= {f"{k}_low": summary.ci95[0], f"{k}_high": summary.ci95[1]}
         curve.append(rows[-1] | ends)
-    return Result(
-        values,
-        _checks(flags, names, last),
-        rows,
-        draw(flags.spreads, names, curve, values["start"]),
-        curve,
-    )
+    picture = draw(flags.spreads, names, curve, values["start"])
+    return Result(values, _checks(flags, names, last), rows, picture, curve)
 
 
 def _check(flags: Flags) -> list[str]:
     for field in ("labels", "updates", "seeds"):
         at_least(field, getattr(flags, field), 1)
     for field in ("noise", "spreads", "methods"):
-        kept = getattr(flags, field)
-        if not kept or len(set(kept)) < len(kept):
-            raise UsageError(field, kept, "is empty or holds one twice.", "Give each once.")
+        distinct(field, getattr(flags, field))
     for e in flags.noise:
         share("noise", e)
-    one_of("reward_model", flags.reward_model, Literal["independent", "markov", "markov_t", "full"])
+    one_of("reward_model", flags.reward_model, RewardClass)
     return [objectives.canonical(name) for name in flags.methods]
 
 
@@ -119,7 +109,7 @@ def _task(flags: Flags, noise: float = 0.0, spread: float = 0.0) -> Rewarded:
     return Rewarded(reward=flags.reward, beta=flags.beta, flips=noise, slips=noise, spread=spread)
 
 
-def _config(flags: Flags, names: list[str]):
+def _config(flags: Flags, names: list[str]) -> Config:
     return make_config(
         benchmark=_task(flags),
         policy=Architecture("full"),
@@ -141,15 +131,11 @@ def _checks(flags: Flags, names: list[str], last: dict) -> list[Check]:
     checks = []
     for name in names:
         lowest = float(last[name]["regret"].min())
-        checks.append(
-            Check(f"{name}: never above the optimum", lowest > -1e-5, f"least regret {lowest:.4g}")
-        )
-        total = last[name]["regret"] + last[name]["regularised_return"]
-        checks.append(
-            near(
-                f"{name}: regret and return add up to the optimum", float(np.ptp(total)), 0.0, 1e-5
-            )
-        )
+        detail = f"least regret {lowest:.4g}"
+        checks.append(Check(f"{name}: never above the optimum", lowest > -1e-5, detail))
+        apart = float(np.ptp(last[name]["regret"] + last[name]["regularised_return"]))
+        about = f"{name}: regret and return add up to the optimum"
+        checks.append(near(about, apart, 0.0, 1e-5))
     if "sft" in names:
         apart = float(np.ptp(last["sft"]["regret"], axis=0).max())
         checks.append(near("sft: the same whatever the spread of comparisons", apart, 0.0, 1e-6))
@@ -167,9 +153,10 @@ FIGURE = Figure(
         "What as many demonstrations and comparisons are worth, as more of them are wrong "
         "and people disagree unevenly."
     ),
-    source="Ziegler et al. 2019 (arXiv 1909.08593); Rafailov et al. 2023 (arXiv 2305.18290); "
-    "Sun & van der Schaar 2024 "
-    "(arXiv 2405.15624)",
+    source=(
+        "Ziegler et al. 2019 (arXiv 1909.08593); Rafailov et al. 2023 (arXiv 2305.18290); "
+        "Sun & van der Schaar 2024 (arXiv 2405.15624)"
+    ),
     cluster=Flags(
         labels=2048,
         noise=tuple(i / 20 for i in range(10)),

@@ -44,11 +44,9 @@ class Ratio(NamedTuple):
     def log_moment(self, t: float) -> float:
         """K(t)."""
         room = self.room(t)
-        return (
-            self.a * t - 0.5 * math.log(room) + (self.b * t) ** 2 / (2 * room)
-            if room > 0
-            else math.inf
-        )
+        if room <= 0:
+            return math.inf
+        return self.a * t - 0.5 * math.log(room) + (self.b * t) ** 2 / (2 * room)
 
     @property
     def computable(self) -> bool:
@@ -63,11 +61,11 @@ def ratio(mean: float, std: float) -> Ratio:
 
 def quadrature(r: Ratio) -> tuple[float, dict[str, Moments]]:
     """The true KL and each estimator's moments, by a trapezoid rule that covers q r^t for every t
-    asked for."""
-    asked = [t for t in (0, 1, 2, 4) if r.room(t) > 1e-8 and r.log_moment(t) < 700]
+    that they need."""
+    powers = [t for t in (0, 1, 2, 4) if r.room(t) > 1e-8 and r.log_moment(t) < 700]
     ends = [
         t * r.b / r.room(t) + side * WIDTHS / math.sqrt(r.room(t))
-        for t in asked
+        for t in powers
         for side in (-1, 1)
     ]
     narrowest = min(1.0, r.room(1) ** -0.5)
@@ -76,19 +74,21 @@ def quadrature(r: Ratio) -> tuple[float, dict[str, Moments]]:
     log_q, s = -0.5 * x**2 - 0.5 * math.log(2 * math.pi), r.log(x)
 
     def moments(name: str) -> Moments:
-        finite = lambda t: name != "k3" or t in asked
         large = (s > LINEAR) & (name == "k3")
         k = np.asarray(ESTIMATORS[name](np.where(large, LINEAR, s)))
-        integral = lambda size, n: float(
-            np.sum(np.exp(log_q + n * np.where(large, s, np.log(size + 1e-300)))) * step
-        )
-        mean = integral(np.maximum(k, 0), 1) - float(
-            np.sum(np.exp(log_q) * np.maximum(-k, 0)) * step
-        )
+
+        def finite(t: int) -> bool:
+            return name != "k3" or t in powers
+
+        def integral(size: np.ndarray, n: int) -> float:
+            log_size = np.where(large, s, np.log(size + 1e-300))
+            return float(np.sum(np.exp(log_q + n * log_size)) * step)
+
+        below = float(np.sum(np.exp(log_q) * np.maximum(-k, 0)) * step)
+        mean = integral(np.maximum(k, 0), 1) - below
         stdev = math.sqrt(integral(abs(k - mean), 2)) if finite(2) else math.inf
-        return Moments(
-            mean, stdev, integral(abs(k - mean), 4) / stdev**4 if finite(4) else math.inf
-        )
+        fourth = integral(abs(k - mean), 4) / stdev**4 if finite(4) else math.inf
+        return Moments(mean, stdev, fourth)
 
     true = float(divergences.parse("reverse_kl").perspective(log_q + s, log_q).sum() * step)
     return true, {name: moments(name) for name in ESTIMATORS}
@@ -97,12 +97,8 @@ def quadrature(r: Ratio) -> tuple[float, dict[str, Moments]]:
 def closed_forms(r: Ratio) -> dict[str, Moments]:
     """From the cumulants of s (mean, variance, third, fourth), E_ref[s] = K'(1) and E_q[r^2]."""
     a, b, c = r
-    mean, variance, third, fourth = (
-        a + c,
-        b**2 + 2 * c**2,
-        6 * b**2 * c + 8 * c**3,
-        48 * c**2 * (b**2 + c**2),
-    )
+    mean, variance = a + c, b**2 + 2 * c**2
+    third, fourth = 6 * b**2 * c + 8 * c**3, 48 * c**2 * (b**2 + c**2)
     room = r.room(1)
     under_ref = a + c / room + b**2 / room + b**2 * c / room**2
     square = math.expm1(r.log_moment(2)) if r.room(2) > 0 else math.inf

@@ -11,6 +11,7 @@ import pytest
 
 from experiments import check_gradients, cli
 from experiments.gradients import card, cases, targets
+from experiments.gradients.world import random_world
 from fdiv import objectives
 from fdiv.objectives.adversarial import Adversarial
 from fdiv.objectives.distill import Distill
@@ -55,23 +56,23 @@ def strings(q, horizon):
 
 def slope(value, params):
     """Central differences."""
-    found = np.zeros_like(params)
+    gradient = np.zeros_like(params)
     for at in np.ndindex(params.shape):
         ends = []
         for side in (1, -1):
             moved = params.copy()
             moved[at] += side * 1e-6
             ends.append(value(moved))
-        found[at] = (ends[0] - ends[1]) / 2e-6
-    return found.ravel()
+        gradient[at] = (ends[0] - ends[1]) / 2e-6
+    return gradient.ravel()
 
 
 @pytest.mark.usefixtures("double")
 def test_targets_by_brute_force():
     """Reverse KL and chi-square of strings; the KL of tokens with prefixes held; E[log p]: all by
     listing strings."""
-    world = targets.world(3, 2, 0.5, 0)
-    known = targets.targets(world, ["reverse_kl", "pearson_chi2"])
+    world = random_world(3, 2, 0.5, 0)
+    candidates = targets.targets(world, ["reverse_kl", "pearson_chi2"])
     now, p = np.array(world.params), softmax(np.array(world.exact.mdp.expert.params))
     chance = lambda table, path: np.prod([table[at] for at in path])
 
@@ -86,7 +87,7 @@ def test_targets_by_brute_force():
         q = softmax(params)
         return sum(chance(p, x) ** 2 / chance(q, x) for x in strings(q, 2)) - 1
 
-    def held(params):
+    def kl_of_tokens(params):
         q, fixed = softmax(params), softmax(now)
         arrival = {0: 1.0, 1: fixed[0, 0], 2: fixed[0, 1]}  # the empty prefix and those that go on
         return (
@@ -98,22 +99,22 @@ def test_targets_by_brute_force():
         )
 
     pairs = [
-        (known.exact["sequence"]["reverse_kl"], kl),
-        (known.exact["sequence"]["pearson_chi2"], chi2),
-        (known.held["token"]["reverse_kl"], held),
-        (known.cross_entropy, lambda params: kl(params, 0.0)),
+        (candidates.exact["sequence"]["reverse_kl"], kl),
+        (candidates.exact["sequence"]["pearson_chi2"], chi2),
+        (candidates.fixed_prefixes["token"]["reverse_kl"], kl_of_tokens),
+        (candidates.cross_entropy, lambda params: kl(params, 0.0)),
     ]
-    for found, value in pairs:
-        np.testing.assert_allclose(found, slope(value, now), atol=1e-7)
+    for gradient, value in pairs:
+        np.testing.assert_allclose(gradient, slope(value, now), atol=1e-7)
 
 
 @pytest.mark.usefixtures("double")
 def test_variance_is_that_of_one_string(fewer):
     """Of maximum likelihood: the trace of E_p[g g'] less the mean's, g the gradient of one string's
     log-prob."""
-    world = targets.world(3, 2, 0.5, 0)
+    world = random_world(3, 2, 0.5, 0)
     (case,) = cases.cases({"sft": objectives.resolve("sft")})
-    (found,) = cases.measure(world, case, {})
+    (measured,) = cases.measure(world, case, {})
     q, p = softmax(np.array(world.params)), softmax(np.array(world.exact.mdp.expert.params))
     mean, square = np.zeros_like(q), 0.0
     for path in strings(p, 2):
@@ -121,8 +122,8 @@ def test_variance_is_that_of_one_string(fewer):
         for state, token in path:
             each[state] += q[state] - np.eye(3)[token]
         mean, square = mean + mass * each, square + mass * np.sum(each**2)
-    np.testing.assert_allclose(found.gradient, mean.ravel(), atol=1e-12)
-    assert found.variance == pytest.approx(square - np.sum(mean**2), rel=0.2)  # of 256 batches
+    np.testing.assert_allclose(measured.gradient, mean.ravel(), atol=1e-12)
+    assert measured.variance == pytest.approx(square - np.sum(mean**2), rel=0.2)  # of 256 batches
 
 
 # --- the words ------------------------------------------------------------------------------------
@@ -131,44 +132,41 @@ def test_variance_is_that_of_one_string(fewer):
 def test_verdicts():
     axis = np.eye(7)
     levels = {"sequence": 0, "occupancy": 1, "token": 2, "token_expert": 3}
-    known = targets.Targets(
+    candidates = targets.Targets(
         {level: {"js": axis[i]} for level, i in levels.items()},
         {"token": {"js": axis[4]}, "prefix": {"js": axis[5]}},
         axis[6],
     )
-    sequence, half = (
-        Claim("js", Level.sequence, ""),
-        Claim("js", Level.token_policy, "", 0.5),
+    sequence, half = Claim("js", "sequence", ""), Claim("js", "token", "", 0.5)
+    verdict = lambda gradient, claim=sequence: targets.verdict(
+        np.asarray(gradient, float), claim, candidates
     )
-    said = lambda gradient, claim=sequence: targets.verdict(
-        np.asarray(gradient, float), claim, known
-    )
-    assert said(0 * axis[0]) == "zero"
-    assert said(axis[0]) == "exact gradient of sequence js"
-    assert said(0.25 * axis[0]) == "exact gradient of sequence js, times 0.25"
-    assert said(axis[1]) == "exact gradient of occupancy js"
-    assert said(axis[2]) == "exact gradient of token js on the policy's prefixes"
-    assert said(2 * axis[3]) == "exact gradient of token js on the expert's prefixes, times 2"
-    assert said(3 * axis[5]) == "biased: drops the effect on later prefixes of sequence js"
+    assert verdict(0 * axis[0]) == "zero"
+    assert verdict(axis[0]) == "exact gradient of sequence js"
+    assert verdict(0.25 * axis[0]) == "exact gradient of sequence js, times 0.25"
+    assert verdict(axis[1]) == "exact gradient of occupancy js"
+    assert verdict(axis[2]) == "exact gradient of token js on the policy's prefixes"
+    assert verdict(2 * axis[3]) == "exact gradient of token js on the expert's prefixes, times 2"
+    assert verdict(3 * axis[5]) == "biased: drops the effect on later prefixes of sequence js"
     assert (
-        said(axis[2] / 2 + axis[3] / 2, half)
+        verdict(axis[2] / 2 + axis[3] / 2, half)
         == "exact gradient of token js on prefixes 50% the policy's"
     )
-    assert said(axis[4] / 2 + axis[3] / 2, half).startswith(
+    assert verdict(axis[4] / 2 + axis[3] / 2, half).startswith(
         "biased: drops the effect on later prefixes of token js on prefixes"
     )
-    assert said(axis[6]).startswith("no divergence's")
-    assert said(-axis[0]) == "ascends sequence js"
-    assert said(axis[0] + 0.2 * axis[1]) == "biased: near sequence js"
-    assert said(axis[0] + 2.0 * axis[1]) == "biased: far from sequence js"
+    assert verdict(axis[6]).startswith("no divergence's")
+    assert verdict(-axis[0]) == "ascends sequence js"
+    assert verdict(axis[0] + 0.2 * axis[1]) == "biased: near sequence js"
+    assert verdict(axis[0] + 2.0 * axis[1]) == "biased: far from sequence js"
 
 
 def test_what_has_changed():
     rows = {"a": {"verdict": "zero"}, "b": {"verdict": "exact"}}
     assert card.changes(rows, {"a": "zero", "b": "exact"}, whole=True) == []
     assert card.changes(rows, {"a": "zero", "b": "exact", "c": "x"}, whole=False) == []
-    found = card.changes(rows, {"a": "exact", "c": "x"}, whole=True)
-    assert [line.split(":")[0] for line in found] == ["changed", "new", "gone"]
+    lines = card.changes(rows, {"a": "exact", "c": "x"}, whole=True)
+    assert [line.split(":")[0] for line in lines] == ["changed", "new", "gone"]
 
 
 def test_every_registered_method_has_a_case():
@@ -204,18 +202,15 @@ def test_the_card_of_a_small_mdp(fewer, tmp_path, capsys, monkeypatch):
         "distill:reverse_kl": "exact gradient of token reverse_kl on the expert's prefixes",
         "distill:reverse_kl policy_prefixes=1": f"{drops} token reverse_kl on the policy's prefixes",
     }
-    a, b = (
-        rows[label]["against"]
-        for label in ("reverse_kl discount=0", "distill:reverse_kl policy_prefixes=1")
-    )
+    same = ("reverse_kl discount=0", "distill:reverse_kl policy_prefixes=1")
+    a, b = (rows[label]["against"] for label in same)
     for level, family in a.items():  # one and the same direction
         assert [x["cosine"] for x in family.values()] == pytest.approx(
             [x["cosine"] for x in b[level].values()]
         )
     assert rows["reverse_kl"]["relative_error"] < 1e-9
     assert rows["fairl (trained)"]["cosine"] != rows["fairl"]["cosine"]
-    said = capsys.readouterr().out
-    assert "ascends sequence forward_kl" in said
+    assert "ascends sequence forward_kl" in capsys.readouterr().out
 
 
 def test_a_verdict_that_changes_is_an_error(tmp_path, capsys, monkeypatch):
@@ -228,9 +223,8 @@ def test_a_verdict_that_changes_is_an_error(tmp_path, capsys, monkeypatch):
             json.dumps({"rows": {"sft": {"verdict": verdict}, "gail": {"verdict": "zero"}}})
         )
         assert check_gradients.main(["sft", "--expect", str(tmp_path / "then.json")]) == code
-    assert (
-        "changed: sft: 'zero' -> 'exact gradient of sequence forward_kl'" in capsys.readouterr().out
-    )
+    changed = "changed: sft: 'zero' -> 'exact gradient of sequence forward_kl'"
+    assert changed in capsys.readouterr().out
 
 
 BAD = {
@@ -252,9 +246,9 @@ def test_bad_input_is_one_paragraph_and_exit_code_2(case, tmp_path, capsys, monk
     monkeypatch.chdir(tmp_path)
     argv, says = BAD[case]
     assert check_gradients.main(argv) == cli.USAGE_EXIT
-    said = " ".join(capsys.readouterr().err.split())
-    assert says in said
-    assert "Traceback" not in said
+    message = " ".join(capsys.readouterr().err.split())
+    assert says in message
+    assert "Traceback" not in message
     assert not list(tmp_path.iterdir())
 
 
@@ -277,9 +271,13 @@ class Backwards(Method):
         return Claim("forward_kl", Level.sequence, "Likelihood with the wrong sign.")
 
     def build(self, components):
+        policy, vocab = components.policy, components.mdp.vocab
+
+        def loss(params, aux, batch):
+            log_q = tk.log_probs(policy, params, batch, vocab).sum(1)
+            return jnp.sum(batch.weight * log_q), {}
+
         prepare = lambda key, params, aux, batch: (aux, tk.normalise(batch), {})
-        each = lambda params, batch: tk.log_probs(components.policy, params, batch, components.mdp.vocab).sum(1)
-        loss = lambda params, aux, batch: (jnp.sum(batch.weight * each(params, batch)), {})
         return Objective(lambda key, params: (), prepare, loss)
 
 
@@ -291,19 +289,8 @@ def test_an_objective_of_the_users_own(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "IMPORTED", [])
     monkeypatch.setattr(objectives, "METHODS", dict(objectives.METHODS))
     (tmp_path / "own.py").write_text(OWN)
-    assert (
-        check_gradients.main(
-            [
-                "--import",
-                str(tmp_path / "own.py"),
-                "backwards",
-                *SMALL,
-                "--out",
-                str(tmp_path / "x"),
-            ]
-        )
-        == 0
-    )
+    argv = ["--import", str(tmp_path / "own.py"), "backwards", *SMALL]
+    assert check_gradients.main([*argv, "--out", str(tmp_path / "x")]) == 0
     rows = json.loads((tmp_path / "x" / "gradients.json").read_text())["rows"]
     assert rows["backwards"]["verdict"] == "ascends sequence forward_kl"
     assert rows["backwards"]["cosine"] == pytest.approx(-1)

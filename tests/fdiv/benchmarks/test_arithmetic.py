@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tables import EVERY
+from laws import EVERY
 
 from experiments import assemble, cli, compare
 from experiments.config import make_config

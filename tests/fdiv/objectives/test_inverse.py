@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from laws import EVERY, SPACES, close, random_models
 from scipy.optimize import minimize
-from tables import EVERY, SPACES, close, world
 
+from experiments.gradients.world import build, table_score
 from fdiv import divergences, exact, objectives, regularised
 from fdiv import tokens as tk
 from fdiv.learner import learner
@@ -22,7 +23,7 @@ from fdiv.objectives.policy_gradient import PolicyGradient
 from fdiv.objectives.spin import Spin, SpinState
 from fdiv.policies import tabular
 from fdiv.rollout import sampler
-from fdiv.types import Components, Model, Regulariser, Sequences, TokenMDP, UsageError
+from fdiv.types import Model, Regulariser, Sequences, UsageError
 
 BETA = 0.7
 CASES = [
@@ -42,34 +43,23 @@ POWERS = {
 }
 
 
-def kit_of(kind: str = "ending", exactly: bool = True, seed: int = 0):
+def task_of(kind: str = "ending", exactly: bool = True, seed: int = 0):
     """(space, components whose expert is ref e^{r / beta} / Z, random params, all demonstrations by
     weight, log Z)."""
-    space, reference, policy, params = world(kind, seed)
-    automaton = tabular.full(space.vocab, space.horizon)
-    table = jnp.asarray(
-        np.random.default_rng(seed + 1).standard_normal((automaton.states, space.vocab))
-    )
-    score = lambda x: tk.pick(table[tabular.read(automaton, x.tokens)], x.tokens, x.mask).sum(1)
+    space, reference, policy, params = random_models(kind, seed)
+    shape = reference.params.shape
+    score = table_score(space, np.random.default_rng(seed + 1).standard_normal(shape))
     energy = exact.law(space, *reference).string + score(space.sequences) / BETA
     log_z = jax.nn.logsumexp(energy)
     expert = Model(policy, tabular.written(space, np.asarray(energy - log_z)))
-    demos = exact.weighted(space, exact.law(space, *expert))
-    draw = lambda key, n: sampler(space.horizon, space.eos)(key, *expert, tk.empty_prompts(n))[0]
-    prompts = lambda key, n: tk.empty_prompts(n)
-    regulariser = Regulariser("reverse_kl", BETA, reference)
-    mdp = TokenMDP(
-        space.vocab, space.horizon, space.eos, prompts, draw, draw, expert, {}, score, regulariser
-    )
-    rollout = exact.enumerator(space) if exactly else sampler(space.horizon, space.eos)
-    components = Components(
-        policy, mdp, rollout, None, tabular.scorer(automaton, space.vocab, 1), enumerated=exactly
-    )
-    return space, components, jnp.asarray(params), demos, log_z
+    task = {"reference": reference, "score": score, "beta": BETA}
+    world = build(space, policy, jnp.asarray(params), expert, **task)
+    components = world.exact if exactly else world.sampled
+    return space, components, world.params, world.demos, log_z
 
 
 def built(name: str, fields: dict, exactly: bool = False):
-    space, components, params, demos, _ = kit_of(exactly=exactly)
+    space, components, params, demos, _ = task_of(exactly=exactly)
     method = objectives.resolve(name, **fields)
     return (
         space,
@@ -104,7 +94,7 @@ def at_z(log_z) -> FdpgState:
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", SPACES)
 def test_the_right_normaliser_makes_every_divergence_exact(kind):
-    space, components, params, demos, log_z = kit_of(kind)
+    space, components, params, demos, log_z = task_of(kind)
     ref, r = (
         exact.law(space, *components.mdp.regulariser.reference).string,
         components.mdp.score(space.sequences),
@@ -135,7 +125,7 @@ def test_the_right_normaliser_makes_every_divergence_exact(kind):
 def test_a_wrong_normaliser_is_an_unnormalised_target():
     """Z^ = e^c Z: the same f to p e^-c. Reverse KL loses nothing, the alpha family length alone,
     the others direction."""
-    space, components, params, demos, log_z = kit_of()
+    space, components, params, demos, log_z = task_of()
     c = 1.3
     ends = (log_z, log_z + c)
     for spec in EVERY:
@@ -159,7 +149,7 @@ def test_a_wrong_normaliser_is_an_unnormalised_target():
 def test_the_normaliser_is_a_running_mean_by_hand():
     """From Z^ = 1, a batch of all strings, whose mean is Z: .75 + .25 Z; it judges from the next
     batch on."""
-    _, components, params, demos, log_z = kit_of()
+    _, components, params, demos, log_z = task_of()
     objective = Fdpg("js", rate=0.25).build(components)
     prepare = jax.jit(objective.prepare)
     aux, _, metrics = prepare(jax.random.key(0), params, at_z(0.0), demos)
@@ -174,7 +164,7 @@ def test_the_normaliser_is_a_running_mean_by_hand():
 def test_samples_estimate_the_normaliser_without_bias_and_then_the_gradient():
     """Over many batches of 16, the mean of Z^ is Z and the mean gradient the exact one, within five
     standard errors."""
-    _, components, params, demos, log_z = kit_of(exactly=False)
+    _, components, params, demos, log_z = task_of(exactly=False)
     first, later = Fdpg("js", rate=1.0).build(components), at_z(log_z)
 
     def sampled(key):
@@ -184,7 +174,7 @@ def test_samples_estimate_the_normaliser_without_bias_and_then_the_gradient():
         return jnp.exp(aux.log_z), jax.grad(lambda x: first.loss(x, aux, scored)[0])(params)
 
     found = jax.jit(jax.vmap(sampled))(jax.random.split(jax.random.key(5), 4000))
-    wanted = jnp.exp(log_z), gradient(Fdpg("js").build(kit_of()[1]), params, demos, later)
+    wanted = jnp.exp(log_z), gradient(Fdpg("js").build(task_of()[1]), params, demos, later)
     for draws, truth in zip(found, wanted):
         error = np.asarray(draws).std(0) / np.sqrt(len(draws))
         np.testing.assert_array_less(
@@ -205,7 +195,7 @@ def test_reverse_kl_needs_no_normaliser_in_any_batch():
 
 @pytest.mark.usefixtures("double")
 def test_an_exact_normaliser_is_the_policy_gradient():
-    _, components, params, demos, _ = kit_of()
+    _, components, params, demos, _ = task_of()
     known = components._replace(
         mdp=components.mdp._replace(score=None, regulariser=None)
     )  # neither is read
@@ -214,7 +204,7 @@ def test_an_exact_normaliser_is_the_policy_gradient():
 
 
 def test_without_a_reference_it_is_the_start():
-    _, components, params, demos, _ = kit_of()
+    _, components, params, demos, _ = task_of()
     start = params + jax.random.normal(jax.random.key(1), params.shape)
     task = lambda reference: components._replace(
         mdp=components.mdp._replace(regulariser=Regulariser("reverse_kl", BETA, reference))
@@ -230,7 +220,7 @@ def test_without_a_reference_it_is_the_start():
 
 
 def test_broken_scores_are_left_out_and_counted():
-    _, components, params, _, _ = kit_of(exactly=False)
+    _, components, params, _, _ = task_of(exactly=False)
     broken = lambda x: jnp.where(x.mask.sum(1) == 1, jnp.nan, 0.0)
     objective = Fdpg("js").build(components._replace(mdp=components.mdp._replace(score=broken)))
     aux = objective.init(jax.random.key(0), params)
@@ -246,7 +236,7 @@ def test_broken_scores_are_left_out_and_counted():
 
 
 def test_each_prompt_has_its_own_normaliser():
-    space, components, _, _, _ = kit_of(exactly=False)
+    space, components, _, _, _ = task_of(exactly=False)
     automaton = tabular.markov(space.vocab, space.horizon + 1, 1)
     policy, table = (
         tabular.policy(automaton, space.vocab),
@@ -279,7 +269,7 @@ def test_each_prompt_has_its_own_normaliser():
 def test_spin_rests_at_the_expert_and_starts_as_likelihood(kind):
     """While q is old: beta / 2 times the gradient of forward KL, for any policy; so nothing at the
     expert."""
-    _, components, params, demos, _ = kit_of(kind)
+    _, components, params, demos, _ = task_of(kind)
     objective = Spin(beta=0.6).build(components)
     close(
         gradient(objective, params, demos),
@@ -294,7 +284,7 @@ def test_spin_rests_at_the_expert_and_starts_as_likelihood(kind):
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", SPACES)
 def test_spin_is_its_formula_over_all_pairs(kind):
-    space, components, params, demos, _ = kit_of(kind)
+    space, components, params, demos, _ = task_of(kind)
     old = params + jax.random.normal(jax.random.key(1), params.shape)
     p, o = (
         exact.law(space, *components.mdp.expert).string,
@@ -319,7 +309,7 @@ def test_spin_is_its_formula_over_all_pairs(kind):
 @pytest.mark.parametrize("beta", [1.0, 0.6])
 def test_a_round_of_spin_ends_where_it_says(beta):
     """old (p / old)^{1 / beta}: the expert at beta 1."""
-    space, components, old, demos, _ = kit_of()
+    space, components, old, demos, _ = task_of()
     p, o = laws(space, components, old)
     best = jax.nn.log_softmax(o.string + (p.string - o.string) / beta)
     aux = SpinState(old, jnp.ones((), jnp.int32))
@@ -347,7 +337,7 @@ def test_the_old_policy_is_renewed_every_so_many_updates():
 
 @pytest.mark.usefixtures("double")
 def test_rows_of_spin_average_to_all_pairs():
-    _, components, params, demos, _ = kit_of(exactly=False)
+    _, components, params, demos, _ = task_of(exactly=False)
     aux = SpinState(
         params + jax.random.normal(jax.random.key(1), params.shape), jnp.ones((), jnp.int32)
     )
@@ -359,7 +349,7 @@ def test_rows_of_spin_average_to_all_pairs():
         return jax.grad(lambda x: objective.loss(x, after, batch)[0])(params)
 
     draws = np.asarray(jax.jit(jax.vmap(sampled))(jax.random.split(jax.random.key(3), 3000)))
-    wanted = np.asarray(gradient(Spin().build(kit_of()[1]), params, demos, aux))
+    wanted = np.asarray(gradient(Spin().build(task_of()[1]), params, demos, aux))
     np.testing.assert_array_less(
         np.abs(draws.mean(0) - wanted), 5 * draws.std(0) / np.sqrt(len(draws)) + 1e-9
     )
@@ -403,7 +393,7 @@ def written_out(space, components, alpha, data="offline"):
 @pytest.mark.parametrize("data", ["offline", "mixed"])
 @pytest.mark.parametrize("kind", SPACES)
 def test_iq_learn_is_its_objective_in_policy_and_value(kind, data):
-    space, components, params, demos, _ = kit_of(kind)
+    space, components, params, demos, _ = task_of(kind)
     alpha, value = 3.0, jax.random.normal(jax.random.key(1), (params.shape[0], 1))
     objective = IqLearn(data, alpha, value_learning_rate=1e-30, value_steps=1).build(components)
     start = (value, objective.init(jax.random.key(0), params)[1])
@@ -421,7 +411,7 @@ def test_iq_learn_is_its_objective_in_policy_and_value(kind, data):
 
 @pytest.mark.usefixtures("double")
 def test_without_the_square_it_is_behaviour_cloning():
-    _, components, params, demos, _ = kit_of()
+    _, components, params, demos, _ = task_of()
     for data in ("offline", "mixed"):
         found = gradient(IqLearn(data, alpha=1e12).build(components), params, demos)
         close(found, gradient(MaxLikelihood().build(components), params, demos))
@@ -460,7 +450,7 @@ def solved(space, components, alpha, data="offline", rounds=1):
 def test_iq_learn_is_a_chi_square_less_entropy():
     """Solved as it is and as min over q of alpha sum (q - p)^2 / p - H(q): one value, one law; r =
     2 alpha (1 - q / p)."""
-    space, components, params, _, _ = kit_of("fixed")
+    space, components, params, _, _ = task_of("fixed")
     alpha, p = 2.0, exact.law(space, *components.mdp.expert)
 
     def dual(x):
@@ -493,7 +483,7 @@ def test_iq_learn_is_a_chi_square_less_entropy():
 
 @pytest.mark.usefixtures("double")
 def test_the_square_of_mixed_strings_bounds_rewards():
-    space, components, _, _, _ = kit_of("fixed")
+    space, components, _, _, _ = task_of("fixed")
     alpha, p = 2.0, jnp.exp(exact.law(space, *components.mdp.expert).node)
     _, table, r = solved(space, components, alpha, "mixed", rounds=12)
     q = jnp.exp(exact.law(space, components.policy, jnp.asarray(table)).node)
@@ -502,7 +492,7 @@ def test_the_square_of_mixed_strings_bounds_rewards():
 
 @pytest.mark.usefixtures("double")
 def test_iq_learn_is_biased_towards_entropy_by_one_over_alpha():
-    space, components, _, _, _ = kit_of("fixed")
+    space, components, _, _, _ = task_of("fixed")
     found = []
     for alpha in (3.0, 30.0, 300.0):
         p, q = laws(space, components, jnp.asarray(solved(space, components, alpha)[1]))
@@ -518,7 +508,7 @@ def test_iq_learn_is_biased_towards_entropy_by_one_over_alpha():
 def test_the_expert_is_a_fixed_point_only_where_all_strings_are_as_likely(flat):
     """With the best V at the policy = the expert. Rewards of nothing need log p(x) to be one
     number."""
-    space, components, params, _, _ = kit_of("fixed")
+    space, components, params, _, _ = task_of("fixed")
     if flat:
         components = components._replace(
             mdp=components.mdp._replace(expert=Model(components.policy, np.zeros(params.shape)))
@@ -539,7 +529,7 @@ def test_the_expert_is_a_fixed_point_only_where_all_strings_are_as_likely(flat):
 
 def test_the_value_function_learns_to_make_rewards_small():
     """To the least squares' minimum, whatever alpha is."""
-    space, components, params, demos, _ = kit_of("fixed")
+    space, components, params, demos, _ = task_of("fixed")
     best = []
     for alpha in (1.0, 1e6):
         objective = IqLearn(alpha=alpha, value_learning_rate=0.05, value_steps=300).build(
@@ -577,7 +567,7 @@ def test_own_strings_have_rewards_and_no_likelihood():
 
 
 def test_dagger_is_distillation_on_the_policys_prefixes():
-    _, components, params, demos, _ = kit_of()
+    _, components, params, demos, _ = task_of()
     for name, spec in (("dagger", "forward_kl"), ("dagger:js", "js")):
         method = objectives.resolve(name)
         same = Distill(spec, policy_prefixes=1.0)
@@ -627,7 +617,7 @@ def test_what_cannot_be_is_refused(name, fields, said):
     ],
 )
 def test_tasks_without_a_target_are_refused(changed, said):
-    _, components, _, _, _ = kit_of("fixed")
+    _, components, _, _, _ = task_of("fixed")
     with pytest.raises(UsageError, match=said):
         Fdpg("js").build(components._replace(mdp=components.mdp._replace(**changed)))
     with pytest.raises(UsageError, match="expert whose probabilities are known"):

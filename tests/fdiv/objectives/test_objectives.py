@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tables import EVERY, SMOOTH, SPACES, close, world
+from laws import EVERY, SMOOTH, SPACES, close, random_models
 
-from experiments.gradients import targets
+from experiments.gradients.world import build, rewarded
 from fdiv import divergences, exact, objectives
 from fdiv import tokens as tk
 from fdiv.learner import learner
@@ -24,7 +24,7 @@ from fdiv.objectives.max_likelihood import MaxLikelihood
 from fdiv.objectives.policy_gradient import PolicyGradient
 from fdiv.policies import tabular
 from fdiv.rollout import sampler
-from fdiv.types import PAD, Components, Level, Pairs, Regulariser, Sequences, TokenMDP, UsageError
+from fdiv.types import PAD, Components, Level, Pairs, Regulariser, Sequences, UsageError
 
 LEVELS = ["sequence", "occupancy", "token"]
 # one name for each objective: methods of one group that fix the same differ in f alone, which the
@@ -36,29 +36,19 @@ ONE = {
 NAMES = [f"{name}:hellinger2" if needs_argument(name) else name for name in ONE.values()]
 
 
-def kit_of(kind: str, seed: int = 0, exactly: bool = True):
-    """(components, random params, all demonstrations by weight) on a small space, rollouts by enumeration
-    or by sampling."""
-    return _kit_of(kind, seed, exactly, jax.config.jax_enable_x64)
+def task_of(kind: str, seed: int = 0, exactly: bool = True):
+    """(space, components, random params, all demonstrations by weight), rollouts by enumeration or
+    by sampling. The expert is the optimum of the reward with a random reference."""
+    return _task_of(kind, seed, exactly, jax.config.jax_enable_x64)
 
 
 @functools.cache
-def _kit_of(kind: str, seed: int, exactly: bool, double: bool):
-    space, expert, policy, params = world(kind, seed)
-    demos = exact.weighted(space, exact.law(space, *expert))
-    draw = lambda key, n: sampler(space.horizon, space.eos)(key, *expert, tk.empty_prompts(n))[0]
-    prompts = lambda key, n: tk.empty_prompts(n)
-    held = (lambda key, n: demos) if exactly else draw
-    mdp = TokenMDP(space.vocab, space.horizon, space.eos, prompts, draw, held, expert)
-    automaton = tabular.full(space.vocab, space.horizon)
-    nets = (tabular.scorer(automaton, space.vocab), tabular.scorer(automaton, space.vocab, 1))
-    whole = Components(policy, mdp, exact.enumerator(space), *nets, enumerated=True)
-    drawing = Components(policy, mdp, sampler(space.horizon, space.eos), *nets)
-    reference = world(kind, seed + 100)[1]
-    rewarded = targets.rewarded(
-        targets.World(space, whole, drawing, params, demos, reference, {}), "reverse_kl"
-    )
-    return space, rewarded.exact if exactly else rewarded.sampled, jnp.asarray(params), demos
+def _task_of(kind: str, seed: int, exactly: bool, double: bool):
+    space, expert, policy, params = random_models(kind, seed)
+    reference = random_models(kind, seed + 100)[1]
+    world = build(space, policy, jnp.asarray(params), expert)._replace(reference=reference)
+    world = rewarded(world, "reverse_kl")
+    return space, world.exact if exactly else world.sampled, world.params, world.demos
 
 
 def target(space, components, spec, level):
@@ -85,7 +75,7 @@ def exact_gradient(objective, params, demos, aux=None):
 @pytest.mark.parametrize("baseline", ["none", "mean", "leave_one_out"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_policy_gradient_is_exact_for_every_divergence(kind, baseline, level):
-    space, components, params, demos = kit_of(kind)
+    space, components, params, demos = task_of(kind)
     turn = (kind == "ending") ^ (
         level == "occupancy"
     )  # every divergence at every level, on one of the spaces
@@ -99,7 +89,7 @@ def test_policy_gradient_is_exact_for_every_divergence(kind, baseline, level):
 def test_a_discount_is_a_bias_and_zero_drops_later_prefixes():
     """At discount 0 the reverse-KL gradient is the token level's with prefixes held fixed, times
     the horizon."""
-    space, components, params, demos = kit_of("ending")
+    space, components, params, demos = task_of("ending")
     q = exact.law(space, components.policy, params)
     p = exact.law(space, *components.mdp.expert)
 
@@ -132,7 +122,7 @@ def test_a_discount_is_a_bias_and_zero_drops_later_prefixes():
 def test_forward_kl_does_not_mind_a_discount(level):
     """e^s is a martingale under the policy, so each later term is zero in expectation whatever it
     is weighed by."""
-    space, components, params, demos = kit_of("ending")
+    space, components, params, demos = task_of("ending")
     method = PolicyGradient("forward_kl", level=level, discount=0.3)
     assert method.claim().sentence.startswith("Unbiased")
     close(
@@ -144,7 +134,7 @@ def test_forward_kl_does_not_mind_a_discount(level):
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", SPACES)
 def test_maximum_likelihood_is_forward_kl(kind):
-    space, components, params, demos = kit_of(kind)
+    space, components, params, demos = task_of(kind)
     objective = MaxLikelihood().build(components)
     close(
         exact_gradient(objective, params, demos),
@@ -162,7 +152,7 @@ def test_maximum_likelihood_is_forward_kl(kind):
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_distillation_is_the_token_level_with_its_prefixes_held(kind, share):
-    space, components, params, demos = kit_of(kind)
+    space, components, params, demos = task_of(kind)
     q = exact.law(space, components.policy, params)
     p = exact.law(space, *components.mdp.expert)
     for spec in EVERY[(kind == "ending") ^ (share == 0.4) :: 2]:
@@ -220,7 +210,7 @@ def test_adversarial_gradient_is_exact_at_the_optimal_discriminator(
     kind, training, level, structured
 ):
     """And the optimal discriminator is a fixed point of its own training, by either loss."""
-    space, components, params, demos = kit_of(kind)
+    space, components, params, demos = task_of(kind)
     wanted = Level.token_expert if level == "token" else level
     turn = (kind == "ending") ^ (
         training == "bound"
@@ -258,7 +248,7 @@ def test_adversarial_gradient_is_exact_at_the_optimal_discriminator(
 def test_fairl_as_published_climbs_forward_kl_near_the_optimum():
     """Its reward -s e^s against e^s: opposite directions where p is near q; adversarial:forward_kl
     has the right one."""
-    space, components, _, demos = kit_of("fixed")
+    space, components, _, demos = task_of("fixed")
     params = jnp.asarray(components.mdp.expert.params) + 0.01 * jax.random.normal(
         jax.random.key(0), components.mdp.expert.params.shape
     )
@@ -286,7 +276,7 @@ def test_fairl_as_published_climbs_forward_kl_near_the_optimum():
 def test_expert_reward_and_entropy_bonus_minimise_what_the_claim_says():
     """airl with reward f alone and entropy c: reverse KL to p^(1/c), so its gradient vanishes there
     and not at p."""
-    space, components, _, demos = kit_of("fixed")
+    space, components, _, demos = task_of("fixed")
     c = 0.5
     method = objectives.resolve(
         "airl", warmup=0, reward_form="expert", entropy=c, discriminator_learning_rate=1e-9
@@ -323,7 +313,7 @@ def test_expert_reward_and_entropy_bonus_minimise_what_the_claim_says():
 
 
 def built(name: str, kind: str = "ending", exactly: bool = False, **fields):
-    space, components, params, demos = kit_of(kind, exactly=exactly)
+    space, components, params, demos = task_of(kind, exactly=exactly)
     warmup = {"warmup": 0} if objectives.resolve(name).warmup else {}
     method = objectives.resolve(name, **warmup | fields)
     every = demos if method.reads == "demos" else components.mdp.pairs(None, 0) if exactly else None
@@ -581,7 +571,7 @@ def test_method_names_that_do_not_resolve(name, says):
 
 
 def test_methods_without_a_known_expert():
-    _, components, _, _ = kit_of("fixed")
+    _, components, _, _ = task_of("fixed")
     blind = components._replace(mdp=components.mdp._replace(expert=None))
     for name in ("reverse_kl", "distill:js"):
         method = objectives.resolve(name)
@@ -594,7 +584,7 @@ def test_methods_without_a_known_expert():
 
 def test_prompts_are_answered_and_not_learned():
     """With ragged prompts in front, gradients come from the answers alone, whatever the method."""
-    space, components, params, _ = kit_of("ending", exactly=False)
+    space, components, params, _ = task_of("ending", exactly=False)
     width = 2
     automaton = tabular.markov(space.vocab, space.horizon + width, 1)
     policy = tabular.policy(automaton, space.vocab)

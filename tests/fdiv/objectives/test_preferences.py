@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tables import SPACES, close, world
+from laws import SPACES, close, reward_task
 
+from experiments.gradients.world import weighted_pairs
 from fdiv import divergences, exact, objectives, regularised
 from fdiv import tokens as tk
 from fdiv.learner import learner
@@ -24,14 +25,11 @@ COMPARING = [name for name in NAMES if name != "kto"]
 BETA = 0.3
 
 
-def kit_of(kind: str, seed: int = 0):
-    """(space, components with a random reference, random params, a random reward of every string)."""
-    space, reference, policy, params = world(kind, seed)
-    prompts = lambda key, n: tk.empty_prompts(n)
-    task = TokenMDP(space.vocab, space.horizon, space.eos, prompts, prompts, prompts, None)
-    mdp = task._replace(regulariser=Regulariser("reverse_kl", BETA, reference))
-    rewards = np.random.default_rng(seed + 1).standard_normal(len(space.state))
-    return space, Components(policy, mdp, exact.enumerator(space)), jnp.asarray(params), rewards
+def task_of(kind: str, seed: int = 0):
+    """(space, components with a random reference, random params, a random reward of each string)."""
+    world = reward_task(kind, seed, beta=BETA)
+    rewards = np.random.default_rng(seed + 1).standard_normal(len(world.space.state))
+    return world.space, world.exact, world.params, rewards
 
 
 def built(name: str, components: Components, **fields):
@@ -43,8 +41,7 @@ def population(space, log_law, chance) -> Pairs:
     preferred one."""
     first, second = (x.ravel() for x in np.indices(chance.shape))
     weight = jnp.exp(log_law[first] + log_law[second]) * chance[first, second]
-    side = lambda rows: Sequences(space.sequences.tokens[rows], space.sequences.mask[rows], weight)
-    return Pairs(side(first), side(second))
+    return weighted_pairs(space, first, second, weight)
 
 
 def bradley_terry(rewards):
@@ -77,7 +74,7 @@ def slopes(space, components, params):
 @pytest.mark.parametrize("name", list(regularised.members()))
 def test_f_dpo_is_stationary_at_the_regularised_optimum_and_nowhere_near(name, kind):
     """Whichever strings are compared: two draws from the reference, or from any other law."""
-    space, components, params, rewards = kit_of(kind)
+    space, components, params, rewards = task_of(kind)
     log_ref = reference(space, components)
     d = divergences.parse(name)
     best = jax.jit(lambda r, ref: regularised.optimum(d, r, ref, BETA))(rewards, log_ref)
@@ -97,7 +94,7 @@ def test_f_dpo_is_stationary_at_the_regularised_optimum_and_nowhere_near(name, k
 def test_the_gradient_of_dpo_by_another_formula(kind):
     """-beta E[sigmoid(-margin) (grad log q(chosen) - grad log q(rejected))], rows of one string
     left out."""
-    space, components, params, rewards = kit_of(kind)
+    space, components, params, rewards = task_of(kind)
     log_ref, log_q = (
         reference(space, components),
         np.asarray(exact.law(space, components.policy, params).string),
@@ -115,7 +112,7 @@ def test_the_gradient_of_dpo_by_another_formula(kind):
 
 @pytest.mark.usefixtures("double")
 def test_smoothed_labels_are_labels_turned_round():
-    space, components, params, rewards = kit_of("ending")
+    space, components, params, rewards = task_of("ending")
     log_ref, chance = reference(space, components), bradley_terry(rewards)
     smoothed = gradient(built("dpo", components, label_smoothing=0.2))(
         params, population(space, log_ref, chance)
@@ -134,7 +131,7 @@ def test_smoothed_labels_are_labels_turned_round():
 def test_ipo_is_stationary_at_its_closed_form_and_not_at_that_of_dpo(kind):
     """q ~ ref e^{P / beta}, P the chance to win against another draw; preferences here are no
     Bradley-Terry."""
-    space, components, params, rewards = kit_of(kind)
+    space, components, params, rewards = task_of(kind)
     log_ref, slope = reference(space, components), gradient(built("ipo", components))
     odds = np.random.default_rng(5).uniform(-2, 2, (len(rewards), len(rewards)))
     chance = 1 / (1 + np.exp(odds.T - odds))
@@ -151,7 +148,7 @@ def test_ipo_is_stationary_at_its_closed_form_and_not_at_that_of_dpo(kind):
 @pytest.mark.parametrize("kind", SPACES)
 def test_simpo_without_a_margin_is_stationary_where_each_token_carries_the_reward(kind):
     """log q(x) = |x| (r(x) / beta + c), whatever the reference; a margin moves it away."""
-    space, components, params, rewards = kit_of(kind)
+    space, components, params, rewards = task_of(kind)
     size = space.sequences.mask.sum(1)
     c = regularised.bisect(
         lambda c: jnp.exp(size * (rewards / BETA + c)).sum() - 1, jnp.float64(-100.0), 100.0
@@ -169,7 +166,7 @@ def test_simpo_without_a_margin_is_stationary_where_each_token_carries_the_rewar
 def test_the_gradient_of_kto_by_another_formula(kind):
     """-beta sum over strings of net(x) sigmoid'(u) grad log q(x): each string moves by the sign of
     its net label."""
-    space, components, params, rewards = kit_of(kind)
+    space, components, params, rewards = task_of(kind)
     log_ref, log_q = (
         reference(space, components),
         np.asarray(exact.law(space, components.policy, params).string),
@@ -311,7 +308,7 @@ def test_ipo_comes_back_from_beyond_its_margin():
 def prompted(n: int = 24, seed: int = 0):
     """(components, params, comparisons with ragged prompts): the policy and the reference read two tokens
     back."""
-    space, components, _, _ = kit_of("ending", seed)
+    space, components, _, _ = task_of("ending", seed)
     automaton = tabular.markov(space.vocab, space.horizon + 2, 2)
     policy = tabular.policy(automaton, space.vocab)
     draw = np.random.default_rng(seed)
@@ -396,7 +393,7 @@ def test_comparisons_ignore_strings_labelled_alone(name):
 def test_kto_reads_strings_labelled_alone():
     """Without prompts, comparisons taken apart are the same strings: the same loss, gradient and
     log-probs."""
-    space, components, params, rewards = kit_of("ending")
+    space, components, params, rewards = task_of("ending")
     draw = np.random.default_rng(0)
     rows = np.stack(
         [draw.permutation(len(rewards))[:2] for _ in range(16)]
@@ -508,7 +505,7 @@ def test_the_tangent_of_a_reward_goes_on_from_where_it_touches():
 )
 def test_what_cannot_be_is_refused(name, fields, says):
     with pytest.raises(UsageError, match=says):
-        built(name, kit_of("fixed")[1], **fields)
+        built(name, task_of("fixed")[1], **fields)
 
 
 def test_names_that_do_not_resolve():
@@ -523,7 +520,7 @@ def test_names_that_do_not_resolve():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_task_without_a_regulariser_is_refused(name):
-    _, components, _, _ = kit_of("fixed")
+    _, components, _, _ = task_of("fixed")
     with pytest.raises(UsageError, match="reference"):
         built(name, components._replace(mdp=components.mdp._replace(regulariser=None)))
     with pytest.raises(UsageError, match="beta"):
@@ -554,7 +551,7 @@ def test_claims():
 @pytest.mark.parametrize("name", ["f_dpo:hellinger2"])
 def test_f_dpo_reaches_its_closed_form(name):
     """By Adam, in single precision, on all comparisons at once."""
-    space, components, _, rewards = kit_of("fixed")
+    space, components, _, rewards = task_of("fixed")
     with jax.enable_x64(True):
         log_ref = reference(space, components)
         d = divergences.parse(name.partition(":")[2])

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tables import SPACES, close, world
+from laws import SPACES, close, random_models, reward_task
 
+from experiments.gradients.world import table_score
 from fdiv import divergences, exact, objectives, regularised
 from fdiv import tokens as tk
 from fdiv.benchmarks import Markov, Rewarded, TwoTemplate
@@ -17,8 +18,7 @@ from fdiv.learner import learner
 from fdiv.objectives.reinforce import Rloo
 from fdiv.penalties import Penalty
 from fdiv.policies import tabular
-from fdiv.rollout import sampler
-from fdiv.types import Components, Model, Regulariser, TokenMDP, UsageError
+from fdiv.types import Model, UsageError
 
 METHODS = ["reinforce", "rloo", "grpo", "ppo"]
 EXACT_PENALTIES = ["k1-reward", "k2-loss-string", "k3-ratio-string", "exact-reward"]
@@ -30,35 +30,15 @@ def strings(space, n: int):
     return tk.completions(jnp.zeros((n, space.horizon), jnp.int32), None)
 
 
-def kit_of(kind: str, divergence: str = "reverse_kl", exactly: bool = True, seed: int = 0):
-    """(space, components with a random reward and reference, random params, rewards of all strings)."""
-    space, reference, policy, params = world(kind, seed)
-    draw = np.random.default_rng(seed + 1)
-    table = draw.standard_normal((tabular.full(space.vocab, space.horizon).states, space.vocab))
-    score = lambda x: tk.pick(
-        jnp.asarray(table)[tabular.read(tabular.full(space.vocab, space.horizon), x.tokens)],
-        x.tokens,
-        x.mask,
-    ).sum(1)
-    prompts = lambda key, n: tk.empty_prompts(n)
-    mdp = TokenMDP(
-        space.vocab,
-        space.horizon,
-        space.eos,
-        prompts,
-        prompts,
-        prompts,
-        None,
-        {},
-        score,
-        Regulariser(divergence, BETA, reference),
-    )
-    automaton = tabular.full(space.vocab, space.horizon)
-    rollout = exact.enumerator(space) if exactly else sampler(space.horizon, space.eos)
-    components = Components(
-        policy, mdp, rollout, None, tabular.scorer(automaton, space.vocab, 1), enumerated=exactly
-    )
-    return space, components, jnp.asarray(params), score(space.sequences)
+def task_of(kind: str, divergence: str = "reverse_kl", exactly: bool = True, seed: int = 0):
+    """(space, components with a random reward and reference, random params, rewards of all
+    strings)."""
+    space, reference, *_ = random_models(kind, seed)
+    shape = reference.params.shape
+    score = table_score(space, np.random.default_rng(seed + 1).standard_normal(shape))
+    world = reward_task(kind, seed, divergence, BETA, score)
+    components = world.exact if exactly else world.sampled
+    return space, components, world.params, score(space.sequences)
 
 
 def value(space, components, rewards, divergence="reverse_kl"):
@@ -84,7 +64,7 @@ def gradient_of(components, name, params, space, **fields):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_reinforcement_learning_is_reverse_kl(kind, seed):
     """KL(pi||p*) = KL(pi||ref) - E_pi[r] / beta + log Z for any policy and reward."""
-    space, components, params, rewards = kit_of(kind, seed=seed)
+    space, components, params, rewards = task_of(kind, seed=seed)
     pi, ref = (
         exact.law(space, components.policy, params).string,
         exact.law(space, *components.mdp.regulariser.reference).string,
@@ -129,7 +109,7 @@ def test_penalties_that_leave_strings_out_are_refused():
 @pytest.mark.parametrize("penalty", EXACT_PENALTIES)
 @pytest.mark.parametrize("name", METHODS)
 def test_unbiased_penalties_give_the_exact_gradient(kind, penalty, name):
-    space, components, params, rewards = kit_of(kind)
+    space, components, params, rewards = task_of(kind)
     fields = {"gae_lambda": 1.0} if name == "ppo" else {}
     found = gradient_of(components, f"{name}:{penalty}", params, space, **fields)
     close(found, -jax.grad(value(space, components, rewards))(params))
@@ -139,7 +119,7 @@ def test_unbiased_penalties_give_the_exact_gradient(kind, penalty, name):
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("divergence", list(regularised.members()))
 def test_any_divergence_can_be_the_penalty(divergence):
-    space, components, params, rewards = kit_of("ending", divergence)
+    space, components, params, rewards = task_of("ending", divergence)
     found = gradient_of(components, "rloo", params, space)
     close(found, -jax.grad(value(space, components, rewards, divergence))(params))
 
@@ -150,7 +130,7 @@ def test_any_divergence_can_be_the_penalty(divergence):
     ["k2-loss", "k3-loss", "k3-loss-string", "k3-ratio", "exact-loss", "k2-reward", "k3-reward"],
 )
 def test_biased_penalties_say_so_and_are(penalty):
-    space, components, params, rewards = kit_of("ending")
+    space, components, params, rewards = task_of("ending")
     truth = -jax.grad(value(space, components, rewards))(params)
     found = gradient_of(components, f"rloo:{penalty}", params, space)
     assert float(jnp.linalg.norm(found - truth) / jnp.linalg.norm(truth)) > 1e-3
@@ -159,7 +139,7 @@ def test_biased_penalties_say_so_and_are(penalty):
 
 @pytest.mark.usefixtures("double")
 def test_a_wrong_value_function_biases_nothing_at_lambda_one():
-    space, components, params, rewards = kit_of("ending")
+    space, components, params, rewards = task_of("ending")
     objective = objectives.resolve("ppo", gae_lambda=1.0).build(components)
     aux = objective.init(jax.random.key(0), params)
     wrong = jax.tree.map(
@@ -174,7 +154,7 @@ def test_a_wrong_value_function_biases_nothing_at_lambda_one():
 def test_the_ratio_is_clipped_on_one_side_only():
     """Once q has gone past the clip in the direction that pays, nothing more is paid; in the other
     direction all is."""
-    space, components, params, _rewards = kit_of("fixed")
+    space, components, params, _rewards = task_of("fixed")
     objective = objectives.resolve("grpo", clip=0.2).build(components)
     aux = objective.init(jax.random.key(0), params)
     aux, batch, _ = objective.prepare(jax.random.key(1), params, aux, strings(space, 8))
@@ -194,7 +174,7 @@ def test_the_ratio_is_clipped_on_one_side_only():
 
 
 def drawn(name: str, batch: int = 64, **fields):
-    space, components, params, _ = kit_of("ending", exactly=False)
+    space, components, params, _ = task_of("ending", exactly=False)
     objective = objectives.resolve(name, **fields).build(components)
     aux = objective.init(jax.random.key(0), params)
     return (
@@ -227,7 +207,7 @@ def test_rewards_end_at_the_end():
 def test_a_group_of_identical_rewards_teaches_nothing(name):
     """With the reference as the policy and one reward for all, every advantage is 0, divided by the
     spread or not."""
-    space, components, _, _ = kit_of("fixed", exactly=False)
+    space, components, _, _ = task_of("fixed", exactly=False)
     same = components.mdp._replace(score=lambda x: jnp.full(x.tokens.shape[0], 0.7))
     reference = components.mdp.regulariser.reference
     objective = objectives.resolve(name).build(components._replace(mdp=same))
@@ -242,7 +222,7 @@ def test_a_group_of_identical_rewards_teaches_nothing(name):
 def test_microbatches_add_up(name):
     import optax
 
-    space, components, params, _ = kit_of("ending", exactly=False)
+    space, components, params, _ = task_of("ending", exactly=False)
     params = params.astype(jnp.float32)
     method = objectives.resolve(name)
     after = []
@@ -256,7 +236,7 @@ def test_microbatches_add_up(name):
 def test_integer_scores_count_and_broken_ones_are_left_out():
     """Scores may be integers; strings whose score is NaN weigh nothing, and how many there were is
     reported."""
-    space, components, params, _ = kit_of("ending", exactly=False)
+    space, components, params, _ = task_of("ending", exactly=False)
     params = params.astype(jnp.float32)
     whole = lambda x: x.mask.sum(1)  # int32
     broken = lambda x: jnp.where(x.mask.sum(1) == 1, jnp.nan, x.mask.sum(1))
@@ -326,7 +306,7 @@ def test_controllers_that_cannot_be(fields, beta, said):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_controller_is_fed_what_is_reported(name):
-    space, components, params, _ = kit_of("ending", exactly=False)
+    space, components, params, _ = task_of("ending", exactly=False)
     control = Control("adaptive", target=0.5, horizon=1000)
     method = objectives.resolve(name)
     objective = method.build(components._replace(control=control))
@@ -433,20 +413,20 @@ def test_a_group_of_one_is_refused(name):
 
 
 def test_estimators_of_a_kl_are_refused_for_another_divergence():
-    _, components, _, _ = kit_of("fixed", "js")
+    _, components, _, _ = task_of("fixed", "js")
     with pytest.raises(UsageError, match="the penalty is js"):
         Rloo(penalty=Penalty("k3", "loss")).build(components)
 
 
 def test_a_task_without_a_score_is_refused():
-    _, components, _, _ = kit_of("fixed")
+    _, components, _, _ = task_of("fixed")
     with pytest.raises(UsageError, match="needs a task with a score"):
         Rloo().build(components._replace(mdp=components.mdp._replace(score=None)))
 
 
 @pytest.mark.parametrize("who", ["policy", "expert", "reference"])
 def test_models_over_another_vocabulary_are_refused(who):
-    _, components, _, _ = kit_of("fixed")
+    _, components, _, _ = task_of("fixed")
     other = Model(
         tabular.policy(
             tabular.markov(components.mdp.vocab + 1, components.mdp.horizon),

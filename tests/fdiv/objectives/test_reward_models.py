@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tables import SPACES, close, world
+from laws import SPACES, close, reward_task
 
+from experiments.gradients.world import table_score, weighted_pairs
 from fdiv import divergences, exact, objectives, regularised
 from fdiv import tokens as tk
 from fdiv.benchmarks import Rewarded, TwoTemplate
@@ -30,7 +31,6 @@ from fdiv.reward_model import (
     logistic,
     with_noise,
 )
-from fdiv.rollout import sampler
 from fdiv.types import PAD, Components, Model, Pairs, Regulariser, Sequences, TokenMDP, UsageError
 
 NAMES = ["bt_rloo", "bt_var_rloo", "classifier_rloo"]
@@ -60,56 +60,24 @@ def population(space, log_law, chance) -> Pairs:
     """Every two different strings drawn from a law, each way round by its chance [N, N] of being
     the preferred one."""
     first, second = (x.ravel() for x in np.indices(chance.shape))
-    keep = first != second
-    first, second = first[keep], second[keep]
+    first, second = first[first != second], second[first != second]
     weight = np.exp(log_law[first] + log_law[second]) * chance[first, second]
-    side = lambda rows: Sequences(
-        space.sequences.tokens[rows], space.sequences.mask[rows], jnp.asarray(weight / weight.sum())
-    )
-    return Pairs(side(first), side(second))
+    return weighted_pairs(space, first, second, jnp.asarray(weight / weight.sum()))
 
 
 def preferences(rewards, log_temperature=0.0):
     return 1 / (1 + np.exp((rewards[None, :] - rewards[:, None]) * np.exp(-log_temperature)))
 
 
-def kit_of(kind: str, divergence: str = "reverse_kl", exactly: bool = True, seed: int = 0):
+def task_of(kind: str, divergence: str = "reverse_kl", exactly: bool = True, seed: int = 0):
     """(space, components with a random reference and a random reward, random params, rewards of all
-    strings)."""
-    space, reference, policy, params = world(kind, seed)
+    strings). Comparisons are drawn, whatever rollouts are."""
+    space = exact.enumerate_strings(*SPACES[kind])
     rewards = np.random.default_rng(seed + 1).standard_normal(len(space.state))
-    automaton, table = (
-        tabular.full(space.vocab, space.horizon),
-        np.asarray(table_of(space, rewards)),
-    )
-    score = lambda x: tk.pick(
-        tk.real(table)[tabular.read(automaton, x.tokens)], x.tokens, x.mask
-    ).sum(1)
-    rollout = exact.enumerator(space) if exactly else sampler(space.horizon, space.eos)
-    draw = lambda key, n: sampler(space.horizon, space.eos)(key, *reference, tk.empty_prompts(n))[0]
-
-    def pairs(key, n):
-        keys = jax.random.split(key, 3)
-        x, y = draw(keys[0], n), draw(keys[1], n)
-        first = jax.random.uniform(keys[2], (n,)) < jax.nn.sigmoid(score(x) - score(y))
-        choose = lambda a, b: jnp.where(first.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-        return Pairs(jax.tree.map(choose, x, y), jax.tree.map(choose, y, x))
-
-    prompts = lambda key, n: tk.empty_prompts(n)
-    task = TokenMDP(space.vocab, space.horizon, space.eos, prompts, draw, draw, None, {}, score)
-    mdp = task._replace(
-        regulariser=Regulariser(divergence, BETA, reference), pairs=pairs, held_out_pairs=pairs
-    )
-    scorer, critic = (
-        tabular.scorer(automaton, space.vocab),
-        tabular.scorer(automaton, space.vocab, outputs=1),
-    )
-    return (
-        space,
-        Components(policy, mdp, rollout, scorer, critic, enumerated=exactly),
-        jnp.asarray(params),
-        rewards,
-    )
+    score = table_score(space, np.asarray(table_of(space, rewards)))
+    world = reward_task(kind, seed, divergence, BETA, score)
+    components = world.exact if exactly else world.sampled
+    return space, components._replace(mdp=world.sampled.mdp), world.params, rewards
 
 
 def built(name: str, components: Components, **fields):
@@ -155,7 +123,7 @@ def largest(tree):
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", SPACES)
 def test_bradley_terry_is_least_at_the_reward_up_to_a_constant(kind):
-    space, components, params, rewards = kit_of(kind)
+    space, components, params, rewards = task_of(kind)
     slope = jax.jit(jax.grad(bradley_terry(components.scorer, space.vocab).loss))
     other = exact.law(space, components.policy, params).string
     for compared in (exact.law(space, *components.mdp.regulariser.reference).string, other):
@@ -181,7 +149,7 @@ def noises(space, seed: int = 3):
 def test_learned_noise_is_least_at_reward_and_noise_in_units_of_the_mean_temperature(kind):
     """Logits do not change from (R, t) to (e^c R, t + c); at the minimum t is 0 on average.
     Bradley-Terry is wrong there."""
-    space, components, _, rewards = kit_of(kind)
+    space, components, _, rewards = task_of(kind)
     log_ref = np.asarray(exact.law(space, *components.mdp.regulariser.reference).string)
     table, log_temperature = noises(space)
     model = with_noise(components.scorer, space.vocab, space.horizon)
@@ -248,7 +216,7 @@ def test_learned_noise_finds_the_reward_that_bradley_terry_bends():
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", SPACES)
 def test_a_classifier_is_least_at_the_log_ratio(kind):
-    space, components, params, _ = kit_of(kind)
+    space, components, params, _ = task_of(kind)
     p, ref = (
         exact.law(space, *model)
         for model in (Model(components.policy, params), components.mdp.regulariser.reference)
@@ -262,7 +230,7 @@ def test_a_classifier_is_least_at_the_log_ratio(kind):
 
 
 def test_fitting_takes_as_many_steps_as_it_is_told():
-    space, components, _, _ = kit_of("ending", exactly=False)
+    space, components, _, _ = task_of("ending", exactly=False)
     model, tx, pairs = (
         bradley_terry(components.scorer, space.vocab),
         optax.sgd(0.1),
@@ -300,7 +268,7 @@ def true_reward(space, components, name, rewards):
     ("name", "penalty"), [*zip(NAMES, ("", ":exact-reward", ":k2-loss-string"))]
 )
 def test_a_perfect_model_gives_the_exact_gradient_and_none_before(name, penalty):
-    space, components, params, rewards = kit_of("ending")
+    space, components, params, rewards = task_of("ending")
     reward = learned(name, table_of(space, true_reward(space, components, name, rewards), 0.7))
     objective = built(name + penalty, components)
     ref = exact.law(space, *components.mdp.regulariser.reference).string
@@ -315,7 +283,7 @@ def test_a_perfect_model_gives_the_exact_gradient_and_none_before(name, penalty)
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("name", [*NAMES, *FOLLOWED])
 def test_whatever_was_learned_the_policy_follows_it(name):
-    space, components, params, _ = kit_of("fixed")
+    space, components, params, _ = task_of("fixed")
     table = table_of(space, np.random.default_rng(9).standard_normal(len(space.state)))
     proxy = lambda x: tk.taken(components.scorer, table, x, space.vocab).sum(1)
     scale = BETA if name == "classifier_rloo" else 1.0
@@ -339,7 +307,7 @@ def test_whatever_was_learned_the_policy_follows_it(name):
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("divergence", ["reverse_kl", "forward_kl", "js", "hellinger2"])
 def test_a_perfect_classifier_leads_to_the_expert_under_any_divergence(divergence):
-    space, components, params, rewards = kit_of("fixed", divergence)
+    space, components, params, rewards = task_of("fixed", divergence)
     log_ratio = true_reward(space, components, "classifier_rloo", rewards)
     expert = tabular.written(
         space,
@@ -360,7 +328,7 @@ def test_a_perfect_classifier_leads_to_the_expert_under_any_divergence(divergenc
 def test_first_the_model_learns_and_then_the_policy(name):
     """UPDATES updates of the one, with the penalty's weight left alone; from then on the other, the
     model frozen."""
-    _, components, params, _ = kit_of("ending", exactly=False)
+    _, components, params, _ = task_of("ending", exactly=False)
     components = components._replace(control=Control("adaptive", target=0.01, horizon=100))
     params = params.astype(jnp.float32)
     made = learner(built(name + ":k2-loss-string", components), optax.sgd(0.1))
@@ -384,7 +352,7 @@ def test_first_the_model_learns_and_then_the_policy(name):
 @pytest.mark.parametrize("name", COMPARING)
 def test_a_model_learns_from_drawn_comparisons(name):
     """From nothing to r, up to a constant: what it says of strings against what they earn."""
-    space, components, params, rewards = kit_of("fixed", exactly=False)
+    space, components, params, rewards = task_of("fixed", exactly=False)
     params = params.astype(jnp.float32)
     objective = built(name, components, reward_updates=400)
     draw = lambda aux, key: (
@@ -520,7 +488,7 @@ def test_a_classifier_is_judged_on_held_out_demonstrations_and_fresh_samples():
 def test_strings_against_themselves_and_strings_alone_teach_nothing(name):
     """Nor do they break anything, a batch of nothing else included; the rows beside them teach what
     they would alone."""
-    _, components, params, _ = kit_of("ending", exactly=False)
+    _, components, params, _ = task_of("ending", exactly=False)
     params = params.astype(jnp.float32)
     pairs = components.mdp.pairs(jax.random.key(0), 32)
     differ = np.any(np.asarray(pairs.chosen.tokens) != np.asarray(pairs.rejected.tokens), axis=1)
@@ -573,7 +541,7 @@ def test_the_noise_reads_prompt_and_first_actions():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_prompts_are_answered_and_padding_changes_nothing(name):
-    space, components, _, _ = kit_of("ending", exactly=False)
+    space, components, _, _ = task_of("ending", exactly=False)
     automaton = tabular.markov(space.vocab, space.horizon + 2, 1)
     policy, scorer = tabular.policy(automaton, space.vocab), tabular.scorer(automaton, space.vocab)
     params = jnp.asarray(
@@ -620,12 +588,12 @@ def test_prompts_are_answered_and_padding_changes_nothing(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_values_that_cannot_be(name, fields, said):
     with pytest.raises(UsageError, match=said):
-        built(name, kit_of("fixed")[1], **fields)
+        built(name, task_of("fixed")[1], **fields)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_tasks_that_will_not_do(name):
-    components = kit_of("fixed")[1]
+    components = task_of("fixed")[1]
     without = lambda **fields: components._replace(mdp=components.mdp._replace(**fields))
     with pytest.raises(UsageError, match="needs a task with a reference"):
         built(name, without(regulariser=None))

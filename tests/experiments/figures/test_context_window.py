@@ -147,7 +147,7 @@ def test_the_study_at_tiny_flags(tmp_path, monkeypatch):
     student = values["students"]["1"]["markov"]["sft"]["none"]
     assert student["value"] > values["windows"]["1"]["lost"]  # three updates are few
     assert len(values["chains"]["horizon x 1"]["1"]["lost"]) == 3
-    base.keep("context_window", flags, result, tmp_path)
+    base.write_files("context_window", flags, result, tmp_path)
     kept = json.loads((tmp_path / "context_window.json").read_text())
     assert kept["values"]["few_seeds"] is True
 

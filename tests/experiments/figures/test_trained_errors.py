@@ -154,7 +154,7 @@ def test_everything_holds_of_untrained_students(tiny, tmp_path):
     assert not [check for check in tiny.checks if not check.holds]
     assert len(tiny.checks) == 6  # three updates: nothing is claimed
     assert list(tiny.values["ends"]) == ["sft", "distill:reverse_kl@1"]
-    base.keep("trained_errors", TINY, tiny, tmp_path)
+    base.write_files("trained_errors", TINY, tiny, tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".csv", ".pdf", ".png"}
 
 

@@ -1,0 +1,60 @@
+"""A small grid of distillation."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.figures import distillation_grid
+from fdiv import divergences
+from fdiv.benchmarks import TwoTemplate
+from fdiv.objectives.distill import distill
+from fdiv.policies import tabular
+from fdiv.rollout import sampler
+from fdiv.types import Components
+
+
+def test_a_small_grid(made):
+    few = {"seeds": 2, "updates": 2}
+    values = made(distillation_grid, fractions=(0.0, 0.3), divergences=("js",), **few).values
+    cells = values["cells"]["js"]
+    assert set(cells) == {"0", "0.3"}
+    assert values["few_seeds"]
+    for cell in cells.values():
+        for key, most in (("quality", 1.0), ("diversity", 6 * np.log(3))):
+            low, high = cell[key]["ci95"]
+            assert 0 < low <= cell[key]["mean"] <= high <= most
+            assert len(cell[key]["seeds"]) == 2
+    assert sorted(values["by_quality"]["js"]) == [0.0, 0.3]
+
+
+def test_any_fraction_is_a_reweighting_of_halves():
+    mdp = TwoTemplate(horizon=3).build()
+    policy = tabular.policy(tabular.markov(mdp.vocab, mdp.horizon), mdp.vocab)
+    components = Components(policy, mdp, sampler(mdp.horizon, mdp.eos))
+    params, key = components.policy.init(jax.random.key(0)), jax.random.key(1)
+    batch = mdp.demos(jax.random.key(2), 8)
+    d = divergences.parse("reverse_kl")
+    for fraction in (0.25, 0.5):
+        halves = distill(components, d, 0.5)
+        reweighted = distillation_grid.mixed(halves, jnp.asarray(fraction))
+        losses = []
+        for objective in (distill(components, d, fraction), reweighted):
+            _, rows, _ = objective.prepare(key, params, (), batch)
+            losses.append(float(objective.loss(params, (), rows)[0]))
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+BAD = [
+    ({"fractions": (0.5, 1.5)}, "0 to 1"),
+    ({"divergences": ("gjs:2",)}, "between 0 and 1"),
+    ({"divergences": ("js", "js")}, "once"),
+    ({"updates": 0}, "at least 1"),
+]
+
+
+@pytest.mark.parametrize(("flags", "says"), BAD)
+def test_flags_that_cannot_be_are_refused(flags, says, refused):
+    refused(distillation_grid, flags, says=says)
