@@ -3,7 +3,7 @@ policies of a window at each level.
 
 A table [S, V] gives the next token's law after each of S = (V + 1)^m contexts: the last m tokens as
 digits, as `tabular.markov` counts them, so context s seen through a shorter window w is s mod (V +
-1)^w. V counts EOS, and EOS is the last symbol. The recursions (`seen`, `visits`) enumerate no
+1)^w. V counts EOS, and EOS is the last symbol. The recursions (`view`, `visits`) enumerate no
 string, the rest does: what the two find can be laid side by side."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from experiments.figures.common.classes import World
 from fdiv import exact, metrics
 from fdiv.divergences import parse
 from fdiv.policies import tabular
-from fdiv.types import Level
+from fdiv.types import Level, Policy
 
 LEVELS = {
     "token_expert": Level.token_expert,
@@ -41,37 +41,42 @@ def visits(tables: np.ndarray, horizon: int) -> np.ndarray:
     each = np.broadcast_to(tables, (horizon, *tables.shape[-2:]))
     mass = [np.eye(tables.shape[-2])[0]]
     for t in range(horizon - 1):
-        mass.append(moved(mass[-1][:, None] * each[t]))
+        mass.append(next_contexts(mass[-1][:, None] * each[t]))
     return np.stack(mass)
 
 
-def moved(pairs: np.ndarray) -> np.ndarray:
+def next_contexts(pairs: np.ndarray) -> np.ndarray:
     """The mass in each context after the tokens of `pairs` [S, V], EOS aside."""
     states, vocab = pairs.shape
     to = (np.arange(states)[:, None] * (vocab + 1) + np.arange(vocab - 1) + 1) % states
     return np.bincount(to.ravel(), pairs[:, :-1].ravel(), minlength=states)
 
 
-def written(tables: np.ndarray, horizon: int) -> np.ndarray:
+def own_pairs(tables: np.ndarray, horizon: int) -> np.ndarray:
     """P(window, token) at each position of the strings that a table writes itself, [T, S, V]."""
     return visits(tables, horizon)[..., None] * tables
 
 
-class Seen(NamedTuple):
+class WindowView(NamedTuple):
     """What a window sees of an expert, and the policy that behaviour cloning ends at in the window
     MDP."""
 
-    table: (
-        np.ndarray
-    )  # the expert's law of the next token given the window: [W, V], or [T, W, V] with a clock
+    # The expert's law of the next token given the window: [W, V], or [T, W, V] with a clock.
+    table: np.ndarray
     pairs: np.ndarray  # P(window, token) at each position under the expert, [T, W, V]
     own: np.ndarray  # the same when the table writes the strings
-    # I(next token; prefix | window) summed over positions, of one position at random times the mean
-    # length
+    # I(next token; prefix | window) summed over positions: with a clock at each position, without
+    # one at a random position, times the mean length.
     lost: float
 
 
-def seen(expert: np.ndarray, window: int, horizon: int, clock: bool) -> Seen:
+Views = dict[int, dict[bool, WindowView]]  # window -> with a clock or without
+Key = tuple[int, str, str]  # window, divergence, level
+Tables = dict[Key, np.ndarray]  # the nearest table of a window, [W, V]
+Metrics = dict[Key, dict[str, float]]
+
+
+def view(expert: np.ndarray, window: int, horizon: int, clock: bool) -> WindowView:
     """With a clock the position is part of the window's state; without, all positions share a
     table."""
     vocab = expert.shape[1]
@@ -83,64 +88,59 @@ def seen(expert: np.ndarray, window: int, horizon: int, clock: bool) -> Seen:
     total = counts.sum(-1, keepdims=True)
     table = np.where(total > 0, counts / np.where(total > 0, total, 1.0), 1 / vocab)
     lost = np.sum(total * entr(table)) - np.sum(arrival[..., None] * entr(wide))
-    return Seen(table, pairs, written(table, horizon), float(lost))
+    return WindowView(table, pairs, own_pairs(table, horizon), float(lost))
 
 
-def apart(pairs: np.ndarray, others: np.ndarray, clock: bool) -> float:
+def pairs_tv(pairs: np.ndarray, others: np.ndarray, clock: bool) -> float:
     """Total variation of two laws of (window, token) at a random position, ended strings in a state
     of their own.
 
     With a clock the position is part of the pair.
     """
     horizon = len(pairs)
-    ended = lambda x: 1 - x.sum((1, 2))
-    over = (lambda x: x) if clock else (lambda x: x.sum(0))
-    return float(
-        sum(
-            np.abs(over(a) - over(b)).sum()
-            for a, b in ((pairs, others), (ended(pairs), ended(others)))
-        )
-        / 2
-        / horizon
-    )
+    off = pairs - others if clock else (pairs - others).sum(0)
+    ended = [1 - x.sum((1, 2)) for x in (pairs, others)]  # share of strings that have ended
+    off_ended = ended[0] - ended[1] if clock else (ended[0] - ended[1]).sum(0)
+    return float((np.abs(off).sum() + np.abs(off_ended).sum()) / 2 / horizon)
 
 
-def strings(world: World, table: np.ndarray, window: int) -> np.ndarray:
+def string_log_probs(world: World, table: np.ndarray, window: int) -> np.ndarray:
     """Log-prob of every string, token by token; the table may have a clock. [N]"""
     tokens, mask, _ = world.space.sequences
-    code = np.asarray(
-        tabular.read(tabular.markov(world.mdp.vocab, world.mdp.horizon, window), tokens)
-    )
-    rows = table[np.arange(world.mdp.horizon), code] if table.ndim == 3 else table[code]
-    chosen = np.take_along_axis(rows, np.maximum(tokens, 0)[..., None], 2)[..., 0]
-    return np.where(mask, np.log(chosen), 0.0).sum(1)
+    vocab, horizon = world.mdp.vocab, world.mdp.horizon
+    code = np.asarray(tabular.read(tabular.markov(vocab, horizon, window), tokens))
+    rows = table[np.arange(horizon), code] if table.ndim == 3 else table[code]
+    chance = np.take_along_axis(rows, np.maximum(tokens, 0)[..., None], 2)[..., 0]
+    return np.where(mask, np.log(chance), 0.0).sum(1)
 
 
-def best(world: World, names: tuple[str, ...], views: dict, order: int, starts: int) -> dict:
-    """(window, divergence, level) -> the nearest table of that window, [W, V].
+def optima(world: World, names: tuple[str, ...], views: Views, order: int, starts: int) -> Tables:
+    """The nearest table of each window, in each divergence, at each level.
 
     From the range on the expert itself is in the class, and nothing is searched: 0 is reached at it
     alone."""
-    tables: dict = {}
-    smaller: dict = {}
+    tables: Tables = {}
+    smaller: dict[tuple[str, str], np.ndarray] = {}
     for window, view in sorted(views.items()):
-        expert = dict.fromkeys(
-            ((name, level) for name in names for level in LEVELS), view[False].table
-        )
-        smaller = expert if window >= order else _searched(world, names, window, starts, smaller)
+        if window >= order:
+            smaller = {(name, level): view[False].table for name in names for level in LEVELS}
+        else:
+            smaller = _searched(world, names, window, starts, smaller)
         tables |= {(window, *key): table for key, table in smaller.items()}
     return tables
 
 
 def _searched(
-    world: World, names: tuple[str, ...], window: int, starts: int, smaller: dict
-) -> dict:
+    world: World,
+    names: tuple[str, ...],
+    window: int,
+    starts: int,
+    smaller: dict[tuple[str, str], np.ndarray],
+) -> dict[tuple[str, str], np.ndarray]:
     """From random tables, from the ends of the levels before (the sequence level is last) and from
     the smaller window's."""
-    policy = tabular.policy(
-        tabular.markov(world.mdp.vocab, world.mdp.horizon, window), world.mdp.vocab
-    )
-    found: dict = {}
+    policy = _policy(world, window)
+    nearest = {}
     for name in names:
         ends: list[np.ndarray] = []
         for level, kind in LEVELS.items():
@@ -150,36 +150,39 @@ def _searched(
                 parse(name), world.space, world.mdp.expert, policy, initial, kind
             )
             ends.append(optimum.params)
-            found[name, level] = np.maximum(softmax(optimum.params, axis=1), LEAST)
-    return found
+            nearest[name, level] = np.maximum(softmax(optimum.params, axis=1), LEAST)
+    return nearest
 
 
-def measured(world: World, names: tuple[str, ...], tables: dict, views: dict) -> dict:
+def _policy(world: World, window: int) -> Policy:
+    automaton = tabular.markov(world.mdp.vocab, world.mdp.horizon, window)
+    return tabular.policy(automaton, world.mdp.vocab)
+
+
+def measure(world: World, names: tuple[str, ...], tables: Tables, views: Views) -> Metrics:
     """Every exact metric of each table, and its KL to the strings of what the window MDP takes the
     expert for."""
     family = [parse(name) for name in dict.fromkeys((*names, *ALWAYS))]
     widest = max(views)
-    policy = tabular.policy(
-        tabular.markov(world.mdp.vocab, world.mdp.horizon, widest), world.mdp.vocab
-    )
-    stack = lambda each: np.stack([np.log(widen(table, widest)) for table in each])
+    policy = _policy(world, widest)
 
-    def measure(pair):
+    def one(pair: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
         q, apparent = (exact.law(world.space, policy, logits) for logits in pair)
-        found = metrics.exact_metrics(family, world.space, world.expert, q, world.mdp.statistics)
-        return found | {
-            "to_apparent": exact.divergence(parse("reverse_kl"), world.space, apparent, q)
-        }
+        of_q = metrics.exact_metrics(family, world.space, world.expert, q, world.mdp.statistics)
+        to_apparent = exact.divergence(parse("reverse_kl"), world.space, apparent, q)
+        return of_q | {"to_apparent": to_apparent}
 
-    pairs = stack(tables.values()), stack(views[window][False].table for window, *_ in tables)
-    found = {
-        name: np.asarray(x) for name, x in jax.jit(lambda x: jax.lax.map(measure, x))(pairs).items()
-    }
-    away = lambda window, table: apart(
-        views[window][False].pairs, written(table, world.mdp.horizon), False
+    apparent = [views[window][False].table for window, *_ in tables]
+    pairs = tuple(
+        np.stack([np.log(widen(table, widest)) for table in each])
+        for each in (tables.values(), apparent)
     )
-    rows = [{name: float(x[i]) for name, x in found.items()} for i in range(len(tables))]
-    return {
-        key: row | {"pairs_tv": away(key[0], table)}
-        for row, (key, table) in zip(rows, tables.items())
-    }
+    columns = jax.jit(lambda x: jax.lax.map(one, x))(pairs)
+    columns = {name: np.asarray(x) for name, x in columns.items()}
+    rows: Metrics = {}
+    for i, (key, table) in enumerate(tables.items()):
+        rows[key] = {name: float(x[i]) for name, x in columns.items()}
+        expert = views[key[0]][False].pairs
+        own = own_pairs(table, world.mdp.horizon)
+        rows[key]["pairs_tv"] = pairs_tv(expert, own, False)
+    return rows

@@ -1,26 +1,9 @@
 """SFT is inverse RL: `python -m experiments.figures sft_inverse_rl [--classes C ... --seeds N]`.
 
-No markov policy holds the two-template language. All but the strings drawn (`distinct`,
-`self_bleu`) is exact; 8 seeds.
-
-1. SFT's loss on all strings, weighted by the expert, less the expert's entropy is the forward KL of
-whole strings, to 4e-15
-   nats all along training, and its gradient is that of the reward e^s, to 5e-14. Minibatches
-   scatter around it by chance alone. It ends at .4153 in the markov class, whose least is .4152,
-   and at .0008 in the full class.
-2. In the markov class reverse KL's student has 1.693 nats less entropy than SFT's (95% interval
-1.685 to 1.702), 13.8 distinct
-   strings in a hundred against 37.1, 1.073 nats more coverage risk, .280 more valid strings and
-   2.148 nats less likelihood risk; airl's is alike. SFT cooled to the same entropy (temperature
-   .645) has .890 valid strings against .943, but covers the expert .654 nats better. In the full
-   class nothing is left between reverse KL and SFT (.001 nats of entropy, .0004 valid); the
-   adversarial airl and gail are still .07 and .05 nats of entropy short there.
-3. JS lies between, .45 of the way from SFT to reverse KL in entropy, .49 in valid strings, but only
-.14 in coverage risk; gail
-   is alike. It is no law: with `--classes markov_t --weight 0.8 --seeds 5` every student of js and
-   gail ends in a local optimum beyond reverse KL's in valid strings (1.16, 1.21) and in lack of
-   entropy (1.23, 1.30). The best of that class lies at .99.
-"""
+SFT's loss less the expert's entropy against the forward KL of whole strings, and its gradient
+against that of the reward e^s, all along training; then five methods in a policy class that lacks
+the expert and in one that holds it: how faithful and how diverse their students are, seed by seed,
+and SFT sampled cooler beside them. Results: docs/studies/sft_inverse_rl.md."""
 
 from __future__ import annotations
 
@@ -30,13 +13,13 @@ import jax
 import numpy as np
 
 from experiments.figures.common import classes
-from experiments.figures.common.base import Check, Figure, Result
+from experiments.figures.common.base import Check, Figure, Result, Row
 from experiments.figures.common.classes import World
 from experiments.figures.sft_inverse_rl import checks as sft_checks
 from experiments.figures.sft_inverse_rl import picture
 from experiments.figures.sft_inverse_rl import students as imitators
 from experiments.figures.sft_inverse_rl.picture import COOLED
-from experiments.figures.sft_inverse_rl.students import Found, Student
+from experiments.figures.sft_inverse_rl.students import Measures, Student
 from fdiv import statistics
 from fdiv.benchmarks import TwoTemplate
 from fdiv.checks import at_least
@@ -84,7 +67,7 @@ class Flags:
 
 
 def make(flags: Flags) -> Result:
-    """Train and evaluator in each class, then compare seed by seed."""
+    """Train and measure in each class, then compare seed by seed."""
     for field, least in (("seeds", 1), ("updates", 1), ("batch_size", 2), ("samples", 2)):
         at_least(field, getattr(flags, field), least)
     for name in flags.classes or ("",):
@@ -94,84 +77,81 @@ def make(flags: Flags) -> Result:
     mdp = TwoTemplate(flags.vocab, flags.horizon, flags.weight, flags.noise).build()
     with jax.enable_x64(True):
         world = classes.world(mdp)
-        values = {
-            "expert": world.measure(world.expert),
-            "classes": {},
-            "few_seeds": flags.seeds < statistics.FEW_SEEDS,
-        }
+        values: dict = {"expert": world.measure(world.expert), "classes": {}}
+    values["few_seeds"] = flags.seeds < statistics.FEW_SEEDS
     rows, checks, curve = [], [], []
     for name in flags.classes:
         values["classes"][name], tests, points = study(flags, world, name)
         checks, curve = checks + tests, curve + points
         rows += [picture.row(name, key, values["classes"][name]) for key in MEASURES]
-    return Result(
-        values, checks, rows, picture.draw(values, curve), curve + picture.drawn(values) + rows
-    )
+    every_row = curve + picture.panel_rows(values) + rows
+    return Result(values, checks, rows, picture.draw(values, curve), every_row)
 
 
-def study(flags: Flags, world: World, name: str) -> tuple[dict, list[Check], list[dict]]:
-    """One class: what was found, the checks, SFT's training curve."""
+def study(flags: Flags, world: World, name: str) -> tuple[dict, list[Check], list[Row]]:
+    """One class: its values, the checks, SFT's training curve."""
     components, ones = imitators.components(world, name), np.ones(flags.seeds)
     stops = [int(n) for n in np.unique(np.geomspace(1, flags.updates, POINTS).round())]
-    train = lambda m: imitators.course(
-        components, m, stops if m == "sft" else stops[-1:], flags.seeds, flags.batch_size, RATE
-    )
-    courses = {method: train(method) for method in METHODS}
+    size = (flags.seeds, flags.batch_size, RATE)
+    courses = {
+        method: imitators.course(
+            components, method, stops if method == "sft" else stops[-1:], *size
+        )
+        for method in METHODS
+    }
     students = {method: Student(course.params[-1], ones) for method, course in courses.items()}
     with jax.enable_x64(True):
-        judged = imitators.evaluator(world, name, flags.samples)
-        found = {method: judged(student) for method, student in students.items()}
-        students[COOLED] = imitators.at_entropy(
-            judged, students["sft"].params, found["reverse_kl"]["entropy"]
-        )
-        found[COOLED] = judged(students[COOLED]) | {"temperature": students[COOLED].temperature}
-        cooler = {f"{T:g}": judged(Student(students["sft"].params, T * ones)) for T in TEMPERATURES}
-        best = judged(imitators.best(world, name))
+        evaluate = imitators.evaluator(world, name, flags.samples)
+        measures = {method: evaluate(student) for method, student in students.items()}
+        sft = students["sft"].params
+        cooled = imitators.at_entropy(evaluate, sft, measures["reverse_kl"]["entropy"])
+        students[COOLED] = cooled
+        measures[COOLED] = evaluate(cooled) | {"temperature": cooled.temperature}
+        cooler = {f"{T:g}": evaluate(Student(sft, T * ones)) for T in TEMPERATURES}
+        best = evaluate(imitators.best(world, name))
         curve = sft_checks.curve(world, components, courses["sft"], flags.batch_size)
-    drawn = imitators.diversity(components, flags.samples)
-    found = {who: of | drawn(students[who]) for who, of in found.items()}
+    diversity = imitators.diversity(components, flags.samples)
+    measures = {who: of | diversity(students[who]) for who, of in measures.items()}
     gaps = {
-        method: found[method][d] - best[d][imitators.DIVERGENCES.index(d)]
+        method: measures[method][d] - best[d][imitators.DIVERGENCES.index(d)]
         for method, d in METHODS.items()
     }
-    result = compare(found, best) | {
-        "sft_at_temperature": {T: _summaries(of) for T, of in cooler.items()},
-        "gap": _summaries(gaps),
-    }
-    checks = sft_checks.follows(name, curve) + sft_checks.adds_up(
-        name, [*found.values(), *cooler.values()], gaps
-    )
-    checks.append(sft_checks.counted(name, found))
+    result = compare(measures, best) | {"gap": _summaries(gaps)}
+    result["sft_at_temperature"] = {T: _summaries(of) for T, of in cooler.items()}
+    checks = sft_checks.follows(name, curve)
+    checks += sft_checks.adds_up(name, [*measures.values(), *cooler.values()], gaps)
+    checks.append(sft_checks.counted(name, measures))
     if flags.updates >= ENOUGH and flags.seeds >= statistics.FEW_SEEDS:
         checks += sft_checks.claims(name, result)
     return result, checks, sft_checks.rows(name, stops, curve)
 
 
-def compare(found: dict[str, Found], best: Found) -> dict:
+def compare(measures: dict[str, Measures], best: Measures) -> dict:
     """Students over seeds, differences seed by seed, and, in a class without the expert, where JS
     lies."""
-    pairs = {f"{a} - {b}": {k: (found[a][k], found[b][k]) for k in MEASURES} for a, b in PAIRS}
-    result = {
-        "students": {who: _summaries(of) for who, of in found.items()},
-        "differences": {
-            pair: {k: statistics.paired_difference(*x)._asdict() for k, x in of.items()}
-            for pair, of in pairs.items()
-        },
-        "best": {
-            d: {key: float(x[i]) for key, x in best.items()}
-            for i, d in enumerate(imitators.DIVERGENCES)
-        },
+    differences = {
+        f"{a} - {b}": {
+            key: statistics.paired_difference(measures[a][key], measures[b][key])._asdict()
+            for key in MEASURES
+        }
+        for a, b in PAIRS
     }
+    optima = {
+        d: {key: float(x[i]) for key, x in best.items()}
+        for i, d in enumerate(imitators.DIVERGENCES)
+    }
+    result = {"students": {who: _summaries(of) for who, of in measures.items()}}
+    result |= {"differences": differences, "best": optima}
     if best["forward_kl"][0] > TOO_SMALL:
-        place = lambda who: picture.position(found[who], found["sft"], found["reverse_kl"])
-        result["position"] = {who: _summaries(place(who)) for who in ("js", "gail")}
-        result["best_position"] = picture.position(
-            *(result["best"][d] for d in ("js", "forward_kl", "reverse_kl"))
-        )
+        ends = measures["sft"], measures["reverse_kl"]
+        places = {who: picture.position(measures[who], *ends) for who in ("js", "gail")}
+        result["position"] = {who: _summaries(place) for who, place in places.items()}
+        ends = optima["forward_kl"], optima["reverse_kl"]
+        result["best_position"] = picture.position(optima["js"], *ends)
     return result
 
 
-def _summaries(table: Found) -> dict[str, dict]:
+def _summaries(table: Measures) -> dict[str, dict]:
     return {key: statistics.summarise(x)._asdict() for key, x in table.items()}
 
 
@@ -179,10 +159,11 @@ FIGURE = Figure(
     flags=Flags,
     make=make,
     title="SFT is inverse RL",
-    claim="SFT's loss less the expert's entropy is the forward KL of whole strings; where "
-    "the class lacks the expert "
-    "reverse KL's student is more faithful and less diverse than SFT's, and JS's as a rule "
-    "between them.",
+    claim=(
+        "SFT's loss less the expert's entropy is the forward KL of whole strings; where the class "
+        "lacks the expert reverse KL's student is more faithful and less diverse than SFT's, and "
+        "JS's as a rule between them."
+    ),
     source=(
         "Sun & van der Schaar 2024 (arXiv 2405.15624), Inverse-RLignment; Ghasemipour et "
         "al. 2019 (arXiv 1911.02256)"

@@ -12,12 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from experiments.figures.common import classes
+from experiments.figures.common import classes, students
 from experiments.figures.common.classes import World
 from fdiv import divergences, exact, metrics, objectives
-from fdiv.learner import learner
 from fdiv.policies import tabular
 from fdiv.rollout import sampler, tempered
 from fdiv.types import Components
@@ -26,7 +24,7 @@ DIVERGENCES = ("forward_kl", "reverse_kl", "js")
 DRAWS = 8  # sets of strings whose diversity is averaged, as one small set says little
 HOTTEST, ROUNDS = 8.0, 40  # of the search for a temperature
 STARTS = 6  # of the search for the best of a class
-Found = dict[str, np.ndarray]  # measure -> [seeds]
+Measures = dict[str, np.ndarray]  # measure -> [seeds]
 
 
 class Course(NamedTuple):
@@ -55,29 +53,23 @@ def course(
 ) -> Course:
     """Train by Adam with a cosine schedule up to the last of `stops`, in single precision."""
     objective = objectives.resolve(method).build(components)
-    made = learner(objective, optax.adam(optax.cosine_decay_schedule(rate, stops[-1])))
+    training = students.adam(objective, rate, stops[-1])
 
     def begin(key):
-        return made.init(
-            jax.random.fold_in(key, 1), components.policy.init(jax.random.fold_in(key, 0))
-        )
+        start = components.policy.init(jax.random.fold_in(key, 0))
+        return training.init(jax.random.fold_in(key, 1), start)
 
     def advance(state, key, count):
-        def one(i, carry):
-            state, first = carry
-            demos = components.mdp.demos(
-                jax.random.fold_in(jax.random.fold_in(key, 2), state.step), batch
-            )
-            state, found = made.update(state, demos)
-            return state, jnp.where(i == 0, found["loss"], first)
+        data_key = jax.random.fold_in(key, 2)
 
-        return jax.lax.fori_loop(0, count, one, (state, jnp.zeros(())))
+        def batches(step):
+            return components.mdp.demos(jax.random.fold_in(data_key, step), batch)
+
+        return students.advance_by(training, state, batches, count)
 
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    state, program = (
-        jax.jit(jax.vmap(begin))(keys),
-        jax.jit(jax.vmap(advance, in_axes=(0, 0, None))),
-    )
+    state = jax.jit(jax.vmap(begin))(keys)
+    program = jax.jit(jax.vmap(advance, in_axes=(0, 0, None)))
     params, losses = [], []
     for count in np.diff([0, *stops]):
         state, first = program(state, keys, jnp.int32(count))
@@ -86,7 +78,7 @@ def course(
     return Course(np.stack(params), np.stack(losses)[1:])
 
 
-def evaluator(world: World, name: str, samples: int) -> Callable[[Student], Found]:
+def evaluator(world: World, name: str, samples: int) -> Callable[[Student], Measures]:
     """Exact measures of students of a class, to be called in double precision.
 
     `distinct_expected` is the mean share of distinct strings among `samples`, `distinct_variance` a
@@ -95,66 +87,62 @@ def evaluator(world: World, name: str, samples: int) -> Callable[[Student], Foun
     def one(student):
         params, temperature = student
         q = exact.law(world.space, tempered(world.policy(name), temperature), params)
-        found = {
+        measures = {
             d: exact.divergence(divergences.parse(d), world.space, world.expert, q)
             for d in DIVERGENCES
         }
-        seen = -jnp.expm1(samples * jnp.log1p(-jnp.minimum(jnp.exp(q.string), 1 - 1e-15)))
-        # a string's being seen speaks against any other's, so the variances add up to no less than
-        # the sum's
-        found |= {
-            "distinct_expected": seen.sum() / samples,
-            "distinct_variance": jnp.sum(seen * (1 - seen)) / samples**2,
+        # The chance that a string is among the samples. One string's being there speaks against any
+        # other's, so the variances add up to no less than the sum's.
+        hit = -jnp.expm1(samples * jnp.log1p(-jnp.minimum(jnp.exp(q.string), 1 - 1e-15)))
+        measures |= {
+            "distinct_expected": hit.sum() / samples,
+            "distinct_variance": jnp.sum(hit * (1 - hit)) / samples**2,
         }
-        return found | metrics.exact_metrics([], world.space, world.expert, q, world.mdp.statistics)
+        return measures | metrics.exact_metrics(
+            [], world.space, world.expert, q, world.mdp.statistics
+        )
 
     every = jax.jit(lambda students: jax.lax.map(one, students))
     return lambda student: {key: np.asarray(x) for key, x in every(student).items()}
 
 
 def at_entropy(
-    judged: Callable[[Student], Found], params: np.ndarray, wanted: np.ndarray
+    evaluate: Callable[[Student], Measures], params: np.ndarray, entropy: np.ndarray
 ) -> Student:
-    """The same policies, each sampled at the temperature that gives it the entropy wanted. Both
-    [seeds]."""
+    """The same policies, each sampled at the temperature that gives it that entropy, [seeds]."""
     low, high = np.zeros(len(params)), np.full(len(params), HOTTEST)
     for _ in range(ROUNDS):
         middle = (low + high) / 2
-        above = judged(Student(params, middle))["entropy"] > wanted
+        above = evaluate(Student(params, middle))["entropy"] > entropy
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     return Student(params, (low + high) / 2)
 
 
-def diversity(components: Components, samples: int) -> Callable[[Student], Found]:
+def diversity(components: Components, samples: int) -> Callable[[Student], Measures]:
     """Of that many strings drawn from each student: the share of distinct ones, and self-BLEU.
     Means over `DRAWS` sets."""
     prompts = components.mdp.prompts(jax.random.key(0), samples * DRAWS)
+    length = components.mdp.horizon  # of every string: an n-gram of that length is a string
 
-    def draw(seed, student):
-        return components.rollout(
-            jax.random.key(seed),
-            tempered(components.policy, student.temperature),
-            student.params,
-            prompts,
-        )[0]
+    @jax.jit
+    @jax.vmap
+    def sample(seed, student):
+        policy = tempered(components.policy, student.temperature)
+        return components.rollout(jax.random.key(seed), policy, student.params, prompts)[0]
 
-    drawn = jax.jit(jax.vmap(draw))
-
-    def found(student: Student) -> Found:
+    def measure(student: Student) -> Measures:
         single = Student(*(jnp.asarray(x, jnp.float32) for x in student))
-        strings = jax.tree.map(np.asarray, drawn(jnp.arange(len(student.params)), single))
+        strings = jax.tree.map(np.asarray, sample(jnp.arange(len(student.params)), single))
         sets = jax.tree.map(lambda x: x.reshape(-1, samples, *x.shape[2:]), strings)
         each = [jax.tree.map(lambda x, i=i: x[i], sets) for i in range(len(sets.tokens))]
-        means = lambda measure: np.array([measure(x) for x in each]).reshape(-1, DRAWS).mean(1)
-        whole = (
-            components.mdp.horizon
-        )  # strings are all of one length: an n-gram of that length is a string
+        distinct = np.array([metrics.distinct_n(x, length) for x in each])
+        self_bleu = np.array([metrics.self_bleu(x) for x in each])
         return {
-            "distinct": means(lambda x: metrics.distinct_n(x, whole)),
-            "self_bleu": means(metrics.self_bleu),
+            "distinct": distinct.reshape(-1, DRAWS).mean(1),
+            "self_bleu": self_bleu.reshape(-1, DRAWS).mean(1),
         }
 
-    return found
+    return measure
 
 
 def best(world: World, name: str) -> Student:
@@ -164,17 +152,16 @@ def best(world: World, name: str) -> Student:
     The full class holds the expert. Other searches also start from the best of the class before,
     and from reverse KL's."""
     closed, order = classes.projection(world, name), list(tabular.AUTOMATA)
-    found = dict.fromkeys(DIVERGENCES, closed)
+    optima = dict.fromkeys(DIVERGENCES, closed)
     if name != "full":
         starts = [closed, *exact.random_starts(world.policy(name), STARTS)]
         if name != order[0]:
             before = order[order.index(name) - 1]
-            starts += [
-                classes.embed(world, before, name, table) for table in best(world, before).params
-            ]
+            smaller = best(world, before).params
+            starts += [classes.embed(world, before, name, table) for table in smaller]
+        policy, expert = world.policy(name), world.mdp.expert
         for d in DIVERGENCES[1:]:
-            policy, starts = world.policy(name), [*starts, found["reverse_kl"]]
-            found[d] = exact.best_in_class(
-                divergences.parse(d), world.space, world.mdp.expert, policy, starts
-            ).params
-    return Student(np.stack([found[d] for d in DIVERGENCES]), np.ones(len(DIVERGENCES)))
+            starts = [*starts, optima["reverse_kl"]]
+            search = exact.best_in_class(divergences.parse(d), world.space, expert, policy, starts)
+            optima[d] = search.params
+    return Student(np.stack([optima[d] for d in DIVERGENCES]), np.ones(len(DIVERGENCES)))

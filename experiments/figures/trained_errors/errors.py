@@ -2,12 +2,12 @@
 no code.
 
 `Errors` are running sums over the positions of a string. `enumerated` reads them off every string
-and any policy's law; `walked` steps a chain, the expert's counts of tokens beside it, so that
+and any policy's law; `walk` steps a chain, the expert's counts of tokens beside it, so that
 strings may be of any length."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,73 +17,60 @@ from fdiv import exact
 from fdiv.benchmarks import TwoTemplate
 from fdiv.divergences import parse
 from fdiv.policies import tabular
-from fdiv.types import Level, Policy
+from fdiv.types import Level, Params, Policy
 
 
 class Errors(NamedTuple):
     """Sums over the first t positions, [seeds, T]; p is the expert, q the policy."""
 
     own: np.ndarray  # KL(p || q) of the next token, in nats, on the policy's prefixes
-    expert: np.ndarray  # the same on the expert's prefixes
+    expert_law: np.ndarray  # the same on the expert's prefixes
     reverse: np.ndarray  # KL(q || p) of the next token, in nats, on the policy's prefixes
-    cost: (
-        np.ndarray
-    )  # positions at which the policy's string is two misses or more away from either template
+    # Positions at which the policy's string is two misses or more away from either template.
+    cost: np.ndarray
 
 
-def enumerated(world: World, policy: Policy, params: Any) -> tuple[Errors, Errors]:
+def enumerated(world: World, policy: Policy, params: Params) -> tuple[Errors, Errors]:
     """Errors of every seed's policy, and at each one's last position what `exact.divergence` says
     they must be."""
     space, p, T = world.space, world.expert, world.space.horizon
     kl, reverse = parse("forward_kl"), parse("reverse_kl")
-    off = np.stack(
-        [np.cumsum(space.sequences.tokens != template, axis=1) > 1 for template in (0, 1)]
-    ).all(0)  # [N, T]
+    misses = [np.cumsum(space.sequences.tokens != template, axis=1) for template in (0, 1)]
+    off = (np.stack(misses) > 1).all(0)  # [N, T]
 
-    def law(params):
+    def law(params: Params):
         q = exact.law(space, policy, params)
-        token = lambda d, level: T * exact.divergence(d, space, p, q, level)
-        return q, (
-            token(kl, Level.token_policy),
-            token(kl, Level.token_expert),
-            exact.divergence(reverse, space, p, q),
-        )
+        levels = (Level.token_policy, Level.token_expert)
+        own, expert = (T * exact.divergence(kl, space, p, q, level) for level in levels)
+        return q, (own, expert, exact.divergence(reverse, space, p, q))
 
-    laws, ends = jax.jit(jax.vmap(law))(jax.tree.map(lambda x: np.asarray(x, np.float64), params))
+    laws, ends = jax.jit(jax.vmap(law))(_double(params))
     rows = []
     for seed in range(len(laws.string)):
         q = jax.tree.map(lambda x, seed=seed: x[seed], laws)
         each = reverse.perspective(p.conditional, q.conditional).sum(-1)
         backward = np.bincount(space.state_at[1], np.exp(q.arrival) * each).cumsum()
         costs = np.cumsum(np.exp(q.string) @ off)
-        rows.append(
-            (
-                accumulated_kl(world, q, q.arrival),
-                accumulated_kl(world, q, p.arrival),
-                backward,
-                costs,
-            )
-        )
+        own, expert = (accumulated_kl(world, q, x.arrival) for x in (q, p))
+        rows.append((own, expert, backward, costs))
     errors = Errors(*(np.stack(x) for x in zip(*rows)))
     return errors, Errors(*map(np.asarray, ends), errors.cost[:, -1])
 
 
-def table(policy: Policy, params: Any, vocab: int, order: int) -> np.ndarray:
+def table(policy: Policy, params: Params, vocab: int, order: int) -> np.ndarray:
     """The chain that a policy seeing `order` tokens back is: [seeds, states, V], states as
     `tabular.markov` numbers them."""
-    space, chain = (
-        exact.enumerate_strings(vocab, order + 1, None),
-        tabular.markov(vocab, order + 1, order),
-    )
-    seen = np.asarray(tabular.read(chain, space.sequences.tokens))[space.state_at]
-    laws = jax.jit(jax.vmap(lambda x: exact.law(space, policy, x).conditional))(
-        jax.tree.map(lambda x: np.asarray(x, np.float64), params)
-    )
-    rows = np.full(
-        (len(laws), chain.states, vocab), 1 / vocab
-    )  # states that no prefix leads to stay uniform
-    rows[:, seen] = np.exp(laws)
+    space = exact.enumerate_strings(vocab, order + 1, None)
+    chain = tabular.markov(vocab, order + 1, order)
+    reached = np.asarray(tabular.read(chain, space.sequences.tokens))[space.state_at]
+    laws = jax.jit(jax.vmap(lambda x: exact.law(space, policy, x).conditional))(_double(params))
+    rows = np.full((len(laws), chain.states, vocab), 1 / vocab)  # uniform where no prefix leads
+    rows[:, reached] = np.exp(laws)
     return rows
+
+
+def _double(params: Params) -> Params:
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), params)
 
 
 class Walk(NamedTuple):
@@ -96,11 +83,11 @@ class Walk(NamedTuple):
     expert_cost: np.ndarray  # [T] the cost of the expert's own strings
 
 
-def walked(language: TwoTemplate, tables: np.ndarray, length: int) -> Walk:
+def walk(language: TwoTemplate, tables: np.ndarray, length: int) -> Walk:
     """By dynamic programming over (how many 0s, how many 1s, the chain's state): strings of any
     length."""
     zeros, ones = np.indices((length + 1, length + 1))
-    p = expert(language, zeros, ones)  # [zeros, ones, V]
+    p = expert_law(language, zeros, ones)  # [zeros, ones, V]
     seeds, states, vocab = tables.shape
     follow = np.zeros((vocab, states, states))
     for v, state in np.ndindex(vocab, states):
@@ -111,20 +98,17 @@ def walked(language: TwoTemplate, tables: np.ndarray, length: int) -> Walk:
     laws = (tables[:, None, None], p[None, :, :, None])
     mass = [np.zeros((seeds, length + 1, length + 1, states)) for _ in laws]
     mass[0][:, 0, 0, 0] = mass[1][:, 0, 0, 0] = 1
-    found, seen = [], np.zeros((2, seeds, length + 1, length + 1, states))
+    steps, visits = [], np.zeros((2, seeds, length + 1, length + 1, states))
     for t in range(1, length + 1):
-        seen += mass
-        steps = [
-            (m * each).sum((1, 2, 3))
-            for m, each in zip((*mass, mass[0]), (forward, forward, reverse))
-        ]
+        visits += mass
+        own, expert = ((m * forward).sum((1, 2, 3)) for m in mass)
+        backward = (mass[0] * reverse).sum((1, 2, 3))
         mass = [_move(m, law, follow) for m, law in zip(mass, laws)]
         off = (t - zeros > 1) & (t - ones > 1)
-        found.append([*steps, *(m[:, off].sum((1, 2)) for m in mass)])
-    *sums, costs = np.cumsum(found, axis=0).transpose(1, 2, 0)
-    return Walk(
-        Errors(*sums), *(np.einsum("wlijs,ijv->wlsv", seen, x) for x in (p, log_p)), costs[0]
-    )
+        steps.append([own, expert, backward, *(m[:, off].sum((1, 2)) for m in mass)])
+    *sums, costs = np.cumsum(steps, axis=0).transpose(1, 2, 0)
+    mean, log_mean = (np.einsum("wlijs,ijv->wlsv", visits, x) for x in (p, log_p))
+    return Walk(Errors(*sums), mean, log_mean, costs[0])
 
 
 def _move(mass: np.ndarray, law: np.ndarray, follow: np.ndarray) -> np.ndarray:
@@ -142,20 +126,19 @@ def _move(mass: np.ndarray, law: np.ndarray, follow: np.ndarray) -> np.ndarray:
     return arrived
 
 
-def expert(language: TwoTemplate, zeros: np.ndarray, ones: np.ndarray) -> np.ndarray:
+def expert_law(language: TwoTemplate, zeros: np.ndarray, ones: np.ndarray) -> np.ndarray:
     """The expert's next token after so many 0s and 1s in any order, [..., V]: other tokens tell the
     templates not apart."""
     stray = language.noise / (language.vocab - 1)
-    odds = np.log(language.weight / (1 - language.weight)) + (zeros - ones) * np.log(
-        (1 - language.noise) / stray
-    )
+    prior = np.log(language.weight / (1 - language.weight))
+    odds = prior + (zeros - ones) * np.log((1 - language.noise) / stray)
     first = 1 / (1 + np.exp(-odds))[..., None]
     emission = np.full((2, language.vocab), stray)
     emission[[0, 1], [0, 1]] = 1 - language.noise
     return first * emission[0] + (1 - first) * emission[1]
 
 
-def fit(language: TwoTemplate, order: int) -> np.ndarray:
+def closed_form(language: TwoTemplate, order: int) -> np.ndarray:
     """Forward KL's best chain in closed form, [1, states, V]: the expert, were the last `order`
     tokens all it has read.
 
@@ -163,4 +146,4 @@ def fit(language: TwoTemplate, order: int) -> np.ndarray:
     tokens. The fit is therefore the same at every length."""
     base = language.vocab + 1
     digits = np.arange(base**order)[:, None] // base ** np.arange(order) % base
-    return expert(language, (digits == 1).sum(1), (digits == 2).sum(1))[None]
+    return expert_law(language, (digits == 1).sum(1), (digits == 2).sum(1))[None]

@@ -4,21 +4,22 @@ and measured exactly."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.config import GROUPS, make_config, replace
+from experiments.config import GROUPS, Config, make_config, replace
 from experiments.figures.common import classes, trained
-from experiments.figures.trained_errors.errors import Errors, Walk, enumerated, table, walked
+from experiments.figures.trained_errors.errors import Errors, Walk, enumerated, table, walk
+from experiments.figures.trained_errors.flags import Flags
 from fdiv.benchmarks import TwoTemplate
 from fdiv.policies import Architecture
 
 RATES = {"markov": 0.05, "transformer": 0.02}
 
 
-class Student(NamedTuple):
+class StudentErrors(NamedTuple):
     """One method's students, all seeds of them, at one length."""
 
     errors: Errors  # by enumeration, [seeds, T]
@@ -28,33 +29,41 @@ class Student(NamedTuple):
     tables: np.ndarray  # the chains they are, [seeds, states, V]
 
 
-def taught(flags: Any, horizon: int) -> Iterator[tuple[str, Student]]:
+def train_students(flags: Flags, horizon: int) -> Iterator[tuple[str, StudentErrors]]:
     """Every method at one length, from the same starts on the same demonstrations."""
-    shape = {"layers": 1, "width": 16, "heads": 2, "kv_heads": 1, "window": flags.order}
-    config = make_config(
-        benchmark=TwoTemplate(flags.vocab, horizon, flags.weight, flags.noise),
-        policy=Architecture("transformer", **shape)
-        if flags.policy == "transformer"
-        else Architecture("markov", flags.order),
-        learning_rate=RATES[flags.policy],
-        evaluations=1,
-        **{field: getattr(flags, field) for field in ("methods", "seeds", "updates", "batch_size")},
-    )
+    config = _config(flags, horizon)
     configs = {"": config}
     if flags.distilled:
         distilled = replace(config, methods=tuple(f"distill:{d}" for d in flags.distilled))
-        groups = {f"@{own:g}": GROUPS["distill"](policy_prefixes=own) for own in flags.shares}
-        configs |= {suffix: replace(distilled, distill=group) for suffix, group in groups.items()}
+        for own in flags.shares:
+            group = GROUPS["distill"](policy_prefixes=own)
+            configs[f"@{own:g}"] = replace(distilled, distill=group)
     with jax.enable_x64(True):
         world = classes.world(config.benchmark.build())
     for suffix, each in configs.items():
         school = trained.train(each)
+        policy = school.components.policy
         for name, course in school.courses.items():
             with jax.enable_x64(True):
-                errors, ends = enumerated(world, school.components.policy, course.params)
-                tables = table(school.components.policy, course.params, flags.vocab, flags.order)
+                errors, ends = enumerated(world, policy, course.params)
+                tables = table(policy, course.params, flags.vocab, flags.order)
+            by_walk = walk(config.benchmark, tables, horizon)
             logged = {key: x[-1] for key, x in course.metrics.items()}
-            yield (
-                name + suffix,
-                Student(errors, ends, walked(config.benchmark, tables, horizon), logged, tables),
-            )
+            yield name + suffix, StudentErrors(errors, ends, by_walk, logged, tables)
+
+
+def _config(flags: Flags, horizon: int) -> Config:
+    policy = Architecture("markov", flags.order)
+    if flags.policy == "transformer":
+        shape = {"layers": 1, "width": 16, "heads": 2, "kv_heads": 1, "window": flags.order}
+        policy = Architecture("transformer", **shape)
+    return make_config(
+        benchmark=TwoTemplate(flags.vocab, horizon, flags.weight, flags.noise),
+        policy=policy,
+        learning_rate=RATES[flags.policy],
+        evaluations=1,
+        methods=flags.methods,
+        seeds=flags.seeds,
+        updates=flags.updates,
+        batch_size=flags.batch_size,
+    )

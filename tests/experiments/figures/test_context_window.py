@@ -1,9 +1,9 @@
 """The context window, at tiny flags, against sums over strings written out one by one."""
 
+import dataclasses
 import itertools
 import json
 from collections import defaultdict
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,7 +17,6 @@ from experiments.figures.context_window import students, task
 from fdiv import exact
 from fdiv.benchmarks import Markov
 from fdiv.policies import transformer
-from fdiv.types import UsageError
 
 VOCAB, HORIZON = 3, 4  # two tokens and EOS, which is 2
 TINY = {
@@ -55,11 +54,11 @@ def law(table, window, clock=False):
 
 def pairs(strings, window, clock):
     """P of each (window, token), with the position where there is a clock."""
-    found = defaultdict(float)
+    chance = defaultdict(float)
     for x, mass in strings.items():
         for t, v in enumerate(x):
-            found[(t if clock else 0, context(x[:t], window), v)] += mass
-    return found
+            chance[(t if clock else 0, context(x[:t], window), v)] += mass
+    return chance
 
 
 def kl(p, q):
@@ -71,13 +70,13 @@ def test_what_a_window_sees_is_what_counting_in_strings_finds(clock):
     expert = np.exp(Markov(2, HORIZON, 2, 0.7, 2.0, 3).build().expert.params)
     p = law(expert, 2)
     assert sum(p.values()) == pytest.approx(1, abs=1e-12)
-    found = task.seen(expert, 1, HORIZON, clock)
+    view = task.view(expert, 1, HORIZON, clock)
     expected = pairs(p, 1, clock)
-    own = pairs(law(found.table, 1, clock), 1, clock)
+    own = pairs(law(view.table, 1, clock), 1, clock)
     over = (lambda x: x) if clock else (lambda x: x.sum(0, keepdims=True))
     for key in expected:
-        assert over(found.pairs)[key] == pytest.approx(expected[key], abs=1e-12)
-        assert over(found.own)[key] == pytest.approx(own[key], abs=1e-12)
+        assert over(view.pairs)[key] == pytest.approx(expected[key], abs=1e-12)
+        assert over(view.own)[key] == pytest.approx(own[key], abs=1e-12)
 
     mass = defaultdict(float)
     for (t, code, _), m in expected.items():
@@ -87,38 +86,32 @@ def test_what_a_window_sees_is_what_counting_in_strings_finds(clock):
         for t, v in enumerate(x):
             at = (t if clock else 0, context(x[:t], 1))
             lost += m * np.log(expert[context(x[:t], 2)][v] * mass[at] / expected[(*at, v)])
-    assert found.lost == pytest.approx(lost, abs=1e-12)
+    assert view.lost == pytest.approx(lost, abs=1e-12)
     assert lost > 0.01
-    assert kl(p, law(found.table, 1, clock)) == pytest.approx(lost, abs=1e-12)
+    assert kl(p, law(view.table, 1, clock)) == pytest.approx(lost, abs=1e-12)
 
     differ = sum(abs(expected[key] - own[key]) for key in expected)
-    gone = lambda strings: np.array(
-        [sum(m for x, m in strings.items() if len(x) <= t) for t in range(HORIZON)]
+    apparent = law(view.table, 1, clock)
+    ended = np.array(
+        [
+            sum(m for x, m in p.items() if len(x) <= t)
+            - sum(m for x, m in apparent.items() if len(x) <= t)
+            for t in range(HORIZON)
+        ]
     )
-    ended = gone(p) - gone(law(found.table, 1, clock))
     wanted = (differ + (abs(ended).sum() if clock else abs(ended.sum()))) / 2 / HORIZON
-    assert task.apart(found.pairs, found.own, clock) == pytest.approx(wanted, abs=1e-12)
-    assert (
-        wanted < 1e-12 if clock else wanted > 1e-4
-    )  # with a clock the expert's pairs, without one cut strings tell
+    assert task.pairs_tv(view.pairs, view.own, clock) == pytest.approx(wanted, abs=1e-12)
+    # With a clock they are the expert's pairs; without one the cut strings tell.
+    assert wanted < 1e-12 if clock else wanted > 1e-4
 
 
-def test_the_study_at_tiny_flags(tmp_path, monkeypatch):
-    every = context_window.asked
-    monkeypatch.setattr(
-        context_window, "asked", lambda *x: every(*x)[:1]
-    )  # students of window 1 are enough
-    flags = context_window.Flags(
-        divergences=("reverse_kl",),
-        concentration=1.0,
-        mean_length=3.0,
-        table_seed=1,
-        methods=("sft",),
-        window_critics=(),
-        **TINY,
-    )
-    result = context_window.make(flags)
-    assert not [check for check in result.checks if not check.holds]
+def test_the_study_at_tiny_flags(made, tmp_path, monkeypatch):
+    every = context_window.lessons  # students of window 1 are enough
+    monkeypatch.setattr(context_window, "lessons", lambda *x: every(*x)[:1])
+    expert = {"concentration": 1.0, "mean_length": 3.0, "table_seed": 1}
+    trained = {"methods": ("sft",), "window_critics": ()}
+    flags = context_window.Flags(divergences=("reverse_kl",), **expert, **trained, **TINY)
+    result = made(context_window, **dataclasses.asdict(flags))
     assert len(result.checks) > 15
     values, T = result.values, HORIZON
     expert = np.exp(Markov(2, T, 2, 1.0, 3.0, 1).build().expert.params)
@@ -139,7 +132,7 @@ def test_the_study_at_tiny_flags(tmp_path, monkeypatch):
     assert best["sequence"]["value"] == pytest.approx(min(end.fun for end in ends), abs=1e-6)
     assert best["token"]["excess"] == pytest.approx(0, abs=1e-6)
     assert best["token_expert"]["excess"] > 1e-4
-    q = law(task.seen(expert, 1, T, True).table, 1, clock=True)
+    q = law(task.view(expert, 1, T, True).table, 1, clock=True)
     assert values["windows"]["1"]["reverse_kl_clock"] == pytest.approx(kl(q, p), abs=1e-9)
     assert values["windows"]["1"]["lost"] > values["windows"]["1"]["lost_clock"] > 0
     assert abs(values["optima"]["2"]["reverse_kl"]["sequence"]["reverse_kl"]) < 1e-12  # the range
@@ -154,11 +147,9 @@ def test_the_study_at_tiny_flags(tmp_path, monkeypatch):
 
 def test_what_a_critic_reads_and_what_a_transformer_sees():
     flags = context_window.Flags(**TINY | {"windows": (1,), "transformers": (2,)})
-    lessons = students.asked(flags, Markov())
-    assert [
-        (x.critic, x.config.policy.name, x.config.scorer.name, x.config.scorer.order)
-        for x in lessons
-    ] == [
+    lessons = students.lessons(flags, Markov())
+    plan = [(x.critic, x.config.policy.name, x.config.scorer) for x in lessons]
+    assert [(critic, policy, scorer.name, scorer.order) for critic, policy, scorer in plan] == [
         ("prefix", "markov", "full", None),
         ("window", "markov", "markov", 1),
         ("prefix", "transformer", "full", None),
@@ -167,13 +158,10 @@ def test_what_a_critic_reads_and_what_a_transformer_sees():
 
     policy = transformer.policy(transformer.Shape(**students.SIZES, window=2), VOCAB)
     space = exact.enumerate_strings(VOCAB, 5, VOCAB - 1)
-    school = SimpleNamespace(
-        task=SimpleNamespace(space=space), components=SimpleNamespace(policy=policy)
-    )
     params = jax.jit(jax.vmap(policy.init))(jax.random.split(jax.random.key(0), 2))
-    tables, spread = students.seen_as_tables(school, params, 2)
+    tables, spread = students.as_tables(space, policy, params, 2)
     assert spread < 1e-6
-    assert students.seen_as_tables(school, params, 1)[1] > 1e-3
+    assert students.as_tables(space, policy, params, 1)[1] > 1e-3
     one = jax.tree.map(lambda x: x[1], params)
     prefix = np.array([[0, 1, 1, 0, 2]], np.int32)
     conditional = np.exp(jax.jit(lambda x: policy.head(x, policy.trunk(x, prefix)))(one))[0]
@@ -209,7 +197,5 @@ BAD = [
 
 
 @pytest.mark.parametrize(("flags", "field"), BAD)
-def test_flags_that_cannot_be_are_refused(flags, field):
-    with pytest.raises(UsageError) as error:
-        context_window.make(context_window.Flags(**flags))
-    assert error.value.field == field
+def test_flags_that_cannot_be_are_refused(flags, field, refused):
+    refused(context_window, flags, field=field)

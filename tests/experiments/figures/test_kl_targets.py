@@ -48,7 +48,7 @@ BAD = [
     ({"reference": (0.0, 0.5, 0.3, 0.2)}, "between 0 and 1"),
     ({"rewards": (1.0, 0.0)}, "each arm"),
     ({"betas": (0.0,)}, "betas"),
-    ({"betas": (1.0, 1.0)}, "each beta once"),
+    ({"betas": (1.0, 1.0)}, "each once"),
     ({"gap": 0.0}, "gap"),
 ]
 

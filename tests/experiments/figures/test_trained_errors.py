@@ -13,10 +13,9 @@ from scipy.stats import binom
 from experiments.figures import trained_errors
 from experiments.figures.common import base
 from experiments.figures.trained_errors import checks, numbers
-from experiments.figures.trained_errors.errors import Errors, fit, walked
+from experiments.figures.trained_errors.errors import Errors, closed_form, walk
 from fdiv import divergences
 from fdiv.benchmarks import TwoTemplate
-from fdiv.types import UsageError
 
 TINY = trained_errors.Flags(
     lengths=(4, 6),
@@ -35,19 +34,11 @@ ORDER = 2
 
 def say(language, prefix):
     """The expert's next token, by Bayes' rule over the two templates."""
-    emit = lambda template, x: (
-        1 - language.noise if x == template else language.noise / (language.vocab - 1)
-    )
-    joint = [
-        w * math.prod(emit(k, x) for x in prefix)
-        for k, w in enumerate((language.weight, 1 - language.weight))
-    ]
-    return np.array(
-        [
-            sum(j * emit(k, v) for k, j in enumerate(joint)) / sum(joint)
-            for v in range(language.vocab)
-        ]
-    )
+    noise, weights = language.noise, (language.weight, 1 - language.weight)
+    emit = lambda template, x: 1 - noise if x == template else noise / (language.vocab - 1)
+    joint = [w * math.prod(emit(k, x) for x in prefix) for k, w in enumerate(weights)]
+    law = [sum(j * emit(k, v) for k, j in enumerate(joint)) for v in range(language.vocab)]
+    return np.array(law) / sum(joint)
 
 
 def state(prefix, vocab, order):
@@ -82,29 +73,29 @@ def tables(seeds=2):
 
 
 def test_the_walk_adds_up_what_every_prefix_does():
-    drawn = tables()
-    walk = walked(LANGUAGE, drawn, LANGUAGE.horizon)
-    for seed, table in enumerate(drawn):
+    chains = tables()
+    by_steps = walk(LANGUAGE, chains, LANGUAGE.horizon)
+    for seed, table in enumerate(chains):
         wanted = by_strings(LANGUAGE, table, ORDER)
-        np.testing.assert_allclose(np.stack([x[seed] for x in walk.errors]), wanted[:4], rtol=1e-10)
-    np.testing.assert_allclose(walk.expert_cost, wanted[4], rtol=1e-10)
+        np.testing.assert_allclose(
+            np.stack([x[seed] for x in by_steps.errors]), wanted[:4], rtol=1e-10
+        )
+    np.testing.assert_allclose(by_steps.expert_cost, wanted[4], rtol=1e-10)
 
 
 def test_the_experts_cost_is_a_binomial_sum():
-    costs = walked(
-        TwoTemplate(2, 1, 0.55, 0.05), fit(TwoTemplate(2, 1, 0.55, 0.05), 1), 40
-    ).expert_cost
-    t = np.arange(
-        1, 41
-    )  # off: more than one miss from the string's own template, and from the other
+    language = TwoTemplate(2, 1, 0.55, 0.05)
+    costs = walk(language, closed_form(language, 1), 40).expert_cost
+    # Off: more than one miss from the string's own template, and from the other.
+    t = np.arange(1, 41)
     steps = np.array([sum(binom.pmf(k, n, 0.05) for k in range(2, n - 1)) for n in t])
     np.testing.assert_allclose(costs, steps.cumsum(), rtol=1e-9, atol=1e-12)
 
 
 def test_the_closed_form_is_the_best_chain_on_the_experts_prefixes():
-    best = fit(LANGUAGE, ORDER)
+    best = closed_form(LANGUAGE, ORDER)
     np.testing.assert_allclose(best[0, state((0, 2), 3, 2)], say(LANGUAGE, (0, 2)), rtol=1e-12)
-    error = lambda chains: walked(LANGUAGE, chains, LANGUAGE.horizon).errors.expert[:, -1]
+    error = lambda chains: walk(LANGUAGE, chains, LANGUAGE.horizon).errors.expert[:, -1]
     least = error(best)[0]
     moved = best * np.exp(0.1 * np.random.default_rng(0).standard_normal((20, *best.shape[1:])))
     assert np.all(error(moved / moved.sum(-1, keepdims=True)) > least)
@@ -112,12 +103,12 @@ def test_the_closed_form_is_the_best_chain_on_the_experts_prefixes():
 
 @pytest.mark.parametrize(("divergence", "key"), [("forward_kl", "own"), ("reverse_kl", "reverse")])
 def test_a_centre_is_the_best_table_for_prefixes_held_fixed(divergence, key):
-    walk = walked(LANGUAGE, tables(1), LANGUAGE.horizon)
-    best = checks.centre(divergence, walk, 1.0)
-    mean, log_mean = walk.mean[0], walk.log_mean[0]  # sums over the held prefixes
+    by_steps = walk(LANGUAGE, tables(1), LANGUAGE.horizon)
+    best = checks.centre(divergence, by_steps, 1.0)
+    mean, log_mean = by_steps.mean[0], by_steps.log_mean[0]  # sums over the fixed prefixes
     mass = mean.sum(-1)
 
-    def held(table):
+    def loss(table):
         if divergence == "forward_kl":
             return -np.sum(mean * np.log(table))
         return np.sum(mass * np.sum(table * np.log(table), -1)) - np.sum(table * log_mean)
@@ -125,14 +116,14 @@ def test_a_centre_is_the_best_table_for_prefixes_held_fixed(divergence, key):
     best = np.where(mass[..., None] > 0, best, 1 / 3)
     for moved in np.random.default_rng(1).standard_normal((20, *best.shape)):
         near = best * np.exp(0.1 * moved)
-        assert held(near / near.sum(-1, keepdims=True)) > held(best)
+        assert loss(near / near.sum(-1, keepdims=True)) > loss(best)
 
 
 def test_students_short_of_their_closed_form_fail_the_checks():
-    right = fit(LANGUAGE, ORDER)
+    right = closed_form(LANGUAGE, ORDER)
     wrong = 0.9 * right + 0.1 / LANGUAGE.vocab
     student = lambda table: SimpleNamespace(
-        tables=table, walk=walked(LANGUAGE, table, LANGUAGE.horizon)
+        tables=table, walk=walk(LANGUAGE, table, LANGUAGE.horizon)
     )
     values = {"closed_form_slopes": {}}
     for name in ("sft", "distill:forward_kl@0"):
@@ -143,9 +134,8 @@ def test_students_short_of_their_closed_form_fail_the_checks():
 
 @pytest.fixture(scope="module")
 def tiny():
-    with (
-        pytest.MonkeyPatch.context() as patch
-    ):  # the evaluator's other divergences are compiled for each length and not read
+    # The evaluator's other divergences are compiled for each length and not read.
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(divergences, "logged", lambda: ("forward_kl", "reverse_kl"))
         return trained_errors.make(TINY)
 
@@ -160,36 +150,30 @@ def test_everything_holds_of_untrained_students(tiny, tmp_path):
 
 def test_slopes_and_excess_are_of_the_rows(tiny):
     rows = {(r["student"], r["kind"], r["trained_at"], r["length"]): r for r in tiny.curve}
-    for name, found in tiny.values["slopes"].items():
+    for name, by_part in tiny.values["slopes"].items():
         for key in Errors._fields:
             a, b = (rows[name, "trained", T, T][key] for T in TINY.lengths)
             its = tiny.values["slopes"]["sft"]["all"][key]["slope"]["iqm"]
-            assert found["all"][key]["slope"]["iqm"] == pytest.approx(
-                math.log(b / a) / math.log(6 / 4)
-            )
-            assert found["all"][key]["minus_sft"]["iqm"] == pytest.approx(
-                found["all"][key]["slope"]["iqm"] - its
-            )
+            own = by_part["all"][key]
+            assert own["slope"]["iqm"] == pytest.approx(math.log(b / a) / math.log(6 / 4))
+            assert own["minus_sft"]["iqm"] == pytest.approx(own["slope"]["iqm"] - its)
         last = rows[name, "trained", 6, 6]
-        assert tiny.values["excess_percent"][name][6]["iqm"] == pytest.approx(
-            100 * (last["own"] / last["expert"] - 1)
-        )
+        excess = 100 * (last["own"] / last["expert"] - 1)
+        assert tiny.values["excess_percent"][name][6]["iqm"] == pytest.approx(excess)
         far = tiny.values["rolled"][name]
         assert list(far["own"]) == [4, 8]
-        assert far["over_trained"][6]["iqm"] == pytest.approx(
-            rows[name, "rolled", 4, 6]["own"] / last["own"]
-        )
-        assert far["over_sft"][8]["iqm"] == pytest.approx(
-            rows[name, "rolled", 4, 8]["own"] / rows["sft", "rolled", 4, 8]["own"]
-        )
+        of = {T: rows[name, "rolled", 4, T]["own"] for T in (6, 8)}
+        of_sft = rows["sft", "rolled", 4, 8]["own"]
+        assert far["over_trained"][6]["iqm"] == pytest.approx(of[6] / last["own"])
+        assert far["over_sft"][8]["iqm"] == pytest.approx(of[8] / of_sft)
 
 
 def test_halves_share_their_middle_length():
     lengths = (4, 8, 16)
     ends = {key: np.array([[1.0], [2.0], [16.0]]) for key in Errors._fields}
-    found = numbers.slopes(lengths, ends, ends)
-    assert found["short"]["own"]["slope"]["iqm"] == pytest.approx(1)
-    assert found["long"]["cost"]["slope"]["iqm"] == pytest.approx(3)
+    slopes = numbers.slopes(lengths, ends, ends)
+    assert slopes["short"]["own"]["slope"]["iqm"] == pytest.approx(1)
+    assert slopes["long"]["cost"]["slope"]["iqm"] == pytest.approx(3)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +195,5 @@ def test_halves_share_their_middle_length():
         ("rolled_to", 7),
     ],
 )
-def test_what_cannot_be_is_refused(field, value):
-    with pytest.raises(UsageError) as refused:
-        trained_errors.make(dataclasses.replace(TINY, **{field: value}))
-    assert refused.value.field == field
+def test_what_cannot_be_is_refused(field, value, refused):
+    refused(trained_errors, dataclasses.asdict(TINY) | {field: value}, field=field)
