@@ -33,8 +33,8 @@ from fdiv.types import Params, Policy, UsageError
 FITTED = {"forward_kl": "-", "reverse_kl": "--", "js": ":"}
 BASE = 10  # digits: two of them name a bin
 RESOLVED = 12.0  # standard deviations between the means, beyond which bins are too coarse
-# Nats from 0 at which a class that holds the expert has to end. At the defaults the transformer ends
-# at 1e-4 or less, from two starts and with each of the instruction sets native, AVX2 and SSE4.2.
+# Nats from 0 at which a class that holds the expert has to end. At the defaults the transformer
+# ends at 1e-4 or less, from two starts and with the instruction sets native, AVX2 and SSE4.2.
 WITHIN = {"table": 1e-4, "transformer": 1e-3}
 SHAPE = transformer.Shape(layers=1, width=16, heads=2, kv_heads=1)
 

@@ -68,11 +68,17 @@ class Targets(NamedTuple):
         """The same without the effect on later prefixes."""
         if claim.level == "return":
             return self.of(claim)
-        if claim.level != "token":
+        if claim.level in (Level.sequence, Level.occupancy):
             return self.fixed_prefixes["prefix"][claim.minimises]
-        own = self.fixed_prefixes["token"][claim.minimises]
         expert = self.exact["token_expert"][claim.minimises]
-        return claim.policy_prefixes * own + (1 - claim.policy_prefixes) * expert
+        if claim.level == Level.token_expert:
+            return expert
+        return _mixed(claim, self.fixed_prefixes["token"][claim.minimises], expert)
+
+
+def _mixed(claim: Claim, own: np.ndarray, expert: np.ndarray) -> np.ndarray:
+    """Of the gradients at the policy's and at the expert's prefixes, as the claim has them."""
+    return claim.policy_prefixes * own + (1 - claim.policy_prefixes) * expert
 
 
 def targets(world: World, names: list[str]) -> Targets:
@@ -130,7 +136,9 @@ def returns(world: World, divergence: str) -> Row:
         at_fixed = q._replace(arrival=jax.lax.stop_gradient(q.arrival))
 
         def with_fixed_prefixes(charge: Divergence):
-            return space.horizon * exact.divergence(charge, space, ref, at_fixed, Level.token_policy)
+            return space.horizon * exact.divergence(
+                charge, space, ref, at_fixed, Level.token_policy
+            )
 
         penalties = {"": exact.divergence(d, space, ref, q)}
         if divergence == "reverse_kl":
@@ -168,9 +176,9 @@ def phrase(claim: Claim) -> str:
     if claim.level == "return":
         under = f" under {claim.minimises}" if claim.minimises != "reverse_kl" else ""
         return f"the regularised return{under}"
-    if claim.level != "token":
+    if claim.plain_level != "token":
         return f"{claim.level} {claim.minimises}"
-    share = claim.policy_prefixes
+    share = 0.0 if claim.level == Level.token_expert else claim.policy_prefixes
     pure = {0.0: "the expert's prefixes", 1.0: "the policy's prefixes"}
     whose = pure.get(share, f"prefixes {share:.0%} the policy's")
     return f"token {claim.minimises} on {whose}"
@@ -200,9 +208,7 @@ def verdict(gradient: np.ndarray, claim: Claim, candidates: Targets, at_expert: 
         if at_expert < SAME:
             return f"zero at the optimum of {phrase(claim)}; no divergence's on the way"
     others = [
-        Claim(name, level, "", prefixes)
-        for key, (level, prefixes) in LEVELS.items()
-        for name in candidates.exact[key]
+        Claim(name, level, "") for key, level in LEVELS.items() for name in candidates.exact[key]
     ]
     for other in (claim, *others):
         if against(gradient, candidates.of(other))["relative_error"] < SAME:

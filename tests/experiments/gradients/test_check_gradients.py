@@ -137,7 +137,7 @@ def test_verdicts():
         {"token": {"js": axis[4]}, "prefix": {"js": axis[5]}},
         axis[6],
     )
-    sequence, half = Claim("js", "sequence", ""), Claim("js", "token", "", 0.5)
+    sequence, half = Claim("js", Level.sequence, ""), Claim("js", Level.token_policy, "", 0.5)
     verdict = lambda gradient, claim=sequence: targets.verdict(
         np.asarray(gradient, float), claim, candidates
     )
