@@ -15,9 +15,9 @@ import numpy as np
 from experiments.figures.common import classes
 from experiments.figures.common.base import Figure, Result
 from experiments.figures.context_window import task
-from experiments.figures.context_window.checks import checks
+from experiments.figures.context_window.checks import all_checks
 from experiments.figures.context_window.flags import Flags, checked
-from experiments.figures.context_window.picture import picture
+from experiments.figures.context_window.picture import draw
 from experiments.figures.context_window.rows import (
     nested,
     numbers,
@@ -63,9 +63,9 @@ def make(flags: Flags) -> Result:
     table = [r for r in best_rows if r["level"] == "sequence" or r["window"] < flags.order]
     return Result(
         values,
-        checks(flags, world, views, tables, metrics, students, chains),
+        all_checks(flags, world, views, tables, metrics, students, chains),
         table + student_rows,
-        picture(flags, windows, best_rows, student_rows),
+        draw(flags, windows, best_rows, student_rows),
         best_rows + student_rows,
     )
 

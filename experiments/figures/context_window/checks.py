@@ -28,7 +28,7 @@ ROUNDING = 1e-9
 SEARCHED = 1e-5  # what a search may miss of a minimum
 
 
-def checks(
+def all_checks(
     flags: Flags,
     world: World,
     views: Views,

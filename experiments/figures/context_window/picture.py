@@ -29,7 +29,7 @@ SHIFTS = {"none": 0.0, "prefix": 0.1, "window": 0.0}
 LINEAR = 1e-3  # nats below which an axis is linear, so that 0 is on it
 
 
-def picture(
+def draw(
     flags: Flags, windows: dict[str, dict[str, float]], optima: list[Row], students: list[Row]
 ) -> Picture:
     """Three panels, one colour for each divergence; black is what cloning with a clock, whose pairs

@@ -11,11 +11,11 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.figures.common.base import Figure, Result
-from experiments.figures.trained_errors.checks import checks
+from experiments.figures.trained_errors.checks import all_checks
 from experiments.figures.trained_errors.errors import closed_form, walk
 from experiments.figures.trained_errors.flags import Flags, language_of
 from experiments.figures.trained_errors.numbers import curve, doublings, rows, slope, summary
-from experiments.figures.trained_errors.picture import picture
+from experiments.figures.trained_errors.picture import draw
 from experiments.figures.trained_errors.students import train_students
 from fdiv import statistics
 
@@ -37,13 +37,13 @@ def make(flags: Flags) -> Result:
     }
     values["expert_cost"] = dict(zip(lengths, fit.expert_cost[at].tolist()))
     values["few_seeds"] = flags.seeds < statistics.FEW_SEEDS
-    all_checks = checks(flags, language, students, fit, float(rolled["sft"].cost[0, -1]), values)
+    checks = all_checks(flags, language, students, fit, float(rolled["sft"].cost[0, -1]), values)
     lines = []
     for (name, T), student in students.items():
         lines += curve(name, T, "trained", student.errors)
     for name, errors in rolled.items():
         lines += curve(name, flags.rolled_from, "rolled", errors)
-    return Result(values, all_checks, rows(values), picture(values), lines)
+    return Result(values, checks, rows(values), draw(values), lines)
 
 
 FIGURE = Figure(

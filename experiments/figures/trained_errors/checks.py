@@ -22,7 +22,7 @@ LANGUAGE = {"vocab": 2, "weight": 0.55, "noise": 0.05, "order": 1}  # what the c
 Students = dict[tuple[str, int], StudentErrors]  # (name, length) -> students
 
 
-def checks(
+def all_checks(
     flags: Flags,
     language: TwoTemplate,
     students: Students,

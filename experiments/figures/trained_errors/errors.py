@@ -24,7 +24,7 @@ class Errors(NamedTuple):
     """Sums over the first t positions, [seeds, T]; p is the expert, q the policy."""
 
     own: np.ndarray  # KL(p || q) of the next token, in nats, on the policy's prefixes
-    expert_law: np.ndarray  # the same on the expert's prefixes
+    expert: np.ndarray  # the same on the expert's prefixes
     reverse: np.ndarray  # KL(q || p) of the next token, in nats, on the policy's prefixes
     # Positions at which the policy's string is two misses or more away from either template.
     cost: np.ndarray

@@ -35,7 +35,7 @@ def label(name: str) -> str:
     return f"{plain}, {float(own):.0%} own" if own else plain
 
 
-def picture(values: dict[str, Any]) -> Picture:
+def draw(values: dict[str, Any]) -> Picture:
     """Of the shares of own prefixes the upper panels have the largest, the lower ones all."""
     style.use()
     figure = plt.figure(figsize=(6.8, 6.2), layout="constrained")
