@@ -20,6 +20,7 @@ from fdiv.types import Claim, Components, Divergence, Level, Params, Sequences
 from fdiv.verified import verified_metrics
 
 Measured = dict[str, np.ndarray]  # name -> [count]
+Own = Callable[[Measured], np.ndarray]  # metrics -> what a method minimises, [count]
 SALT = 1_000_003  # what sets the evaluator's keys apart from those of training
 
 
@@ -174,7 +175,7 @@ class Evaluator:
         return distinct | {"self_bleu": np.array([metrics.self_bleu(x) for x in each])}
 
 
-def own_divergence(claim: Claim, task: Task) -> Callable[[Measured], np.ndarray] | None:
+def own_divergence(claim: Claim, task: Task) -> Own | None:
     """What a method minimises, read from its metrics, at its own level; the regret, where it is
     known, of one that maximises the task's return. None where nothing says it."""
     if task.mdp.expert is None:

@@ -6,11 +6,13 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from experiments.reporting.metrics import Metric
+from experiments.running.record import Report, Sink
 
 PLAIN_EVERY = 10.0  # seconds between plain progress lines of one method
 
@@ -31,7 +33,7 @@ class _Row:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-class Screen:
+class Screen(Sink):
     """One row a method: waiting, compiling, running or done."""
 
     def __init__(self, methods: Sequence[str], columns: Sequence[Metric]):
@@ -67,16 +69,15 @@ class Screen:
         self._rows[method].state = state
         self._show(f"{method}: {state}")
 
-    def progress(
-        self,
-        method: str,
-        done: int,
-        updates: int,
-        seconds: float,
-        tokens: float,
-        metrics: Mapping[str, float] | None,
-    ) -> None:
-        """A method has moved."""
+    def alarm(self, method: str, message: str) -> None:
+        """A line of its own."""
+        self.say(f"  {method}: {message}")
+
+    def progress(self, report: Report) -> None:
+        """A method has moved: medians over its seeds are shown."""
+        method, done, updates, seconds = report[:4]
+        tokens = float(report.tokens.sum())
+        metrics = {name: float(np.median(x)) for name, x in (report.metrics or {}).items()}
         row = self._rows[method]
         row.state, row.share = "running", done / updates
         row.speed = tokens / seconds if seconds else 0.0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +14,8 @@ from experiments import config as configs
 from experiments.evaluation.frontier import frontier
 from experiments.reporting import pictures, report, results, schema, tables
 from experiments.reporting.schema import MethodResult, RunResult
-
-if TYPE_CHECKING:
-    from experiments.running.head_to_head import RunContext
+from experiments.running.context import RunContext
+from experiments.running.json_lines import METRICS, SAMPLES
 
 
 def finish(context: RunContext, complete: bool, changed: Mapping[str, object]) -> None:
@@ -70,15 +68,15 @@ def _result(context: RunContext, methods: dict[str, MethodResult], complete: boo
 
 def _report(context: RunContext, result: RunResult, changed: Mapping[str, object]) -> None:
     folder = context.folder
-    history = schema.history(folder.lines("metrics.jsonl"))
+    history = schema.history(folder.lines(METRICS))
     drawn = pictures.draw(result, history, folder.path / "figures")
     environment = json.loads((folder.path / "environment.json").read_text())
-    samples = folder.lines("samples.jsonl")
+    samples = folder.lines(SAMPLES)
     report.write(folder.path / "report.html", result, drawn, samples, environment, changed)
 
 
 def _show(context: RunContext, result: RunResult, ranking: tables.Ranking) -> None:
-    console = context.screen.console
+    console = context.console
     console.print(tables.terminal(ranking, console.width))
     for name, m in result.methods.items():
         ends = results.describe_ends(m.gap)

@@ -88,7 +88,7 @@ def record(
     return new, log, tuple(finite)
 
 
-def said(log: Log, names: tuple[str, ...], skip: bool) -> str:
+def described(log: Log, names: tuple[str, ...], skip: bool) -> str:
     """Which seeds were not finite, since when, and what first; nothing where all were. `log` is of
     the host, [count]."""
     broken = np.flatnonzero(log.broke)

@@ -124,5 +124,7 @@ def _memory_bytes(compiled: Compiled) -> int:
     """What a compiled program takes on each device: what it is given, what it gives and what lies
     between."""
     sizes = compiled.memory_analysis()
+    if sizes is None:  # on a platform that does not say
+        return 0
     given = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     return given + sizes.temp_size_in_bytes + sizes.generated_code_size_in_bytes

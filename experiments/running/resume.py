@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.config import Saving
 from experiments.devices import Layout, processes
 from experiments.running.program import Position, Progress, TrainState
 from experiments.running.stopping import Interrupted, StopFlag
 from experiments.storage import checkpoints
+from experiments.storage.run_folder import RunFolder
 
 
 class Saves(NamedTuple):
@@ -23,6 +25,13 @@ class Saves(NamedTuple):
     every: float  # seconds of training between them
     stop: StopFlag
     end: bool = False  # whether the end is saved too, which nothing else keeps
+
+
+def saves_in(
+    folder: RunFolder, name: str, saving: Saving, stop: StopFlag, end: bool = False
+) -> Saves:
+    """The saves of a training of that name in a run's folder."""
+    return Saves(folder.checkpoints(name), saving.keep, saving.save_every, stop, end)
 
 
 def newest(saves: Saves, train_state: TrainState) -> tuple[TrainState, Position | None]:

@@ -57,7 +57,7 @@ def batch(budget: Budget, new_rows: Batches, rows: Any, key: jax.Array) -> Any:
     """The batch of an update: new rows, or some of the fixed ones drawn with replacement."""
     if not budget.demos:
         return new_rows(key, budget.batch_size)
-    chosen = jax.random.randint(key, budget.batch_size, 0, budget.demos)
+    chosen = jax.random.randint(key, (budget.batch_size,), 0, budget.demos)
     return jax.tree.map(lambda x: x[chosen], rows)
 
 

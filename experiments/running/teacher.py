@@ -29,6 +29,7 @@ from experiments.storage import checkpoints
 from fdiv.benchmarks import Text
 from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.policies import Architecture
+from fdiv.rollout import sampler
 from fdiv.types import Components, Model, Params, Policy
 
 LEARNING_RATE = 2e-3
@@ -53,15 +54,16 @@ def get(
     policy = _policy(config.benchmark, task)
     own = _own_config(config)
     keys = jax.random.split(jax.random.key(config.budget.seed + 7), 1)
-    components = Components(policy, task.mdp, None)
+    components = Components(policy, task.mdp, sampler(task.mdp.horizon, task.mdp.eos))
     layout = SeedLayout(1, jax.local_devices()[:1])
     objective = max_likelihood(policy, task.mdp.vocab)
     own_run = Runs(keys, runs.starts(own, task, components, keys), jnp.full(1, LEARNING_RATE))
 
     folder = _folder(config, reading, own)
     cached = checkpoints.restore(folder, begin(own, objective, own_run))
-    lacking = cached is None or cached[1]["update"] != own.budget.updates
-    if not processes.any_of(lacking):  # several processes train it in step, each for itself
+    # several processes train it in step, each for itself
+    lacking = processes.any_of(cached is None or cached[1]["update"] != own.budget.updates)
+    if cached is not None and not lacking:
         train_state, about = cached
         say(f"Teacher: kept from an earlier run, {about['loss']:.3f} nats per byte in training.")
         return Model(policy, _only(train_state.learner.params))

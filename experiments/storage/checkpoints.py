@@ -71,8 +71,7 @@ def restore(folder: Path, like: Tree) -> tuple[Tree, About] | None:
     for place in reversed(_places(folder)):
         try:
             about = _read_about(place)
-            if about["format"] == FORMAT:
-                arrays = _read_arrays(place, about, like)
+            arrays = _read_arrays(place, about, like) if about["format"] == FORMAT else []
         except Exception as error:  # whatever is wrong with it, the save before may be sound
             aside = _unused(place.with_name(f"damaged-{place.name}"))
             place.rename(aside)
@@ -192,7 +191,7 @@ def _numpy(tree: Any) -> list[np.ndarray]:
 def _like(arrays: list[np.ndarray], like: Tree) -> Tree:
     leaves, structure = jax.tree.flatten(like)
     typed = [
-        jax.random.wrap_key_data(a) if is_key(x) else jax.numpy.asarray(a)
+        jax.random.wrap_key_data(jax.numpy.asarray(a)) if is_key(x) else jax.numpy.asarray(a)
         for a, x in zip(arrays, leaves)
     ]
     return jax.tree.unflatten(structure, typed)

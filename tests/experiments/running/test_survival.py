@@ -411,7 +411,7 @@ def test_an_update_that_is_not_finite_is_told_and_stays_its_seeds_own(mode, like
     np.testing.assert_allclose(params[whole], others[whole], atol=1e-6)
     assert log.broke[broken].tolist() == [5] * len(broken)
     assert not log.broke[whole].any()
-    said = finite.said(log, compiled.watched, mode == "skip")
+    said = finite.described(log, compiled.watched, mode == "skip")
     assert f"seed {broken[0]}: loss was not finite at update 5" in said
     assert np.isfinite(params[broken]).all() == (mode == "skip")
     assert log.skipped.tolist() == [

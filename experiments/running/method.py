@@ -1,0 +1,216 @@
+"""One method of a head-to-head: its learning rate chosen, trained on all seeds, measured, kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import assemble, devices
+from experiments import config as configs
+from experiments.devices import processes
+from experiments.evaluation.evaluator import Measured, Own, own_divergence
+from experiments.reporting import results, schema
+from experiments.reporting.schema import MethodResult, Trial
+from experiments.running import finite, train, trials
+from experiments.running.alarms import alarms
+from experiments.running.context import RunContext
+from experiments.running.program import CompiledMethod, Progress, TrainState
+from experiments.running.record import Report
+from experiments.running.runs import Runs
+from experiments.running.stopping import Interrupted
+from experiments.storage import checkpoints
+from fdiv.statistics import iqm
+from fdiv.types import Claim, Method, Params, TokenMDP
+
+
+def run(context: RunContext, name: str, method: Method) -> None:
+    """Train a method on all seeds and keep its result; a finished one is not run again, an
+    interrupted one goes on. Raises `Interrupted` where a stop is asked for."""
+    folder, recorder = context.folder, context.recorder
+    if folder.method(name):
+        recorder.state(name, "kept")
+        return
+    if processes.any_of(context.stop.asked):
+        raise Interrupted
+    recorder.state(name, "compiling")
+    claim = claim_on(method, context.task.mdp)
+    objective = assemble.build(context.config, method, context.components)
+    own = own_divergence(claim, context.task)
+    rate, tried = trials.choose(context, name, method, objective, own)
+    rates = jnp.full(context.config.budget.seeds, rate)
+    training = train.prepare(
+        context.config,
+        context.task,
+        objective,
+        context.layout,
+        Runs(context.keys, context.start, rates, context.rows[method.reads]),
+        method.reads,
+        context.saves(name),
+    )
+    compiled = training.compiled
+    takes = devices.memory(compiled.memory_bytes)
+    recorder.say(f"  {name}: compiled in {compiled.compile_seconds:.1f} s; takes {takes}.")
+    outcome = _train(context, name, method, training, own)
+    result = _result(context, name, method, claim, compiled, outcome, own, rate, tried)
+    _keep(context, name, compiled, outcome.progress, result)
+
+
+def claim_on(method: Method, mdp: TokenMDP) -> Claim:
+    """A method's claim; one that maximises a return names what the task takes off it."""
+    claim = method.claim()
+    if method.charges and mdp.regulariser is not None:
+        return claim._replace(minimises=mdp.regulariser.divergence)
+    return claim
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+class TrainingOutcome(NamedTuple):
+    """How a method's training went."""
+
+    progress: Progress  # at the end
+    reason: str  # why it diverged, or nothing
+    alarms: list[str]  # raised at the last evaluation
+
+
+def _train(
+    context: RunContext, name: str, method: Method, training: train.Training, own: Own | None
+) -> TrainingOutcome:
+    config, recorder = context.config, context.recorder
+    compiled, start = training.compiled, training.start
+    if start:
+        recorder.say(f"  {name}: goes on from update {start.update}.")
+    recorder.resumed(name, start.update if start else -1)
+
+    def evaluate(train_state: TrainState) -> Measured:
+        measured = context.evaluator.measure(train_state.learner.params)
+        measured |= compiled.layout.host(compiled.probe(train_state))
+        return measured | ({"own": own(measured)} if own else {})
+
+    raised: list[str] = []
+    stops = train.curve(config.budget.updates, config.evaluation.evaluations)
+    for progress in train.fit(training, evaluate, stops):
+        update, seconds, tokens, measured, _ = progress
+        recorder.progress(Report(name, update, compiled.updates, seconds, tokens, measured))
+        if measured:
+            warm = update > method.warmup
+            found = alarms(measured, context.expert, method.kind, warm=warm)
+            raised = [alarm.message for alarm in found]
+            log = compiled.layout.host(progress.train_state.log)
+            if config.saving.not_finite == "stop" and np.all(log.broke):
+                break
+    skip = config.saving.not_finite == "skip"
+    log = compiled.layout.host(progress.train_state.log)
+    broken = finite.described(log, compiled.watched, skip)
+    if skip and broken:
+        return TrainingOutcome(progress, "", [*raised, f"Updates left out: {broken}."])
+    return TrainingOutcome(progress, broken, raised)
+
+
+# --- the result -----------------------------------------------------------------------------------
+
+
+def _result(
+    context: RunContext,
+    name: str,
+    method: Method,
+    claim: Claim,
+    compiled: CompiledMethod,
+    outcome: TrainingOutcome,
+    own: Own | None,
+    rate: float,
+    tried: list[Trial],
+) -> MethodResult:
+    """A method's entry in results.json, and its samples written."""
+    progress, params = outcome.progress, outcome.progress.train_state.learner.params
+    final, sequences, log_q = context.evaluator.final(params)
+    final |= compiled.layout.host(compiled.probe(progress.train_state))
+    context.write_samples(name, sequences, log_q)
+    metrics, infinite = results.metrics_of(final)
+    _search_class(context)
+    best = context.class_optima.of(claim) if context.class_optima.available and own else None
+    reason = outcome.reason or _not_finite(final)
+    return MethodResult(
+        minimises=claim.minimises,
+        level=claim.plain_level,
+        target=claim.sentence,
+        group=method.kind,
+        published=bool(method.published),
+        look=method.look,
+        status="diverged" if reason else "ok",
+        reason=reason,
+        seconds=progress.seconds,
+        compile_seconds=compiled.compile_seconds,
+        memory_bytes=compiled.memory_bytes,
+        tokens=float(progress.tokens.sum()),
+        learning_rate=rate,
+        trials=tried,
+        best=best.value if best else None,
+        gap=results.gap_of(own(final), best) if own else None,
+        metrics=metrics,
+        infinite=infinite,
+        alarms=outcome.alarms,
+        temperatures=_at_temperatures(context, params) if name == "sft" else [],
+    )
+
+
+def _not_finite(measured: Mapping[str, np.ndarray]) -> str:
+    """Which seeds give the expert's strings no mass, so that their metrics say no more."""
+    broken = np.flatnonzero(~np.isfinite(measured.get("cross_entropy", np.zeros(1))))
+    if not broken.size:
+        return ""
+    return f"seed {', '.join(map(str, broken))}: cross_entropy is not finite at the end"
+
+
+def _search_class(context: RunContext) -> None:
+    """The class's best policies, which no training waits for; always in one order, as each search
+    starts from those before.
+
+    Raises `Interrupted` between two searches.
+    """
+    names = [m.divergence for m in configs.resolve(context.config).values() if m.divergence]
+    lacking = context.class_optima.lacking(names) if context.class_optima.available else []
+    if lacking:
+        context.recorder.say(
+            "Searching the best policies of the class (L-BFGS, double precision) ..."
+        )
+    for name in lacking:
+        if processes.any_of(context.stop.asked):
+            raise Interrupted
+        context.class_optima.search(name)
+
+
+def _at_temperatures(context: RunContext, params: Params) -> list[dict[str, float]]:
+    """Policies at each temperature: IQM over seeds of every metric that is finite on all."""
+    rows = []
+    for temperature in sorted(context.config.evaluation.temperatures):
+        measured = context.evaluator.measure(params, temperature)
+        whole = {name: iqm(x) for name, x in measured.items() if np.all(np.isfinite(x))}
+        rows.append({"temperature": temperature, **whole})
+    return rows
+
+
+def _keep(
+    context: RunContext,
+    name: str,
+    compiled: CompiledMethod,
+    progress: Progress,
+    result: MethodResult,
+) -> None:
+    """Save the last state and the result, which marks the method as finished."""
+    checkpoints.save(
+        context.folder.checkpoints(f"{name}-final"),
+        progress.update,
+        compiled.layout.get(progress.train_state),
+        {"update": progress.update},
+        keep=1,
+    )
+    context.folder.keep_method(name, schema.as_json(result))
+    done = f"done in {progress.seconds:.1f} s" if result.status == "ok" else result.status
+    context.recorder.state(name, done)
+    for message in result.alarms:
+        context.recorder.alarm(name, message)
