@@ -40,6 +40,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 copybutton_prompt_text = "$ "
 
+toc_object_entries = False  # hundreds of names beside a page help nobody
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -54,13 +55,20 @@ linkcheck_timeout = 20
 # MathML is drawn by the browser itself, so the site needs neither a script nor the network.
 
 
+NAMED = re.compile(r"(<mi>(?:log|sign)</mi>)(?!\s*<mo[^>]*>\()")  # log p: browsers leave no space
+
+
+def _mathml(formula: str, block: bool) -> str:
+    return NAMED.sub(r'\1<mspace width="0.17em"></mspace>', tex2mathml(formula, as_block=block))
+
+
 def _visit_math(writer: HTML5Translator, node: nodes.math) -> None:
-    writer.body.append(tex2mathml(node.astext()))
+    writer.body.append(_mathml(node.astext(), block=False))
     raise nodes.SkipNode
 
 
 def _visit_math_block(writer: HTML5Translator, node: nodes.math_block) -> None:
-    writer.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    writer.body.append(f'<div class="math">{_mathml(node.astext(), block=True)}</div>')
     raise nodes.SkipNode
 
 
@@ -73,6 +81,8 @@ CODE = re.compile(r"(`[^`]*`)")
 
 def _as_restructured_text(app, what, name, obj, options, lines: list[str]) -> None:
     """Keep indented blocks as they are typed, and take |, * and trailing _ for what they are."""
+    if lines and lines[0].startswith("Alias for field number"):  # what a named tuple says
+        lines.clear()
     out: list[str] = []
     literal = False
     for line in lines:
