@@ -36,7 +36,7 @@ lint: $(READY)
 
 # a site with search in build/docs; a warning, such as a link to no page, is an error
 docs: $(VENV)/docs
-	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
+	$(BIN)/python -m sphinx --builder html --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "the site is build/docs/index.html"
 
 $(VENV)/docs: $(READY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 import sys
@@ -106,6 +107,29 @@ def _escaped(line: str) -> str:
     return "".join(parts)
 
 
+# --- API pages ------------------------------------------------------------------------------------
+
+MODULES = re.compile(r"<!-- modules: (.*?) -->", flags=re.S)
+
+
+def _with_modules(app, page: str, source: list[str]) -> None:
+    """A page under api/ names its modules, by patterns: each becomes a section."""
+    source[0] = MODULES.sub(lambda found: "\n".join(map(_section, named(found[1]))), source[0])
+
+
+def named(patterns: str) -> list[str]:
+    """The modules of fdiv that some patterns match, in the patterns' order."""
+    files = sorted((ROOT / "fdiv").rglob("*.py"))
+    dotted = (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
+    modules = [name.removesuffix(".__init__") for name in dotted]
+    return [name for pattern in patterns.split() for name in fnmatch.filter(modules, pattern)]
+
+
+def _section(module: str) -> str:
+    lines = (f"## `{module}`", "", "```{eval-rst}", f".. automodule:: {module}", "   :members:")
+    return "\n".join((*lines, "```", ""))
+
+
 # --- the notebook ---------------------------------------------------------------------------------
 
 
@@ -137,5 +161,6 @@ def _shown(output: dict) -> str:
 def setup(app) -> None:
     """Called by Sphinx."""
     app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math_block, None))
+    app.connect("source-read", _with_modules)
     app.connect("autodoc-process-docstring", _as_restructured_text)
     app.add_source_parser(NotebookParser)
