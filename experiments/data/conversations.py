@@ -47,13 +47,24 @@ def is_conversation(value: Any) -> bool:
 
 
 def unpacked(value: Any) -> Any:
-    """A list of messages that is written as JSON, as tables have it; anything else as it is."""
+    """A list of messages that is written as JSON, as tables have it, or of one message alone;
+    anything else as it is."""
+    if isinstance(value, dict) and any(key in value for key in ROLE):
+        return [value]
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         try:
             return json.loads(value)
         except (ValueError, RecursionError):
             return value
     return value
+
+
+def asks(value: Any) -> bool:
+    """Whether a cell is a conversation that waits for an answer."""
+    messages = unpacked(value)
+    last = messages[-1] if is_conversation(messages) and messages else None
+    roles = [last.get(key) for key in ROLE] if isinstance(last, dict) else []
+    return any(ROLES.get(str(role).lower()) in ("user", "tool") for role in roles)
 
 
 def turns(messages: Any, column: str) -> list[Turn]:

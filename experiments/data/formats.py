@@ -61,7 +61,7 @@ BINARY = (  # beginning -> what it is, and what makes rows of it
     (b"FEA1", "a feather file of version 1", "write it again with pyarrow.feather.write_feather"),
     (b"PK\x03\x04", "a zip archive (or .xlsx, .docx, .npz)", "unzip it, or export a .csv"),
     (b"SQLite format 3", "an SQLite database", "export it: sqlite3 -csv -header FILE 'query'"),
-    (b"%PDF-", "a PDF", "pdftotext FILE"),
+    (b"%PDF-", "a PDF", "make text of it: pdftotext FILE"),
     (b"Obj\x01", "an Avro file", "write it as parquet or JSON lines"),
     (b"ORC\x08", "an ORC file", "write it as parquet: pyarrow.orc.read_table"),
     (b"\x93NUMPY", "a NumPy array", "write its rows as JSON lines"),

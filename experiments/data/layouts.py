@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from experiments.data.conversations import asks
 from fdiv.benchmarks.text import Text
 from fdiv.types import UsageError
 
@@ -27,6 +28,7 @@ class Columns(NamedTuple):
     rejected: str | None = None
     label: str | None = None
     optional: frozenset[str] = frozenset()  # of the prompt: what a row may lack, or leave empty
+    known: frozenset[str] = frozenset()  # all columns of the first record
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -51,12 +53,12 @@ def columns(record: Mapping[str, Any], config: Text) -> Columns:
     optional = {*prompt} - {*_question(prompt)}
     if config.prompt_field:
         optional = {*prompt} if len(prompt) > 1 else set()
-    return Columns(prompt, answer, rejected, label, frozenset(optional))
+    return Columns(prompt, answer, rejected, label, frozenset(optional), frozenset(record))
 
 
 def _question(prompt: Sequence[str]) -> list[str]:
     """Of a prompt's columns, the one that no row may lack."""
-    return [name for name in QUESTION if name in prompt][:1]
+    return [name for name in (*QUESTION, *CONVERSATION) if name in prompt][:1]
 
 
 def conditions(record: Mapping[str, Any], read: Columns) -> list[str]:
@@ -66,7 +68,7 @@ def conditions(record: Mapping[str, Any], read: Columns) -> list[str]:
     others = ["chosen", "rejected"] if read.rejected is None else []
     others += [*QUESTION[:4]] if bare else []
     others += [] if read.label or read.rejected else ["label"]
-    return [name for name in others if record.get(name) is not None and name not in read.names]
+    return [name for name in others if record.get(name) is not None and name not in read.known]
 
 
 def _check_named(record: Mapping[str, Any], config: Text) -> None:
@@ -124,6 +126,8 @@ def _prompt(record: Mapping[str, Any], answer: str, rejected: str | None) -> lis
     if answer in CONVERSATION:
         return [*SYSTEM]
     free = [name for name in QUESTION if name in record and name not in (answer, rejected)]
+    if not free and rejected is not None:
+        free = [name for name in CONVERSATION if asks(record.get(name))]
     beside = [*CONTEXT] if free[:1] in (["instruction"], ["question"]) else []
     return [*SYSTEM, *free[:1], *(name for name in beside if name not in (answer, rejected))]
 

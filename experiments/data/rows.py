@@ -140,8 +140,8 @@ def _answer(value: Any, column: str) -> str:
     return text
 
 
-def _prompt(cells: Mapping[str, Any], columns: Columns) -> str:
-    """The prompt's columns, a line each; those that are empty say nothing."""
+def _prompt(cells: Mapping[str, Any], columns: Columns) -> list[str]:
+    """The prompt's columns, each a line of it; those that are empty say nothing."""
     lacking = [name for name in columns.prompt if cells[name] is None]
     parts = [_text(cells[name], name) for name in columns.prompt if name not in lacking]
     for name in lacking:
@@ -153,53 +153,66 @@ def _prompt(cells: Mapping[str, Any], columns: Columns) -> str:
     )
     if asked and empty:
         raise ValueError(f"nothing in any of {', '.join(map(repr, asked))}")
-    return "\n".join(part for part in parts if part)
+    return [part for part in parts if part]
+
+
+def _begun(parts: Sequence[str], sides: Sequence[str]) -> tuple[str, int] | None:
+    """(prompt, where it ends in the sides) where all of them begin with the prompt, or with the
+    last of its columns; None where they do not."""
+    prompt = "\n".join(parts)
+    begin = beginnings.of_prompt(prompt, sides)
+    if begin is not None:
+        return begin, len(begin)
+    begin = beginnings.of_prompt(parts[-1], sides) if len(parts) > 1 else None
+    return None if begin is None else (prompt, len(begin))
 
 
 def _answered(cells: Mapping[str, Any], columns: Columns, number: int) -> Found:
     """A prompt and its answer."""
-    prompt = _prompt(cells, columns)
+    parts = _prompt(cells, columns)
+    prompt = "\n".join(parts)
     answer = _answer(cells[columns.answer], columns.answer)
     row = Row(prompt.encode(), answer.encode())
-    if not columns.prompt or not prompt:
+    if not prompt:
         return Found(row, number)
-    begin = beginnings.of_prompt(prompt, [answer])
-    if begin is None or len(begin) == len(answer):  # an answer that repeats its prompt is one
+    begun = _begun(parts, [answer])
+    if begun is None or begun[1] == len(answer):  # an answer that repeats its prompt is one
         return Found(row, number, True)
-    without = Row(begin.encode(), answer[len(begin) :].encode())
-    return Found(row, number, True, without, beginnings.ends_a_word(answer, len(begin)))
+    without = Row(begun[0].encode(), answer[begun[1] :].encode())
+    return Found(row, number, True, without, beginnings.ends_a_word(answer, begun[1]))
 
 
 def _compared(cells: Mapping[str, Any], columns: Columns, number: int) -> Found:
     """Of two answers to one prompt, the one preferred. Without a column for it, the prompt is what
     both begin with."""
-    prompt = _prompt(cells, columns)
+    parts = _prompt(cells, columns)
+    prompt = "\n".join(parts)
     sides = [_answer(cells[name], name) for name in (columns.answer, columns.rejected)]
     if sides[0] == sides[1]:
         raise ValueError(f"{columns.answer!r} and {columns.rejected!r} are the same")
     if all(name in SYSTEM for name in columns.prompt):  # a system's message, before what both share
-        pair = _pair(beginnings.of_sides(*sides), sides, columns)
-        before = f"{prompt}\n".encode() if prompt else b""
-        return Found(pair._replace(prompt=before + pair.prompt), number)
-    tagged = beginnings.of_tagged(prompt, sides) if prompt else None
+        begin = beginnings.of_sides(*sides)
+        before = f"{prompt}\n" if prompt else ""
+        return Found(_pair(before + begin, len(begin), sides, columns), number)
+    tagged = beginnings.of_tagged(parts[-1], sides) if parts else None
     if tagged is not None:
-        return Found(_pair(tagged, sides, columns), number, True)
+        return Found(_pair(tagged, len(tagged), sides, columns), number, True)
     row = _row(prompt, *sides)
-    begin = beginnings.of_prompt(prompt, sides)
-    if begin is None:
+    begun = _begun(parts, sides) if parts else None
+    if begun is None:
         return Found(row, number, bool(prompt))
-    clean = all(beginnings.ends_a_word(side, len(begin)) for side in sides)
-    if not clean and any(len(side) == len(begin) for side in sides):
+    clean = all(beginnings.ends_a_word(side, begun[1]) for side in sides)
+    if not clean and any(len(side) == begun[1] for side in sides):
         return Found(row, number, True)
-    return Found(row, number, True, _pair(begin, sides, columns), clean)
+    return Found(row, number, True, _pair(*begun, sides, columns), clean)
 
 
-def _pair(begin: str, sides: Sequence[str], columns: Columns) -> Row:
-    """A comparison whose sides begin with the prompt."""
+def _pair(prompt: str, end: int, sides: Sequence[str], columns: Columns) -> Row:
+    """A comparison whose sides begin with the prompt, which ends there."""
     for name, side in zip((columns.answer, columns.rejected), sides):
-        if len(side) == len(begin):
+        if len(side) == end:
             raise ValueError(f"{name!r} is empty after the prompt that it begins with")
-    return _row(begin, *(side[len(begin) :] for side in sides))
+    return _row(prompt, *(side[end:] for side in sides))
 
 
 def _row(prompt: str, chosen: str, rejected: str) -> Row:
@@ -213,6 +226,7 @@ def _conversation(cells: Mapping[str, Any], columns: Columns, number: int) -> li
     """Of a conversation each message of the assistant is an answer to what stands before it; of
     one that is judged or compared the last message alone is."""
     prompt = _prompt_turns(cells, columns)
+    cells = _without_prompt(prompt, cells, columns)
     if columns.rejected is None:
         before, after = _parted(prompt, _side(cells, columns.answer), columns.answer, True)
         return _answers(before, after, columns, number)
@@ -246,6 +260,23 @@ def _prompt_turns(cells: Mapping[str, Any], columns: Columns) -> list[Turn]:
             (system if name in SYSTEM else asked).append(text)
     before = [Turn("system", text) for text in system if Turn("system", text) not in lists]
     return [*before, *lists, *([Turn("user", "\n".join(asked))] if asked else [])]
+
+
+def _without_prompt(
+    prompt: list[Turn], cells: Mapping[str, Any], columns: Columns
+) -> Mapping[str, Any]:
+    """The cells, of which answers in plain text do not begin with the prompt's messages."""
+    names = [name for name in (columns.answer, columns.rejected) if name is not None]
+    sides = [cells[name] for name in names]
+    if not prompt or not all(isinstance(side, str) for side in sides):
+        return cells
+    for text in sorted({*_as_text(prompt, prompt[-1:])}, key=len, reverse=True):
+        begin = beginnings.of_prompt(text, sides)
+        if begin is None or any(len(side) == len(begin) for side in sides):
+            continue
+        if all(beginnings.ends_a_word(side, len(begin)) for side in sides):
+            return {**cells, **{k: side[len(begin) :] for k, side in zip(names, sides)}}
+    return cells
 
 
 def _side(cells: Mapping[str, Any], name: str) -> list[Turn]:

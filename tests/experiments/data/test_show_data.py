@@ -51,7 +51,7 @@ SHOWN = {  # content, flags, what is said
     ),
     "bad rows": (lines([*LIKED, {"prompt": "a"}]), [], ["1 rows were bad", "row 61: no field"]),
     "text": ("".join(map(str, range(3000))), [], ["(plain text)", "blocks of 64 bytes"]),
-}  # fmt: skip
+}
 
 
 def call(tmp_path, content, flags, capsys, name="rows.jsonl"):
