@@ -14,7 +14,12 @@ from jax import Array
 
 from experiments.assemble import Task
 from experiments.config import Evaluation
-from experiments.evaluation.evaluator import exact_measures
+from experiments.evaluation.evaluator import (
+    enumerated,
+    exact_measures,
+    known_expert,
+    known_reference,
+)
 from fdiv import divergences, exact, metrics
 from fdiv.policies import Architecture
 from fdiv.types import Claim, Components, Level, Params
@@ -104,7 +109,7 @@ class ClassOptima:
         """Find one row of it."""
         self._best(name, Level.sequence, 1.0)
 
-    def _best(self, name: str, level: str, share: float) -> ClassOptimum:
+    def _best(self, name: str, level: Level | Literal["return"], share: float) -> ClassOptimum:
         key = _key(name, level, share)
         if key not in self._known:
             value, params, local = self._search(name, level, share)
@@ -132,7 +137,14 @@ class ClassOptima:
         else:
             divergence = divergences.parse(name)
             best = exact.best_in_class(
-                divergence, task.space, task.mdp.expert, policy, initial, level, share, iterations
+                divergence,
+                enumerated(task),
+                known_expert(task),
+                policy,
+                initial,
+                level,
+                share,
+                iterations,
             )
         return best.value, best.params, [value for value, _ in best.minima]
 
@@ -156,15 +168,14 @@ class ClassOptima:
 
     def _regret(self) -> Callable[[Params], Array]:
         """What a policy's regularised return lacks of the best."""
-        task, mdp = self._task, self._task.mdp
+        mdp, space, reference = self._task.mdp, enumerated(self._task), known_reference(self._task)
+        assert reference is not None, "what the return is charged for is not known"
         with jax.enable_x64(True):
-            p, ref = (
-                exact.known_law(task.space, m) for m in (mdp.expert, mdp.regulariser.reference)
-            )
+            p, ref = (exact.known_law(space, m) for m in (known_expert(self._task), reference))
 
         def regret(params: Params) -> Array:
-            law = exact.law(task.space, self._components.policy, params)
-            return metrics.return_metrics(task.space, mdp, p.string, ref, law)["regret"]
+            law = exact.law(space, self._components.policy, params)
+            return metrics.return_metrics(space, mdp, p.string, ref, law)["regret"]
 
         return regret
 
@@ -182,8 +193,8 @@ class ClassOptima:
         of_law = exact_measures(task, family)
 
         def everything(params: Params | None) -> dict[str, Array]:
-            policy = task.mdp.expert if params is None else (self._components.policy, params)
-            return of_law(exact.law(task.space, *policy))
+            policy = known_expert(task) if params is None else (self._components.policy, params)
+            return of_law(exact.law(enumerated(task), *policy))
 
         return jax.jit(everything)
 
@@ -195,7 +206,7 @@ def _key(name: str, level: str, share: float) -> str:
 def ended_in(values: np.ndarray, best: ClassOptimum) -> list[int | None]:
     """For each seed's value, which local optimum of the class it ended in (0 the best), None if in
     none of them."""
-    where = []
+    where: list[int | None] = []
     for value in values:
         distance = np.abs(np.array(best.local) - value)
         where.append(int(np.argmin(distance)) if distance.size and distance.min() <= NEAR else None)

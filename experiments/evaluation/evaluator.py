@@ -16,7 +16,7 @@ from experiments.devices import Layout
 from fdiv import divergences, exact, metrics
 from fdiv import tokens as tk
 from fdiv.rollout import greedy, tempered
-from fdiv.types import Claim, Components, Divergence, Level, Params, Sequences
+from fdiv.types import Claim, Components, Divergence, Level, Model, Params, Sequences
 from fdiv.verified import verified_metrics
 
 Measured = dict[str, np.ndarray]  # name -> [count]
@@ -24,23 +24,39 @@ Own = Callable[[Measured], np.ndarray]  # metrics -> what a method minimises, [c
 SALT = 1_000_003  # what sets the evaluator's keys apart from those of training
 
 
+def enumerated(task: Task) -> exact.Space:
+    """The strings of a task that has them all."""
+    assert task.space is not None, "its strings are not enumerated"
+    return task.space
+
+
+def known_expert(task: Task) -> Model:
+    """The expert of a task that knows it, as every enumerated task does."""
+    assert task.mdp.expert is not None, "its expert is not known"
+    return task.mdp.expert
+
+
+def known_reference(task: Task) -> Model | None:
+    """What a return is charged for leaving, where that is known before training."""
+    regulariser = task.mdp.regulariser
+    return regulariser.reference if regulariser else None
+
+
 def exact_measures(
     task: Task, family: Sequence[Divergence]
 ) -> Callable[[exact.Law], dict[str, Array]]:
     """Every metric of a policy's law on a task whose strings are enumerated, returns too where it
     has a reward and a known reference."""
-    regulariser = task.mdp.regulariser
-    expert = exact.known_law(task.space, task.mdp.expert)
-    known = regulariser is not None and regulariser.reference is not None
-    reference = exact.known_law(task.space, regulariser.reference) if known else None
+    space, mdp = enumerated(task), task.mdp
+    expert = exact.known_law(space, known_expert(task))
+    reference = known_reference(task)
+    reference_law = exact.known_law(space, reference) if reference else None
 
     def measure(law: exact.Law) -> dict[str, Array]:
-        measured = metrics.exact_metrics(family, task.space, expert, law, task.mdp.statistics)
-        if reference is None:
+        measured = metrics.exact_metrics(family, space, expert, law, mdp.statistics)
+        if reference_law is None:
             return measured
-        return measured | metrics.return_metrics(
-            task.space, task.mdp, expert.string, reference, law
-        )
+        return measured | metrics.return_metrics(space, mdp, expert.string, reference_law, law)
 
     return measure
 
@@ -87,11 +103,11 @@ class Evaluator:
         return HeldOut(data, prompts, answer(jax.random.fold_in(self._key, 1)))
 
     def _exactly(self) -> Callable[[Params, Array], tuple[dict[str, Array], tuple[()]]]:
-        of_law = exact_measures(self._task, self.family)
+        of_law, space = exact_measures(self._task, self.family), enumerated(self._task)
 
         def measure(params: Params, temperature: Array):
             policy = tempered(self._components.policy, temperature)
-            return of_law(exact.law(self._task.space, policy, params)), ()
+            return of_law(exact.law(space, policy, params)), ()
 
         return measure
 
@@ -129,13 +145,14 @@ class Evaluator:
     def expert(self) -> dict[str, float]:
         """What the expert itself scores, as far as it is known: all of it exactly, or entropy and
         length from samples."""
-        known, task, data = self._task.mdp.expert, self._task, self._held_out.data
+        known, task = self._task.mdp.expert, self._task
+        data, _, strings = self._held_out
         if self.exact:
-            own = jax.jit(exact_measures(task, self.family))(exact.known_law(task.space, known))
+            law = exact.known_law(enumerated(task), known_expert(task))
+            own = jax.jit(exact_measures(task, self.family))(law)
             return {name: float(value) for name, value in own.items()}
-        if known is None:
+        if known is None or strings is None:
             return {"length": float(tk.lengths(data).mean())}
-        strings = self._held_out.expert
         nll = float(-tk.log_probs(*known, strings, task.mdp.vocab).sum(1).mean())
         held_out = -tk.log_probs(*known, data, task.mdp.vocab).sum() / data.mask.sum()
         return {
@@ -183,12 +200,8 @@ def own_divergence(claim: Claim, task: Task) -> Own | None:
     name, share = claim.minimises, claim.policy_prefixes
     if claim.level == "return":
         regulariser = task.mdp.regulariser
-        known = (
-            task.space is not None
-            and regulariser
-            and regulariser.reference
-            and regulariser.divergence == name
-        )
+        charged = regulariser is not None and regulariser.divergence == name
+        known = charged and task.space is not None and known_reference(task) is not None
         return (lambda m: m["regret"]) if known else None
     if claim.level != Level.token_policy or share == 1:
         return lambda m: m[name + Level(claim.level).suffix]

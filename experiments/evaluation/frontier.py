@@ -27,12 +27,12 @@ class FrontierPoint(NamedTuple):
 def frontier(task: Task) -> list[FrontierPoint]:
     """From the largest weight to the smallest; nothing where strings are not enumerated or there is
     no known reference."""
-    regulariser = task.mdp.regulariser
-    if task.space is None or regulariser is None or regulariser.reference is None:
+    regulariser, score = task.mdp.regulariser, task.mdp.score
+    if task.space is None or score is None or regulariser is None or regulariser.reference is None:
         return []
     with jax.enable_x64(True):
         reference = exact.known_law(task.space, regulariser.reference)
-        rewards = jnp.asarray(task.mdp.score(task.space.sequences), float)
+        rewards = jnp.asarray(score(task.space.sequences), float)
         betas = regulariser.beta * BETAS[::-1]
         divergence, reward = regularised.frontier(
             divergences.parse(regulariser.divergence),

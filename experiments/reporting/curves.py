@@ -87,7 +87,7 @@ def _dress(axis: Axes, panel: str, board: Scoreboard, result: RunResult) -> None
         expert = result.expert[panel]
         axis.axhline(expert, color=style.EXPERT, linewidth=0.9, linestyle=(0, (1, 2)))
         axis.annotate(
-            "expert",
+            board.expert,
             (1, expert),
             xycoords=("axes fraction", "data"),
             ha="right",

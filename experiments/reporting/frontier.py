@@ -39,9 +39,10 @@ def picture(result: RunResult, folder: Path) -> str:
     plane.set(xlabel=divergence.label, ylabel="expected reward")
     _draw_distances(bars, methods, beyond)
     bars.set_xlabel(f"{divergence.short} beyond what its reward needs (nats)")
+    looks = {name: style.look(m) for name, m in methods.items()}
     handles = [
-        plt.Line2D([], [], label=k, **(style.look(m) | {"linestyle": ""}))
-        for k, m in methods.items()
+        plt.Line2D([], [], label=k, color=look["color"], marker=look["marker"], linestyle="")
+        for k, look in looks.items()
     ]
     handles.append(plt.Line2D([], [], color=style.EXPERT, linewidth=1.2, label="frontier"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,6 @@ from experiments.reporting.schema import (
 )
 from experiments.storage.run_folder import environment
 
-T = TypeVar("T")
 COMMON = ("data", "expert", "start")  # what is no method's, in samples.jsonl
 
 
@@ -104,11 +103,15 @@ def _gather(parts: Sequence[MethodResult]) -> MethodResult:
     """One entry from the results of one method in several runs."""
     first = parts[0]
     names = [name for name in first.metrics if all(name in m.metrics for m in parts)]
-    shared = ("minimises", "level", "target", "group", "published")
-    added = ("seconds", "compile_seconds", "tokens")
     return MethodResult(
-        **{name: _same([getattr(m, name) for m in parts]) for name in shared},
-        **{name: sum(getattr(m, name) for m in parts) for name in added},
+        minimises=_same([m.minimises for m in parts]),
+        level=_same([m.level for m in parts]),
+        target=_same([m.target for m in parts]),
+        group=_same([m.group for m in parts]),
+        published=_same([m.published for m in parts]),
+        seconds=sum(m.seconds for m in parts),
+        compile_seconds=sum(m.compile_seconds for m in parts),
+        tokens=sum(m.tokens for m in parts),
         memory_bytes=max(m.memory_bytes for m in parts),
         look=first.look,
         learning_rate=first.learning_rate,
@@ -139,14 +142,15 @@ def _gap(parts: Sequence[Gap | None]) -> Gap | None:
     return Gap(**vars(_pool(gaps)), ended_in=ends if known else [0] * len(ends), local_optima=local)
 
 
-def _same(values: Sequence[T], otherwise: Any = VARIED) -> Any:
+def _same(values: Sequence[Any], otherwise: Any = VARIED) -> Any:
     """The value that all share; of dictionaries, key by key."""
     first = values[0]
     if all(value == first for value in values):
         return first
-    if isinstance(first, dict) and all(isinstance(value, dict) for value in values):
-        return {key: _same([value.get(key) for value in values], otherwise) for key in first}
-    return otherwise
+    tables = [value for value in values if isinstance(value, dict)]
+    if len(tables) < len(values):
+        return otherwise
+    return {key: _same([table.get(key) for table in tables], otherwise) for key in tables[0]}
 
 
 def _average(rows: Sequence[Mapping[str, float]]) -> Row:

@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 
 from experiments.reporting import scoreboards, style
 from experiments.reporting.schema import MethodResult, Row, RunResult, Summary
-from experiments.reporting.scoreboards import Plane
+from experiments.reporting.scoreboards import Plane, Scoreboard
 
 Place = tuple[float, float]
 Star = tuple[str, Row]  # what a policy of the class is best for, and all its metrics
+LANDMARKS = {"expert": ("P", 9), "optimum": ("P", 9), "start": ("s", 6)}  # marker, size
 Inside = Callable[[float, float], bool]
 
 
@@ -33,7 +34,7 @@ def picture(plane: Plane, result: RunResult, folder: Path) -> str:
             style.plain_ticks(side)
     methods = {n: m for n, m in result.methods.items() if {x, y} <= set(m.metrics)}
     stars = _distinct([(n, r) for n, r in result.class_optimum.items() if {x, y} <= set(r)], x, y)
-    marked = _landmarks(plane, result, x, y)
+    marked = _landmarks(plane, board, result, x, y)
     points = [(m.metrics[x].iqm, m.metrics[y].iqm) for m in methods.values()]
     points += [place for name, place in marked if name == "start"]
     inside = _frame(axis, points, [(row[x], row[y]) for _, row in stars], plane.log)
@@ -42,8 +43,9 @@ def picture(plane: Plane, result: RunResult, folder: Path) -> str:
         *_optima(axis, stars, x, y),
         *_methods(axis, methods, x, y, inside),
     ]
-    for (name, place), mark in zip(marked, _landmark_looks(marked)):
-        axis.plot(*place, color=style.EXPERT, linestyle="", **mark)
+    for name, place in marked:
+        marker, size = LANDMARKS[name]
+        axis.plot(*place, color=style.EXPERT, marker=marker, markersize=size, linestyle="")
         axis.annotate(name, place, textcoords="offset points", xytext=(7, 4), fontsize=8)
         rows.append({"what": name, x: place[0], y: place[1]})
     axis.set_xlabel(board.metric(x).label)
@@ -58,20 +60,17 @@ def _y(plane: Plane, result: RunResult) -> str | None:
     return next((y for y in plane.y if both(y)), None)
 
 
-def _landmarks(plane: Plane, result: RunResult, x: str, y: str) -> list[tuple[str, Place]]:
+def _landmarks(
+    plane: Plane, board: Scoreboard, result: RunResult, x: str, y: str
+) -> list[tuple[str, Place]]:
     """The expert, where both axes know it and its divergence from itself is no axis; the start."""
     marked = []
     if x in result.expert and y in result.expert and not plane.log:
-        marked.append(("expert", (result.expert[x], result.expert[y])))
+        marked.append((board.expert, (result.expert[x], result.expert[y])))
     start = result.start | {"penalty": 0.0}  # the start is the reference of such a run
     if plane.start and x in start and y in start:
         marked.append(("start", (start[x], start[y])))
     return marked
-
-
-def _landmark_looks(marked: Sequence[tuple[str, Place]]) -> list[dict[str, str | int]]:
-    looks = {"expert": {"marker": "P", "markersize": 9}, "start": {"marker": "s", "markersize": 6}}
-    return [looks[name] for name, _ in marked]
 
 
 def _frame(axis: Axes, points: Sequence[Place], stars: Sequence[Place], log: bool) -> Inside:

@@ -101,10 +101,10 @@ def _reasons(m: MethodResult) -> list[str]:
 def _optima(result: RunResult) -> Optima | None:
     """The best policy of the class for each divergence, and the expert; None where no class was
     searched."""
-    rows = result.class_optimum | {"(the expert itself)": result.expert}
-    if len(rows) == 1:
+    if not result.class_optimum:
         return None
     board = scoreboards.of_result(result)
+    rows = result.class_optimum | {f"(the {board.expert} itself)": result.expert}
     columns = board.shown(board.columns, {name for row in rows.values() for name in row})
     cell = lambda row, name: tables.number(row[name]) if name in row else "not finite"
     titles = [board.metric(name).title for name in columns]

@@ -235,8 +235,13 @@ def _look_of_kind(kind: str) -> Look:
 
 
 def _comparison(data: Json) -> Comparison:
-    parts = {"metric": table.current(data["metric"]), "difference": Summary(**data["difference"])}
-    return Comparison(**data | parts)
+    return Comparison(
+        reference=data["reference"],
+        metric=table.current(data["metric"]),
+        difference=Summary(**data["difference"]),
+        probability_of_improvement=data["probability_of_improvement"],
+        probability_ci95=data["probability_ci95"],
+    )
 
 
 def history(lines: Sequence[Json]) -> list[HistoryLine]:

@@ -48,6 +48,7 @@ class Scoreboard:
     curves_caption: str
     values: str  # where the numbers come from, in one sentence
     notes: Mapping[str, str]  # metric -> what is said under a table that shows it
+    expert: str = "expert"  # what the task's known law is called in pictures
     start_columns: tuple[str, ...] = ()  # what a note tells of the common start
     penalty: str | None = None  # the divergence that the task takes off its return
 
@@ -155,6 +156,7 @@ RETURN = Scoreboard(
         ),
         "kl_to_reference": "KL to reference: KL(policy||reference).",
     },
+    expert="optimum",
 )
 
 VERIFIED = Scoreboard(

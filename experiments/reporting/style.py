@@ -7,7 +7,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import matplotlib
 
@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 from matplotlib import ticker
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.typing import LineStyleType
 
 from experiments.reporting.schema import MethodResult
 from fdiv.types import Look
@@ -56,7 +57,7 @@ class Line(TypedDict):
 
     color: str
     marker: str
-    linestyle: str
+    linestyle: LineStyleType
 
 
 def look(method: MethodResult) -> Line:
@@ -70,7 +71,7 @@ def look_of(look: Look, minimises: str, of_return: bool = False) -> Line:
     return Line(
         color=(look.colour or OTHER) if of_return else colour(minimises),
         marker=look.marker,
-        linestyle=look.line,
+        linestyle=cast(LineStyleType, look.line),
     )
 
 

@@ -60,7 +60,7 @@ def _result(context: RunContext, methods: dict[str, MethodResult], complete: boo
         frontier=frontier(context.task),
         class_optimum={name: results.finite(row) for name, row in table.items()},
         expert=results.finite(context.expert),
-        start=results.finite({name: np.mean(values) for name, values in start.items()}),
+        start=results.finite({name: float(np.mean(values)) for name, values in start.items()}),
         methods=methods,
         notes=[*context.task.notes, *([optima.note] if optima.available else [])],
     )

@@ -73,8 +73,9 @@ def picture(
     style.use()
     drawn = curves(sweep, lines, axis, metric.name)
     values = list(dict.fromkeys(point.value for curve in drawn.values() for point in curve.points))
-    numeric = all(not isinstance(value, str) for value in values)
-    place = {value: value if numeric else i for i, value in enumerate(values)}
+    numbers = [value for value in values if not isinstance(value, str)]
+    numeric = len(numbers) == len(values)
+    place = dict(zip(values, numbers if numeric else range(len(values))))
     figure, panel = plt.subplots(figsize=(4.9, 3.4), layout="constrained")
     rows: style.Rows = []
     for name, curve in drawn.items():
@@ -87,10 +88,10 @@ def picture(
         for point in points:
             fields = point._asdict()
             rows.append({"method": name, "metric": metric.name, axis: fields.pop("value")} | fields)
-    if numeric and min(values) > 0 and max(values) / min(values) >= DECADE:
+    if numeric and min(numbers) > 0 and max(numbers) / min(numbers) >= DECADE:
         panel.set_xscale("log")
     elif not numeric:
-        panel.set_xticks(range(len(values)), values)
+        panel.set_xticks(range(len(values)), [str(value) for value in values])
     panel.set(xlabel=axis, ylabel=metric.label)
     figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(4, len(drawn)))
     return style.save(figure, folder, "axis", rows)
