@@ -123,9 +123,18 @@ def legend(figure: Figure, methods: dict[str, MethodResult], stars: Sequence[str
     handles = [
         plt.Line2D([], [], label=name, markersize=5, **look(m)) for name, m in methods.items()
     ]
-    hollow = {"marker": "*", "linestyle": "", "markerfacecolor": "none", "markersize": 9}
     handles += [
-        plt.Line2D([], [], label=f"best {name}", color=colour(name), **hollow) for name in stars
+        plt.Line2D(
+            [],
+            [],
+            label=f"best {name}",
+            color=colour(name),
+            marker="*",
+            markersize=9,
+            markerfacecolor="none",
+            linestyle="",
+        )
+        for name in stars
     ]
     columns = 5 if stars else min(7, len(handles))
     figure.legend(
