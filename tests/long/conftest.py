@@ -1,4 +1,4 @@
-"""A SLURM for the tests that ask for one."""
+"""How much of the long tests is run, and a SLURM for those that ask for one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ import pytest
 from sweeping import ROOT
 
 SCRIPT = str(ROOT / "slurm" / "local.sh")
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("fdiv")
+    group.addoption(
+        "--kills", type=int, default=3, help="kills of a run, for each kind of objective"
+    )
+    group.addoption(
+        "--runs", type=int, default=24, help="runs of the sweep whose workers are killed"
+    )
 
 
 @pytest.fixture(scope="session")

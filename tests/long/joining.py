@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 def environment(devices: int) -> dict[str, str]:
     """A CPU that shows itself as so many devices."""
     forced = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "XLA_FLAGS": forced, "PJRT_NPROC": "8", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {forced}".strip()
+    return {**os.environ, "XLA_FLAGS": flags, "PJRT_NPROC": "8", "JAX_PLATFORMS": "cpu"}
 
 
 def compare(words: Sequence[str], devices: int, **more: str) -> subprocess.Popen:

@@ -1,8 +1,8 @@
-"""`kill -9` at twenty random moments loses nothing but time, for each kind of objective.
+"""`kill -9` at random moments loses nothing but time, for each kind of objective.
 
 Every start is a process of its own that runs the real command and saves after each stretch. They
 are forked from a server that has imported the libraries and made no device yet: what is saved by
-that is loading, not any step of a run."""
+that is loading, not any step of a run. `--kills 20` asks for more than the three of every day."""
 
 from __future__ import annotations
 
@@ -21,15 +21,13 @@ import pytest
 from experiments import cli, compare
 from experiments.storage import checkpoints
 
-KILLS = 20
+MORE = 5  # starts that may be spent on a kill inside a save, beyond those asked for
 SMALL = {
     "vocab": 2,
     "horizon": 3,
     "policy.name": "full",
     "seeds": 2,
-    "updates": 240,
     "batch-size": 16,
-    "evaluations": 80,
     "samples": 16,
     "save-every": 0,
 }
@@ -44,10 +42,13 @@ KINDS = {
 }
 
 
-def flags(kind: str, out: Path) -> list[str]:
+def flags(kind: str, kills: int, out: Path) -> list[str]:
+    """Long enough that no start comes to the end: each sees four saves at most."""
     preset, method = KINDS[kind]
     sizes = "benchmark.base" if preset == "rlhf" else "benchmark"
-    named = {(f"{sizes}.{k}" if k in ("vocab", "horizon") else k): v for k, v in SMALL.items()}
+    saves = 4 * (kills + MORE)
+    small = SMALL | {"updates": 3 * saves, "evaluations": saves}
+    named = {(f"{sizes}.{k}" if k in ("vocab", "horizon") else k): v for k, v in small.items()}
     return [
         preset,
         "--methods",
@@ -88,17 +89,18 @@ def saves(out: Path) -> set[str]:
     return {str(p) for p in out.glob("checkpoints/*/*")}
 
 
-def kill_at_random(process, out: Path, chance: random.Random) -> str:
-    """One in five at any moment of a start; else up to .15 s after it has begun a save or two. Says
-    where it was."""
-    deadline = time.monotonic() + (chance.uniform(0, 8) if chance.random() < 0.2 else 120)
+def kill_at_random(process, out: Path, chance: random.Random, inside: bool) -> str:
+    """One in five at any moment of a start; else up to .15 s after it has begun a save or two, or
+    at once if it is to be inside a save. Says where it was."""
+    anywhere = not inside and chance.random() < 0.2
+    deadline = time.monotonic() + (chance.uniform(0, 8) if anywhere else 120)
     before, wanted = saves(out), chance.randint(1, 4)
     seen = before
     while wanted and time.monotonic() < deadline and process.is_alive():
         time.sleep(0.002)
         wanted -= saves(out) - seen != set()
         seen |= saves(out)
-    time.sleep(chance.uniform(0, 0.15))
+    time.sleep(0 if inside else chance.uniform(0, 0.15))
     process.kill()
     process.join()
     if process.exitcode != -signal.SIGKILL:
@@ -126,17 +128,24 @@ def numbers(out: Path) -> dict:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_twenty_kills_change_no_bit(kind, start, tmp_path):
+def test_kills_change_no_bit(kind, start, tmp_path, pytestconfig):
+    kills = pytestconfig.getoption("kills")
+    inside = max(1, 3 * kills // 20)  # kills that must fall inside a save
     chance = random.Random(f"{kind} {os.environ.get('FDIV_KILL_SEED', 0)}")
     whole, out, log = tmp_path / "whole", tmp_path / "run", tmp_path / "log"
-    undisturbed = start(flags(kind, whole), log)
+    undisturbed = start(flags(kind, kills, whole), log)
     undisturbed.join()
     assert undisturbed.exitcode == 0, log.read_text()[-4000:]
-    moments = [kill_at_random(start(flags(kind, out), log), out, chance) for _ in range(KILLS)]
+    moments = []
+    while len(moments) < kills or (
+        moments.count("in a save") < inside and len(moments) < kills + MORE
+    ):
+        within = len(moments) >= kills - inside
+        moments.append(kill_at_random(start(flags(kind, kills, out), log), out, chance, within))
     print(kind, {moment: moments.count(moment) for moment in moments})
     assert set(moments) <= {"before a save", "in a save", "between saves"}, log.read_text()[-4000:]
-    assert moments.count("in a save") >= 3
-    last = start(flags(kind, out), log)
+    assert moments.count("in a save") >= inside
+    last = start(flags(kind, kills, out), log)
     last.join()
     assert last.exitcode == 0, log.read_text()[-4000:]
     assert "Traceback" not in log.read_text()

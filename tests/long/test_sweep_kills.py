@@ -1,5 +1,6 @@
-"""A sweep of 200 runs whose workers are killed at random collects into the table of the undisturbed
-one."""
+"""A sweep whose workers are killed at random collects into the table of the undisturbed one.
+
+Of 24 runs, or as many as `--runs 200` asks for."""
 
 from __future__ import annotations
 
@@ -19,19 +20,27 @@ from sweeping import ROOT, TINY, planned, queue, states, sweep, wait
 from experiments.sweep import lease
 from experiments.sweep.folder import SweepFolder
 
-RUNS = int(os.environ.get("FDIV_SWEEP_RUNS", "200"))
 WORKERS, LAPSE = 2, 5.0
-GRID = {
-    "preset": "two-template",
-    "flags": TINY | {"updates": 20, "evaluations": 1},
-    "product": {"learning_rate": [0.1, 0.03], "seed": list(range(RUNS // 2))},
-}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
+def runs(pytestconfig) -> int:
+    return pytestconfig.getoption("runs")
+
+
+@pytest.fixture(scope="module")
+def grid(runs) -> dict:
+    return {
+        "preset": "two-template",
+        "flags": TINY | {"updates": 20, "evaluations": 1},
+        "product": {"learning_rate": [0.1, 0.03], "seed": list(range(runs // 2))},
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, grid) -> Path:
     """The undisturbed sweep, collected."""
-    out = planned(tmp_path_factory.mktemp("whole") / "w", GRID)
+    out = planned(tmp_path_factory.mktemp("whole") / "w", grid)
     sweep("run", out, "--local", WORKERS)
     sweep("collect", out)
     return out
@@ -41,9 +50,9 @@ def rows(out: Path) -> list[dict]:
     return pyarrow.parquet.read_table(out / "collected.parquet").to_pylist()
 
 
-def killing(out: Path, generator: random.Random, running) -> int:
-    """Kill the holder of one lease in ten, at a random moment of its work, while `running()`; how
-    many."""
+def killing(out: Path, generator: random.Random, share: float, running) -> int:
+    """Kill the holder of a share of the leases, at a random moment of its work, while `running()`;
+    how many."""
     folder, met, killed = SweepFolder(out, LAPSE), set(), 0
     while running():
         for name, seen in lease.read(folder.leases, LAPSE).items():
@@ -55,7 +64,7 @@ def killing(out: Path, generator: random.Random, running) -> int:
             ):
                 continue
             met.add((name, seen.generation))
-            if generator.random() < 0.1:
+            if generator.random() < share:
                 time.sleep(generator.uniform(0, 3))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(seen.holder["pid"], signal.SIGKILL)
@@ -64,18 +73,23 @@ def killing(out: Path, generator: random.Random, running) -> int:
     return killed
 
 
-def same_as(whole: Path, out: Path) -> None:
+def share_of(runs: int) -> float:
+    """One lease in ten, and of a few runs enough that some are killed."""
+    return max(0.1, 4 / runs)
+
+
+def same_as(whole: Path, out: Path, runs: int) -> None:
     """Complete, no row twice, and equal."""
     sweep("collect", out)
     table = rows(out)
     keys = [(row["line"], row["method"], row["metric"], row["seed"]) for row in table]
     assert len(set(keys)) == len(keys)
-    assert {row["line"] for row in table} == set(range(RUNS))
+    assert {row["line"] for row in table} == set(range(runs))
     assert table == rows(whole)
 
 
-def test_local_workers_killed_at_random_and_the_whole_command_too(whole, tmp_path):
-    out, generator = planned(tmp_path / "local", GRID), random.Random(0)
+def test_local_workers_killed_at_random_and_the_whole_command_too(whole, grid, runs, tmp_path):
+    out, generator = planned(tmp_path / "local", grid), random.Random(0)
     command = [
         sys.executable,
         "-m",
@@ -88,39 +102,44 @@ def test_local_workers_killed_at_random_and_the_whole_command_too(whole, tmp_pat
         str(LAPSE),
     ]
     killed, rounds = 0, 0
-    while states(out)["done"] < RUNS:
+    while states(out)["done"] < runs:
         rounds += 1
         assert rounds < 10, states(out)
         time.sleep(LAPSE)  # for the leases of the dead
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as parent:
-            end = time.monotonic() + generator.uniform(20, 60) if rounds == 1 else float("inf")
+            enough = generator.uniform(0.1, 0.3) * runs if rounds == 1 else float("inf")
             killed += killing(
-                out, generator, lambda: parent.poll() is None and time.monotonic() < end
+                out,
+                generator,
+                share_of(runs),
+                lambda parent=parent, enough=enough: (
+                    parent.poll() is None and states(out)["done"] < enough
+                ),
             )
             parent.kill()  # the first time in the middle: its workers go on without it
-    assert killed >= RUNS // 40
-    same_as(whole, out)
+    assert killed >= max(1, runs // 40)
+    same_as(whole, out, runs)
 
 
-def test_array_tasks_killed_at_random(slurm, whole, tmp_path):
-    out, generator = planned(tmp_path / "slurm", GRID), random.Random(1)
+def test_array_tasks_killed_at_random(slurm, whole, grid, runs, tmp_path):
+    out, generator = planned(tmp_path / "slurm", grid), random.Random(1)
     words = (
         "--partition",
         "main",
         "--lines-per-task",
-        max(1, RUNS // 8),
+        max(1, runs // 8),
         "--concurrent",
         WORKERS,
         "--lapse",
         LAPSE,
     )
     killed, rounds = 0, 0
-    while states(out)["done"] < RUNS:
+    while states(out)["done"] < runs:
         rounds += 1
         assert rounds < 10, states(out)
         time.sleep(LAPSE)  # for the leases of the dead
         sweep("resume", out, *words)
         wait("the array to start", 60, queue)
-        killed += killing(out, generator, queue)
-    assert killed >= RUNS // 40
-    same_as(whole, out)
+        killed += killing(out, generator, share_of(runs), queue)
+    assert killed >= max(1, runs // 40)
+    same_as(whole, out, runs)
