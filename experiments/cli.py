@@ -17,13 +17,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from experiments.running.stopping import STOPPED_EXIT
 from fdiv.types import UsageError
 
 if TYPE_CHECKING:  # loaded once `--import` has been, as imported groups become fields of it
     from experiments.config import Config
 
 USAGE_EXIT = 2
+STOPPED_EXIT = 130  # "not done, nothing wrong": a launcher runs the same command once more
 SHORT = {  # what is typed often, and where it lives
     "--beta": ("--benchmark.beta",),
     "--spread": ("--benchmark.spread",),

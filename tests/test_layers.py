@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -34,9 +35,29 @@ LAYERS = [  # a module imports from earlier lines, or from its own
     },
     {"fdiv.benchmarks"},
     {"fdiv.objectives", "fdiv.metrics", "fdiv.verified"},
-    {"experiments"},
-    {"configs"},
+    {"experiments", "configs"},
 ]
+FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from lower floors alone
+    {"experiments.devices", "experiments.optimiser"},
+    {"experiments.config"},
+    {"experiments.data", "experiments.readers", "configs"},
+    {"experiments.assemble", "experiments.storage", "experiments.validation", "experiments.cli"},
+    {"experiments.evaluation"},
+    {"experiments.reporting"},
+    {"experiments.gradients", "experiments.running"},
+    {
+        "experiments.card",
+        "experiments.check_gradients",
+        "experiments.compare",
+        "experiments.doctor",
+        "experiments.figures",
+        "experiments.show_data",
+        "experiments.speed",
+        "experiments.train",
+    },
+    {"experiments.sweep"},
+]
+LONGEST = 10  # rooms in a chain of imports, from one of `FLOORS` down to fdiv
 KINDS = kinds()
 CHECKS = ("at_least", "between", "share", "positive", "one_of")  # of `fdiv.checks`
 FILES = sorted(
@@ -45,7 +66,8 @@ FILES = sorted(
 
 
 def imports(path: Path) -> set[str]:
-    """Dotted names of this project that a file imports, wherever in it the line stands."""
+    """Dotted names of this project that a file imports, wherever in it the line stands: in a
+    function and for a type checker's eyes too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -67,6 +89,12 @@ def layer(name: str) -> int:
     return fits[0] if fits else 0
 
 
+def room(name: str) -> str | None:
+    """The folder or file of the scripts that a dotted name lies in; None for the core's."""
+    rooms = (known for floor in FLOORS for known in floor)
+    return next((known for known in rooms if name == known or name.startswith(known + ".")), None)
+
+
 def module(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
@@ -83,6 +111,99 @@ def test_imports_point_one_way(path):
             assert not name.startswith(("fdiv.policies", "fdiv.benchmarks"))
         if own.startswith("fdiv.objectives."):  # what methods share has a module of its own
             assert not name.startswith("fdiv.objectives"), f"{own} imports {name}"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if layer(module(p)) == len(LAYERS) - 1], ids=module
+)
+def test_a_room_imports_from_lower_floors_alone(path):
+    """Imports inside functions count: they are there to load late, not to look up."""
+    own, floor = module(path), {name: i for i, names in enumerate(FLOORS) for name in names}
+    if own == "experiments":
+        return
+    assert room(own), f"{own} has no floor: give it one in this test"
+    for name in imports(path):
+        other = room(name)
+        if other not in (None, room(own)):
+            assert floor[other] < floor[room(own)], f"{own} imports {name}"
+
+
+def files_imported() -> dict[str, set[str]]:
+    """Module -> the modules that it imports, each import followed to the file that it names."""
+    modules = {module(path) for path in FILES}
+
+    def file_of(name: str) -> str:
+        while name not in modules:
+            name = name.rpartition(".")[0]
+        return name
+
+    edges = {module(path): set(map(file_of, imports(path))) for path in FILES}
+    return {own: names - {own} for own, names in edges.items()}
+
+
+def children(edges: dict[str, set[str]], folder: str) -> dict[str, set[str]]:
+    """The same between what lies in a folder: each file or folder in it, with all that lies in
+    those; a folder's own `__init__` stands for itself."""
+    depth = folder.count(".") + 1 if folder else 0
+    inside = lambda name: not folder or name == folder or name.startswith(folder + ".")
+    child = lambda name: ".".join(name.split(".")[: depth + 1])
+    found: dict[str, set[str]] = {}
+    for own, names in edges.items():
+        if inside(own):
+            seen = {child(name) for name in names if inside(name)}
+            found.setdefault(child(own), set()).update(seen - {child(own)})
+    return found
+
+
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """Names each of which imports the next, and the last the first; none where there is no such
+    circle."""
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return path[path.index(name) :]
+        if name in done:
+            return []
+        for other in sorted(edges[name]):
+            if met := visit(other, [*path, name]):
+                return met
+        done.add(name)
+        return []
+
+    return next((met for name in sorted(edges) if (met := visit(name, []))), [])
+
+
+def test_a_circle_is_seen():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    nested = {"x.a": {"y"}, "y": {"x.b"}, "x.b": set()}
+    assert circle(nested) == []
+    assert circle(children(nested, "")) == ["x", "y"]
+
+
+def test_imports_hold_no_circle_at_any_depth():
+    """Between files, between the folders of the project, and between what lies in each folder."""
+    edges = files_imported()
+    assert circle(edges) == []
+    folders = {name.rpartition(".")[0] for name in edges}
+    for folder in sorted(folders):
+        assert circle(children(edges, folder)) == [], folder
+
+
+def test_the_longest_chain_of_imports_is_short():
+    edges: dict[str, set[str]] = {}
+    for own, names in files_imported().items():
+        top = room(own) or "fdiv"
+        edges.setdefault(top, set()).update({room(name) or "fdiv" for name in names} - {top})
+
+    @functools.cache
+    def chain(name: str) -> list[str]:
+        return [name, *max(map(chain, sorted(edges[name])), key=len, default=[])]
+
+    longest = max(map(chain, sorted(edges)), key=len)
+    print(" > ".join(longest))
+    assert len(longest) <= LONGEST
 
 
 def test_only_the_transformer_knows_flax():

@@ -13,6 +13,7 @@ from rich.console import Console
 from experiments import assemble, cli, devices, validation
 from experiments import config as configs
 from experiments.assemble import Task
+from experiments.cli import STOPPED_EXIT
 from experiments.config import Config
 from experiments.data.files import Reading
 from experiments.devices import Layout, processes
@@ -25,7 +26,7 @@ from experiments.running.context import RunContext
 from experiments.running.json_lines import JsonLines
 from experiments.running.record import Recorder, Sink
 from experiments.running.runs import Runs
-from experiments.running.stopping import STOPPED_EXIT, Interrupted, StopFlag
+from experiments.running.stopping import Interrupted, StopFlag
 from experiments.storage.run_folder import RunFolder, unusable, write_json
 from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.types import Components, Params

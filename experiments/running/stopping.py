@@ -3,8 +3,8 @@ goes on from there.
 
 Ctrl-C, SIGTERM and SIGUSR1 (what schedulers send before a time limit or a preemption) ask for it; a
 second signal leaves at once, which costs the updates since the last save and nothing else. Either
-way the exit code is `STOPPED_EXIT`: start me again. A scheduler soon kills what it has asked to
-end, so only Ctrl-C still gets a report of the methods done so far."""
+way the exit code is `cli.STOPPED_EXIT`: start the command again. A scheduler soon kills what it has
+asked to end, so only Ctrl-C still gets a report of the methods done so far."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import os
 import signal
 from typing import Any
 
-STOPPED_EXIT = 130  # "not done, nothing wrong": a launcher runs the same command once more
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 

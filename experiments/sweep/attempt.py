@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.running.stopping import STOPPED_EXIT
+from experiments.cli import STOPPED_EXIT
 from experiments.sweep.folder import Line, SweepFolder, name
 from fdiv.types import UsageError
 

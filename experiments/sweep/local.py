@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from experiments.running.stopping import STOPPED_EXIT
+from experiments.cli import STOPPED_EXIT
 from experiments.sweep import lease
 from experiments.sweep.folder import SweepFolder
 from fdiv.types import UsageError

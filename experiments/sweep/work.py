@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from experiments.running.stopping import STOPPED_EXIT
+from experiments.cli import STOPPED_EXIT
 from experiments.sweep import lease
 from experiments.sweep.attempt import attempt
 from experiments.sweep.folder import MOST_DEATHS, Line, SweepFolder, name

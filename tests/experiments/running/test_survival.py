@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 
 from experiments import assemble, cli, compare, devices, doctor
+from experiments.cli import STOPPED_EXIT
 from experiments.config import make_config, value_of
 from experiments.devices.seeds import SeedLayout
 from experiments.evaluation import class_optimum
 from experiments.running import finite, program, resume, runs, train
 from experiments.running.runs import Runs
-from experiments.running.stopping import SIGNALS, STOPPED_EXIT, Interrupted, StopFlag
+from experiments.running.stopping import SIGNALS, Interrupted, StopFlag
 from experiments.storage import checkpoints
 from experiments.storage.run_folder import unusable
 from fdiv.benchmarks import TwoTemplate

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from experiments import compare
-from experiments.running.stopping import STOPPED_EXIT
+from experiments.cli import STOPPED_EXIT
 from experiments.sweep import __main__ as commands
 from experiments.sweep import grid, lease, local, slurm, status, work
 from experiments.sweep.collect import KEY, merged, rows
