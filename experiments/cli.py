@@ -31,6 +31,7 @@ SHORT = {  # what is typed often, and where it lives
 }
 ALIASES = {  # flags of earlier versions, and what they are called now
     "--clip": "--max-grad-norm",
+    "--control.horizon": "--control.adapt-over",
 }
 IMPORTED: list[ModuleType] = []  # what `--import` has loaded, in order
 _RENAMED: set[str] = set()  # aliases that were used, and said so

@@ -1,1 +1,91 @@
-"""fdiv: f-divergences for teaching language models from an expert."""
+"""fdiv: f-divergences for teaching language models from an expert.
+
+What is meant to be used from outside stands in `__all__`. A divergence is `parse(name)` or
+`from_generator(f)`, a method `resolve(name)`; `METHODS`, `FAMILY` and `BENCHMARKS` are the tables
+that a user's own entries go into."""
+
+from __future__ import annotations
+
+from fdiv import (
+    benchmarks,
+    checks,
+    divergences,
+    estimators,
+    exact,
+    metrics,
+    objectives,
+    penalties,
+    policies,
+    regularised,
+    rollout,
+    statistics,
+    tokens,
+)
+from fdiv.benchmarks import BENCHMARKS
+from fdiv.divergences import FAMILY, from_generator, parse, swapped
+from fdiv.objectives import METHODS, resolve
+from fdiv.types import (
+    PAD,
+    Claim,
+    Components,
+    Divergence,
+    Learner,
+    LearnerState,
+    Level,
+    Look,
+    Method,
+    Model,
+    Objective,
+    Pairs,
+    Policy,
+    Regulariser,
+    Rollout,
+    Scorer,
+    Sequences,
+    TokenMDP,
+    UsageError,
+)
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "BENCHMARKS",
+    "FAMILY",
+    "METHODS",
+    "PAD",
+    "Claim",
+    "Components",
+    "Divergence",
+    "Learner",
+    "LearnerState",
+    "Level",
+    "Look",
+    "Method",
+    "Model",
+    "Objective",
+    "Pairs",
+    "Policy",
+    "Regulariser",
+    "Rollout",
+    "Scorer",
+    "Sequences",
+    "TokenMDP",
+    "UsageError",
+    "benchmarks",
+    "checks",
+    "divergences",
+    "estimators",
+    "exact",
+    "from_generator",
+    "metrics",
+    "objectives",
+    "parse",
+    "penalties",
+    "policies",
+    "regularised",
+    "resolve",
+    "rollout",
+    "statistics",
+    "swapped",
+    "tokens",
+]

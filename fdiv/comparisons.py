@@ -1,7 +1,7 @@
 """What losses of two strings share: the rows that say something, the reference's opinion of them,
 what is reported.
 
-    loss = E[ each(score(chosen) - score(rejected)) ],   score made of whole strings' log q and log ref
+    loss = E[ each(score(chosen) - score(rejected)) ],   score from whole strings' log q and log ref
 
 A row whose two strings are the same, or of which one side alone is labelled, weighs 0. The other
 weights add up to one."""
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax.numpy as jnp
 from jax import Array
 
@@ -49,13 +50,15 @@ def compared(
 
     def margin(log_q: tuple[Array, Array], x: Compared) -> Array:
         chosen, rejected = map(score, log_q, x.log_ref, map(tk.lengths, x.pairs))
+        chex.assert_rank([chosen, rejected], 1)
+        chex.assert_equal_shape([chosen, rejected, x.pairs.chosen.weight])
         return chosen - rejected
 
     def prepare(key, params, aux, batch):
-        paired, same = told_apart(batch)
+        paired, same = compare_rows(batch)
         weight = jnp.where(paired & ~same, batch.chosen.weight, 0.0)
-        weight = weight / filled(weight.sum())
-        pairs = weighed(batch, weight, weight)
+        weight = weight / divisor(weight.sum())
+        pairs = reweighted(batch, weight, weight)
         log_q = log_probs(components, Model(components.policy, params), pairs)
         log_ref = (
             log_probs(components, known or Model(components.policy, aux), pairs)
@@ -105,7 +108,7 @@ def log_probs(components: Components, model: Model, pairs: Pairs) -> tuple[Array
     return chosen, rejected
 
 
-def told_apart(pairs: Pairs) -> tuple[Array, Array]:
+def compare_rows(pairs: Pairs) -> tuple[Array, Array]:
     """Which rows compare two strings, and which of these twice the same one: that says nothing of
     either. [n] each"""
     paired = (pairs.chosen.weight > 0) & (pairs.rejected.weight > 0)
@@ -113,19 +116,19 @@ def told_apart(pairs: Pairs) -> tuple[Array, Array]:
     return paired, paired & jnp.all(chosen == rejected, axis=1)
 
 
-def weighed(pairs: Pairs, chosen: Array, rejected: Array) -> Pairs:
+def reweighted(pairs: Pairs, chosen: Array, rejected: Array) -> Pairs:
     """The same strings with other weights."""
     return Pairs(pairs.chosen._replace(weight=chosen), pairs.rejected._replace(weight=rejected))
 
 
-def filled(total: Array) -> Array:
+def divisor(total: Array) -> Array:
     """What to divide weights by that add up to this: 1 where there are none."""
     return jnp.where(total > 0, total, 1.0)
 
 
 def mean(x: Array, weight: Array) -> Array:
     """Weighted mean, 0 of nothing."""
-    return jnp.sum(weight * x) / filled(weight.sum())
+    return jnp.sum(weight * x) / divisor(weight.sum())
 
 
 def report(pairs: Pairs, log_q: tuple[Array, Array], margin: Array) -> dict[str, Array]:

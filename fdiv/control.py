@@ -1,7 +1,8 @@
 """The weight of a penalty over training: constant, linear, or adapted to keep the divergence at a
 target.
 
-    adaptive: e = clip(D / target - 1, -0.2, 0.2);  beta <- beta (1 + e n / adapt_over)   after n strings
+    adaptive: e = clip(D / target - 1, -0.2, 0.2);  beta <- beta (1 + e n / adapt_over)
+    after n strings
 
 Source: Ziegler et al. 2019 (arXiv 1909.08593), section 2.2, where it holds a KL; it holds any
 divergence."""

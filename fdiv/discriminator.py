@@ -2,7 +2,8 @@
 
 Two losses, both least at the true log-ratio:
 
-    logistic  E_p softplus(-s) + E_q softplus(s)      bound  E_q reward(s) - E_p witness(s), -D_f at its minimum
+    logistic  E_p softplus(-s) + E_q softplus(s)
+    bound     E_q reward(s) - E_p witness(s), -D_f at its minimum
 
 At the sequence level s is the sum of the scorer's numbers over a string's actions; at the occupancy
 level each number is the log-ratio of its (prefix, token) pair, and a finished string keeps its last
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,7 +24,7 @@ from jax.nn import softplus
 
 from fdiv import tokens as tk
 from fdiv.estimators import to_actions
-from fdiv.reward_model import Judged, calibration
+from fdiv.reward_model import Predictions, calibration
 from fdiv.types import Divergence, Level, Optimiser, Params, Scorer, Sequences
 
 Training = Literal["logistic", "bound"]
@@ -84,13 +86,14 @@ def discriminator(
             return jnp.cumsum(logits, axis=1)
         return tk.hold(logits, to_actions(sequences.mask, sequences.mask, horizon))
 
-    def judged(params, evidence: Evidence) -> Array:
+    def logits_of(params, evidence: Evidence) -> Array:
         """What is asked about: whole strings [B, 1], or each position [B, H]."""
         ratio = prefix_ratio(params, evidence)
         return ratio[:, -1:] if level == Level.sequence else ratio
 
     def loss(params, key: Array, demos: Evidence, samples: Evidence) -> Array:
-        real, fake = judged(params, demos), judged(params, samples)
+        real, fake = logits_of(params, demos), logits_of(params, samples)
+        chex.assert_rank([real, fake], 2)
         real, fake = (
             (softplus(-real), softplus(fake))
             if training == "logistic"
@@ -119,9 +122,11 @@ def discriminator(
             return step(state, key)[0]
         return jax.lax.scan(step, state, jax.random.split(key, steps))[0]
 
-    def check(state, held: Evidence, samples: Evidence, demos: Evidence) -> dict:
-        return health(*(judged(state[0], x) for x in (held, samples, demos))) | {
-            "length_accuracy": length_accuracy(demos.sequences, samples.sequences, held.sequences)
+    def check(state, held_out: Evidence, samples: Evidence, demos: Evidence) -> dict:
+        return health(*(logits_of(state[0], x) for x in (held_out, samples, demos))) | {
+            "length_accuracy": length_accuracy(
+                demos.sequences, samples.sequences, held_out.sequences
+            )
         }
 
     return Discriminator(
@@ -185,7 +190,7 @@ def roughness(
 # --- health ---------------------------------------------------------------------------------------
 
 
-def health(held: Array, samples: Array, demos: Array) -> dict[str, Array]:
+def health(held_out: Array, samples: Array, demos: Array) -> dict[str, Array]:
     """From logits [B, K] on held-out demonstrations, fresh samples and the training demonstrations.
 
     `d_accuracy` is on strings the discriminator has not seen; `d_accuracy_train` has the training
@@ -193,10 +198,10 @@ def health(held: Array, samples: Array, demos: Array) -> dict[str, Array]:
     calibration error over ten bins (Guo et al. 2017), `d_saturated` the share of |logit| > 10."""
     right = lambda real: 0.5 * (_share(real > 0) + _share(samples <= 0))
     return {
-        "d_accuracy": right(held),
+        "d_accuracy": right(held_out),
         "d_accuracy_train": right(demos),
-        "d_calibration": _calibration(held, samples),
-        "d_saturated": 0.5 * (_share(jnp.abs(held) > 10) + _share(jnp.abs(samples) > 10)),
+        "d_calibration": _calibration(held_out, samples),
+        "d_saturated": 0.5 * (_share(jnp.abs(held_out) > 10) + _share(jnp.abs(samples) > 10)),
     }
 
 
@@ -210,10 +215,10 @@ def _calibration(real: Array, fake: Array) -> Array:
     weight = jnp.concatenate(
         [jnp.full(real.size, 0.5 / real.size), jnp.full(fake.size, 0.5 / fake.size)]
     )
-    return calibration(Judged(logits, label, weight))
+    return calibration(Predictions(logits, label, weight))
 
 
-def length_accuracy(demos: Sequences, samples: Sequences, held: Sequences) -> Array:
+def length_accuracy(demos: Sequences, samples: Sequences, held_out: Sequences) -> Array:
     """What a discriminator that sees the length alone achieves: the share of the real one's
     accuracy that needs no content.
 
@@ -223,4 +228,4 @@ def length_accuracy(demos: Sequences, samples: Sequences, held: Sequences) -> Ar
     histogram = lambda size: (size[:, None] == columns).mean(0) + 1e-6
     margin = jnp.log(histogram(tk.lengths(demos))) - jnp.log(histogram(tk.lengths(samples)[::2]))
     right = lambda x: jnp.mean(jnp.where(x > 0, 1.0, jnp.where(x == 0, 0.5, 0.0)))
-    return 0.5 * (right(margin[tk.lengths(held)]) + right(-margin[tk.lengths(samples)[1::2]]))
+    return 0.5 * (right(margin[tk.lengths(held_out)]) + right(-margin[tk.lengths(samples)[1::2]]))

@@ -231,9 +231,9 @@ def jeffreys() -> Divergence:
 def alpha(a: float) -> Divergence:
     scaled = lambda c: lambda s: s if c == 0 else _expm1(c * s) / c
 
-    def perspective(
-        lp, lq
-    ):  # (u^a - a u - (1-a)) / (a (a-1)) about whichever of a = 0, 1 is nearer: both limits are exact
+    def perspective(lp, lq):
+        # (u^a - a u - (1-a)) / (a (a-1)) about whichever of a = 0, 1 is nearer: both limits are
+        # exact
         if a >= 0.5:
             return (_mass_times_expm1(lp, a - 1, lp - lq) - (_exp(lp) - _exp(lq))) / a
         return (_mass_times_expm1(lq, a, lp - lq) - (_exp(lp) - _exp(lq))) / (a - 1)

@@ -98,32 +98,32 @@ def stage(components: Components, penalty: Penalty) -> Stage:
     def play(key: Array, params: Params, aux: Charged, batch: Sequences, group: int) -> Episodes:
         prompts = tk.prompts_of(batch, mdp.horizon)
         prompts = prompts if components.enumerated else repeated(prompts, group)
-        drawn, log_old = components.rollout(key, policy, params, prompts)
-        log_ref = tk.log_probs(*reference(aux), drawn, mdp.vocab)
-        earned = jnp.asarray(mdp.score(drawn), jnp.result_type(float))  # scores may be integers
-        finite = jnp.isfinite(earned)
-        earned = jnp.where(finite, earned, 0.0)
-        actions = lambda x: None if x is None else to_actions(x, drawn.mask, mdp.horizon)
-        mask, ratio = actions(drawn.mask), actions(log_ref - log_old)
-        paid = penalty.rewards(d, ratio, mask, actions(exactly(params, aux, drawn)))
-        paid = discounted_to_go(paid, penalty.discount)
-        paid = (
-            paid - jnp.pad(paid, [(0, 0), (0, 1)])[:, 1:]
+        strings, log_old = components.rollout(key, policy, params, prompts)
+        log_ref = tk.log_probs(*reference(aux), strings, mdp.vocab)
+        score = jnp.asarray(mdp.score(strings), jnp.result_type(float))  # scores may be integers
+        finite = jnp.isfinite(score)
+        score = jnp.where(finite, score, 0.0)
+        actions = lambda x: None if x is None else to_actions(x, strings.mask, mdp.horizon)
+        mask, ratio = actions(strings.mask), actions(log_ref - log_old)
+        charges = penalty.rewards(d, ratio, mask, actions(exactly(params, aux, strings)))
+        charges = discounted_to_go(charges, penalty.discount)
+        charges = (
+            charges - jnp.pad(charges, [(0, 0), (0, 1)])[:, 1:]
         )  # per action again: adding up undoes it
-        rewards = last_action(mask) * earned[:, None] + aux.weight.beta * paid
-        drawn = drawn._replace(weight=jnp.where(finite, drawn.weight, 0.0))
-        group = drawn.tokens.shape[0] if components.enumerated else group
-        return Episodes(drawn, log_old, log_ref, earned, mask, ratio, rewards, group)
+        rewards = last_action(mask) * score[:, None] + aux.weight.beta * charges
+        strings = strings._replace(weight=jnp.where(finite, strings.weight, 0.0))
+        group = strings.tokens.shape[0] if components.enumerated else group
+        return Episodes(strings, log_old, log_ref, score, mask, ratio, rewards, group)
 
     def after(aux: Charged, x: Episodes) -> tuple[Charged, dict]:
         share = x.sequences.weight / x.sequences.weight.sum()
-        spent = share @ measured(d, x.ratio.sum(1))
+        divergence = share @ measured(d, x.ratio.sum(1))
         strings = x.score.shape[0]
-        weight = control.update(aux.weight, beta, spent, strings)
+        weight = control.update(aux.weight, beta, divergence, strings)
         metrics = {
             "tokens": x.sequences.mask.sum(),
             "score": share @ x.score,
-            "penalty": spent,
+            "penalty": divergence,
             "beta": aux.weight.beta,
         }
         return aux._replace(weight=weight), metrics | {
@@ -183,10 +183,10 @@ def check_group(field: str, group: int) -> None:
 def grouped(x: Episodes, returns: Array, baseline: Baseline) -> Array:
     """Advantages [B, H] of returns to go within each group of answers."""
     split = lambda a: a.reshape(-1, x.groups, *a.shape[1:])
-    found = jax.vmap(lambda r, m, w: advantages(r, m, w, baseline))(
+    each = jax.vmap(lambda r, m, w: advantages(r, m, w, baseline))(
         *map(split, (returns, x.mask, x.sequences.weight))
     )
-    return found.reshape(returns.shape)
+    return each.reshape(returns.shape)
 
 
 def to_go(x: Episodes) -> Array:

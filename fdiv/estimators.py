@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -67,14 +68,17 @@ def returns_to_go(
     state). With r = d.reward, s_k its argument after action k and g_j = r(s_j) - r(s_{j-1}) what
     action j adds to it:
 
-        sequence       sum over j >= k of g_j = r(s_end) - r(s_{k-1})
-        occupancy      sum over j >= k of g_j (H - j) / H, the mean over positions of r(s_j) - r(s_{k-1})
-        token_policy   (r(ds_k) - sum over j > k of f(e^{ds_j})) / H, with ds the per-token log-ratio
+        sequence      sum over j >= k of g_j = r(s_end) - r(s_{k-1})
+        occupancy     sum over j >= k of g_j (H - j) / H, the mean over positions of
+                      r(s_j) - r(s_{k-1})
+        token_policy  (r(ds_k) - sum over j > k of f(e^{ds_j})) / H, ds the per-token log-ratio
 
     Leaving out r(s_{k-1}), which the prefix decides, costs no bias: for reverse_kl what remains is
     the usual reward-to-go, for forward_kl the exact advantage, since e^s is a martingale under q. A
     discount below 1 weighs later terms by discount^(j - k): biased, less noisy; at 0 prefixes count
     as fixed."""
+    chex.assert_rank(prefix, 2)
+    chex.assert_equal_shape([prefix, mask])
     horizon = prefix.shape[1]
     before = jnp.pad(prefix, [(0, 0), (1, 0)])[:, :-1]
     if level == Level.sequence and discount == 1:
@@ -84,8 +88,8 @@ def returns_to_go(
         return discounted_to_go(left * (d.reward(prefix) - d.reward(before)), discount)
     if level == Level.token_policy:
         step = prefix - before
-        paid = jnp.where(mask, d.perspective(step, jnp.zeros_like(step)), 0.0)
-        return (d.reward(step) - (discounted_to_go(paid, discount) - paid)) / horizon
+        cost = jnp.where(mask, d.perspective(step, jnp.zeros_like(step)), 0.0)
+        return (d.reward(step) - (discounted_to_go(cost, discount) - cost)) / horizon
     problem = "has no returns: its prefixes are not the policy's."
     raise UsageError("level", level, problem, "Use sequence, occupancy or token_policy.")
 
@@ -98,6 +102,9 @@ def advantages(
     `leave_one_out` (Kool, van Hoof & Welling 2019) takes the other strings' mean and so stays
     unbiased; `mean` takes everyone's, which shrinks the expected gradient by 1 - 1/n. Enumerated
     strings (weights that are not 0 or 1) are the whole population: there, both are its mean."""
+    chex.assert_rank([returns, mask, weight], [2, 2, 1])
+    chex.assert_equal_shape([returns, mask])
+    chex.assert_equal_shape_prefix([returns, weight], 1)
     if baseline == "none":
         return jnp.where(mask, returns, 0.0)
     share = jnp.where(mask, weight[:, None], 0.0)
@@ -119,4 +126,6 @@ def score_function_loss(log_q: Array, batch: Scored) -> Array:
     """-sum_b w_b sum_t A_bt log q_bt: its gradient is the policy gradient. Williams 1992
     (REINFORCE)."""
     mask, weight = batch.sequences.mask, batch.sequences.weight
+    chex.assert_equal_shape([log_q, batch.advantages, mask])
+    chex.assert_rank(weight, 1)
     return -jnp.sum(weight[:, None] * jnp.where(mask, batch.advantages, 0.0) * log_q)

@@ -1,15 +1,18 @@
-"""Truth by enumeration and dynamic programming: every divergence at every level, exact gradients,
-the best policy in a class.
+"""Truth by enumeration: every divergence at every level, exact gradients, the best policy in a
+class.
 
-All three levels are read off the strings of a token MDP and two policies' log-probs on them:
+All four levels (`fdiv.types.Level`) are read off the strings of a token MDP and two policies'
+log-probs on them:
 
-    sequence   D_f of the laws of whole strings;
-    occupancy  mean over positions t of D_f between the laws of the first t+1 tokens, finished strings staying put;
-    token      mean over positions t of E_prefix[D_f(p(.|prefix) || q(.|prefix))], prefixes drawn from the policy or
-               from the expert, finished strings contributing 0.
+    sequence      D_f of the laws of whole strings;
+    occupancy     mean over positions t of D_f between the laws of the first t+1 tokens, finished
+                  strings staying put;
+    token_policy  mean over positions t of E_prefix[D_f(p(.|prefix) || q(.|prefix))], prefixes from
+                  the policy, finished strings contributing 0;
+    token_expert  the same at prefixes from the expert.
 
-So T times the token level is the sequence level for reverse_kl on the policy's prefixes and for
-forward_kl on the expert's."""
+So T times token_policy is the sequence level for reverse_kl, and T times token_expert for
+forward_kl. Values are in nats."""
 
 from __future__ import annotations
 

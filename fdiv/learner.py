@@ -3,6 +3,7 @@ microbatches."""
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -63,6 +64,8 @@ def learner(
         def step(carry, part):
             params, opt = carry
             (loss, metrics), grads = gradient(params, aux, part)
+            chex.assert_rank(loss, 0)
+            chex.assert_trees_all_equal_shapes(grads, params)
             grads = jax.tree.map(lambda g: g * minibatches, grads)
             updates, opt = tx.update(grads, opt, params)
             metrics = {

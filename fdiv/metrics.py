@@ -33,17 +33,17 @@ def exact_metrics(
 ) -> dict[str, Array]:
     """Every divergence at every level, cross_entropy, expert_nll, entropy, length and the
     benchmark's own statistics."""
-    found = {}
+    measured = {}
     for d in family:
-        found |= {
+        measured |= {
             d.name + suffix: value
             for suffix, value in zip(LEVELS, exact.every_level(d, space, p, q))
         }
-    found["cross_entropy"] = exact.expectation(p, -q.string)
-    found["expert_nll"] = exact.expectation(q, -p.string)
-    found["entropy"] = exact.entropy(q)
-    found["length"] = exact.expectation(q, space.sequences.mask.sum(1))
-    return found | {
+    measured["cross_entropy"] = exact.expectation(p, -q.string)
+    measured["expert_nll"] = exact.expectation(q, -p.string)
+    measured["entropy"] = exact.entropy(q)
+    measured["length"] = exact.expectation(q, space.sequences.mask.sum(1))
+    return measured | {
         name: exact.expectation(q, f(space.sequences)) for name, f in statistics.items()
     }
 
@@ -94,7 +94,7 @@ def sampled_metrics(
     components: Components,
     key: Array,
     params: Params,
-    held: Sequences,
+    held_out: Sequences,
     expert: Sequences | None,
 ) -> tuple[dict[str, Array], Sequences]:
     """The same names estimated from samples, each with its standard error under `NAME_stderr`, and
@@ -105,15 +105,15 @@ def sampled_metrics(
     Sequence and occupancy levels use both sides' samples (`two_sided`); the token level sums over
     the vocabulary at the prefixes of one side."""
     policy, mdp = components.policy, components.mdp
-    answered, log_q = components.rollout(key, policy, params, tk.prompts_of(held, mdp.horizon))
-    nll = -tk.log_probs(policy, params, held, mdp.vocab).sum(1)
-    found = averages(
+    answered, log_q = components.rollout(key, policy, params, tk.prompts_of(held_out, mdp.horizon))
+    nll = -tk.log_probs(policy, params, held_out, mdp.vocab).sum(1)
+    measured = averages(
         {"cross_entropy": nll, "entropy": -log_q.sum(1), "length": tk.lengths(answered)}
     )
-    found["validation_nll"] = nll.sum() / held.mask.sum()
-    found |= averages({name: f(answered) for name, f in mdp.statistics.items()})
+    measured["validation_nll"] = nll.sum() / held_out.mask.sum()
+    measured |= averages({name: f(answered) for name, f in mdp.statistics.items()})
     if expert is None:
-        return found, answered
+        return measured, answered
 
     ratios, token = [], []
     for strings in (expert, answered):
@@ -127,27 +127,27 @@ def sampled_metrics(
                 tk.distributions(policy, params, strings.tokens),
             )
         )
-        found |= averages(
+        measured |= averages(
             {"expert_nll": -log_p.sum(1)}
         )  # the last to be written, the policy's strings, stays
     for d in family:
         for suffix, ends in (("", [r[:, -1] for r in ratios]), ("_occupancy", ratios)):
-            found[d.name + suffix], found[f"{d.name}{suffix}_stderr"] = two_sided(d, *ends)
+            measured[d.name + suffix], measured[f"{d.name}{suffix}_stderr"] = two_sided(d, *ends)
         for suffix, (strings, log_p, log_own) in zip(("_token_expert", "_token"), token):
             each = (
                 jnp.where(strings.mask, d.perspective(log_p, log_own).sum(-1), 0.0).sum(1)
                 / mdp.horizon
             )
-            found |= averages({d.name + suffix: each})
-    return found, answered
+            measured |= averages({d.name + suffix: each})
+    return measured, answered
 
 
 def averages(values: Mapping[str, Array]) -> dict[str, Array]:
     """The mean of each, and its standard error under `NAME_stderr`."""
-    found = {}
+    measured = {}
     for name, x in values.items():
-        found[name], found[f"{name}_stderr"] = x.mean(), _standard_error(x)
-    return found
+        measured[name], measured[f"{name}_stderr"] = x.mean(), _standard_error(x)
+    return measured
 
 
 # --- diversity of samples (host side) -------------------------------------------------------------

@@ -5,15 +5,17 @@ With `r = ref / q` of what was sampled from q, and `s = log r`:
 
     k1 = -log r            unbiased; takes either sign
     k2 = (log r)^2 / 2     biased, never negative
-    k3 = r - 1 - log r     unbiased, never negative (`f(r)` of reverse_kl); infinite variance where ref's tails are heavy
+    k3 = r - 1 - log r     unbiased, never negative (`f(r)` of reverse_kl); infinite variance where
+                           ref's tails are heavy
     exact                  the sum over the vocabulary at each prefix
 
 An estimate of a value need not be a loss. With k of whole strings, the expected gradient on policy
 is
 
-    reward   -k is earned by the string       k1: exact; k2, k3: of second order, so next to nothing near the reference
-    loss     k itself is differentiated       k1: zero; k2: exact; k3: the gradient of KL(ref||q)
-    ratio    so is k q / q_old                k1, k3: exact; k2: exact plus what k2 earns as a reward
+    reward   -k is a reward of the string  k1: exact; k2, k3: of second order, so next to nothing
+                                           near the reference
+    loss     k itself is differentiated    k1: zero; k2: exact; k3: the gradient of KL(ref||q)
+    ratio    so is k q / q_old             k1, k3: exact; k2: exact plus k2 as a reward
 
 Token by token, `reward` with all that follows (discount 1) stays what it is for k1; `loss` and
 `ratio` hold prefixes fixed, as does `reward` at discount 0. The exact sum is differentiated where
@@ -25,6 +27,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, NamedTuple
 
+import chex
 import jax.numpy as jnp
 from jax import Array
 
@@ -176,13 +179,17 @@ class Penalty:
         For k1 action k earns reward(s_k) - reward(s_{k-1}) of the prefix's log-ratios: s of its own
         for reverse_kl. `exact` is the sum over the vocabulary at the prefix before each action,
         which earns nothing itself: it is differentiated."""
+        chex.assert_rank(s, 2)
+        chex.assert_equal_shape([s, mask])
         if self.placement != "reward":
             return jnp.zeros_like(s)
         if self.estimator == "exact":
             return -self.discount * jnp.pad(exact, [(0, 0), (0, 1)])[:, 1:]
         if self.estimator == "k1":
-            paid = d.reward(jnp.cumsum(s, axis=1))
-            return jnp.where(mask, jnp.diff(paid, axis=1, prepend=jnp.zeros_like(paid[:, :1])), 0.0)
+            reward = d.reward(jnp.cumsum(s, axis=1))
+            return jnp.where(
+                mask, jnp.diff(reward, axis=1, prepend=jnp.zeros_like(reward[:, :1])), 0.0
+            )
         if self.unit == "token":
             return jnp.where(mask, -ESTIMATORS[self.estimator](s), 0.0)
         return last_action(mask) * -ESTIMATORS[self.estimator](s.sum(1, keepdims=True))
@@ -192,6 +199,8 @@ class Penalty:
     ) -> Array:
         """What is differentiated for each string, [B], from [B, T] in string columns (0 off the
         mask)."""
+        chex.assert_rank(log_q, 2)
+        chex.assert_equal_shape([log_q, log_old, log_ref])
         if self.estimator == "exact":
             return exact.sum(1)
         if self.placement == "reward":
@@ -266,14 +275,14 @@ def kl_penalty(
         log_ref = tk.log_probs(*reference, sequences, mdp.vocab)
         actions = lambda x: None if x is None else to_actions(x, sequences.mask, mdp.horizon)
         mask = actions(sequences.mask)
-        earned = penalty.rewards(
+        rewards = penalty.rewards(
             d, actions(log_ref - log_old), mask, actions(exactly(params, sequences))
         )
-        returns = discounted_to_go(earned, discount)
-        worth = to_columns(advantages(returns, mask, sequences.weight), sequences.mask)
+        returns = discounted_to_go(rewards, discount)
+        advantage = to_columns(advantages(returns, mask, sequences.weight), sequences.mask)
         return (
             aux,
-            Drawn(tk.normalise(sequences), log_old, log_ref, worth),
+            Drawn(tk.normalise(sequences), log_old, log_ref, advantage),
             {"tokens": sequences.mask.sum()},
         )
 

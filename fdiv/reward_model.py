@@ -4,7 +4,7 @@ actions.
 Each predicts something by a logit and learns by the logistic loss, E[-log P(what was so)]:
 
     bradley_terry  x is preferred to y        R(x) - R(y)
-    with_noise     x is preferred to y        (R(x) - R(y)) e^-t,   t the log of this comparison's temperature
+    with_noise     x is preferred to y        (R(x) - R(y)) e^-t,   t the log of its temperature
     classifier     x is a demonstration       R(x)                  best at log p(x) / ref(x)
 
 Comparisons say what R is up to a constant for each prompt. With noise, (R, t) and (e^c R, t + c)
@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -30,7 +31,7 @@ from fdiv import tokens as tk
 from fdiv.types import PAD, Pairs, Params, Scorer, Sequences
 
 
-class Judged(NamedTuple):
+class Predictions(NamedTuple):
     """Predictions, and what was to be predicted."""
 
     logits: Array  # [m]
@@ -44,7 +45,7 @@ class RewardModel(NamedTuple):
 
     init: Callable[[Array, Params], Params]  # key, the policy's starting params -> params
     reward: Callable[[Params, Sequences], Array]  # R of each string [B]
-    judged: Callable[[Params, Pairs], Judged]
+    predict: Callable[[Params, Pairs], Predictions]
     loss: Callable[[Params, Pairs], Array]
 
 
@@ -52,11 +53,11 @@ def bradley_terry(scorer: Scorer, vocab: int) -> RewardModel:
     """Every comparison is as noisy as any other."""
     reward = _summed(scorer, vocab)
 
-    def judged(params: Params, pairs: Pairs) -> Judged:
+    def predict(params: Params, pairs: Pairs) -> Predictions:
         return _either_way(pairs, reward(params, pairs.chosen) - reward(params, pairs.rejected))
 
     return RewardModel(
-        scorer.init, reward, judged, lambda params, pairs: logistic(judged(params, pairs))
+        scorer.init, reward, predict, lambda params, pairs: logistic(predict(params, pairs))
     )
 
 
@@ -75,29 +76,29 @@ def with_noise(scorer: Scorer, vocab: int, horizon: int) -> RewardModel:
         orders = (pairs, pairs[::-1])
         return sum(summed(params["noise"], first_actions(x, y, horizon)) for x, y in orders)
 
-    def judged(params: Params, pairs: Pairs) -> Judged:
+    def predict(params: Params, pairs: Pairs) -> Predictions:
         margin = reward(params, pairs.chosen) - reward(params, pairs.rejected)
         return _either_way(pairs, margin * jnp.exp(-noise(params, pairs)))
 
     def loss(params: Params, pairs: Pairs) -> Array:
-        return logistic(judged(params, pairs)) + (pairs.chosen.weight @ noise(params, pairs)) ** 2
+        return logistic(predict(params, pairs)) + (pairs.chosen.weight @ noise(params, pairs)) ** 2
 
-    return RewardModel(init, reward, judged, loss)
+    return RewardModel(init, reward, predict, loss)
 
 
 def classifier(scorer: Scorer, vocab: int) -> RewardModel:
     """Demonstrations against samples, one as likely as the other."""
     reward = _summed(scorer, vocab)
 
-    def judged(params: Params, evidence: Pairs) -> Judged:
+    def predict(params: Params, evidence: Pairs) -> Predictions:
         demos, samples = evidence
         logits = jnp.concatenate([reward(params, demos), reward(params, samples)])
-        return Judged(
+        return Predictions(
             logits, _truth(demos, samples), jnp.concatenate([demos.weight, samples.weight]) / 2
         )
 
     return RewardModel(
-        scorer.init, reward, judged, lambda params, evidence: logistic(judged(params, evidence))
+        scorer.init, reward, predict, lambda params, evidence: logistic(predict(params, evidence))
     )
 
 
@@ -105,10 +106,10 @@ def _summed(scorer: Scorer, vocab: int) -> Callable[[Params, Sequences], Array]:
     return lambda params, x: tk.taken(scorer, params, x, vocab).sum(1)
 
 
-def _either_way(pairs: Pairs, margin: Array) -> Judged:
+def _either_way(pairs: Pairs, margin: Array) -> Predictions:
     """A comparison is two predictions: of x before y, and of y before x."""
     weight = pairs.chosen.weight
-    return Judged(
+    return Predictions(
         jnp.concatenate([margin, -margin]), _truth(*pairs), jnp.concatenate([weight, weight]) / 2
     )
 
@@ -131,8 +132,10 @@ def first_actions(x: Sequences, y: Sequences, horizon: int) -> Sequences:
 # --- learning -------------------------------------------------------------------------------------
 
 
-def logistic(x: Judged) -> Array:
+def logistic(x: Predictions) -> Array:
     """Weighted mean of -log P(truth)."""
+    chex.assert_rank(x.logits, 1)
+    chex.assert_equal_shape([x.logits, x.truth, x.weight])
     return x.weight @ softplus(jnp.where(x.truth > 0, -x.logits, x.logits))
 
 
@@ -159,13 +162,13 @@ def fit(
 # --- health ---------------------------------------------------------------------------------------
 
 
-def accuracy(x: Judged) -> Array:
+def accuracy(x: Predictions) -> Array:
     """Share predicted rightly; a logit of 0 is half right."""
     right = jnp.where(x.truth > 0, jnp.sign(x.logits), -jnp.sign(x.logits))
     return x.weight @ (1 + right) / 2
 
 
-def calibration(x: Judged, bins: int = 10) -> Array:
+def calibration(x: Predictions, bins: int = 10) -> Array:
     """Expected calibration error over bins of equal width (Guo et al. 2017, arXiv 1706.04599)."""
     chance = sigmoid(x.logits)
     member = (

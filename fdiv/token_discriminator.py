@@ -104,12 +104,12 @@ def token_discriminator(
             return jnp.where(mask, picked, jnp.take_along_axis(picked, first, axis=1))
 
         fresh = jax.random.categorical(key, held_out.log_q)
-        found = health(
+        measured = health(
             logits(held_out, held_out.sequences.tokens),
             logits(held_out, fresh),
             logits(demos, demos.sequences.tokens),
         )
         lengths = length_accuracy(demos.sequences, demos.sequences, held_out.sequences)
-        return found | {"length_accuracy": lengths}
+        return measured | {"length_accuracy": lengths}
 
     return TokenDiscriminator(init, learn, lambda state, x: ratio_of(state[0], x), check)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,6 +100,8 @@ def append(prompts: Sequences, actions: Array, eos: int | None) -> Sequences:
 def pick(values: Array, tokens: Array, mask: Array) -> Array:
     """`values[..., tokens]` where the mask is True, else 0; what stands at masked places is never
     read. [B, T]"""
+    chex.assert_equal_shape([tokens, mask])
+    chex.assert_equal_shape_prefix([values, tokens], tokens.ndim)
     picked = jnp.take_along_axis(values, jnp.maximum(tokens, 0)[..., None], axis=-1)[..., 0]
     return jnp.where(mask, picked, 0.0)
 
@@ -121,8 +124,8 @@ def taken(model: Policy | Scorer, params: Params, sequences: Sequences, vocab: i
     """What the model's head says of every action: its log-prob, or a scorer's number; 0 off the
     mask. [B, T]"""
     features = model.trunk(params, sequences.tokens)
-    said = lambda f, tokens, mask: pick(model.head(params, f), tokens, mask)
-    return by_stretches(said, vocab, features, sequences.tokens, sequences.mask)
+    of_actions = lambda f, tokens, mask: pick(model.head(params, f), tokens, mask)
+    return by_stretches(of_actions, vocab, features, sequences.tokens, sequences.mask)
 
 
 log_probs = taken  # log q(token | prefix), for a policy

@@ -62,15 +62,15 @@ def verified_metrics(
     """Accuracy of the likeliest answers and of drawn ones, pass@k and ways, on prompts of a task
     with `solutions`."""
     likeliest = greedy(key, components.policy, params, prompts)[0]
-    drawn = components.rollout(
+    answers = components.rollout(
         key,
         components.policy,
         params,
         jax.tree.map(lambda x: jnp.repeat(x, tries, axis=0), prompts),
     )[0]
-    ways = components.mdp.solutions(drawn).reshape(-1, tries)
+    ways = components.mdp.solutions(answers).reshape(-1, tries)
     right = (ways >= 0).sum(1)
-    found = averages(
+    measured = averages(
         {
             "greedy_accuracy": (components.mdp.solutions(likeliest) >= 0).astype(jnp.float32),
             "accuracy": right / tries,
@@ -78,4 +78,4 @@ def verified_metrics(
             "ways": distinct(ways).astype(jnp.float32),
         }
     )
-    return found | {"way_entropy": way_entropy(ways)}
+    return measured | {"way_entropy": way_entropy(ways)}

@@ -64,7 +64,7 @@ class Arithmetic:
         sums = Sums.of(self.terms, self.largest, self.direct)
         self._refuse_empty()
         sides = {
-            held: lambda key, n, held=held: self._numbers(key, n, held) for held in (False, True)
+            side: lambda key, n, side=side: self._numbers(key, n, side) for side in (False, True)
         }
         prompts = lambda key, n: asked(sides[False](key, n), sums)
         score = lambda x: (solutions(x, sums) >= 0).astype(jnp.float32)
@@ -90,11 +90,11 @@ class Arithmetic:
         """The marked characters, up to EOS."""
         return "".join(CHARACTERS[t] for t, m in zip(tokens, mask) if m and 0 <= t < EOS)
 
-    def _numbers(self, key: Array, n: int, held: bool) -> Array:
+    def _numbers(self, key: Array, n: int, side: bool) -> Array:
         """n sums of one side of the split, all as likely: those of the other side are drawn again.
         [n, terms]"""
         draw = lambda key: jax.random.randint(key, (n, self.terms), 0, self.largest + 1)
-        wrong = lambda numbers: held_out(numbers, self.validation) != held
+        wrong = lambda numbers: held_out(numbers, self.validation) != side
 
         def again(state):
             key, numbers = jax.random.split(state[0])[0], state[1]
@@ -103,8 +103,8 @@ class Arithmetic:
         return jax.lax.while_loop(lambda state: wrong(state[1]).any(), again, (key, draw(key)))[1]
 
     def _refuse_empty(self) -> None:
-        drawn = jax.random.randint(jax.random.key(0), (LOOKED_AT, self.terms), 0, self.largest + 1)
-        share = float(held_out(drawn, self.validation).mean())
+        sample = jax.random.randint(jax.random.key(0), (LOOKED_AT, self.terms), 0, self.largest + 1)
+        share = float(held_out(sample, self.validation).mean())
         if share in (0.0, 1.0):
             side = "held-out" if share == 0 else "training"
             problem = f"leaves no {side} sum among {LOOKED_AT:,} drawn."

@@ -48,12 +48,12 @@ class Sums(NamedTuple):
 
 def steps(numbers: list) -> list:
     """Every way to add numbers up two at a time: lists of steps (x, y, x + y)."""
-    found = []
+    options = []
     for i, j in itertools.combinations(range(len(numbers)), 2):
         x, y = numbers[i], numbers[j]
         left = [*numbers[:i], x + y, *numbers[i + 1 : j], *numbers[j + 1 :]]
-        found += [[(x, y, x + y), *rest] for rest in steps(left)]
-    return found or [[]]
+        options += [[(x, y, x + y), *rest] for rest in steps(left)]
+    return options or [[]]
 
 
 def written(numbers: Array, marks: np.ndarray, width: int) -> Array:
@@ -99,12 +99,12 @@ def ways(numbers: Array, sums: Sums) -> Array:
     marks = np.array([PLUS, EQUALS, COMMA] * size)
     marks[-1] = EOS
     values = jnp.einsum("ksvn,bn->bksv", sums.equations, numbers).reshape(-1, many, 3 * size)
-    found = written(values, marks, sums.width)[..., : sums.horizon]
+    options = written(values, marks, sums.width)[..., : sums.horizon]
     if not sums.direct:
-        return found
+        return options
     alone = written(numbers.sum(1)[:, None, None], np.array([EOS]), sums.width)
     gap = [(0, 0), (0, 0), (0, sums.horizon - alone.shape[-1])]
-    return jnp.concatenate([jnp.pad(alone, gap, constant_values=PAD), found], axis=1)
+    return jnp.concatenate([jnp.pad(alone, gap, constant_values=PAD), options], axis=1)
 
 
 def solutions(x: Sequences, sums: Sums) -> Array:

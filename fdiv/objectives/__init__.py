@@ -75,10 +75,10 @@ ARGUMENTS: dict[str, str] = {
 
 def kinds() -> dict[str, type[Method]]:
     """The classes of all methods, those imported by a user among them, by their `kind`."""
-    found: dict[str, type[Method]] = {}
+    table: dict[str, type[Method]] = {}
     for method in METHODS.values():
-        found.setdefault(method.kind, type(method))
-    return found
+        table.setdefault(method.kind, type(method))
+    return table
 
 
 def canonical(name: str) -> str:
@@ -147,12 +147,12 @@ def kinds_of(method: Method) -> tuple[str, ...]:
 def describe() -> dict[str, str]:
     """Every name with what its argument is (`distill[:F]`) -> the first line of its class's
     text."""
-    found = {}
+    table = {}
     for name, method in METHODS.items():
         argument = ":F" if needs_argument(name) else "[:F]" if name in ARGUMENTS else ""
         argument = "[:PENALTY]" if method.charges else argument
-        found[name + argument] = (type(method).__doc__ or "").strip().partition("\n")[0]
-    return found
+        table[name + argument] = (type(method).__doc__ or "").strip().partition("\n")[0]
+    return table
 
 
 def _of_divergence(name: str, method: Method, pattern: str, argument: str) -> Method:

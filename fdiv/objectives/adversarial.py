@@ -1,14 +1,18 @@
 """Adversarial imitation: the log-ratio is a discriminator's logit, the policy follows any f's
 reward of it.
 
-    -grad D_f(p||q) = E_{x ~ q}[ sum_k R_k grad log q(action_k | prefix) ],   R from `estimators.returns_to_go`,
+    -grad D_f(p||q) = E_{x ~ q}[ sum_k R_k grad log q(action_k | prefix) ],
 
-with s from `fdiv.discriminator`. What is published under these names:
+R from `estimators.returns_to_go`, with s from `fdiv.discriminator`. What is published under these
+names:
 
-    gail       js                                  Ho & Ermon 2016 (arXiv 1606.03476)
-    airl       reverse_kl, g + h' - h - log q      Fu, Luo & Levine 2018 (arXiv 1710.11248)
-    fairl      reward -s e^s                       Ghasemipour et al. 2019 (arXiv 1911.02256); no f-divergence's gradient
-    alpha_irl  the alpha family                    Zhang et al. 2020 (f-GAIL, arXiv 2010.01207) searches such a family
+    gail       js                              Ho & Ermon 2016 (arXiv 1606.03476)
+    airl       reverse_kl, g + h' - h - log q  Fu, Luo & Levine 2018 (arXiv 1710.11248)
+    fairl      reward -s e^s                   Ghasemipour et al. 2019 (arXiv 1911.02256);
+                                               no f-divergence's gradient
+    alpha_irl  the alpha family                Zhang et al. 2020 (f-GAIL, arXiv 2010.01207)
+                                               searches such a family
+
 """
 
 from __future__ import annotations
@@ -187,19 +191,21 @@ class Adversarial(Method):
         """What (divergence, reward form, entropy bonus) has as its fixed point."""
         c, divergence = self.entropy, self.divergence
         if self.published == "fairl":
-            said = (
+            sentence = (
                 "Meant for forward_kl, but its reward -s e^s is no f-divergence's: near "
                 "the optimum it ascends forward_kl."
             )
         elif self.reward_form == "expert" and c == 0:
-            said = (
+            sentence = (
                 "Maximises E_q[log p] alone: the optimum is the expert's likeliest "
                 "string, no divergence's."
             )
         elif self.reward_form == "expert" and c != 1:
-            said = f"Sequence reverse_kl to p^(1/{c:g}), the expert at temperature {c:g}, not to p."
+            sentence = (
+                f"Sequence reverse_kl to p^(1/{c:g}), the expert at temperature {c:g}, not to p."
+            )
         elif self.reward_form == "ratio" and c:
-            said = (
+            sentence = (
                 f"{divergence} minus {c:g} times the policy's entropy: the optimum is "
                 "flatter than the expert."
             )
@@ -209,14 +215,14 @@ class Adversarial(Method):
                 if self.discount == 1
                 else f"biased by the discount of {self.discount:g}, else exact"
             )
-            said = (
+            sentence = (
                 f"Gradient of {self.level} {divergence}, {kind} once the discriminator is optimal."
             )
         if self.level == "token":
-            said = said.replace(
+            sentence = sentence.replace(
                 f"token {divergence}", f"token-level {divergence} on the expert's prefixes"
             )
-        return Claim(divergence, LEVELS[self.level], said)
+        return Claim(divergence, LEVELS[self.level], sentence)
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
         own: list[Mapping[str, Any]] = []
@@ -271,33 +277,35 @@ def adversarial(
 
     def prepare(key, params, aux, batch):
         sample_key, critic_key, held_key = jax.random.split(key, 3)
-        drawn, log_q = components.rollout(
+        strings, log_q = components.rollout(
             sample_key, policy, params, tk.prompts_of(batch, mdp.horizon)
         )
         evidence = lambda x: Evidence(tk.normalise(x), own(params, x), own(aux.start, x))
         demos, samples = (
             evidence(batch),
-            Evidence(tk.normalise(drawn), log_q, own(aux.start, drawn)),
+            Evidence(tk.normalise(strings), log_q, own(aux.start, strings)),
         )
         learned = critic.learn(critic_key, aux.discriminator, demos, samples)
 
-        mask = to_actions(drawn.mask, drawn.mask, mdp.horizon)
-        past = jnp.cumsum(to_actions(log_q, drawn.mask, mdp.horizon), axis=1)
+        mask = to_actions(strings.mask, strings.mask, mdp.horizon)
+        past = jnp.cumsum(to_actions(log_q, strings.mask, mdp.horizon), axis=1)
         prefix = critic.ratio(learned, samples) + (past if reward_form == "expert" else 0.0)
         returns = returns_to_go(d, level, prefix, mask, discount)
         if entropy:  # minus the log-prob of this action and all that follow
             returns -= entropy * (past[:, -1:] - jnp.pad(past, [(0, 0), (1, 0)])[:, :-1])
-        worth = jnp.where(aux.step < warmup, 0.0, advantages(returns, mask, drawn.weight, baseline))
-        scored = Scored(samples.sequences, to_columns(worth, drawn.mask))
+        advantage = jnp.where(
+            aux.step < warmup, 0.0, advantages(returns, mask, strings.weight, baseline)
+        )
+        scored = Scored(samples.sequences, to_columns(advantage, strings.mask))
 
-        held = evidence(mdp.held_out(held_key, batch.tokens.shape[0]))
+        held_out = evidence(mdp.held_out(held_key, batch.tokens.shape[0]))
         health = critic.health(
-            aux.discriminator, held, samples, demos
+            aux.discriminator, held_out, samples, demos
         )  # before it learned from these samples
         return (
             AdversarialState(learned, aux.start, aux.step + 1),
             scored,
-            {"tokens": drawn.mask.sum(), **health},
+            {"tokens": strings.mask.sum(), **health},
         )
 
     def loss(params, aux, batch):

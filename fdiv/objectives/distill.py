@@ -80,8 +80,8 @@ def distill(components: Components, d: Divergence, policy_prefixes: float = 0.0)
                 components.rollout(key, policy, params, tk.prompts_of(batch, mdp.horizon))[0]
             )
             parts.append(own._replace(weight=policy_prefixes * own.weight))
-        whole = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
-        return aux, whole, {"tokens": whole.mask.sum()}
+        strings = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+        return aux, strings, {"tokens": strings.mask.sum()}
 
     def loss(params, aux, batch):
         expert, expert_params = mdp.expert

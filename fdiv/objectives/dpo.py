@@ -1,6 +1,7 @@
 """Direct preference optimisation for any f: the policy is its own reward model.
 
-    r^(x) = -beta reward(s),   s = log ref(x) - log q(x) of the whole string     (reverse_kl: beta log q(x) / ref(x))
+    r^(x) = -beta reward(s),   s = log ref(x) - log q(x) of the whole string
+                               (reverse_kl: beta log q(x) / ref(x))
     loss  = E[ -log sigmoid(r^(chosen) - r^(rejected)) ]
 
 At the optimum of E_q[r] - beta D_f(ref||q) r and r^ differ by a constant (`fdiv.regularised`). So
@@ -60,14 +61,16 @@ class Dpo(Method):
             if plain
             else ("f-DPO", f"that of E[r] - beta {self.divergence}(ref||policy)")
         )
-        said = (
+        sentence = (
             f"{name}: its population minimiser under Bradley-Terry labels at temperature 1 "
             f"is {best}; "
         )
-        said += "no divergence's gradient on the way."
+        sentence += "no divergence's gradient on the way."
         if self.label_smoothing:
-            said += f" Biased: labels smoothed by {self.label_smoothing:g} pull rewards together."
-        return Claim(self.divergence, "return", said)
+            sentence += (
+                f" Biased: labels smoothed by {self.label_smoothing:g} pull rewards together."
+            )
+        return Claim(self.divergence, "return", sentence)
 
 
 def dpo(components: Components, d: Divergence, label_smoothing: float = 0.0) -> Objective:

@@ -1,7 +1,8 @@
 """f-DPG: any f to the target p = ref e^{r / beta} / Z of a reward, whose normaliser Z is estimated
 on the way.
 
-    -grad D_f(p||q) = E_q[ (reward(s) - baseline) grad log q ],   s = log ref + r / beta - log Z^ - log q of whole strings
+    -grad D_f(p||q) = E_q[ (reward(s) - baseline) grad log q ],
+    s = log ref + r / beta - log Z^ - log q of whole strings
     Z^ <- (1 - rate) Z^ + rate mean over a batch of ref e^{r / beta} / q
 
 p is the optimum of E_q[r] - beta KL(q||ref) (`fdiv.regularised`): where RLHF goes by reverse KL,
@@ -89,17 +90,17 @@ class Fdpg(Method):
 
     def claim(self) -> Claim:
         exact = self.normaliser == "exact"
-        said = (
+        sentence = (
             f"Unbiased gradient of sequence {self.divergence} to "
             f"{'the expert' if exact else 'ref exp(r / beta) / Z'}"
         )
         if exact:
-            said += "; its law is known."
+            sentence += "; its law is known."
         elif self.divergence == "reverse_kl":
-            said += "; Z is not needed."
+            sentence += "; Z is not needed."
         else:
-            said += ", but for the error of the estimated Z."
-        return Claim(self.divergence, Level.sequence, said)
+            sentence += ", but for the error of the estimated Z."
+        return Claim(self.divergence, Level.sequence, sentence)
 
 
 def _refuse_without_target(mdp: TokenMDP) -> None:
@@ -173,12 +174,12 @@ def fdpg(
                 log_z=jnp.logaddexp(share[0] + log_z, share[1] + newest).astype(log_z.dtype)
             )
         s = s - log_z
-        whole = jnp.ones_like(s, bool)[:, None]
-        worth = jnp.where(x.mask, advantages(d.reward(s)[:, None], whole, x.weight), 0.0)
+        all_actions = jnp.ones_like(s, bool)[:, None]
+        advantage = jnp.where(x.mask, advantages(d.reward(s)[:, None], all_actions, x.weight), 0.0)
         metrics = {"tokens": x.mask.sum(), "log_z": log_z, "log_ratio": sequences.weight @ s}
         return (
             aux._replace(step=aux.step + 1),
-            Scored(sequences, worth),
+            Scored(sequences, advantage),
             metrics | {"not_finite": jnp.mean(x.weight == 0)},
         )
 

@@ -95,11 +95,11 @@ class Grpo(Method):
             if self.ratio == "sequence"
             else []
         )
-        said = (
+        sentence = (
             "Clipped policy gradient, the group's mean as baseline (its length shrunk by "
             f"1 - 1/{self.group})"
         )
-        return return_claim(self.penalty, said, "; ".join(biases))
+        return return_claim(self.penalty, sentence, "; ".join(biases))
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
         return [] if self.std or self.penalty else [{"aggregate": "string_mean"}]
@@ -119,14 +119,14 @@ def grpo(
 
     def prepare(key, params, aux, batch):
         x = on.play(key, params, aux, batch, group)
-        worth = grouped(x, to_go(x), "mean")
+        advantage = grouped(x, to_go(x), "mean")
         if std:
-            worth = worth / (spread(x) + SMALL)
+            advantage = advantage / (spread(x) + SMALL)
         aux, metrics = on.after(aux, x)
-        worth = to_columns(worth, x.sequences.mask)
+        advantage = to_columns(advantage, x.sequences.mask)
         return (
             aux,
-            Drawn(tk.normalise(x.sequences, aggregate), x.log_old, x.log_ref, worth),
+            Drawn(tk.normalise(x.sequences, aggregate), x.log_old, x.log_ref, advantage),
             metrics,
         )
 

@@ -37,22 +37,22 @@ class Ipo(Method):
         return ipo(components)
 
     def claim(self) -> Claim:
-        said = (
+        sentence = (
             "IPO: its population minimiser is ref exp(P / beta), P a string's chance to "
             "win against another of the data; "
         )
         return Claim(
             "reverse_kl",
             "return",
-            said + "not ref exp(r / beta), and no divergence's gradient on the way.",
+            sentence + "not ref exp(r / beta), and no divergence's gradient on the way.",
         )
 
 
 def ipo(components: Components) -> Objective:
     """The objective on a batch of comparisons."""
-    wanted = 0.5 / regulariser(components.mdp).beta
+    target = 0.5 / regulariser(components.mdp).beta
     return compared(
         components,
         lambda log_q, log_ref, size: log_q - log_ref,
-        lambda margin: (margin - wanted) ** 2,
+        lambda margin: (margin - target) ** 2,
     )

@@ -1,7 +1,8 @@
 """IQ-Learn: rewards without a discriminator. A policy and a value function are a reward, r = log q
 + V(before) - V(after).
 
-    maximise  E_p[ sum phi(r) ] - E[ sum V(before) - V(after) ],   phi(r) = r - r^2 / (4 alpha),   V = 0 after the end
+    maximise  E_p[ sum phi(r) ] - E[ sum V(before) - V(after) ],
+    phi(r) = r - r^2 / (4 alpha),   V = 0 after the end
 
 Q = log q + V(before) is a soft Q-function and V its logsumexp, so q is the soft optimum under r.
 Over strings the second term telescopes to V of the prompt, whosever they are, and so do the V in
@@ -14,7 +15,8 @@ demonstrations (offline), or half of them of the policy's strings, held as drawn
 published for online use), without which nothing is asked of V where demonstrations do not go. Where
 the class holds all laws, offline solves
 
-    min over q of  alpha sum_{prefixes} (q - p)^2 / p - H(q)          (Neyman chi-square of occupancies, entropy of strings)
+    min over q of  alpha sum_{prefixes} (q - p)^2 / p - H(q)
+                   (Neyman chi-square of occupancies, entropy of strings)
 
 with r = 2 alpha (1 - q / p) at the optimum (mixed: 4 alpha (p - q) / (p + q), bounded). The entropy
 is a bias: q is flatter than the expert, by O(1 / alpha); at alpha = inf it is behaviour cloning in
@@ -76,9 +78,9 @@ class IqLearn(Method):
 
     def claim(self) -> Claim:
         whose = "demonstrations" if self.data == "offline" else "demonstrations and own strings"
-        said = f"Biased: likelihood less the squared rewards of {whose} / {4 * self.alpha:g}"
+        sentence = f"Biased: likelihood less the squared rewards of {whose} / {4 * self.alpha:g}"
         return Claim(
-            "forward_kl", Level.sequence, said + "; flatter than the expert, by O(1 / alpha)."
+            "forward_kl", Level.sequence, sentence + "; flatter than the expert, by O(1 / alpha)."
         )
 
 
@@ -103,8 +105,8 @@ def iq_learn(
     tx = components.optimiser(value_learning_rate)
 
     def fall(value: Any, x: Sequences) -> Array:
-        found = jnp.where(x.mask, critic.head(value, critic.trunk(value, x.tokens))[..., 0], 0.0)
-        return found - jnp.where(x.mask, jnp.pad(found, [(0, 0), (0, 1)])[:, 1:], 0.0)
+        before = jnp.where(x.mask, critic.head(value, critic.trunk(value, x.tokens))[..., 0], 0.0)
+        return before - jnp.where(x.mask, jnp.pad(before, [(0, 0), (0, 1)])[:, 1:], 0.0)
 
     def squares(x: Sequences, log_q: Array, fall: Array) -> Array:
         return jnp.sum(x.weight[:, None] * jnp.where(x.mask, log_q + fall, 0.0) ** 2)
@@ -115,14 +117,14 @@ def iq_learn(
 
     def prepare(key, params, aux, batch):
         demos = tk.normalise(batch)
-        x, likelihood = demos, demos.weight
+        x, demo_weight = demos, demos.weight
         if data == "mixed":
             own = tk.normalise(
                 components.rollout(key, policy, params, tk.prompts_of(batch, mdp.horizon))[0]
             )
             x = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), demos, own)
             x = x._replace(weight=x.weight / 2)
-            likelihood = jnp.concatenate([demos.weight, jnp.zeros_like(own.weight)])
+            demo_weight = jnp.concatenate([demos.weight, jnp.zeros_like(own.weight)])
         log_q = tk.log_probs(policy, params, x, mdp.vocab)
 
         def learn(_, state):
@@ -134,7 +136,7 @@ def iq_learn(
         aux = jax.lax.fori_loop(0, value_steps, learn, aux)
         falls = fall(aux[0], x)
         metrics = {"tokens": x.mask.sum(), "squared_reward": squares(x, log_q, falls)}
-        return aux, Rewards(x, likelihood, falls), metrics
+        return aux, Rewards(x, demo_weight, falls), metrics
 
     def loss(params, aux, batch):
         log_q = tk.log_probs(policy, params, batch.sequences, mdp.vocab)

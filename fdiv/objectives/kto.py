@@ -25,14 +25,14 @@ from fdiv import tokens as tk
 from fdiv.checks import buildable, positive
 from fdiv.comparisons import (
     both,
-    filled,
+    compare_rows,
+    divisor,
     log_probs,
     mean,
     regulariser,
     report,
+    reweighted,
     start,
-    told_apart,
-    weighed,
 )
 from fdiv.estimators import to_actions
 from fdiv.types import PAD, Claim, Components, Look, Method, Model, Objective, Pairs, Sequences
@@ -62,18 +62,18 @@ class Kto(Method):
         return kto(components, self.desirable, self.undesirable)
 
     def claim(self) -> Claim:
-        said = (
+        sentence = (
             "KTO: strings rejected more often than chosen (by weight) are driven out, "
             "however close the vote; "
         )
         return Claim(
             "reverse_kl",
             "return",
-            said + "not ref exp(r / beta), and no divergence's gradient on the way.",
+            sentence + "not ref exp(r / beta), and no divergence's gradient on the way.",
         )
 
 
-class Judged(NamedTuple):
+class Labelled(NamedTuple):
     """Strings by weight, the reference's log-probs of them, and the reference point."""
 
     pairs: Pairs
@@ -97,17 +97,17 @@ def kto(components: Components, desirable: float = 1.0, undesirable: float = 1.0
         ).sum(1)
         point = jnp.maximum(mean(drift, others.weight), 0.0)
 
-        paired, same = told_apart(batch)
+        paired, same = compare_rows(batch)
         weights = [jnp.where(same, 0.0, x.weight) for x in batch]
-        total = filled(sum(w.sum() for w in weights))
-        pairs = weighed(batch, *(w / total for w in weights))
+        total = divisor(sum(w.sum() for w in weights))
+        pairs = reweighted(batch, *(w / total for w in weights))
         log_q, log_ref = log_probs(components, own, pairs), log_probs(components, reference, pairs)
         chosen, rejected = (beta * (q - ref) for q, ref in zip(log_q, log_ref))
         metrics = {
             "identical": mean(same, jnp.where(paired, batch.chosen.weight, 0.0)),
             "reference_point": point,
         }
-        x = Judged(pairs, log_ref, jnp.broadcast_to(point, paired.shape))
+        x = Labelled(pairs, log_ref, jnp.broadcast_to(point, paired.shape))
         return aux, x, report(pairs, log_q, chosen - rejected) | metrics
 
     def loss(params, aux, batch):

@@ -40,10 +40,12 @@ class MaxLikelihood(Method):
 
     def claim(self) -> Claim:
         exact = self.aggregate in ("string", "constant")
-        said = "Minimises sequence forward_kl" + (
+        sentence = "Minimises sequence forward_kl" + (
             " exactly." if exact else ", strings reweighted by their length."
         )
-        return Claim("forward_kl", Level.sequence, said + " The expert's samples are all it needs.")
+        return Claim(
+            "forward_kl", Level.sequence, sentence + " The expert's samples are all it needs."
+        )
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
         return [{"aggregate": name} for name in ("token", "string_mean", "constant")]

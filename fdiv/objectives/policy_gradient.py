@@ -1,10 +1,10 @@
 """Policy gradient towards a known expert, for any f: reverse-KL RL, f-MAX, f-DPG.
 
-    -grad D_f(p||q) = E_{x ~ q}[ sum_k R_k grad log q(action_k | prefix) ],   R from `estimators.returns_to_go`,
+    -grad D_f(p||q) = E_{x ~ q}[ sum_k R_k grad log q(action_k | prefix) ],
 
-with `s = log p - log q` of the sampled tokens. Exact in expectation at each of the three levels
-when nothing is discounted. Sources: Ghasemipour et al. 2019 (f-MAX, arXiv 1911.02256); Go et al.
-2023 (f-DPG, arXiv 2302.08215)."""
+R from `estimators.returns_to_go`, with `s = log p - log q` of the sampled tokens. Exact in
+expectation at the levels sequence, occupancy and token_policy when nothing is discounted. Sources:
+Ghasemipour et al. 2019 (f-MAX, arXiv 1911.02256); Go et al. 2023 (f-DPG, arXiv 2302.08215)."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def policy_gradient(
         prefix = jnp.cumsum(to_actions(log_p - log_q, sequences.mask, mdp.horizon), axis=1)
         mask = to_actions(sequences.mask, sequences.mask, mdp.horizon)
         returns = returns_to_go(d, level, prefix, mask, discount)
-        worth = advantages(returns, mask, sequences.weight, baseline)
-        scored = Scored(tk.normalise(sequences), to_columns(worth, sequences.mask))
+        advantage = advantages(returns, mask, sequences.weight, baseline)
+        scored = Scored(tk.normalise(sequences), to_columns(advantage, sequences.mask))
         return (
             aux,
             scored,

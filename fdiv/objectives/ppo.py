@@ -1,8 +1,9 @@
 """PPO with a penalty for leaving a reference: a clipped ratio, and a learned value function in
 place of a baseline.
 
-    A_k   = sum over j >= k of lambda^(j - k) (what action j earns + V(after j) - V(before j)),   V = 0 at the end
-    loss  = -E[ sum_k min(rho_k A_k, clip(rho_k, 1 - c, 1 + c) A_k) ] - entropy bonus,   rho = q / q_old
+    A_k   = sum over j >= k of lambda^(j - k) (r_j + V(after j) - V(before j)),   V = 0 at the end
+    loss  = -E[ sum_k min(rho_k A_k, clip(rho_k, 1 - c, 1 + c) A_k) ] - entropy bonus
+    rho   = q / q_old, r_j the reward of action j
 
 V learns E[A_k + V] by squared error, its change clipped likewise. At lambda 1 the gradient is exact
 whatever V is; below, where V is. Sources: Schulman et al. 2017 (arXiv 1707.06347), 2016 (GAE, arXiv
@@ -14,6 +15,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -123,8 +125,8 @@ def ppo(
 
     def values(params, x: Sequences) -> Array:
         """V before each action, [B, H]; 0 after the last."""
-        found = jnp.where(x.mask, critic.head(params, critic.trunk(params, x.tokens))[..., 0], 0.0)
-        return to_actions(found, x.mask, horizon)
+        every = jnp.where(x.mask, critic.head(params, critic.trunk(params, x.tokens))[..., 0], 0.0)
+        return to_actions(every, x.mask, horizon)
 
     def init(key, params):
         value = critic.init(key, params)
@@ -134,25 +136,26 @@ def ppo(
         x = on.play(key, params, aux.charged, batch, 1)
         before = values(aux.value[0], x.sequences)
         surprise = x.rewards + jnp.pad(before, [(0, 0), (0, 1)])[:, 1:] - before
-        worth = jnp.where(x.mask, discounted_to_go(surprise, gae_lambda), 0.0)
+        advantage = jnp.where(x.mask, discounted_to_go(surprise, gae_lambda), 0.0)
         sequences = tk.normalise(x.sequences)
-        value = _learn(aux.value, sequences, before, before + worth)
+        value = _learn(aux.value, sequences, before, before + advantage)
         charged, metrics = on.after(aux.charged, x)
-        explained = 1 - jnp.sum(sequences.weight @ worth**2) / jnp.maximum(
-            jnp.sum(sequences.weight @ (worth + before) ** 2), 1e-9
+        explained = 1 - jnp.sum(sequences.weight @ advantage**2) / jnp.maximum(
+            jnp.sum(sequences.weight @ (advantage + before) ** 2), 1e-9
         )
-        worth = to_columns(worth, x.sequences.mask)
+        advantage = to_columns(advantage, x.sequences.mask)
         metrics |= {"value_explained": explained}
-        return PpoState(charged, value), Drawn(sequences, x.log_old, x.log_ref, worth), metrics
+        return PpoState(charged, value), Drawn(sequences, x.log_old, x.log_ref, advantage), metrics
 
     def _learn(state, x: Sequences, before: Array, wanted: Array):
         def loss(params):
             now = values(params, x)
-            held = before + jnp.clip(now - before, -value_clip, value_clip)
+            chex.assert_equal_shape([now, before, wanted])
+            bounded = before + jnp.clip(now - before, -value_clip, value_clip)
             mask = to_actions(x.mask, x.mask, horizon)
             return 0.5 * jnp.sum(
                 x.weight
-                @ jnp.where(mask, jnp.maximum((now - wanted) ** 2, (held - wanted) ** 2), 0.0)
+                @ jnp.where(mask, jnp.maximum((now - wanted) ** 2, (bounded - wanted) ** 2), 0.0)
             )
 
         def step(state, _):

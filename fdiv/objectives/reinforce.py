@@ -1,6 +1,7 @@
 """REINFORCE and RLOO: the policy gradient of a score less what leaving the reference costs.
 
-    loss = -E_{x ~ q}[ sum_k A_k log q(action_k | prefix) ],   A_k = sum over j >= k of what action j earns, less a baseline
+    loss = -E_{x ~ q}[ sum_k A_k log q(action_k | prefix) ]
+    A_k  = sum over j >= k of the reward of action j, less a baseline
 
 The baseline is the batch's mean (reinforce, Williams 1992) or the mean of a prompt's other answers
 (rloo, Kool, van Hoof & Welling 2019; Ahmadian et al. 2024, arXiv 2402.14740)."""
@@ -84,9 +85,9 @@ def reinforce(
     def prepare(key, params, aux, batch):
         x = on.play(key, params, aux, batch, group or 1)
         x = x if group else x._replace(groups=x.score.shape[0])  # one baseline for all
-        worth = to_columns(grouped(x, to_go(x), baseline), x.sequences.mask)
+        advantage = to_columns(grouped(x, to_go(x), baseline), x.sequences.mask)
         aux, metrics = on.after(aux, x)
-        return aux, Drawn(tk.normalise(x.sequences), x.log_old, x.log_ref, worth), metrics
+        return aux, Drawn(tk.normalise(x.sequences), x.log_old, x.log_ref, advantage), metrics
 
     def loss(params, aux, batch):
         log_q = tk.log_probs(components.policy, params, batch.sequences, components.mdp.vocab)

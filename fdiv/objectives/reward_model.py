@@ -2,11 +2,13 @@
 stages.
 
     updates 1 .. K   the reward model alone learns (`fdiv.reward_model`), the policy stands still
-    from then on     the model is frozen; the policy maximises E_q[proxy] - beta D_f(ref||q) by RLOO, GRPO or PPO
+    from then on     the model is frozen; the policy maximises E_q[proxy] - beta D_f(ref||q)
+                     by RLOO, GRPO or PPO
 
-    bt_rloo, bt_grpo, bt_ppo  comparisons, Bradley-Terry                               proxy R
-    bt_var_rloo               the same, each comparison's noise learned as well        proxy R
-    classifier_rloo           demonstrations against samples of the reference          proxy -beta reward(-s), s its logit
+    bt_rloo, bt_grpo, bt_ppo  comparisons, Bradley-Terry                         proxy R
+    bt_var_rloo               the same, each comparison's noise learned as well  proxy R
+    classifier_rloo           demonstrations against samples of the reference    proxy
+                              -beta reward(-s), s its logit
 
 A comparison at temperature 1 says R in the task's own units, so beta is as it is. The optimum for
 an f earns r = -beta reward(log ref / p) + constant, beta log p / ref for reverse_kl: the
@@ -29,7 +31,7 @@ from jax import Array
 from fdiv import divergences
 from fdiv import tokens as tk
 from fdiv.checks import at_least, buildable, positive
-from fdiv.comparisons import filled, mean, start, told_apart, weighed
+from fdiv.comparisons import compare_rows, divisor, mean, reweighted, start
 from fdiv.episodes import check_group, return_claim
 from fdiv.penalties import Penalty, marker
 from fdiv.regularised import extended_reward
@@ -123,14 +125,14 @@ class LearnedReward(Method):
                 "needs a task with a reference to stay near, and this one has none.",
                 fix,
             )
-        taught = (
+        teaching = (
             demonstrations(components)
             if self.reads == "demos"
             else comparisons(components, self.noise)
         )
         return reward_model(
             components,
-            taught,
+            teaching,
             self.following.build,
             reward_updates=self.reward_updates,
             reward_steps=self.reward_steps,
@@ -159,7 +161,7 @@ class Teaching(NamedTuple):
         [Array], Array
     ]  # what the model says of strings -> what the policy earns, [B] each
     evidence: Callable[[Array, Params, Any], Pairs]  # key, the policy as it was, rows -> by weight
-    held: Callable[[Array, int], Any] | None  # key, n -> rows never trained on
+    held_out: Callable[[Array, int], Any] | None  # key, n -> rows never trained on
     prompts: Callable[[Any], Sequences]  # rows -> what the policy answers
 
 
@@ -173,10 +175,10 @@ def comparisons(components: Components, noise: bool = False) -> Teaching:
         )
 
     def evidence(key, origin, pairs):
-        paired, same = told_apart(pairs)
+        paired, same = compare_rows(pairs)
         weight = jnp.where(paired & ~same, pairs.chosen.weight, 0.0)
-        weight = weight / filled(weight.sum())
-        return weighed(pairs, weight, weight)
+        weight = weight / divisor(weight.sum())
+        return reweighted(pairs, weight, weight)
 
     prompts = lambda pairs: pairs.chosen._replace(
         weight=jnp.ones_like(pairs.chosen.weight)
@@ -186,7 +188,7 @@ def comparisons(components: Components, noise: bool = False) -> Teaching:
         if noise
         else bradley_terry(components.scorer, mdp.vocab)
     )
-    return Teaching(model, lambda said: said, evidence, mdp.held_out_pairs, prompts)
+    return Teaching(model, lambda value: value, evidence, mdp.held_out_pairs, prompts)
 
 
 def demonstrations(components: Components) -> Teaching:
@@ -197,13 +199,13 @@ def demonstrations(components: Components) -> Teaching:
 
     def evidence(key, origin, demos):
         reference = known or Model(components.policy, origin)
-        drawn, _ = components.rollout(key, *reference, tk.prompts_of(demos, mdp.horizon))
-        return Pairs(tk.normalise(demos), tk.normalise(drawn))
+        answers, _ = components.rollout(key, *reference, tk.prompts_of(demos, mdp.horizon))
+        return Pairs(tk.normalise(demos), tk.normalise(answers))
 
     model = classifier(components.scorer, mdp.vocab)
     return Teaching(
         model,
-        lambda said: -beta * extended_reward(d, -said),
+        lambda value: -beta * extended_reward(d, -value),
         evidence,
         mdp.held_out,
         lambda demos: demos,
@@ -219,7 +221,7 @@ class RewardState(NamedTuple):
 
 def reward_model(
     components: Components,
-    taught: Teaching,
+    teaching: Teaching,
     follow: Callable[[Components], Objective],
     reward_updates: int = 300,
     reward_steps: int = 1,
@@ -227,7 +229,7 @@ def reward_model(
 ) -> Objective:
     """The objective on a batch of comparisons or of demonstrations, whose prompts the policy
     answers."""
-    mdp, (model, proxy, evidence, held, prompts) = components.mdp, taught
+    mdp, (model, proxy, evidence, held_out, prompts) = components.mdp, teaching
     tx = components.optimiser(
         optax.cosine_decay_schedule(reward_learning_rate, reward_updates * reward_steps)
     )
@@ -250,20 +252,20 @@ def reward_model(
         learning = aux.step < reward_updates
         rows = lambda k: evidence(k, aux.origin, batch)
         reward = fit(model, tx, aux.reward, rows, fit_key, jnp.where(learning, reward_steps, 0))
-        policy, drawn, found = following(aux.reward[0]).prepare(
+        policy, answers, measured = following(aux.reward[0]).prepare(
             play_key, params, aux.policy, prompts(batch)
         )
         policy = jax.tree.map(lambda now, then: jnp.where(learning, then, now), policy, aux.policy)
-        metrics = {"proxy": found.pop("score")} | found | gold(drawn.sequences)
-        metrics |= health(held_key, aux, len(drawn.sequences.weight))
-        x = drawn.sequences._replace(weight=jnp.where(learning, 0.0, drawn.sequences.weight))
+        metrics = {"proxy": measured.pop("score")} | measured | true_score(answers.sequences)
+        metrics |= health(held_key, aux, len(answers.sequences.weight))
+        x = answers.sequences._replace(weight=jnp.where(learning, 0.0, answers.sequences.weight))
         return (
             aux._replace(reward=reward, policy=policy, step=aux.step + 1),
-            drawn._replace(sequences=x),
+            answers._replace(sequences=x),
             metrics,
         )
 
-    def gold(x: Sequences) -> dict:
+    def true_score(x: Sequences) -> dict:
         """What the policy's strings earn from the task."""
         if mdp.score is None:
             return {}
@@ -273,11 +275,16 @@ def reward_model(
 
     def health(key, aux, rows: int) -> dict:
         """How well the model predicts what it has not learned from."""
-        if held is None:
+        if held_out is None:
             return {}
         held_key, sample_key = jax.random.split(key)
-        judged = model.judged(aux.reward[0], evidence(sample_key, aux.origin, held(held_key, rows)))
-        return {"reward_accuracy": accuracy(judged), "reward_calibration": calibration(judged)}
+        predictions = model.predict(
+            aux.reward[0], evidence(sample_key, aux.origin, held_out(held_key, rows))
+        )
+        return {
+            "reward_accuracy": accuracy(predictions),
+            "reward_calibration": calibration(predictions),
+        }
 
     return Objective(
         init, prepare, lambda params, aux, batch: followed.loss(params, aux.policy, batch)

@@ -51,14 +51,14 @@ class Simpo(Method):
         return simpo(components, self.margin)
 
     def claim(self) -> Claim:
-        said = (
+        sentence = (
             "SimPO: log q per token follows r / beta at margin 0, and more than that with "
             "one; it knows no reference, so "
         )
         return Claim(
             "reverse_kl",
             "return",
-            said + "not ref exp(r / beta), and no divergence's gradient on the way.",
+            sentence + "not ref exp(r / beta), and no divergence's gradient on the way.",
         )
 
 

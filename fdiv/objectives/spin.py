@@ -59,7 +59,7 @@ class Spin(Method):
         return spin(components, self.beta, self.refresh)
 
     def claim(self) -> Claim:
-        said = (
+        sentence = (
             f"{self.beta / 2:g} times the gradient of sequence forward_kl just after the "
             "old policy is renewed"
         )
@@ -68,7 +68,7 @@ class Spin(Method):
             if self.refresh == 1
             else "; no divergence's in between, with the same fixed points."
         )
-        return Claim("forward_kl", Level.sequence, said + later)
+        return Claim("forward_kl", Level.sequence, sentence + later)
 
 
 class SpinState(NamedTuple):
@@ -81,14 +81,14 @@ def spin(components: Components, beta: float = 1.0, refresh: int = 20) -> Object
     policy, mdp = components.policy, components.mdp
 
     def margin(log_q: tuple[Array, Array], x: Compared) -> Array:
-        demos, own = (beta * (new - old) for new, old in zip(log_q, x.log_ref))
-        return demos - own
+        demos, samples = (beta * (new - old) for new, old in zip(log_q, x.log_ref))
+        return demos - samples
 
     def prepare(key, params, aux, batch):
         renew = aux.step % refresh == 0
-        old = jax.tree.map(lambda new, kept: jnp.where(renew, new, kept), params, aux.old)
-        own = components.rollout(key, policy, old, tk.prompts_of(batch, mdp.horizon))[0]
-        pairs = paired(tk.normalise(batch), tk.normalise(own), components.enumerated)
+        old = jax.tree.map(lambda new, before: jnp.where(renew, new, before), params, aux.old)
+        samples = components.rollout(key, policy, old, tk.prompts_of(batch, mdp.horizon))[0]
+        pairs = pair_up(tk.normalise(batch), tk.normalise(samples), components.enumerated)
         x = Compared(pairs, log_probs(components, Model(policy, old), pairs))
         log_q = log_probs(components, Model(policy, params), pairs)
         return SpinState(old, aux.step + 1), x, report(pairs, log_q, margin(log_q, x))
@@ -100,12 +100,12 @@ def spin(components: Components, beta: float = 1.0, refresh: int = 20) -> Object
     return Objective(lambda key, params: SpinState(params, jnp.zeros((), jnp.int32)), prepare, loss)
 
 
-def paired(demos: Sequences, own: Sequences, whole: bool) -> Pairs:
+def pair_up(demos: Sequences, samples: Sequences, whole: bool) -> Pairs:
     """Row with row; of whole populations each with each, by the product of their weights."""
     if not whole:
-        return Pairs(demos, own._replace(weight=demos.weight))
-    rows, others = demos.tokens.shape[0], own.tokens.shape[0]
-    weight = jnp.outer(demos.weight, own.weight).ravel()
+        return Pairs(demos, samples._replace(weight=demos.weight))
+    rows, others = demos.tokens.shape[0], samples.tokens.shape[0]
+    weight = jnp.outer(demos.weight, samples.weight).ravel()
     demos = jax.tree.map(lambda x: jnp.repeat(x, others, axis=0), demos)
-    own = jax.tree.map(lambda x: jnp.tile(x, (rows, *[1] * (x.ndim - 1))), own)
-    return Pairs(demos._replace(weight=weight), own._replace(weight=weight))
+    samples = jax.tree.map(lambda x: jnp.tile(x, (rows, *[1] * (x.ndim - 1))), samples)
+    return Pairs(demos._replace(weight=weight), samples._replace(weight=weight))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fdiv import estimators
 from fdiv import tokens as tk
 from fdiv.policies import tabular
 from fdiv.types import PAD, Sequences, UsageError
@@ -101,3 +102,15 @@ def test_stretches_change_nothing(monkeypatch):
     parts = jax.value_and_grad(loss)(params)
     np.testing.assert_allclose(whole[0], parts[0], rtol=1e-6)
     np.testing.assert_allclose(whole[1], parts[1], rtol=1e-5, atol=1e-7)
+
+
+def test_shapes_that_do_not_belong_together_are_refused():
+    """Trap: arrays that broadcast by accident. [3, 2] returns do not go with a mask of [3, 3]."""
+    mask, weight = jnp.ones((3, 3), bool), jnp.ones(3)
+    with pytest.raises(AssertionError):
+        estimators.advantages(jnp.ones((3, 2)), mask, weight)
+    with pytest.raises(AssertionError):
+        estimators.advantages(jnp.ones((3, 3)), mask, jnp.ones(2))
+    with pytest.raises(AssertionError):
+        scored = estimators.Scored(Sequences(jnp.zeros((3, 3), int), mask, weight), weight)
+        estimators.score_function_loss(jnp.zeros((3, 3)), scored)

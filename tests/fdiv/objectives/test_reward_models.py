@@ -21,7 +21,7 @@ from fdiv.control import Control
 from fdiv.learner import learner
 from fdiv.policies import tabular
 from fdiv.reward_model import (
-    Judged,
+    Predictions,
     accuracy,
     bradley_terry,
     calibration,
@@ -162,7 +162,7 @@ def test_learned_noise_is_least_at_reward_and_noise_in_units_of_the_mean_tempera
         "reward": table_of(space, np.exp(c) * rewards),
         "noise": table + c / 2,
     }  # it is read in both orders
-    logits = [model.judged(said(c), pairs).logits for c in (0.0, 0.8)]
+    logits = [model.predict(said(c), pairs).logits for c in (0.0, 0.8)]
     close(*logits)
     slope = jax.jit(jax.grad(model.loss))
     assert largest(slope(said(-average), pairs)) < 1e-12
@@ -170,7 +170,7 @@ def test_learned_noise_is_least_at_reward_and_noise_in_units_of_the_mean_tempera
     plain = jax.grad(bradley_terry(components.scorer, space.vocab).loss)
     assert largest(plain(table_of(space, np.exp(-average) * rewards), pairs)) > 1e-3
     close(
-        model.judged(said(0.0), Pairs(*pairs[::-1])).logits, -logits[0]
+        model.predict(said(0.0), Pairs(*pairs[::-1])).logits, -logits[0]
     )  # t is the same from either side
 
 
@@ -379,7 +379,7 @@ def test_accuracy_and_calibration_by_hand():
     1/4, 1/4: right with weight 1/2. The bin of .75 is off by .5 x -.25 + .25 x .75 = .0625, that of
     .25 by .25 x -.75: .25 in all."""
     logit = np.log(3)
-    x = Judged(
+    x = Predictions(
         jnp.array([logit, logit, -logit]), jnp.array([1.0, 0.0, 1.0]), jnp.array([0.5, 0.25, 0.25])
     )
     assert float(accuracy(x)) == pytest.approx(0.5)
@@ -455,7 +455,7 @@ def test_noise_is_part_of_the_chance_and_not_of_the_proxy():
     table = table.at[1, 0].set(np.log(27))
     noise = jnp.zeros((3, 2)).at[1, 1].set(np.log(2) / 2).at[2, 0].set(np.log(2) / 2)
     model = with_noise(components.scorer, 2, 2)
-    logits = model.judged({"reward": table, "noise": noise}, pairs).logits
+    logits = model.predict({"reward": table, "noise": noise}, pairs).logits
     np.testing.assert_allclose(logits[:4], [np.log(3), -np.log(3), -np.log(27), 0], atol=1e-6)
     np.testing.assert_allclose(
         model.reward({"reward": table, "noise": noise}, pairs.chosen)[:2],
