@@ -5,8 +5,8 @@ Every registered objective (and what `--import FILE.py` adds) at its defaults an
 on an MDP small enough to enumerate. At the defaults policy gradients and optimal discriminators are
 exact at their level, discount 0 drops the effect on later prefixes (of forward KL there is none),
 distillation is exact on the expert's prefixes alone, and fairl ascends forward KL. Prints the table
-and writes gradients.json, .csv, .png and .pdf; `--expect gradients.json` of an earlier run exits
-with 1 when a verdict has changed."""
+and writes gradients.json, .csv, .png and .pdf; `--page docs/gradient_card.md` writes the table into
+that page, `--expect gradients.json` of an earlier run exits with 1 when a verdict has changed."""
 
 from __future__ import annotations
 
@@ -42,6 +42,9 @@ class Options:
     """A gradients.json to compare verdicts with."""
     out: Path = Path("runs/gradients")
     """Folder to write to."""
+    page: Path | None = None
+    """A page of Markdown whose table, between the marks of a card, is to be this one:
+    docs/gradient_card.md."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         names, options = _parse(cli.arguments(argv))
         chosen = methods(names)
         expected = _expected(options.expect)
+        page = _page(options.page)
         rows = card(options, chosen)
     except UsageError as error:
         return cli.refused(error)
@@ -68,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
 
     gradient_card.show(rows)
     gradient_card.write(options.out, dataclasses.asdict(options), rows)
+    if options.page is not None:
+        options.page.write_text(gradient_card.with_table(page, rows))
     changed = [] if expected is None else gradient_card.changes(rows, expected, whole=not names)
     for line in changed:
         print(line)
@@ -121,6 +127,19 @@ def _expected(path: Path | None) -> dict[str, str] | None:
         raise UsageError(
             "expect", str(path), "holds no verdicts.", "Give the gradients.json of an earlier run."
         ) from error
+
+
+def _page(path: Path | None) -> str:
+    """The page that the card is to be written into."""
+    from experiments.gradients.card import MARKS
+
+    if path is None:
+        return ""
+    text = path.read_text() if path.is_file() else ""
+    if not all(mark in text for mark in MARKS):
+        fix = f"Give a file with the lines {MARKS[0]} and {MARKS[1]}."
+        raise UsageError("page", str(path), "has no place for a card.", fix)
+    return text
 
 
 def card(options: Options, methods: Mapping[str, Method]) -> dict[str, dict[str, Any]]:

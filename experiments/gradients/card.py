@@ -25,6 +25,7 @@ TITLES = {
     "token_expert": "token,\nexpert's prefixes",
 }
 COLUMNS = ("objective", "verdict", "cosine", "norm ratio", "rel. error", "variance", "trained")
+MARKS = ("<!-- card: begin -->", "<!-- card: end -->")  # in a page that holds a card
 EXACT = 1e-6
 # Even steps of colour are even steps of the angle, since most cosines are close to 1.
 EVEN_IN_ANGLE = FuncNorm((lambda x: np.arcsin(np.clip(x, -1, 1)), np.sin), -1, 1)
@@ -70,10 +71,16 @@ def markdown(rows: Rows) -> str:
     )
 
 
+def with_table(page: str, rows: Rows) -> str:
+    """A page of Markdown with this card in place of what stood between its marks."""
+    before, _, rest = page.partition(MARKS[0])
+    return f"{before}{MARKS[0]}\n{markdown(rows)}{MARKS[1]}{rest.partition(MARKS[1])[2]}"
+
+
 def write(folder: Path, flags: Mapping[str, Any], rows: Rows) -> None:
     """gradients.json, .md, .csv, .png and .pdf."""
     folder.mkdir(parents=True, exist_ok=True)
-    kept = {k: v for k, v in flags.items() if k not in ("expect", "out")}
+    kept = {k: v for k, v in flags.items() if k not in ("expect", "out", "page")}
     write_json(folder / "gradients.json", {"flags": kept, "rows": rows})
     (folder / "gradients.md").write_text(markdown(rows))
     style.save(heat_map(rows), folder, "gradients", list(_long(rows)))
