@@ -62,9 +62,8 @@ def task(
     benchmark = config.benchmark
     if isinstance(benchmark, Text):
         reading = reading or files.read(benchmark)
-        with prefixed(benchmark=benchmark):
-            benchmark = benchmark.fitted(reading.rows)
-            mdp = readings.build(reading, benchmark, teacher)
+        benchmark = benchmark.fitted(reading.rows)
+        mdp = readings.build(reading, benchmark, teacher)
         reads = {name: method.reads for name, method in resolve(config).items()}
         readings.suits(reading, benchmark, reads)
         return Task(mdp, None, sum(benchmark.cut), reading.notes(benchmark), decode)

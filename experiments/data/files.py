@@ -56,10 +56,18 @@ def read(config: Text) -> Reading:
 def read_share(config: Text, share: Share) -> Part:
     """One share of the source. It raises nothing: the other processes wait for what it says."""
     try:
-        config.check()
+        check(config)
         return _docstrings(config, share) if config.path is None else _files(config, share)
     except Exception as error:
         return Part(error=error)
+
+
+def check(config: Text) -> None:
+    """Raise `UsageError` naming the flag of a field that is out of range."""
+    try:
+        config.check()
+    except UsageError as error:
+        raise error.under("benchmark") from error
 
 
 def merge(config: Text, parts: Sequence[Part]) -> Reading:

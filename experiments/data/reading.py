@@ -234,7 +234,7 @@ def build(reading: Reading, config: Text, teacher: Model | None = None) -> Token
     try:
         return config.build(reading.rows, teacher)
     except UsageError as error:
-        raise _with_bad_rows(reading, config, error) from error
+        raise _with_bad_rows(reading, config, error.under("benchmark")) from error
 
 
 def lacking(reading: Reading, config: Text, reads: str) -> tuple[str, str] | None:

@@ -135,9 +135,7 @@ class Text:
         """Raise `UsageError` where a side has nothing to demonstrate, with the reason."""
         if rows and not any(map(demonstrated, rows)):
             problem = f"has {len(rows):,} labels, all of them false: nothing is to be copied."
-            fix = (
-                "Give rows that are liked as well, or say in which column labels are (label_field)."
-            )
+            fix = "Give rows that are liked as well; or another column says what is (label_field)."
             raise UsageError("path", str(self.path), problem, fix)
         for side, name in zip(shown, ("training", "validation")):
             if side:

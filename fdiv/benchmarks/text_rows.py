@@ -159,8 +159,8 @@ def _held(
     sizes = {g: sum(demonstrated(rows[i]) for i in members) for g, members in groups.items()}
     useful = sorted((g for g in groups if sizes[g]), key=place.get)
     whole = sum(sizes.values())
-    if len(useful) < 2:
-        return held, False
+    if len(useful) < 2:  # what cannot be split is the training side's
+        return set(), False
     if not any(group in held for group in useful):
         small = [g for g in useful if 2 * sizes[g] <= whole] or useful
         return held | {small[0]}, True
