@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 PYTHON, JAX = (3, 11), (0, 10, 2)
 FREE = 2 << 30  # bytes: a run of the presets with its cache takes far less
@@ -54,13 +55,13 @@ def check_jax(options: Options) -> str:
 def check_devices(options: Options) -> str:
     import jax
 
-    found = jax.devices()
-    if found[0].platform == "cpu" and shutil.which("nvidia-smi"):
+    available = jax.devices()
+    if available[0].platform == "cpu" and shutil.which("nvidia-smi"):
         raise Trouble(
             "there is a GPU that JAX does not see: pip install -c constraints.txt -e "
             "'.[cuda13]', and look at nvidia-smi."
         )
-    return f"{len(found)} x {found[0].device_kind}"
+    return f"{len(available)} x {available[0].device_kind}"
 
 
 def check_attention(options: Options) -> str:
@@ -74,21 +75,21 @@ def check_attention(options: Options) -> str:
 
     tokens = jax.random.randint(jax.random.key(0), (4, 128), 0, 32)
 
-    def slope(kernel: str):
+    def slope(kernel: Literal["auto", "xla"]) -> tuple[str, np.ndarray]:
         shape = transformer.Shape(
             layers=1, width=128, heads=2, precision="bfloat16", attention=kernel
         )
         policy = transformer.policy(shape, 32)
         mean = lambda params: jnp.mean(policy.head(params, policy.trunk(params, tokens))[..., 0])
-        found = jax.tree.leaves(jax.jit(jax.grad(mean))(policy.init(jax.random.key(1))))
-        return shape.kernel, np.concatenate([np.ravel(x) for x in found])
+        gradient = jax.jit(jax.grad(mean))(policy.init(jax.random.key(1)))
+        return shape.kernel, np.concatenate([np.ravel(x) for x in jax.tree.leaves(gradient)])
 
     fix = "update the driver and '.[cuda13]', or train with --policy.attention xla."
     try:
-        (kernel, found), (_, wanted) = slope("auto"), slope("xla")
+        (kernel, gradient), (_, plain) = slope("auto"), slope("xla")
     except Exception as error:
         raise Trouble(f"fails ({type(error).__name__}): {fix}") from error
-    apart = float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+    apart = float(np.linalg.norm(gradient - plain) / np.linalg.norm(plain))
     if not apart < 0.05:
         raise Trouble(
             f"gradients by {kernel} are {apart:.0%} away from those of the plain formula: {fix}"
@@ -119,7 +120,7 @@ def check_slurm(options: Options) -> str:
     if shutil.which("sbatch") is None:
         return "not found; sweeps run here, with sweep run --local"
     try:
-        said = subprocess.run(
+        version = subprocess.run(
             ["sinfo", "--version"], capture_output=True, text=True, timeout=20, check=True
         ).stdout.strip()
         subprocess.run(
@@ -130,7 +131,7 @@ def check_slurm(options: Options) -> str:
             "sbatch is there and the controller does not answer: ask scontrol ping, or the "
             "site's staff."
         ) from error
-    return said
+    return version
 
 
 def check_training(options: Options) -> str:
@@ -140,18 +141,18 @@ def check_training(options: Options) -> str:
 
     from experiments.storage import checkpoints
 
-    ended = _ten_updates()
+    trained = _ten_updates()
     with tempfile.TemporaryDirectory(dir=_existing(options.out)) as folder:
-        checkpoints.save(Path(folder), 10, ended, {})
-        kept = checkpoints.restore(Path(folder), ended)
-    same = kept is not None and all(
-        map(np.array_equal, *(jax.tree.leaves(x.learner.params) for x in (kept[0], ended)))
+        checkpoints.save(Path(folder), 10, trained, {})
+        restored = checkpoints.restore(Path(folder), trained)
+    same = restored is not None and all(
+        map(np.array_equal, *(jax.tree.leaves(x.learner.params) for x in (restored[0], trained)))
     )
-    if not same or int(ended.learner.step[0]) != 10 or int(ended.log.broke[0]):
+    if not same or int(trained.learner.step[0]) != 10 or int(trained.log.broke[0]):
         raise Trouble(
             "ten updates do not come out as they should: run make test, and report what fails."
         )
-    loss = np.asarray(ended.log.sums / ended.log.used[:, None])[0, 0]
+    loss = np.asarray(trained.log.sums / trained.log.used[:, None])[0, 0]
     return f"ten updates, mean loss {loss:.3f}, saved and restored"
 
 

@@ -11,15 +11,33 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from experiments import cli
-from fdiv.types import UsageError
+from fdiv.types import Components, Method, Params, UsageError
+
+if TYPE_CHECKING:  # loaded once the command line has been answered
+    import jax
+
+    from experiments.assemble import Task
+    from experiments.config import Config
+    from experiments.devices import Layout
 
 REPETITIONS = 5
 SECONDS = 1.0  # of updates in one repetition
+
+
+class Setup(NamedTuple):
+    """What every timing starts from."""
+
+    config: Config
+    task: Task
+    components: Components
+    layout: Layout
+    keys: jax.Array  # [seeds]
+    start: Params  # of each seed
 
 
 class Timing(NamedTuple):
@@ -35,7 +53,7 @@ class Timing(NamedTuple):
         return self.tokens / float(np.median(self.update_seconds))
 
 
-def main(preset: str, config) -> int:
+def main(preset: str, config: Config) -> int:
     """Time every method of a config and print the table."""
     from experiments import config as configs
     from experiments import devices, validation
@@ -46,11 +64,11 @@ def main(preset: str, config) -> int:
     if config.output.out != default.output.out:
         raise UsageError("out", str(config.output.out), "speed writes nothing.", "Drop it.")
     layout = devices.lay_out(config.budget.seeds, config.devices)
-    setup = _setup(config, layout)
-    limit = _sampling(config, *setup)
+    setup = set_up(config, layout)
+    limit = _time_sampling(setup)
     timings = [
         limit,
-        *(_method(config, *setup, *named) for named in configs.resolve(config).items()),
+        *(time_method(setup, name, method) for name, method in configs.resolve(config).items()),
     ]
     titles = ["program", "compile s", "ms/update", "spread", "tokens/s", "of sampling"]
     caption = (
@@ -76,40 +94,31 @@ def _row(timing: Timing, limit: Timing) -> list[str]:
     ]
 
 
-def _setup(config, layout):
-    """Task, components, runs, keys and starting parameters, as a head-to-head makes them."""
+def set_up(config: Config, layout: Layout) -> Setup:
+    """As a head-to-head makes it, with nothing enumerated and an untrained teacher."""
     from experiments import assemble
     from experiments.config import replace
     from experiments.running import runs, teacher
 
     reading = assemble.data(config)
-    task = assemble.task(
-        replace(config, exact_limit=0), reading
-    )  # nothing here needs the strings enumerated
-    if reading is not None and config.benchmark.teacher_updates:
+    task = assemble.task(replace(config, exact_limit=0), reading)
+    if reading is not None:
         task = task._replace(mdp=task.mdp._replace(expert=teacher.untrained(config, task)))
     components = assemble.components(config, task)
     keys = assemble.seed_keys(config, config.budget.seeds)
-    return task, components, layout, keys, runs.starts(config, task, components, keys)
+    start = runs.starts(config, task, components, keys)
+    return Setup(config, task, components, layout, keys, start)
 
 
-def _method(
-    config,
-    task,
-    components,
-    layout,
-    keys,
-    start,
-    name,
-    method,
-    repetitions: int = REPETITIONS,
-) -> Timing:
+def time_method(setup: Setup, name: str, method: Method, repetitions: int = REPETITIONS) -> Timing:
+    """A method's update, compiled and timed."""
     import jax.numpy as jnp
 
     from experiments import assemble
     from experiments.running import runs, train
     from experiments.running.runs import Runs
 
+    config, task, components, layout, keys, start = setup
     objective = assemble.build(config, method, components)
     rates = jnp.full(config.budget.seeds, method.learning_rate or config.optimiser.learning_rate)
     rows = runs.fixed_rows(config.budget, task.mdp, keys, method.reads)
@@ -125,9 +134,12 @@ def _method(
     return _time(name, compiled.compile_seconds, run, training.train_state, repetitions)
 
 
-def _sampling(config, task, components, layout, keys, start) -> Timing:
+def _time_sampling(setup: Setup) -> Timing:
+    """Drawing as many strings, and learning nothing from them."""
     import jax
     import jax.numpy as jnp
+
+    config, task, components, layout, keys, start = setup
 
     def advance(train_state, count):
         key, params = train_state
@@ -137,9 +149,8 @@ def _sampling(config, task, components, layout, keys, start) -> Timing:
             strings, log_q = components.rollout(
                 jax.random.fold_in(key, 2 * i + 1), components.policy, params, prompts
             )
-            return sums[0] + strings.mask.sum(), sums[
-                1
-            ] + log_q.sum()  # both asked for, so both are computed
+            # both sums are asked for, so both are computed
+            return sums[0] + strings.mask.sum(), sums[1] + log_q.sum()
 
         tokens, log_q = jax.lax.fori_loop(0, count, one, (jnp.int32(0), jnp.float32(0)))
         return (jax.random.fold_in(key, 0), params), (tokens, log_q)
@@ -173,12 +184,12 @@ def _time(
 
     train_state, _, _ = timed(train_state, 1)
     train_state, pace, _ = timed(train_state, 3)
-    count, found, per = max(1, round(SECONDS / pace)), [], []
+    count, times, each = max(1, round(SECONDS / pace)), [], []
     for _ in range(repetitions):
         train_state, seconds, tokens = timed(train_state, count)
-        found.append(seconds)
-        per.append(tokens)
-    return Timing(name, compile_seconds, found, float(np.mean(per)))
+        times.append(seconds)
+        each.append(tokens)
+    return Timing(name, compile_seconds, times, float(np.mean(each)))
 
 
 if __name__ == "__main__":

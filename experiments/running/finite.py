@@ -53,10 +53,12 @@ def watched(old: LearnerState, new: LearnerState, metrics: Mapping[str, Array]) 
     after = lambda a, b: [
         jnp.all(jnp.isfinite(y) | ~jnp.isfinite(x)) for x, y in zip(_floats(a), _floats(b))
     ]
-    found = {name: jnp.all(jnp.isfinite(x)) for name, x in metrics.items() if name not in MEANS}
-    found["auxiliary state"] = _all(after(old.aux, new.aux))
-    found |= {name: jnp.isfinite(metrics[name]) for name in MEANS}
-    return found | {
+    own = {name: jnp.all(jnp.isfinite(x)) for name, x in metrics.items() if name not in MEANS}
+    means = {name: jnp.isfinite(metrics[name]) for name in MEANS}
+    return {
+        **own,
+        "auxiliary state": _all(after(old.aux, new.aux)),
+        **means,
         "optimiser state": _all(after(old.opt, new.opt)),
         "parameters": _all(after(old.params, new.params)),
     }
@@ -64,19 +66,18 @@ def watched(old: LearnerState, new: LearnerState, metrics: Mapping[str, Array]) 
 
 def record(
     log: Log, old: LearnerState, new: LearnerState, metrics: Mapping[str, Array], skip: bool
-):
+) -> tuple[LearnerState, Log, tuple[str, ...]]:
     """(state to go on with, log, names of what was watched). With `skip` an update that is not
     finite changes nothing."""
     finite = watched(old, new, metrics)
     stands = jnp.stack(list(finite.values()))
-    good = jnp.all(
-        stands[-5:]
-    )  # what follows the metrics: one of those may be infinite while the update is sound
+    # what follows the metrics: one of those may be infinite while the update is sound
+    good = jnp.all(stands[-5:])
     first = ~good & (log.broke == 0)
-    kept = jnp.stack([metrics[name].astype(jnp.float32) for name in MEANS])
+    means = jnp.stack([metrics[name].astype(jnp.float32) for name in MEANS])
     counts = good if skip else jnp.bool_(True)
     log = Log(
-        log.sums + jnp.where(counts, kept, 0.0),
+        log.sums + jnp.where(counts, means, 0.0),
         log.used + counts,
         log.tokens + metrics["tokens"].astype(jnp.uint32),
         log.skipped + (~counts).astype(jnp.int32),

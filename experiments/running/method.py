@@ -98,8 +98,8 @@ def _train(
         recorder.progress(Report(name, update, compiled.updates, seconds, tokens, measured))
         if measured:
             warm = update > method.warmup
-            found = alarms(measured, context.expert, method.kind, warm=warm)
-            raised = [alarm.message for alarm in found]
+            alarms_now = alarms(measured, context.expert, method.kind, warm=warm)
+            raised = [alarm.message for alarm in alarms_now]
             log = compiled.layout.host(progress.train_state.log)
             if config.saving.not_finite == "stop" and np.all(log.broke):
                 break

@@ -11,13 +11,12 @@ import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from experiments.assemble import Task
-from experiments.config import replace
+from experiments.config import Config, replace
 from experiments.data.files import Reading
 from experiments.devices import cache_folder, processes
 from experiments.devices.seeds import SeedLayout
@@ -38,7 +37,7 @@ VERSION = 4  # raise it when a change of code changes what is trained
 
 
 def get(
-    config: Any,
+    config: Config,
     reading: Reading,
     task: Task,
     say: Callable[[str], None],
@@ -49,17 +48,18 @@ def get(
 
     Raises `Interrupted` where it is stopped, saved on the way to `saves`.
     """
-    if not config.benchmark.teacher_updates:
+    text = config.benchmark
+    if not isinstance(text, Text) or not text.teacher_updates:
         return None
-    policy = _policy(config.benchmark, task)
-    own = _own_config(config)
+    policy = _policy(text, task)
+    own = _own_config(config, text)
     keys = jax.random.split(jax.random.key(config.budget.seed + 7), 1)
     components = Components(policy, task.mdp, sampler(task.mdp.horizon, task.mdp.eos))
     layout = SeedLayout(1, jax.local_devices()[:1])
     objective = max_likelihood(policy, task.mdp.vocab)
     own_run = Runs(keys, runs.starts(own, task, components, keys), jnp.full(1, LEARNING_RATE))
 
-    folder = _folder(config, reading, own)
+    folder = _folder(config, text, reading, own)
     cached = checkpoints.restore(folder, begin(own, objective, own_run))
     # several processes train it in step, each for itself
     lacking = processes.any_of(cached is None or cached[1]["update"] != own.budget.updates)
@@ -83,12 +83,8 @@ def get(
                 f"{loss:.3f} nats per byte, {progress.seconds:.0f} s."
             )
     if jax.process_index() == 0:  # which alone writes saves
-        _keep(
-            folder,
-            own.budget.updates,
-            progress.train_state,
-            {"update": own.budget.updates, "loss": loss},
-        )
+        about: checkpoints.About = {"update": own.budget.updates, "loss": loss}
+        _keep(folder, own.budget.updates, progress.train_state, about)
     return Model(policy, _only(progress.train_state.learner.params))
 
 
@@ -97,7 +93,7 @@ def _only(params: Params) -> Params:
     return jax.tree.map(lambda x: x[0], params)
 
 
-def _keep(folder: Path, updates: int, train_state: TrainState, about: dict[str, Any]) -> None:
+def _keep(folder: Path, updates: int, train_state: TrainState, about: checkpoints.About) -> None:
     """Whole or not at all: other runs may train the same teacher at this moment, and one of them is
     enough."""
     draft = folder.with_name(f"draft-{folder.name}-{platform.node()}-{os.getpid()}")
@@ -109,9 +105,12 @@ def _keep(folder: Path, updates: int, train_state: TrainState, about: dict[str, 
         shutil.rmtree(draft)
 
 
-def untrained(config: Any, task: Task) -> Model:
-    """The teacher before its first update."""
-    policy = _policy(config.benchmark, task)
+def untrained(config: Config, task: Task) -> Model | None:
+    """The teacher before its first update; None where there is to be none."""
+    text = config.benchmark
+    if not isinstance(text, Text) or not text.teacher_updates:
+        return None
+    policy = _policy(text, task)
     return Model(policy, policy.init(jax.random.key(config.budget.seed)))
 
 
@@ -122,11 +121,11 @@ def _policy(benchmark: Text, task: Task) -> Policy:
     return architecture.policy(task.mdp.vocab, task.length)
 
 
-def _own_config(config: Any) -> Any:
+def _own_config(config: Config, text: Text) -> Config:
     """The teacher's training: the run's config with a length and an optimiser of its own."""
     return replace(
         config,
-        updates=config.benchmark.teacher_updates,
+        updates=text.teacher_updates,
         batch_size=32,
         demos=0,
         epochs=1,
@@ -136,10 +135,8 @@ def _own_config(config: Any) -> Any:
     )
 
 
-def _folder(config: Any, reading: Reading, own: Any) -> Path:
-    benchmark = {
-        k: v for k, v in dataclasses.asdict(config.benchmark).items() if k not in ("path",)
-    }
+def _folder(config: Config, text: Text, reading: Reading, own: Config) -> Path:
+    benchmark = {name: x for name, x in dataclasses.asdict(text).items() if name != "path"}
     key = {
         "benchmark": benchmark,
         "rows": reading.digest(),

@@ -44,23 +44,23 @@ def file_name(method: str) -> str:
 def unusable(folder: Path, error: OSError) -> UsageError:
     """What is the matter with a folder in which something could not be read or written, and what to
     do about it."""
-    problem = {
+    causes = {
         "is on a full disk": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
         "cannot be written": (errno.EROFS, errno.EACCES, errno.EPERM),
     }
-    said = next(
-        (text for text, numbers in problem.items() if error.errno in numbers),
+    problem = next(
+        (text for text, numbers in causes.items() if error.errno in numbers),
         f"cannot be used: {error}",
     )
     fix = {"is on a full disk": "Free some space", "cannot be written": "Make it writable"}.get(
-        said, "See to it"
+        problem, "See to it"
     )
     if not Path(folder).exists():
-        said, fix = "has gone", "Bring it back (is its file system mounted?)"
+        problem, fix = "has gone", "Bring it back (is its file system mounted?)"
     return UsageError(
         "out",
         str(folder),
-        f"{said}.",
+        f"{problem}.",
         f"{fix}; what was saved is whole, and the same command goes on from it.",
     )
 
@@ -83,8 +83,8 @@ class RunFolder:
                 "is a file.",
                 "Give a folder, new or of an earlier run of this config.",
             )
-        held = self.path / "config.json"
-        if not held.exists():
+        config = self.path / "config.json"
+        if not config.exists():
             if any(self.path.iterdir()):
                 raise UsageError(
                     "out",
@@ -94,7 +94,7 @@ class RunFolder:
                 )
             return
         try:
-            other = json.loads(held.read_text())["config"]
+            other = json.loads(config.read_text())["config"]
         except (ValueError, KeyError) as error:
             raise UsageError(
                 "out",
@@ -164,13 +164,13 @@ class RunFolder:
     def drop_lines(self, name: str, method: str, after: int = -1) -> None:
         """Take out a method's lines past an update, so that a run that goes on holds no step
         twice."""
-        kept = [
+        lines = [
             line
             for line in self.lines(name)
             if line.get("method") != method or line.get("update", 0) <= after
         ]
         draft = self.path / f".{name}.draft"
-        draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        draft.write_text("".join(json.dumps(line) + "\n" for line in lines))
         os.replace(draft, self.path / name)
 
 

@@ -40,10 +40,10 @@ def _pace(config: Any, name: str) -> tuple[float, float]:
     from fdiv import objectives
 
     devices.use_compile_cache(config.output.cache)
-    setup = speed._setup(config, devices.lay_out(config.budget.seeds, config.devices))
+    setup = speed.set_up(config, devices.lay_out(config.budget.seeds, config.devices))
     name = objectives.canonical(name)
     method = configs.resolve(config)[name]
-    timing = speed._method(config, *setup, name, method, repetitions=1)
+    timing = speed.time_method(setup, name, method, repetitions=1)
     return timing.compile_seconds, timing.update_seconds[0] / (
         config.budget.seeds * config.budget.batch_size
     )
