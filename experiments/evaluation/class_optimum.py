@@ -1,4 +1,4 @@
-"""The best that the policy class can do, for each divergence at each level, found once and kept."""
+"""The best that the policy class can do: one search for each divergence and level, remembered."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class ClassOptima:
         return initial + self._ends(initial[0])
 
     def _ends(self, like: Params) -> list[Params]:
-        """Optima found so far: where random starts miss a basin, another divergence's end may lie
+        """Optima met so far: where random starts miss a basin, another divergence's end may lie
         in it."""
         structure = jax.tree.structure(like)
         return [

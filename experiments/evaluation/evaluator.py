@@ -85,7 +85,9 @@ class Evaluator:
         """`extra` are divergences to measure beside the standard ones; `params` is an example, laid
         out by `layout`."""
         self.layout, self.exact = layout, task.space is not None
-        self.family = [divergences.parse(name) for name in dict.fromkeys([*divergences.logged(), *extra])]
+        self.family = [
+            divergences.parse(name) for name in dict.fromkeys([*divergences.logged(), *extra])
+        ]
         self._task, self._components = task, components
         self._key = jax.random.fold_in(jax.random.key(seed), SALT)
         self._held_out = self._draw(evaluation.samples)

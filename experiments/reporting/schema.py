@@ -206,7 +206,7 @@ def _run(data: Json) -> RunResult:
     return RunResult(**plain, **rows, kind=kind, frontier=points, methods=methods)
 
 
-def _kind_of_version_1(methods: Mapping[str, MethodResult], rows: Mapping[str, Any]) -> Kind:
+def _kind_of_version_1(methods: Mapping[str, MethodResult], rows: Mapping[str, Json]) -> Kind:
     """Version 1 did not say it."""
     if any("regret" in m.metrics for m in methods.values()):
         return "return"

@@ -22,9 +22,9 @@ from fdiv.benchmarks.text import Row
 
 NETWORK = (
     "--policy.width 8 --policy.layers 1 --policy.heads 1 --policy.kv-heads 1 --samples 8 "
-    "--temperatures 1.0 --warm-start 2"
+    "--warm-start 2"
 )
-BUDGET = "--seeds 1 --updates 4 --batch-size 8 --evaluations 1 --optimum-starts 1"
+BUDGET = "--seeds 1 --updates 4 --batch-size 8 --evaluations 1 --temperatures 1.0"
 
 
 class Kind(NamedTuple):
@@ -40,7 +40,8 @@ class Kind(NamedTuple):
 
 KINDS = {
     "exact": Kind(
-        "two-template --benchmark.vocab 2 --benchmark.horizon 3 --methods sft gail",
+        "two-template --policy.name full --benchmark.vocab 2 --benchmark.horizon 3 "
+        "--methods sft gail",
         ("JS", "entropy", "grad norm"),
         (
             *("gap to class optimum", "forward KL", "reverse KL", "JS", "TV", "valid", "mode B"),
