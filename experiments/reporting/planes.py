@@ -35,9 +35,13 @@ def picture(plane: Plane, result: RunResult, folder: Path) -> str:
     methods = {n: m for n, m in result.methods.items() if {x, y} <= set(m.metrics)}
     stars = _distinct([(n, r) for n, r in result.class_optimum.items() if {x, y} <= set(r)], x, y)
     marked = _landmarks(plane, board, result, x, y)
+    ends = [
+        [(m.metrics[x].ci95[i], m.metrics[y].ci95[i]) for i in (0, 1)] for m in methods.values()
+    ]
     points = [(m.metrics[x].iqm, m.metrics[y].iqm) for m in methods.values()]
-    points += [place for name, place in marked if name == "start"]
-    inside = _frame(axis, points, [(row[x], row[y]) for _, row in stars], plane.log)
+    fixed = [(row[x], row[y]) for _, row in stars]
+    fixed += [place for name, place in marked if name == "start"]
+    inside = _frame(axis, points + fixed, ends + [[place, place] for place in fixed], plane.log)
     rows = [
         *_temperature_curve(axis, result.temperatures, x, y),
         *_optima(axis, stars, x, y),
@@ -50,7 +54,7 @@ def picture(plane: Plane, result: RunResult, folder: Path) -> str:
         rows.append({"what": name, x: place[0], y: place[1]})
     axis.set_xlabel(board.metric(x).label)
     axis.set_ylabel(board.metric(y).label)
-    style.legend(figure, result.methods, [name for name, _ in stars])
+    style.legend(figure, methods, [name for name, _ in stars])
     return style.save(figure, folder, plane.file, rows)
 
 
@@ -73,18 +77,26 @@ def _landmarks(
     return marked
 
 
-def _frame(axis: Axes, points: Sequence[Place], stars: Sequence[Place], log: bool) -> Inside:
-    """Limits that hold the stars and all points not far off; answers whether a point is inside."""
+def _frame(
+    axis: Axes, points: Sequence[Place], ends: Sequence[Sequence[Place]], log: bool
+) -> Inside:
+    """Limits that hold all points not far off, and their intervals unless these are far longer than
+    the points are apart; answers whether a point is inside."""
+    scaled = lambda values: np.log(np.maximum(values, 1e-6)) if log else np.asarray(values)
+    places, corners = scaled(np.array(points)), scaled(np.array(ends))  # [n, 2], [n, 2, 2]
     limits = []
-    for k, values in enumerate(zip(*points, *stars)):
-        values = np.array(values, float)
-        scale = np.log(np.maximum(values, 1e-6)) if log else values
-        middle, spread = np.median(scale), np.median(np.abs(scale - np.median(scale)))
-        near = scale[np.abs(scale - middle) <= max(8 * spread, 1.0)]
-        room = 0.15 * max(np.ptp(near), 0.2 if log else 0.02)
-        low, high = near.min() - room, near.max() + room
+    for k, side in enumerate((axis.set_xlim, axis.set_ylim)):
+        values = places[:, k]
+        middle, spread = np.median(values), np.median(np.abs(values - np.median(values)))
+        near = np.abs(values - middle) <= max(8 * spread, 1.0)
+        low, high = values[near].min(), values[near].max()
+        most = max(high - low, 0.7 if log else 0.1)
+        low = min(low, max(corners[near, :, k].min(), low - most))
+        high = max(high, min(corners[near, :, k].max(), high + most))
+        room = 0.15 * max(high - low, 0.2 if log else 0.02)
+        low, high = low - room, high + room
         limits.append((np.exp(low), np.exp(high)) if log else (low, high))
-        (axis.set_xlim if k == 0 else axis.set_ylim)(*limits[-1])
+        side(*limits[-1])
     return lambda u, v: limits[0][0] <= u <= limits[0][1] and limits[1][0] <= v <= limits[1][1]
 
 
