@@ -24,7 +24,7 @@ NETWORK = (
     "--policy.width 8 --policy.layers 1 --policy.heads 1 --policy.kv-heads 1 --samples 8 "
     "--warm-start 2"
 )
-BUDGET = "--seeds 1 --updates 4 --batch-size 8 --evaluations 1 --temperatures 1.0"
+BUDGET = "--seeds 1 --updates 4 --batch-size 8 --evaluations 1"
 
 
 class Kind(NamedTuple):
@@ -41,7 +41,7 @@ class Kind(NamedTuple):
 KINDS = {
     "exact": Kind(
         "two-template --policy.name full --benchmark.vocab 2 --benchmark.horizon 3 "
-        "--methods sft gail",
+        "--methods sft gail --temperatures 1.0",
         ("JS", "entropy", "grad norm"),
         (
             *("gap to class optimum", "forward KL", "reverse KL", "JS", "TV", "valid", "mode B"),
@@ -52,7 +52,8 @@ KINDS = {
         ("optimum of the regularised return", "estimated"),
     ),
     "return": Kind(
-        "rlhf --benchmark.base.vocab 2 --benchmark.base.horizon 3 --methods sft rloo",
+        "rlhf --benchmark.base.vocab 2 --benchmark.base.horizon 3 "
+        "--methods sft rloo --temperatures 1.0",
         ("reward", "KL", "entropy", "grad norm"),
         (
             *("gap to class optimum", "reward", "KL to reference", "TV", "forward KL"),
@@ -68,7 +69,7 @@ KINDS = {
         ("Colour is the divergence minimised", "dashed ones learn a discriminator", "spent"),
     ),
     "verified": Kind(
-        f"arithmetic --benchmark.terms 2 --benchmark.largest 3 --methods sft rloo {NETWORK}",
+        f"arithmetic --benchmark.terms 2 --benchmark.largest 3 --methods rloo {NETWORK}",
         ("greedy", "accuracy", "entropy", "grad norm"),
         (
             *("greedy accuracy", "accuracy", "pass@8", "right answer", "distinct ways"),
@@ -80,7 +81,7 @@ KINDS = {
     ),
     "sampled": Kind(
         "text --benchmark.path {rows} --benchmark.prompt-length 4 --benchmark.horizon 4 "
-        f"--benchmark.teacher-updates 0 --methods sft dpo {NETWORK}",
+        f"--benchmark.teacher-updates 0 --methods dpo {NETWORK}",
         ("NLL/tok", "pairs", "entropy", "grad norm"),
         (
             *("validation NLL / token", "pairs in order", "margin of the pairs", "entropy"),
