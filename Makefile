@@ -10,7 +10,7 @@ compare: $(READY)
 	$(BIN)/python -m experiments.compare two-template
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --durations=15
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=15
 
 # a SLURM of its own comes up for it (root, once, for the packages); 3 says that this machine cannot host one
 test-slurm: $(READY)

@@ -23,7 +23,7 @@ from fdiv.benchmarks import Arithmetic, sums
 from fdiv.benchmarks.arithmetic import held_out
 from fdiv.policies import transformer
 from fdiv.rollout import greedy, sampler
-from fdiv.types import PAD, Components, Sequences, UsageError
+from fdiv.types import PAD, Components, Sequences, TokenMDP, UsageError
 
 KINDS = [(2, 9, True), (3, 120, False), (4, 9, True)]  # terms, largest, direct
 STEP = re.compile(r"(0|[1-9]\d*)\+(0|[1-9]\d*)=(0|[1-9]\d*)")
@@ -55,6 +55,18 @@ def is_right(numbers: list[int], text: str, direct: bool) -> bool:
 
 def ends_right(numbers: list[int], text: str) -> bool:
     return text.rpartition("=")[2] == str(sum(numbers))
+
+
+def built(**fields) -> TokenMDP:
+    """The task, each of its functions one compiled program, not an operation at a time."""
+    mdp = Arithmetic(**fields).build()
+    rows = ("prompts", "demos", "held_out")
+    return mdp._replace(
+        solutions=jax.jit(mdp.solutions),
+        score=jax.jit(mdp.score),
+        statistics={name: jax.jit(of) for name, of in mdp.statistics.items()},
+        **{name: jax.jit(getattr(mdp, name), static_argnums=1) for name in rows},
+    )
 
 
 def some_way(numbers: list[int], draw: random.Random, direct: bool) -> str:
@@ -121,7 +133,7 @@ def test_the_verifier_agrees_with_plain_python(terms, largest, direct):
     """On right, nearly right, foreign, cut, endless, empty and random texts, wherever the padding
     is."""
     draw = random.Random(terms * largest)
-    mdp = Arithmetic(terms=terms, largest=largest, direct=direct).build()
+    mdp = built(terms=terms, largest=largest, direct=direct)
     rows = []
     for i in range(1500):
         numbers = [
@@ -143,16 +155,16 @@ def test_the_verifier_agrees_with_plain_python(terms, largest, direct):
     assert 300 < sum(wanted) < sum(answer) < 1300
     for shift in (False, True):
         x = encoded(rows, mdp.horizon, largest, shift)
-        which = np.asarray(jax.jit(mdp.solutions)(x))
+        which = np.asarray(mdp.solutions(x))
         np.testing.assert_array_equal(which >= 0, wanted)
-        np.testing.assert_array_equal(np.asarray(jax.jit(mdp.statistics["answer"])(x)) > 0, answer)
+        np.testing.assert_array_equal(np.asarray(mdp.statistics["answer"](x)) > 0, answer)
     np.testing.assert_array_equal(mdp.score(x), np.array(wanted, np.float32))
     halves = jax.tree.map(lambda a: a.reshape(2, -1, *a.shape[1:]), x)
-    np.testing.assert_array_equal(jax.vmap(mdp.solutions)(halves).reshape(-1), which)
+    np.testing.assert_array_equal(jax.jit(jax.vmap(mdp.solutions))(halves).reshape(-1), which)
 
 
 def test_nothing_written_is_wrong():
-    mdp = Arithmetic().build()
+    mdp = built()
     x = encoded(
         [([1, 2, 3], "", False), ([1, 2, 3], "", True), ([0, 0, 0], "", True)], mdp.horizon, 19
     )
@@ -161,7 +173,7 @@ def test_nothing_written_is_wrong():
 
 
 def test_answers_by_hand():
-    mdp = Arithmetic(largest=25).build()
+    mdp = built(largest=25)
     cases = {
         "50": 0,
         "17+25=42,42+8=50": 1,
@@ -188,13 +200,14 @@ def test_answers_by_hand():
 def test_how_many_ways_there_are(terms, count):
     assert count == math.factorial(terms) * math.factorial(terms - 1) // 2 ** (terms - 1)
     assert len(sums.Sums.of(terms, 9, True).equations) == count
-    mdp, draw = Arithmetic(terms=terms, largest=9).build(), random.Random(0)
+    mdp, draw = built(terms=terms, largest=9), random.Random(0)
     for numbers in ([1, 2, 4, 8][:terms], [5] * terms, [0] * terms):
         found = sorted({some_way(numbers, draw, True) for _ in range(2000)})
+        padded = found + found[:1] * (count + 1 - len(found))  # one shape, so one program
         which = list(
             map(
                 int,
-                mdp.solutions(encoded([(numbers, text, True) for text in found], mdp.horizon, 9)),
+                mdp.solutions(encoded([(numbers, text, True) for text in padded], mdp.horizon, 9)),
             )
         )
         assert len(set(which)) == len(found)  # each text is a way of its own
@@ -207,11 +220,11 @@ def test_how_many_ways_there_are(terms, count):
 
 @pytest.mark.parametrize(("terms", "largest", "direct"), KINDS)
 def test_every_demonstration_is_right_and_every_way_is_shown(terms, largest, direct):
-    task = Arithmetic(terms=terms, largest=largest, direct=direct)
-    mdp = task.build()
+    fields = {"terms": terms, "largest": largest, "direct": direct}
+    task, mdp = Arithmetic(**fields), built(**fields)
     n = 600
     for rows in (
-        jax.jit(mdp.demos, static_argnums=1)(jax.random.key(0), n),
+        mdp.demos(jax.random.key(0), n),
         mdp.held_out(jax.random.key(1), n),
     ):
         assert float(mdp.score(rows).min()) == 1
@@ -230,12 +243,12 @@ def test_every_demonstration_is_right_and_every_way_is_shown(terms, largest, dir
 
 
 def test_held_out_sums_are_never_trained_on_in_any_order():
-    task = Arithmetic(terms=3, largest=9, validation=0.3)
-    mdp = task.build()
+    fields = {"terms": 3, "largest": 9, "validation": 0.3}
+    task, mdp = Arithmetic(**fields), built(**fields)
     seen = lambda draw: {
         tuple(sorted(numbers)) for numbers, _ in texts(task, draw(jax.random.key(0), 4000))
     }
-    train, asked, held = seen(mdp.demos), seen(lambda k, n: mdp.prompts(k, n)), seen(mdp.held_out)
+    train, asked, held = seen(mdp.demos), seen(mdp.prompts), seen(mdp.held_out)
     assert not held & (train | asked)
     assert len(held | train) == math.comb(12, 3)  # every sum is on one side, whatever its order
 
@@ -251,7 +264,10 @@ def test_the_split_takes_its_share_and_each_side_is_uniform():
         np.testing.assert_array_equal(side, held_out(every[:, ::-1], share))
     task = Arithmetic(terms=2, largest=4, validation=0.4)
     pairs = [
-        tuple(numbers) for numbers, _ in texts(task, task.build().demos(jax.random.key(1), 8000))
+        tuple(numbers)
+        for numbers, _ in texts(
+            task, built(terms=2, largest=4, validation=0.4).demos(jax.random.key(1), 8000)
+        )
     ]
     counts = np.unique(np.array([10 * a + b for a, b in pairs]), return_counts=True)[1]
     assert 5 < len(counts) < 25
@@ -349,7 +365,7 @@ def test_the_entropy_of_ways_has_the_bias_it_says(tries):
 def test_verified_metrics_of_answers_that_are_known():
     """Each prompt's tries take the ways in turn, every fifth one wrong; greedy answers are right
     for every other prompt."""
-    mdp = Arithmetic(terms=3, largest=15).build()
+    mdp = built(terms=3, largest=15)
     kind = sums.Sums.of(3, 15, True)
 
     def answers(pattern):
@@ -369,9 +385,9 @@ def test_verified_metrics_of_answers_that_are_known():
     )
     tries = [0, 1, 2, 3, -1, 0, 1, 2] + [-1] * 7 + [0]  # the same 16 for each prompt
     components = Components(None, mdp, answers(tries))
-    found = verified.verified_metrics(
-        components, answers([0, -1]), jax.random.key(0), None, prompts
-    )
+    found = jax.jit(
+        lambda key: verified.verified_metrics(components, answers([0, -1]), key, None, prompts)
+    )(jax.random.key(0))
     assert float(found["greedy_accuracy"]) == 0.5
     assert float(found["accuracy"]) == 8 / 16
     assert float(found["pass_8"]) == pytest.approx(1 - 1 / math.comb(16, 8), abs=1e-6)
@@ -385,7 +401,7 @@ def test_verified_metrics_of_answers_that_are_known():
 def test_greedy_is_the_path_of_likeliest_tokens():
     """In one pass over the whole string, every action is the likeliest after its prefix; the key
     changes nothing."""
-    mdp = Arithmetic(terms=2, largest=99).build()
+    mdp = built(terms=2, largest=99)
     policy = transformer.policy(
         transformer.Shape(layers=1, width=16, heads=2, kv_heads=1), mdp.vocab
     )
