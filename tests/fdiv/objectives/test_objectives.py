@@ -466,15 +466,15 @@ def test_a_minibatch_step_is_as_long_as_a_whole_one():
     np.testing.assert_allclose(moved[1], 4 * moved[0], rtol=2e-2, atol=1e-6)
 
 
-def test_a_reward_of_nothing_is_neutral_to_length():
+@pytest.mark.parametrize("spec", SMOOTH)
+def test_a_reward_of_nothing_is_neutral_to_length(spec):
     """Trap: the sign of the reward rewards length. A discriminator that knows nothing (D = 1/2)
     moves no policy."""
     _, components, params, _, demos = built("gail", exactly=True)
-    for spec in SMOOTH:
-        for level in LEVELS:
-            method = Adversarial(spec, level=level, warmup=0, discriminator_learning_rate=1e-30)
-            objective = method.build(components)
-            assert float(jnp.abs(exact_gradient(objective, params, demos)).max()) < 1e-6
+    for level in LEVELS:
+        method = Adversarial(spec, level=level, warmup=0, discriminator_learning_rate=1e-30)
+        objective = method.build(components)
+        assert float(jnp.abs(exact_gradient(objective, params, demos)).max()) < 1e-6
 
 
 def test_the_discriminator_that_judges_is_the_newest():
@@ -490,25 +490,24 @@ def test_the_discriminator_that_judges_is_the_newest():
     assert float(jnp.abs(after.discriminator[0]).max()) > 0
 
 
-def test_labels_are_not_swapped():
+@pytest.mark.parametrize("level", LEVELS)
+def test_labels_are_not_swapped(level):
     """Trap: labels swapped. Trained on expert against policy, the logit is higher on the expert's
     strings, held out too."""
-    for level in LEVELS:
-        _, components, params, objective, _ = built(
-            "gail", level=level, discriminator_steps=100, discriminator_learning_rate=0.1
-        )
-        aux = objective.init(jax.random.key(0), params)
-        learn = jax.jit(
-            lambda key, aux, demos, run=objective.prepare, params=params: run(
-                key, params, aux, demos
-            )
-        )
-        for i in range(5):
-            aux, _, health = learn(
-                jax.random.key(i), aux, components.mdp.demos(jax.random.key(50 + i), 256)
-            )
-        assert float(health["d_accuracy"]) > 0.55, level
-        assert float(health["d_calibration"]) < 0.25
+    _, components, params, objective, _ = built(
+        "gail", level=level, discriminator_steps=100, discriminator_learning_rate=0.1
+    )
+    aux = objective.init(jax.random.key(0), params)
+
+    @jax.jit
+    def learn(i, aux):
+        demos = components.mdp.demos(jax.random.key(50 + i), 256)
+        return objective.prepare(jax.random.key(i), params, aux, demos)
+
+    for i in range(5):
+        aux, _, health = learn(i, aux)
+    assert float(health["d_accuracy"]) > 0.55
+    assert float(health["d_calibration"]) < 0.25
 
 
 def test_warm_up_leaves_the_policy_alone():
@@ -525,18 +524,19 @@ def test_warm_up_leaves_the_policy_alone():
     assert moved[0] == moved[1] == 0 < moved[2]
 
 
-def test_gradient_penalty_keeps_the_score_smooth():
+@pytest.mark.parametrize("level", LEVELS)
+def test_gradient_penalty_keeps_the_score_smooth(level):
     sizes = []
     for penalty in (0.0, 10.0):
-        for level in LEVELS:
-            _, components, params, objective, _ = built(
-                "gail", level=level, gradient_penalty=penalty, discriminator_steps=50
-            )
-            aux = objective.init(jax.random.key(0), params)
-            demos = components.mdp.demos(jax.random.key(2), 128)
-            aux = jax.jit(objective.prepare)(jax.random.key(1), params, aux, demos)[0]
-            sizes.append(float(jnp.abs(aux.discriminator[0]).mean()))
-    assert all(smooth < 0.7 * rough for rough, smooth in zip(sizes[:3], sizes[3:]))
+        _, components, params, objective, _ = built(
+            "gail", level=level, gradient_penalty=penalty, discriminator_steps=50
+        )
+        aux = objective.init(jax.random.key(0), params)
+        demos = components.mdp.demos(jax.random.key(2), 128)
+        aux = jax.jit(objective.prepare)(jax.random.key(1), params, aux, demos)[0]
+        sizes.append(float(jnp.abs(aux.discriminator[0]).mean()))
+    rough, smooth = sizes
+    assert smooth < 0.7 * rough
 
 
 @pytest.mark.parametrize(
@@ -582,8 +582,9 @@ def test_methods_without_a_known_expert():
         method.build(blind)
 
 
-def test_prompts_are_answered_and_not_learned():
-    """With ragged prompts in front, gradients come from the answers alone, whatever the method."""
+@functools.cache
+def prompted():
+    """(longest answer, components, params, demonstrations, pairs) with ragged prompts in front."""
     space, components, params, _ = task_of("ending", exactly=False)
     width = 2
     automaton = tabular.markov(space.vocab, space.horizon + width, 1)
@@ -602,15 +603,20 @@ def test_prompts_are_answered_and_not_learned():
         expert=expert, held_out=lambda key, n: demos, score=tk.lengths, held_out_pairs=pairs
     )
     mdp = mdp._replace(regulariser=Regulariser("reverse_kl", 0.5))  # from the policy as it starts
-    for name in NAMES:
-        method = objectives.resolve(
-            "fdpg:reverse_kl" if name.startswith("fdpg") else name
-        )  # other f have no prompts
-        if method.warmup:
-            method = dataclasses.replace(method, warmup=0)
-        objective = method.build(Components(policy, mdp, components.rollout, *nets))
-        made = learner(objective, optax.sgd(1.0))
-        batch = demos if method.reads == "demos" else pairs(None, 16)
-        state, metrics = jax.jit(made.update)(made.init(jax.random.key(0), params), batch)
-        assert np.isfinite(np.asarray(state.params)).all()
-        assert 0 < float(metrics["tokens"]) <= 2 * 16 * space.horizon
+    components = Components(policy, mdp, components.rollout, *nets)
+    return space.horizon, components, params, demos, pairs(None, 16)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prompts_are_answered_and_not_learned(name):
+    """With ragged prompts in front, gradients come from the answers alone, whatever the method."""
+    horizon, components, params, demos, pairs = prompted()
+    # the other f of fdpg have no prompts
+    method = objectives.resolve("fdpg:reverse_kl" if name.startswith("fdpg") else name)
+    if method.warmup:
+        method = dataclasses.replace(method, warmup=0)
+    made = learner(method.build(components), optax.sgd(1.0))
+    batch = demos if method.reads == "demos" else pairs
+    state, metrics = jax.jit(made.update)(made.init(jax.random.key(0), params), batch)
+    assert np.isfinite(np.asarray(state.params)).all()
+    assert 0 < float(metrics["tokens"]) <= 2 * 16 * horizon
