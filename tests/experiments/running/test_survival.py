@@ -196,6 +196,7 @@ def test_a_stop_while_the_best_of_the_class_is_searched(tmp_path, monkeypatch, c
         "1.0",
         "--samples",
         "16",
+        *("--updates", "12", "--evaluations", "2", "--report", "False"),
     ]
     command = lambda name: cli.run(
         compare.main, "experiments.compare", [*few, "--out", str(tmp_path / name)]
