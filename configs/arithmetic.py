@@ -22,7 +22,7 @@ of updates where reverse_kl's stays below 10, and only --max-grad-norm holds it.
 
 from pathlib import Path
 
-from experiments.config import GROUPS, make_config
+from experiments.config import group, make_config
 from fdiv.benchmarks import Arithmetic
 from fdiv.policies import Architecture
 
@@ -50,9 +50,9 @@ PRESETS = {
             samples=256,
             temperatures=(0.5, 0.7, 0.85, 1.0, 1.2),
             exact_limit=0,
-            rloo=GROUPS["rloo"](learning_rate=RATE),
-            grpo=GROUPS["grpo"](learning_rate=RATE),
-            ppo=GROUPS["ppo"](learning_rate=RATE, value_learning_rate=1e-3, value_steps=2),
+            rloo=group("rloo", learning_rate=RATE),
+            grpo=group("grpo", learning_rate=RATE),
+            ppo=group("ppo", learning_rate=RATE, value_learning_rate=1e-3, value_steps=2),
             out=Path("runs/arithmetic"),
         ),
     ),

@@ -12,7 +12,7 @@ demos_vs_preferences."""
 
 from pathlib import Path
 
-from experiments.config import GROUPS, make_config
+from experiments.config import group, make_config
 from fdiv.benchmarks import Rewarded
 from fdiv.policies import Architecture
 
@@ -43,7 +43,7 @@ PRESETS = {
             learning_rate=0.02,
             evaluations=16,
             optimum_starts=6,
-            reward_model=GROUPS["reward_model"](reward_updates=100),
+            reward_model=group("reward_model", reward_updates=100),
             out=Path("runs/demos-vs-preferences"),
         ),
     ),

@@ -6,7 +6,7 @@ estimated from both sides. """
 
 from pathlib import Path
 
-from experiments.config import GROUPS, make_config
+from experiments.config import group, make_config
 from fdiv.benchmarks import Text
 from fdiv.policies import Architecture
 
@@ -28,9 +28,9 @@ PRESETS = {
             samples=64,
             temperatures=(0.5, 0.7, 0.85, 1.0, 1.2),
             exact_limit=0,
-            policy_gradient=GROUPS["policy_gradient"](discount=0.0),
-            adversarial=GROUPS["adversarial"](
-                level="token", learning_rate=3e-4, discriminator_learning_rate=3e-3
+            policy_gradient=group("policy_gradient", discount=0.0),
+            adversarial=group(
+                "adversarial", level="token", learning_rate=3e-4, discriminator_learning_rate=3e-3
             ),
             out=Path("runs/text"),
         ),

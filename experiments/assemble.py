@@ -49,7 +49,7 @@ def data(config: Config) -> files.Reading | None:
 
 def fitted(config: Config, reading: files.Reading | None) -> Config:
     """The config with the lengths that a text benchmark leaves to its rows."""
-    if reading is None:
+    if reading is None or not isinstance(config.benchmark, Text):
         return config
     return replace(config, benchmark=config.benchmark.fitted(reading.rows))
 

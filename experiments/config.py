@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -226,6 +226,12 @@ def resolve(config: Config) -> dict[str, Method]:
         with prefixed(**groups_of(method)):
             methods[objectives.canonical(name)] = objectives.merged(name, method, given)
     return methods
+
+
+def group(kind: str, **fields: Any) -> Method:
+    """Hyperparameters of one class of methods, as its group of flags has them."""
+    made: Callable[..., Method] = GROUPS[kind]
+    return made(**fields)
 
 
 def groups_of(method: Method) -> dict[str, type[Method]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,17 @@ def known_expert(mdp: TokenMDP, method: str) -> None:
         )
 
 
+Value = TypeVar("Value")
+
+
+def present(value: Value | None, what: str) -> Value:
+    """The value, which is there: a task or components without it were to be refused before. Raises
+    `ValueError` where it is not."""
+    if value is None:
+        raise ValueError(f"there is no {what} here")
+    return value
+
+
 def buildable(method: Method, components: Components) -> None:
     """The method's fields can be, and its components speak of the same symbols, or a
     `UsageError`."""
@@ -71,11 +82,8 @@ def one_vocabulary(components: Components) -> None:
     """Policy, expert and reference all give a law over the task's V symbols, or a `UsageError`."""
     mdp = components.mdp
     own = Model(components.policy, jax.eval_shape(components.policy.init, jax.random.key(0)))
-    models = {
-        "policy": own,
-        "expert": mdp.expert,
-        "reference": mdp.regulariser and mdp.regulariser.reference,
-    }
+    reference = None if mdp.regulariser is None else mdp.regulariser.reference
+    models = {"policy": own, "expert": mdp.expert, "reference": reference}
     for name, model in models.items():
         if model is not None and (size := _symbols(model)) != mdp.vocab:
             problem = f"has a law over that many symbols, and the task {mdp.vocab}."

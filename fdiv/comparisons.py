@@ -94,7 +94,7 @@ def regulariser(mdp: TokenMDP) -> Regulariser:
 
 def start(mdp: TokenMDP, params: Params) -> Params:
     """The state: the policy as it was, where that is the reference."""
-    return () if mdp.regulariser.reference else params
+    return () if regulariser(mdp).reference else params
 
 
 def both(pairs: Pairs) -> Sequences:
@@ -135,7 +135,7 @@ def report(pairs: Pairs, log_q: tuple[Array, Array], margin: Array) -> dict[str,
     """Metrics of the policy as it is; `margin_accuracy` counts a margin of 0 as half right."""
     weight = jnp.where(pairs.rejected.weight > 0, pairs.chosen.weight, 0.0)
     return {
-        "tokens": sum(jnp.sum(x.mask & (x.weight > 0)[:, None]) for x in pairs),
+        "tokens": jnp.asarray(sum(jnp.sum(x.mask & (x.weight > 0)[:, None]) for x in pairs)),
         "chosen_log_prob": mean(log_q[0], pairs.chosen.weight),
         "rejected_log_prob": mean(log_q[1], pairs.rejected.weight),
         "margin": mean(margin, weight),

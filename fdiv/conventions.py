@@ -21,13 +21,9 @@ def equivalents(spec: str) -> dict[str, str]:
     use."""
     _, x = divergences.lookup(spec)
     name = divergences.parse(spec).name.partition(":")[0]
-    return (
-        _CONVERTERS[name](x)
-        if name in _CONVERTERS
-        else {"in this family": TWINS[name]}
-        if name in TWINS
-        else {}
-    )
+    if x is not None and name in _CONVERTERS:
+        return _CONVERTERS[name](x)
+    return {"in this family": TWINS[name]} if name in TWINS else {}
 
 
 def _alpha(a: float) -> dict[str, str]:

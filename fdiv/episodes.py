@@ -103,9 +103,10 @@ def stage(components: Components, penalty: Penalty) -> Stage:
         score = jnp.asarray(mdp.score(strings), jnp.result_type(float))  # scores may be integers
         finite = jnp.isfinite(score)
         score = jnp.where(finite, score, 0.0)
-        actions = lambda x: None if x is None else to_actions(x, strings.mask, mdp.horizon)
+        actions = lambda x: to_actions(x, strings.mask, mdp.horizon)
         mask, ratio = actions(strings.mask), actions(log_ref - log_old)
-        charges = penalty.rewards(d, ratio, mask, actions(exactly(params, aux, strings)))
+        exact = exactly(params, aux, strings)
+        charges = penalty.rewards(d, ratio, mask, None if exact is None else actions(exact))
         charges = discounted_to_go(charges, penalty.discount)
         charges = (
             charges - jnp.pad(charges, [(0, 0), (0, 1)])[:, 1:]

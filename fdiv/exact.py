@@ -17,7 +17,7 @@ forward_kl. Values are in nats."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -130,7 +130,8 @@ def _tree(tokens: np.ndarray, vocab: int, horizon: int, eos: int | None) -> Spac
     time = np.where(ends, horizon - np.arange(horizon), 1).astype(np.int32)
     node_at = small(np.nonzero(first_node))
     state = np.where(mask, number, first_state.sum()).astype(np.int32)
-    sequences = Sequences(tokens, mask, np.ones(len(tokens), np.float32))
+    arrays: tuple[Any, ...] = (tokens, mask, np.ones(len(tokens), np.float32))  # in numpy
+    sequences = Sequences(*arrays)
     return Space(sequences, state, (row, column), node_at, time[node_at], vocab, horizon, eos)
 
 
@@ -183,10 +184,12 @@ def divergence(
     each = d.perspective(p.conditional, q.conditional).sum(-1)
     if level is Level.token_expert:
         return _over_states(space, p, each)
-    return sum(
-        share * _over_states(space, x, each)
-        for share, x in ((policy_prefixes, q), (1 - policy_prefixes, p))
-        if share
+    return jnp.asarray(
+        sum(
+            share * _over_states(space, x, each)
+            for share, x in ((policy_prefixes, q), (1 - policy_prefixes, p))
+            if share
+        )
     )
 
 
@@ -296,6 +299,7 @@ def best_policy(
             return minimize(evaluate, start, jac=True, method="L-BFGS-B", options=options)
 
         points = [np.asarray(ravel_pytree(params)[0]) for params in initial]
+        runs = []
         for loss in stages:
             slope = jax.jit(jax.value_and_grad(lambda flat, loss=loss: loss(unravel(flat))))
             runs = [descend(slope, point) for point in points]

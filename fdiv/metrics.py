@@ -18,6 +18,7 @@ from jax import Array
 
 from fdiv import divergences, exact, regularised
 from fdiv import tokens as tk
+from fdiv.checks import present
 from fdiv.estimators import to_actions
 from fdiv.types import Components, Divergence, Params, Sequences, TokenMDP
 
@@ -57,8 +58,9 @@ def return_metrics(
     `divergence_to_reference` is D_f(reference||policy), what the return is charged for,
     `kl_to_reference` KL(policy||reference), both in nats; `regret` is the best regularised return
     less this policy's."""
-    d, beta = divergences.parse(mdp.regulariser.divergence), mdp.regulariser.beta
-    rewards = mdp.score(space.sequences).astype(ref.string.dtype)
+    regulariser = present(mdp.regulariser, "reference")
+    d, beta = divergences.parse(regulariser.divergence), regulariser.beta
+    rewards = present(mdp.score, "score")(space.sequences).astype(ref.string.dtype)
     value = lambda log_pi: regularised.value(d, rewards, ref.string, log_pi, beta)
     return {
         "divergence_to_reference": d.perspective(ref.string, q.string).sum(),
@@ -116,14 +118,15 @@ def sampled_metrics(
         return measured, answered
 
     ratios, token = [], []
+    known = present(mdp.expert, "known expert")
     for strings in (expert, answered):
-        log_p = tk.log_probs(*mdp.expert, strings, mdp.vocab)
+        log_p = tk.log_probs(*known, strings, mdp.vocab)
         own = tk.log_probs(policy, params, strings, mdp.vocab)
         ratios.append(jnp.cumsum(to_actions(log_p - own, strings.mask, mdp.horizon), axis=1))
         token.append(
             (
                 strings,
-                tk.distributions(*mdp.expert, strings.tokens),
+                tk.distributions(*known, strings.tokens),
                 tk.distributions(policy, params, strings.tokens),
             )
         )

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.checks import one_of, share
+from fdiv.checks import one_of, present, share
 from fdiv.divergences import reverse_kl
 from fdiv.estimators import (
     Scored,
@@ -184,7 +184,7 @@ class Penalty:
         if self.placement != "reward":
             return jnp.zeros_like(s)
         if self.estimator == "exact":
-            return -self.discount * jnp.pad(exact, [(0, 0), (0, 1)])[:, 1:]
+            return -self.discount * jnp.pad(present(exact, "exact sum"), [(0, 0), (0, 1)])[:, 1:]
         if self.estimator == "k1":
             reward = d.reward(jnp.cumsum(s, axis=1))
             return jnp.where(
@@ -202,7 +202,7 @@ class Penalty:
         chex.assert_rank(log_q, 2)
         chex.assert_equal_shape([log_q, log_old, log_ref])
         if self.estimator == "exact":
-            return exact.sum(1)
+            return present(exact, "exact sum").sum(1)
         if self.placement == "reward":
             return jnp.zeros_like(log_q[:, 0])
         per_unit = (lambda x: x.sum(1, keepdims=True)) if self.unit == "string" else (lambda x: x)
@@ -273,10 +273,10 @@ def kl_penalty(
             key, policy, params, tk.prompts_of(batch, mdp.horizon)
         )
         log_ref = tk.log_probs(*reference, sequences, mdp.vocab)
-        actions = lambda x: None if x is None else to_actions(x, sequences.mask, mdp.horizon)
-        mask = actions(sequences.mask)
+        actions = lambda x: to_actions(x, sequences.mask, mdp.horizon)
+        mask, exact = actions(sequences.mask), exactly(params, sequences)
         rewards = penalty.rewards(
-            d, actions(log_ref - log_old), mask, actions(exactly(params, sequences))
+            d, actions(log_ref - log_old), mask, None if exact is None else actions(exact)
         )
         returns = discounted_to_go(rewards, discount)
         advantage = to_columns(advantages(returns, mask, sequences.weight), sequences.mask)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from fdiv import divergences
@@ -30,7 +29,7 @@ def keeps_support(d: Divergence) -> bool:
     """Whether the optimum gives every string of the reference some mass: reward(s) grows without
     bound in s."""
     with jax.enable_x64(True):
-        return bool(d.reward(np.float64(150.0)) < d.reward(np.float64(300.0)))
+        return bool(d.reward(jnp.asarray(150.0)) < d.reward(jnp.asarray(300.0)))
 
 
 def members() -> dict[str, Divergence]:

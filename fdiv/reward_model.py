@@ -74,7 +74,8 @@ def with_noise(scorer: Scorer, vocab: int, horizon: int) -> RewardModel:
 
     def noise(params: Params, pairs: Pairs) -> Array:
         orders = (pairs, pairs[::-1])
-        return sum(summed(params["noise"], first_actions(x, y, horizon)) for x, y in orders)
+        parts = [summed(params["noise"], first_actions(x, y, horizon)) for x, y in orders]
+        return parts[0] + parts[1]
 
     def predict(params: Params, pairs: Pairs) -> Predictions:
         margin = reward(params, pairs.chosen) - reward(params, pairs.rejected)

@@ -59,7 +59,8 @@ def bootstrap(
         else _FAST[statistic](resampled)
     )
     tail = 50 * (1 - confidence)
-    return tuple(float(x) for x in np.percentile(values, [tail, 100 - tail]))
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
 
 
 _FAST = {iqm: _trimmed, mean: lambda rows: rows.mean(1)}

@@ -19,6 +19,7 @@ from jax import Array
 from jax.nn import softplus
 
 from fdiv import tokens as tk
+from fdiv.checks import present
 from fdiv.discriminator import State, Training, health, length_accuracy
 from fdiv.types import Components, Divergence, Params, Sequences
 
@@ -59,7 +60,7 @@ def token_discriminator(
 ) -> TokenDiscriminator:
     """With `structured` the logit is a reward that corrects the starting policy's law, less the
     policy's log-prob; else the scorer's number alone."""
-    scorer, horizon = components.scorer, components.mdp.horizon
+    scorer, horizon = present(components.scorer, "scorer"), components.mdp.horizon
     tx = components.optimiser(learning_rate, betas=(0.5, 0.999))
 
     def ratio_of(params: Params, x: Prefixes) -> Array:

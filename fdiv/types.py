@@ -32,7 +32,9 @@ class Level(enum.StrEnum):
     @property
     def plain(self) -> Literal["sequence", "occupancy", "token"]:
         """The level without whose prefixes: what options and results call it."""
-        return self.value.partition("_")[0]
+        if self is Level.sequence:
+            return "sequence"
+        return "occupancy" if self is Level.occupancy else "token"
 
     @property
     def suffix(self) -> str:
@@ -252,22 +254,65 @@ class Method(Protocol):
 
     Fields made by `hidden` are what a name of `fdiv.objectives.METHODS` fixes (its divergence,
     whose samples it reads); the others are the user's to set, with a line of text below each.
-    Classes inherit from this one for the defaults below."""
+    Classes inherit from this one for the defaults below, and override what differs by a field, a
+    `ClassVar` or a property."""
 
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
     kind: ClassVar[str]  # one word for the class: a group of hyperparameters has this name
-    reads: str = "demos"  # what its batches are: "demos", "pairs" or "labels"
-    needs: tuple[str, ...] = ()  # what it is built from beside a policy: "scorer", "critic"
-    reusable: bool = False  # whether a batch may serve several optimiser steps
-    charges: bool = False  # whether leaving the task's reference is part of what it minimises,
-    penalty: Any = None  # and its own `fdiv.penalties.Penalty`; None: the one common to all
-    warmup: int = 0  # updates before the policy moves
-    divergence: str | None = None  # by the name that `divergences.parse` takes, where it has one
-    published: str = ""  # which paper's formulas it keeps, though they are not the divergence's own
-    learning_rate: float | None = None  # the policy's; None: the one common to all methods
-    look: Look = Look()
+
+    @property
+    def reads(self) -> str:
+        """What its batches are: "demos", "pairs" or "labels"."""
+        return "demos"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What it is built from beside a policy: "scorer", "critic"."""
+        return ()
+
+    @property
+    def reusable(self) -> bool:
+        """Whether a batch may serve several optimiser steps."""
+        return False
+
+    @property
+    def charges(self) -> bool:
+        """Whether leaving the task's reference is part of what it minimises."""
+        return False
+
+    @property
+    def penalty(self) -> Any:
+        """Its own `fdiv.penalties.Penalty`, where it charges; None: the one common to all."""
+        return None
+
+    @property
+    def warmup(self) -> int:
+        """Updates before the policy moves."""
+        return 0
+
+    @property
+    def divergence(self) -> str | None:
+        """By the name that `divergences.parse` takes, where it has one."""
+        return None
+
+    @property
+    def published(self) -> str:
+        """Which paper's formulas it keeps, though they are not the divergence's own."""
+        return ""
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The policy's; None: the one common to all methods."""
+        return None
+
+    @property
+    def look(self) -> Look:
+        """How it is drawn."""
+        return Look()
 
     def check(self) -> None:
         """Raise `UsageError`, naming one of its own fields, for values that cannot be."""
+        return None
 
     def claim(self) -> Claim:
         """What it minimises."""

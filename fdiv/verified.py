@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fdiv.checks import present
 from fdiv.metrics import averages
 from fdiv.types import Components, Params, Rollout, Sequences
 
@@ -61,6 +62,7 @@ def verified_metrics(
 ) -> dict[str, Array]:
     """Accuracy of the likeliest answers and of drawn ones, pass@k and ways, on prompts of a task
     with `solutions`."""
+    solutions = present(components.mdp.solutions, "verifiable answer")
     likeliest = greedy(key, components.policy, params, prompts)[0]
     answers = components.rollout(
         key,
@@ -68,11 +70,11 @@ def verified_metrics(
         params,
         jax.tree.map(lambda x: jnp.repeat(x, tries, axis=0), prompts),
     )[0]
-    ways = components.mdp.solutions(answers).reshape(-1, tries)
+    ways = solutions(answers).reshape(-1, tries)
     right = (ways >= 0).sum(1)
     measured = averages(
         {
-            "greedy_accuracy": (components.mdp.solutions(likeliest) >= 0).astype(jnp.float32),
+            "greedy_accuracy": (solutions(likeliest) >= 0).astype(jnp.float32),
             "accuracy": right / tries,
             f"pass_{k}": pass_at_k(right, tries, k),
             "ways": distinct(ways).astype(jnp.float32),

@@ -23,6 +23,7 @@ from experiments.data.sources import Share
 from experiments.devices import processes
 from fdiv.benchmarks.text import Text
 from fdiv.benchmarks.text_rows import Row
+from fdiv.checks import present
 from fdiv.types import UsageError
 
 MANY = 8  # rows from which on all of them may settle what one alone does not
@@ -122,7 +123,7 @@ def _settled(found: Sequence[Found]) -> tuple[list[Row], list[int], int]:
     least = 1 if any(one.row.rejected is not None for one in prompted) else MANY
     every = len(prompted) >= least and all(one.without is not None for one in prompted)
     off = [one.without is not None and (one.clean or every) for one in found]
-    rows = [one.without if without else one.row for one, without in zip(found, off)]
+    rows = [one.without if shorter and one.without else one.row for one, shorter in zip(found, off)]
     return rows, [one.number for one in found], sum(off)
 
 
@@ -158,12 +159,13 @@ def _named(config: Text) -> str | None:
 
 
 def _files(config: Text, share: Share) -> Part:
-    files = formats.sources(Path(config.path))
+    path = present(config.path, "path")
+    files = formats.sources(Path(path))
     kind = files[0].kind
     sizes, names = [file.size for file in files], [file.path.name for file in files]
     if len(set(names)) < len(names):  # of several folders
         names = [str(file.path) for file in files]
-    with formats.readable(config.path):
+    with formats.readable(path):
         reader = _plain if kind == formats.PLAIN else _recorded
         return Part(reader(files, config, share), sizes, names, kind)
 

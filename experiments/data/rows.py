@@ -20,6 +20,7 @@ from experiments.data.conversations import (
 from experiments.data.layouts import SYSTEM, Columns
 from fdiv.benchmarks.text import Text
 from fdiv.benchmarks.text_rows import Row
+from fdiv.checks import present
 
 REASON = 200  # characters of a bad row's reason
 YES = {"true", "yes", "y", "good", "like", "liked", "positive", "desirable", "chosen", "1", "1.0"}
@@ -61,7 +62,7 @@ def rows(
         try:
             found += _of(record, columns, number)
             seen.update(key for key, value in record.items() if value is not None)
-            fields.update(_fields(record, columns))
+            fields.update(_fields(record, present(columns, "columns")))
         except (ValueError, RecursionError) as error:
             bad.append((number, _reason(error)))
     return Piece(found, bad, numbers, columns, seen, fields)
@@ -86,6 +87,7 @@ def _of(record: Any, columns: Columns | None, number: int) -> list[Found]:
         raise record
     if not isinstance(record, Mapping):
         raise ValueError(f"a {type(record).__name__}, not a record")
+    columns = present(columns, "columns")  # those of the first record, so there are some
     missing = [name for name in columns.names if name not in record]
     missing = [name for name in missing if name not in columns.optional]
     if missing:
@@ -187,7 +189,8 @@ def _compared(cells: Mapping[str, Any], columns: Columns, number: int) -> Found:
     both begin with."""
     parts = _prompt(cells, columns)
     prompt = "\n".join(parts)
-    sides = [_answer(cells[name], name) for name in (columns.answer, columns.rejected)]
+    names = (columns.answer, present(columns.rejected, "second answer"))
+    sides = [_answer(cells[name], name) for name in names]
     if sides[0] == sides[1]:
         raise ValueError(f"{columns.answer!r} and {columns.rejected!r} are the same")
     if all(name in SYSTEM for name in columns.prompt):  # a system's message, before what both share

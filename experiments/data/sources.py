@@ -287,7 +287,9 @@ def docstrings(share: Share) -> Iterator[Row]:
         yield from _documented(tree, ".".join(part for part in parts if part != "__init__"))
 
 
-def _documented(node: ast.AST, name: str) -> Iterator[Row]:
+def _documented(
+    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
+) -> Iterator[Row]:
     text = ast.get_docstring(node)
     if text and text.strip():
         yield Row(f"{name}: ".encode(), text.strip().encode())

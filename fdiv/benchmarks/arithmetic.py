@@ -166,7 +166,7 @@ def _demonstrations(
         sum_key, way_key = jax.random.split(key)
         numbers = draw(sum_key, n)
         every = ways(numbers, sums)
-        way = jax.random.randint(way_key, n, 0, every.shape[1])
+        way = jax.random.randint(way_key, (n,), 0, every.shape[1])
         return tk.append(asked(numbers, sums), every[jnp.arange(n), way], EOS)
 
     return demos

@@ -22,7 +22,7 @@ import numpy as np
 from fdiv import divergences, exact, regularised
 from fdiv.benchmarks.markov import Markov
 from fdiv.benchmarks.two_template import TwoTemplate
-from fdiv.checks import at_least, one_of, positive, share
+from fdiv.checks import at_least, one_of, positive, present, share
 from fdiv.policies import tabular
 from fdiv.rollout import demonstrations, sampler
 from fdiv.types import Model, Pairs, Regulariser, Sequences, TokenMDP, UsageError
@@ -135,7 +135,9 @@ class Rewarded:
 
     def _reference(self, base: TokenMDP, space: exact.Space) -> Model:
         automaton = tabular.AUTOMATA[self.reference](base.vocab, base.horizon)
-        table = tabular.nearest(automaton, space, exact.known_law(space, base.expert))
+        table = tabular.nearest(
+            automaton, space, exact.known_law(space, present(base.expert, "expert"))
+        )
         return Model(tabular.policy(automaton, base.vocab), table)
 
     def _slipped(self, good, poor):

@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -175,7 +175,10 @@ class Text:
         rejected = self.encode(
             [row if row.rejected is None else Row(row.prompt, row.rejected) for row in rows]
         )
-        weight = lambda other: np.array([row.liked is not other for row in rows], np.float32)
+        # in numpy, as the strings are: they go to a device when rows are drawn
+        weight: Callable[[bool], Any] = lambda other: np.array(
+            [row.liked is not other for row in rows], np.float32
+        )
         return Pairs(chosen._replace(weight=weight(False)), rejected._replace(weight=weight(True)))
 
     def encode(self, rows: Sequence[Row]) -> Sequences:
@@ -191,7 +194,8 @@ class Text:
             if ended:
                 tokens[i, end] = EOS
             mask[i, begin : end + ended] = True
-        return Sequences(tokens, mask, np.ones(len(rows), np.float32))
+        arrays: tuple[Any, ...] = (tokens, mask, np.ones(len(rows), np.float32))
+        return Sequences(*arrays)
 
 
 def _quantile(lengths: Sequence[int]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 STRETCH = 64  # blocks of plain text that stay on one side of the split, at most
@@ -149,7 +149,7 @@ def _connected(keys: Sequence[Iterable[Hashable]]) -> dict[int, list[int]]:
 def _held(
     rows: Sequence[Row],
     groups: dict[int, list[int]],
-    names: dict[int, Hashable],
+    names: Mapping[int, Hashable],
     validation: float,
 ) -> tuple[set[int], bool]:
     """The groups that are held out, and whether one had to be taken for want of any below the
@@ -157,7 +157,7 @@ def _held(
     place = {group: _place(name) for group, name in names.items()}
     held = {group for group, at in place.items() if at < validation}
     sizes = {g: sum(demonstrated(rows[i]) for i in members) for g, members in groups.items()}
-    useful = sorted((g for g in groups if sizes[g]), key=place.get)
+    useful = sorted((g for g in groups if sizes[g]), key=lambda g: place[g])
     whole = sum(sizes.values())
     if len(useful) < 2:  # what cannot be split is the training side's
         return set(), False

@@ -121,7 +121,7 @@ def merged(name: str, method: Method, given: Mapping[str, Method]) -> Method:
     may say the same, and nothing else. Raises `UsageError` where another value is given."""
     user, values = given[method.kind], {}
     for field in dataclasses.fields(method):
-        own = getattr(method, field.name)
+        own: object = getattr(method, field.name)
         if isinstance(own, Method):
             values[field.name] = merged(name, own, given)
         elif not is_hidden(field):
@@ -135,7 +135,7 @@ def merged(name: str, method: Method, given: Mapping[str, Method]) -> Method:
 
 def parts(method: Method) -> dict[str, Method]:
     """The method and those that it is made of, by their kinds."""
-    values = (getattr(method, field.name) for field in dataclasses.fields(method))
+    values: list[object] = [getattr(method, field.name) for field in dataclasses.fields(method)]
     return {part.kind: part for part in (method, *values) if isinstance(part, Method)}
 
 
@@ -161,7 +161,7 @@ def _of_divergence(name: str, method: Method, pattern: str, argument: str) -> Me
         problem = f"{name.strip().partition(':')[0]} needs a divergence."
         fix = f"Write, for instance, {name.strip().partition(':')[0]}:hellinger2."
         raise UsageError("methods", name, problem, fix)
-    wanted = pattern.format(argument) if argument else method.divergence
+    wanted = pattern.format(argument) if argument else method.divergence or ""
     return dataclasses.replace(method, divergence=divergences.parse(wanted).name)
 
 
@@ -174,7 +174,8 @@ def _penalty(name: str, argument: str) -> Penalty:
             "Write, for instance, grpo:k3-loss or rloo:k2-loss-string.",
         )
         raise UsageError("methods", name, problem, fix)
-    penalty = Penalty(*parts)
+    words: list[Any] = [*parts]  # checked below
+    penalty = Penalty(*words)
     try:
         penalty.check()
     except UsageError as error:

@@ -27,7 +27,7 @@ from jax import Array
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import buildable, one_of, share
+from fdiv.checks import buildable, one_of, present, share
 from fdiv.discriminator import Discriminator, Evidence, Training, discriminator
 from fdiv.estimators import (
     Baseline,
@@ -72,7 +72,7 @@ class Adversarial(Method):
     """Adversarial imitation with any f (gail, airl, fairl, alpha_irl)."""
 
     kind: ClassVar = "adversarial"
-    needs: ClassVar = ("scorer",)
+    needs = ("scorer",)
     divergence: str = hidden("")
     structured: bool = hidden(False)  # whether the logit is a shaped reward less log q, as in AIRL
     published: str = hidden("")  # "fairl": its reward in place of the divergence's
@@ -174,7 +174,9 @@ class Adversarial(Method):
             "eos": components.mdp.eos,
             "level": LEVELS[self.level],
         }
-        learned = discriminator(components.scorer, d, components.optimiser, **shape, **critic)
+        learned = discriminator(
+            present(components.scorer, "scorer"), d, components.optimiser, **shape, **critic
+        )
         return adversarial(
             components,
             learned,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import buildable, known_expert, share
+from fdiv.checks import buildable, known_expert, present, share
 from fdiv.types import Claim, Components, Divergence, Level, Look, Method, Objective, hidden
 
 
@@ -27,7 +27,7 @@ class Distill(Method):
     """Exact sum over the vocabulary of any f-divergence to a known expert."""
 
     kind: ClassVar = "distill"
-    look: ClassVar = Look("D", ":", "exact sum over tokens")
+    look = Look("D", ":", "exact sum over tokens")
     divergence: str = hidden("")
     policy_prefixes: float = 0.0
     """Share of prefixes sampled from the policy: 0 expert's strings only, 1 on-policy, between a
@@ -84,7 +84,7 @@ def distill(components: Components, d: Divergence, policy_prefixes: float = 0.0)
         return aux, strings, {"tokens": strings.mask.sum()}
 
     def loss(params, aux, batch):
-        expert, expert_params = mdp.expert
+        expert, expert_params = present(mdp.expert, "known expert")
 
         def summed(own, other):
             return d.perspective(expert.head(expert_params, other), policy.head(params, own)).sum(

@@ -30,9 +30,9 @@ class Dpo(Method):
     """Direct preference optimisation (dpo, f_dpo)."""
 
     kind: ClassVar = "dpo"
-    reusable: ClassVar = True
-    look: ClassVar = Look("s", "-", "preferences, implicit reward", "#4B0092")
-    reads: ClassVar = "pairs"
+    reusable = True
+    look = Look("s", "-", "preferences, implicit reward", "#4B0092")
+    reads = "pairs"
     divergence: str = hidden("reverse_kl")
     label_smoothing: float = 0.0
     """Share of labels taken to be the wrong way round (conservative DPO)."""

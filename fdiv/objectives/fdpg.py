@@ -26,7 +26,7 @@ from jax.nn import logsumexp
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import buildable, known_expert, one_of, positive
+from fdiv.checks import buildable, known_expert, one_of, positive, present
 from fdiv.estimators import Scored, advantages, score_function_loss
 from fdiv.types import (
     Claim,
@@ -53,7 +53,7 @@ class Fdpg(Method):
     """f-divergence policy gradient to a reward's target distribution (f-DPG)."""
 
     kind: ClassVar = "fdpg"
-    look: ClassVar = Look("h", "-", "score, its target's law", "#332288")
+    look = Look("h", "-", "score, its target's law", "#332288")
     divergence: str = hidden("")
     normaliser: Normaliser = "estimated"
     """Z of the target: estimated from the policy's strings, or exact, the known expert being the
@@ -139,12 +139,15 @@ def fdpg(
     """The objective on a batch of prompts."""
     policy, mdp = components.policy, components.mdp
     estimated = normaliser == "estimated"
-    known = mdp.regulariser.reference if estimated else mdp.expert
+    known = present(mdp.regulariser, "reference").reference if estimated else mdp.expert
 
     def target(aux: FdpgState, x: Sequences) -> Array:
         """log p of each string, [B]; up to log Z where that is estimated."""
-        log_p = tk.log_probs(*(known or Model(policy, aux.start)), x, mdp.vocab).sum(1)
-        return log_p + mdp.score(x) / mdp.regulariser.beta if estimated else log_p
+        model = known or Model(policy, aux.start)
+        log_p = tk.log_probs(*model, x, mdp.vocab).sum(1)
+        if not estimated:
+            return log_p
+        return log_p + present(mdp.score, "score")(x) / present(mdp.regulariser, "reference").beta
 
     def init(key, params):
         return FdpgState(

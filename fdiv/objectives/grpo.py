@@ -43,8 +43,8 @@ class Grpo(Method):
     """Group-relative policy optimisation."""
 
     kind: ClassVar = "grpo"
-    reusable: ClassVar = True
-    charges: ClassVar = True
+    reusable = True
+    charges = True
     penalty: Penalty | None = hidden(None)
     std: bool = hidden(False)  # whether advantages are divided by their group's deviation
     group: int = GROUP

@@ -26,9 +26,9 @@ class Ipo(Method):
     """Identity preference optimisation."""
 
     kind: ClassVar = "ipo"
-    reusable: ClassVar = True
-    look: ClassVar = Look("v", "-.", "preferences, fixed margin", "#8C564B")
-    reads: ClassVar = "pairs"
+    reusable = True
+    look = Look("v", "-.", "preferences, fixed margin", "#8C564B")
+    reads = "pairs"
     learning_rate: float | None = None
     """Learning rate of the policy, in place of the one common to all methods."""
 

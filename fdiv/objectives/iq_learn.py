@@ -34,7 +34,7 @@ import optax
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.checks import at_least, buildable, one_of, positive
+from fdiv.checks import at_least, buildable, one_of, positive, present
 from fdiv.types import Claim, Components, Level, Look, Method, Objective, Sequences
 
 Data = Literal["offline", "mixed"]
@@ -45,8 +45,8 @@ class IqLearn(Method):
     """Inverse soft-Q learning (IQ-Learn)."""
 
     kind: ClassVar = "iq_learn"
-    needs: ClassVar = ("critic",)
-    look: ClassVar = Look(">", "--", "value function", "#7F3C8D")
+    needs = ("critic",)
+    look = Look(">", "--", "value function", "#7F3C8D")
     data: Data = "offline"
     """Whose rewards are kept small: the demonstrations' (offline), or half of them the policy's own
     (mixed)."""
@@ -101,7 +101,7 @@ def iq_learn(
 ) -> Objective:
     """The objective on a batch of demonstrations; the state is the value function's, (params,
     optimiser state)."""
-    policy, mdp, critic = components.policy, components.mdp, components.critic
+    policy, mdp, critic = components.policy, components.mdp, present(components.critic, "critic")
     tx = components.optimiser(value_learning_rate)
 
     def fall(value: Any, x: Sequences) -> Array:

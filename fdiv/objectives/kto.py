@@ -43,9 +43,9 @@ class Kto(Method):
     """Kahneman-Tversky optimisation."""
 
     kind: ClassVar = "kto"
-    reusable: ClassVar = True
-    look: ClassVar = Look("D", ":", "labels one at a time", "#CC79A7")
-    reads: ClassVar = "labels"
+    reusable = True
+    look = Look("D", ":", "labels one at a time", "#CC79A7")
+    reads = "labels"
     desirable: float = 1.0
     """Weight of chosen strings."""
     undesirable: float = 1.0
@@ -83,23 +83,18 @@ class Labelled(NamedTuple):
 
 def kto(components: Components, desirable: float = 1.0, undesirable: float = 1.0) -> Objective:
     """The objective on a batch of comparisons, or of strings labelled alone."""
-    mdp, beta, known = (
-        components.mdp,
-        regulariser(components.mdp).beta,
-        components.mdp.regulariser.reference,
-    )
+    mdp, (_, beta, known) = components.mdp, regulariser(components.mdp)
 
     def prepare(key, params, aux, batch):
         own, reference = Model(components.policy, params), known or Model(components.policy, aux)
         others = mismatched(batch, mdp.horizon, mdp.eos)
-        drift = tk.log_probs(*own, others, mdp.vocab).sum(1) - tk.log_probs(
-            *reference, others, mdp.vocab
-        ).sum(1)
+        drift = tk.log_probs(*own, others, mdp.vocab).sum(1)
+        drift -= tk.log_probs(*reference, others, mdp.vocab).sum(1)
         point = jnp.maximum(mean(drift, others.weight), 0.0)
 
         paired, same = compare_rows(batch)
         weights = [jnp.where(same, 0.0, x.weight) for x in batch]
-        total = divisor(sum(w.sum() for w in weights))
+        total = divisor(jnp.asarray(sum(w.sum() for w in weights)))
         pairs = reweighted(batch, *(w / total for w in weights))
         log_q, log_ref = log_probs(components, own, pairs), log_probs(components, reference, pairs)
         chosen, rejected = (beta * (q - ref) for q, ref in zip(log_q, log_ref))

@@ -23,8 +23,8 @@ class MaxLikelihood(Method):
     """Maximum likelihood of the demonstrations (SFT)."""
 
     kind: ClassVar = "max_likelihood"
-    reusable: ClassVar = True
-    look: ClassVar = Look("s", "-", "likelihood")
+    reusable = True
+    look = Look("s", "-", "likelihood")
     aggregate: tk.Aggregate = "string"
     """How strings of different lengths weigh: string (the law of whole strings), token, string_mean
     or constant."""

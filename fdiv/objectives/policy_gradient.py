@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import buildable, known_expert, one_of, share
+from fdiv.checks import buildable, known_expert, one_of, present, share
 from fdiv.estimators import (
     Baseline,
     Scored,
@@ -41,7 +41,7 @@ class PolicyGradient(Method):
     """Score-function gradient of any f-divergence to a known expert."""
 
     kind: ClassVar = "policy_gradient"
-    look: ClassVar = Look("o", "-", "known expert")
+    look = Look("o", "-", "known expert")
     divergence: str = hidden("")
     level: Plain = "sequence"
     """Which law is compared: sequence, occupancy or token (on the policy's own prefixes)."""
@@ -102,7 +102,7 @@ def policy_gradient(
         sequences, log_q = components.rollout(
             key, policy, params, tk.prompts_of(batch, mdp.horizon)
         )
-        log_p = tk.log_probs(*mdp.expert, sequences, mdp.vocab)
+        log_p = tk.log_probs(*present(mdp.expert, "known expert"), sequences, mdp.vocab)
         prefix = jnp.cumsum(to_actions(log_p - log_q, sequences.mask, mdp.horizon), axis=1)
         mask = to_actions(sequences.mask, sequences.mask, mdp.horizon)
         returns = returns_to_go(d, level, prefix, mask, discount)

@@ -22,7 +22,7 @@ import optax
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.checks import at_least, between, buildable, positive, share
+from fdiv.checks import at_least, between, buildable, positive, present, share
 from fdiv.episodes import Charged, penalty_of, return_claim, stage
 from fdiv.estimators import discounted_to_go, to_actions, to_columns
 from fdiv.penalties import Drawn, Penalty, marker
@@ -44,9 +44,9 @@ class Ppo(Method):
     """Proximal policy optimisation."""
 
     kind: ClassVar = "ppo"
-    needs: ClassVar = ("critic",)
-    reusable: ClassVar = True
-    charges: ClassVar = True
+    needs = ("critic",)
+    reusable = True
+    charges = True
     penalty: Penalty | None = hidden(None)
     clip: float = 0.2
     """How far the ratio q / q_old may leave 1 and still be paid for."""
@@ -120,7 +120,11 @@ def ppo(
     value_clip: float = 0.2,
 ) -> Objective:
     """The objective on a batch of prompts."""
-    on, critic, horizon = stage(components, penalty), components.critic, components.mdp.horizon
+    on, critic, horizon = (
+        stage(components, penalty),
+        present(components.critic, "critic"),
+        components.mdp.horizon,
+    )
     tx = components.optimiser(value_learning_rate)
 
     def values(params, x: Sequences) -> Array:

@@ -24,7 +24,7 @@ class Reinforce(Method):
     """REINFORCE."""
 
     kind: ClassVar = "reinforce"
-    charges: ClassVar = True
+    charges = True
     penalty: Penalty | None = hidden(None)
     baseline: Literal["none", "mean"] = "mean"
     """What is subtracted from the returns: none, or the mean over the batch."""
@@ -52,7 +52,7 @@ class Rloo(Method):
     """REINFORCE with a leave-one-out baseline."""
 
     kind: ClassVar = "rloo"
-    charges: ClassVar = True
+    charges = True
     penalty: Penalty | None = hidden(None)
     group: int = GROUP
     """Answers to each prompt."""

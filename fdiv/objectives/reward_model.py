@@ -30,7 +30,7 @@ from jax import Array
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import at_least, buildable, positive
+from fdiv.checks import at_least, buildable, positive, present
 from fdiv.comparisons import compare_rows, divisor, mean, reweighted, start
 from fdiv.episodes import check_group, return_claim
 from fdiv.penalties import Penalty, marker
@@ -67,7 +67,7 @@ class LearnedReward(Method):
     classifier_rloo)."""
 
     kind: ClassVar = "reward_model"
-    charges: ClassVar = True
+    charges = True
     follower: Method = dataclasses.field(kw_only=True, metadata={"hidden": True})
     reads: Reads = hidden("pairs")
     noise: bool = hidden(False)  # whether each comparison's noise is learned as well
@@ -183,17 +183,16 @@ def comparisons(components: Components, noise: bool = False) -> Teaching:
     prompts = lambda pairs: pairs.chosen._replace(
         weight=jnp.ones_like(pairs.chosen.weight)
     )  # they weigh alike, labels do not
+    scorer = present(components.scorer, "scorer")
     model = (
-        with_noise(components.scorer, mdp.vocab, mdp.horizon)
-        if noise
-        else bradley_terry(components.scorer, mdp.vocab)
+        with_noise(scorer, mdp.vocab, mdp.horizon) if noise else bradley_terry(scorer, mdp.vocab)
     )
     return Teaching(model, lambda value: value, evidence, mdp.held_out_pairs, prompts)
 
 
 def demonstrations(components: Components) -> Teaching:
     """Demonstrations, and fresh answers of the reference to the same prompts."""
-    mdp, (name, beta, known) = components.mdp, components.mdp.regulariser
+    mdp, (name, beta, known) = components.mdp, present(components.mdp.regulariser, "reference")
     d = divergences.parse(name)
     positive("beta", beta)
 
@@ -202,7 +201,7 @@ def demonstrations(components: Components) -> Teaching:
         answers, _ = components.rollout(key, *reference, tk.prompts_of(demos, mdp.horizon))
         return Pairs(tk.normalise(demos), tk.normalise(answers))
 
-    model = classifier(components.scorer, mdp.vocab)
+    model = classifier(present(components.scorer, "scorer"), mdp.vocab)
     return Teaching(
         model,
         lambda value: -beta * extended_reward(d, -value),

@@ -29,9 +29,9 @@ class Simpo(Method):
     """Simple preference optimisation."""
 
     kind: ClassVar = "simpo"
-    reusable: ClassVar = True
-    look: ClassVar = Look("p", "--", "preferences, no reference", "#9A9A00")
-    reads: ClassVar = "pairs"
+    reusable = True
+    look = Look("p", "--", "preferences, no reference", "#9A9A00")
+    reads = "pairs"
     margin: float = 0.5
     """How far ahead the chosen string is to be, in nats per token (gamma / beta)."""
     learning_rate: float | None = None

@@ -41,8 +41,8 @@ class Spin(Method):
     """Self-play fine-tuning (SPIN)."""
 
     kind: ClassVar = "spin"
-    reusable: ClassVar = True
-    look: ClassVar = Look("<", "-.", "an older self", "#44AA99")
+    reusable = True
+    look = Look("<", "-.", "an older self", "#44AA99")
     beta: float = 1.0
     """Weight of the log-ratio to the old policy in what is told apart."""
     refresh: int = 20

@@ -12,7 +12,7 @@ Dao 2023 (fused attention)."""
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -176,8 +176,15 @@ def _causal(shape: Shape, query: Array, key: Array, value: Array) -> Array:
     # cuDNN's gradient takes even lengths alone; a last column more is seen by nothing
     room = [(0, 0), (0, length % 2 if shape.kernel == "cudnn" else 0), (0, 0), (0, 0)]
     query, key, value = (jnp.pad(x, room) for x in (query, key, value))
-    how = {"is_causal": True, "local_window_size": window, "implementation": shape.kernel}
-    return jax.nn.dot_product_attention(query, key, value, **how)[:, :length]
+    attended = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        is_causal=True,
+        local_window_size=window,
+        implementation=shape.kernel,
+    )
+    return attended[:, :length]
 
 
 class GatedMLP(nn.Module):
@@ -244,7 +251,7 @@ def policy(shape: Shape, vocab: int) -> Policy:
     shape.check()
     trunk = Trunk(shape, vocab)
 
-    def read(params: Params, tokens: Array):
+    def read(params: Params, tokens: Array) -> Any:
         """Features and keys and values of strings that begin in the first column."""
         position = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
         return trunk.apply(params, tk.previous(tokens), position)
