@@ -272,3 +272,10 @@ def test_a_flag_of_an_earlier_version_is_read_and_said_once(argv, capsys, monkey
         _, config = cli.parse("experiments.compare", ["two-template", *argv])
         assert config.optimiser.max_grad_norm == 2.0
     assert capsys.readouterr().err == "--clip is now called --max-grad-norm.\n"
+
+
+def test_the_horizon_of_a_penaltys_weight_has_a_new_name(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_RENAMED", set())
+    _, config = cli.parse("experiments.compare", ["rlhf", "--control.horizon", "50"])
+    assert config.control.adapt_over == 50
+    assert "--control.adapt-over" in capsys.readouterr().err
