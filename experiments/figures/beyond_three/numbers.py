@@ -1,4 +1,4 @@
-"""What is told of each divergence's students in `beyond_three`: sample efficiency, modes,
+"""The numbers of each divergence's students in `beyond_three`: sample efficiency, modes,
 temperature, stability."""
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.figures.beyond_three.student import Course
-from experiments.figures.beyond_three.students import Students, string_log_probs
+from experiments.figures.beyond_three.students import Plan, Students, string_log_probs
 from fdiv import exact, statistics
 
 NEAR = 0.05  # the gap down to which demonstrations are counted
@@ -20,61 +19,56 @@ MEASURES = ("gap", "js", "forward_kl", "reverse_kl", "valid", "mode_share", "ent
 CURVE = 60  # temperatures at which SFT is followed
 
 
-def expert(course: Course) -> dict[str, float]:
+def expert(plan: Plan) -> dict[str, float]:
     """The expert's statistics and entropy."""
-    p = exact.law(course.space, *course.components.mdp.expert)
-    found = {
-        name: exact.expectation(p, f(course.space.sequences))
-        for name, f in course.components.mdp.statistics.items()
+    p = exact.law(plan.space, *plan.components.mdp.expert)
+    values = {
+        name: exact.expectation(p, f(plan.space.sequences))
+        for name, f in plan.components.mdp.statistics.items()
     }
-    return {name: float(x) for name, x in found.items()} | {"entropy": float(exact.entropy(p))}
+    return {name: float(x) for name, x in values.items()} | {"entropy": float(exact.entropy(p))}
 
 
 def numbers(
     students: Students, sft: Students, truth: dict[str, float]
 ) -> dict[str, dict[str, Any]]:
     """For each divergence, everything that the picture and the table show."""
-    course, found = students.course, dict(students.found)
-    found["gap"] = students.gap
+    plan, measures = students.plan, dict(students.measures)
+    measures["gap"] = students.gap
     for where in ("", "tempered/"):
-        found[f"{where}mode_share"] = mode_share(
-            found[f"{where}valid"], found[f"{where}mode_b"], truth
-        )
-    by_demos = {
-        m: students.by_demos(found[m])[..., -1] for m in MEASURES
-    }  # [divergences, numbers of demonstrations, seeds]
-    tempered = {
-        m: students.by_demos(found[f"tempered/{m}"])[:, -1] for m in MEASURES[4:]
-    }  # [divergences, seeds, temperatures]
+        valid, mode_b = measures[f"{where}valid"], measures[f"{where}mode_b"]
+        measures[f"{where}mode_share"] = mode_share(valid, mode_b, truth)
+    # [divergences, numbers of demonstrations, seeds] and [divergences, seeds, temperatures]
+    by_demos = {m: students.by_demos(measures[m])[..., -1] for m in MEASURES}
+    tempered = {m: students.by_demos(measures[f"tempered/{m}"])[:, -1] for m in MEASURES[4:]}
     follow = _followed(sft, truth)
-    tempered |= {
-        f"{m}_over_sft": tempered[m] - follow(m, tempered["entropy"])
-        for m in ("valid", "mode_share")
-    }
+    for m in ("valid", "mode_share"):
+        tempered[f"{m}_over_sft"] = tempered[m] - follow(m, tempered["entropy"])
     trained = {m: by_demos[m][:, -1, :, None] for m in MEASURES[4:]}
     gains = {
         m: (trained[m] - follow(m, trained["entropy"]))[..., 0] for m in ("valid", "mode_share")
     }
-    told = {}
+    by_name = {}
     for k, name in enumerate(students.names):
-        told[name] = {
-            "optimum": _optimum(course, students.best[k], truth),
+        gaps = [statistics.iqm(x) for x in by_demos["gap"][k]]
+        by_name[name] = {
+            "optimum": _optimum(plan, students.best[k], truth),
             "demos": {
                 str(n): {m: summary(by_demos[m][k, i]) for m in MEASURES}
-                for i, n in enumerate(course.demos)
+                for i, n in enumerate(plan.demos)
             },
-            "demos_needed": needed(course.demos, [statistics.iqm(x) for x in by_demos["gap"][k]]),
+            "demos_needed": needed(plan.demos, gaps),
             "temperature": {
                 f"{t:g}": {m: statistics.iqm(x[k, :, i]) for m, x in tempered.items()}
-                for i, t in enumerate(course.temperatures)
+                for i, t in enumerate(plan.temperatures)
             },
             "over_sft_at_equal_entropy": {m: summary(x[k]) for m, x in gains.items()},
             "stability": {
-                f"{rate:g}": _stability({m: students.by_rate(x)[k, i] for m, x in found.items()})
-                for i, rate in enumerate(course.rates)
+                f"{rate:g}": _stability({m: students.by_rate(x)[k, i] for m, x in measures.items()})
+                for i, rate in enumerate(plan.rates)
             },
         }
-    return told
+    return by_name
 
 
 def mode_share(valid: np.ndarray, mode_b: np.ndarray, truth: dict[str, float]) -> np.ndarray:
@@ -100,27 +94,27 @@ def needed(demos: tuple[int, ...], gaps: list[float]) -> float:
     return math.inf
 
 
-def _optimum(course: Course, best: exact.Optimum, truth: dict[str, float]) -> dict[str, Any]:
-    q = np.exp(string_log_probs(course, best.params))
-    found = judged(course, q)
+def _optimum(plan: Plan, best: exact.Optimum, truth: dict[str, float]) -> dict[str, Any]:
+    q = np.exp(string_log_probs(plan, best.params))
+    values = statistics_of(plan, q)
     return {
         "value": best.value,
-        "mode_share": float(mode_share(found["valid"], found["mode_b"], truth)),
-        **_plain(found),
+        "mode_share": float(mode_share(values["valid"], values["mode_b"], truth)),
+        **_plain(values),
     }
 
 
-def judged(course: Course, q: np.ndarray) -> dict[str, np.ndarray]:
+def statistics_of(plan: Plan, q: np.ndarray) -> dict[str, np.ndarray]:
     """The task's statistics and entropy of laws [..., strings] in double precision."""
-    found = {
-        name: q @ np.asarray(f(course.space.sequences), float)
-        for name, f in course.components.mdp.statistics.items()
+    values = {
+        name: q @ np.asarray(f(plan.space.sequences), float)
+        for name, f in plan.components.mdp.statistics.items()
     }
-    return found | {"entropy": -(q * np.log(np.maximum(q, 1e-300))).sum(-1)}
+    return values | {"entropy": -(q * np.log(np.maximum(q, 1e-300))).sum(-1)}
 
 
-def _plain(found: dict[str, np.ndarray]) -> dict[str, float]:
-    return {name: float(x) for name, x in found.items()}
+def _plain(values: dict[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(x) for name, x in values.items()}
 
 
 def _followed(sft: Students, truth: dict[str, float]) -> Callable[[str, np.ndarray], np.ndarray]:
@@ -129,12 +123,13 @@ def _followed(sft: Students, truth: dict[str, float]) -> Callable[[str, np.ndarr
 
     SFT with the most demonstrations; NaN where no temperature in the range gives it that entropy.
     """
-    course = sft.course
-    tables = sft.by_demos(sft.found["params"])[0, -1]  # [seeds, states, V]
-    heat = np.geomspace(min(course.temperatures), max(course.temperatures), CURVE)
-    curves = judged(
-        course, np.exp(string_log_probs(course, tables[:, None] / heat[:, None, None]))
-    )  # [seeds, CURVE]
+    plan = sft.plan
+    tables = sft.by_demos(sft.measures["params"])[0, -1]  # [seeds, states, V]
+    heat = np.geomspace(min(plan.temperatures), max(plan.temperatures), CURVE)
+    # [seeds, CURVE]
+    curves = statistics_of(
+        plan, np.exp(string_log_probs(plan, tables[:, None] / heat[:, None, None]))
+    )
     curves["mode_share"] = mode_share(curves["valid"], curves["mode_b"], truth)
     order = np.argsort(curves["entropy"], axis=1)
 
@@ -150,15 +145,11 @@ def _followed(sft: Students, truth: dict[str, float]) -> Callable[[str, np.ndarr
 
 def _stability(x: dict[str, np.ndarray]) -> dict[str, float]:
     """Of the seeds of one divergence and rate, [seeds, ...] each."""
-    gap, js, norms = (
-        x["gap"][:, -1],
-        x["js"],
-        np.nan_to_num(x["gradient_norm"], nan=np.inf, posinf=np.inf),
-    )
+    gap, js = x["gap"][:, -1], x["js"]
+    norms = np.nan_to_num(x["gradient_norm"], nan=np.inf, posinf=np.inf)
     late = js[:, -max(2, js.shape[1] // 4) :]
-    typical = [
-        np.median(row[row > 0]) if np.any(row > 0) else math.nan for row in norms
-    ]  # 0: a discriminator warms up
+    # A norm of 0: a discriminator warms up.
+    typical = [np.median(row[row > 0]) if np.any(row > 0) else math.nan for row in norms]
     with np.errstate(invalid="ignore"):
         peak = float(np.median(norms.max(1) / typical))
     return {

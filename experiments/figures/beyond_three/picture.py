@@ -8,9 +8,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
 
 from experiments.figures.beyond_three.numbers import FAR
-from experiments.figures.beyond_three.student import Course
+from experiments.figures.beyond_three.students import Plan
+from experiments.figures.common.base import Picture, Row
 from experiments.reporting import style
 
 FLOOR, CEILING = 1e-5, 30.0  # gaps beyond are drawn at the edge
@@ -24,76 +27,63 @@ STEPS = (
 )
 
 
-def draw(course: Course, found: dict[str, dict], truth: dict[str, float]) -> Any:
+def draw(plan: Plan, values: dict[str, dict], truth: dict[str, float]) -> Picture:
     """Eight panels; the upper five share a legend."""
     style.use()
-    plt.rcParams.update(
-        {"font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8.5, "legend.fontsize": 7}
-    )
-    names = list(found["distill"])
+    sizes = {"font.size": 8, "axes.labelsize": 8, "axes.titlesize": 8.5, "legend.fontsize": 7}
+    plt.rcParams.update(sizes)
+    names = list(values["distill"])
     looks = _looks(names)
     figure = plt.figure(figsize=(6.8, 9.0), layout="constrained")
     upper, middle, lower = figure.subfigures(3, 1, height_ratios=[2.6, 2.8, 3.6])
     left, right = upper.subplots(1, 2, sharey=True)
-    _efficiency(
-        left,
-        course,
-        found["adversarial"],
-        found["sft"],
-        looks,
-        "a  adversarial: demonstrations alone",
-    )
-    _efficiency(
-        right,
-        course,
-        found["distill"],
-        found["sft"],
-        looks,
-        "b  distilled: the expert's probabilities too",
-    )
+    adversarial, distilled, sft = (values[source] for source in ("adversarial", "distill", "sft"))
+    title = "a  adversarial: demonstrations alone"
+    _efficiency(left, plan, adversarial, sft, looks, title)
+    title = "b  distilled: the expert's probabilities too"
+    _efficiency(right, plan, distilled, sft, looks, title)
     left.set_ylabel("gap to the best of the class\n(nats per string, over f''(1))")
     panels = middle.subplots(1, 3, sharex=True)
     for axis, measure in zip(panels, ("valid", "valid_over_sft", "mode_share")):
-        _temperatures(axis, found, looks, measure, None if "over" in measure else truth)
+        _temperatures(axis, values, looks, measure, None if "over" in measure else truth)
     panels[0].set(title="c  adversarial over temperatures", ylabel="share of valid strings")
     panels[1].set(title="d  over SFT at equal entropy", ylabel="valid strings, more than SFT's")
     panels[2].set(title="e  the minor mode", ylabel="mode B's share, of the expert's")
     handles = left.get_legend_handles_labels()
-    middle.legend(
-        *handles, loc="outside lower center", ncols=5, columnspacing=1.2, handlelength=2.6
-    )
-    _stability(lower, course, found["adversarial"], names, looks)
+    spacing = {"ncols": 5, "columnspacing": 1.2, "handlelength": 2.6}
+    middle.legend(*handles, loc="outside lower center", **spacing)
+    _stability(lower, plan, values["adversarial"], names, looks)
     return figure
 
 
-def lines(source: str, name: str, of: dict) -> list[dict[str, Any]]:
+def lines(source: str, name: str, of: dict) -> list[Row]:
     """Every number of the picture."""
     who = {"source": source, "divergence": name}
-    found = []
+    rows = []
     for n, measures in of["demos"].items():
         ends = {
             f"{m}_{end}": x
             for m, s in measures.items()
             for end, x in zip(("low", "high"), s["ci95"])
         }
-        found.append(who | {"demos": int(n)} | {m: s["iqm"] for m, s in measures.items()} | ends)
-    found += [
+        rows.append(who | {"demos": int(n)} | {m: s["iqm"] for m, s in measures.items()} | ends)
+    rows += [
         who | {"temperature": float(t)} | measures for t, measures in of["temperature"].items()
     ]
     for rate, x in of["stability"].items():
         plain = {key: value for key, value in x.items() if key != "gap"}
-        found += [
+        rows += [
             who | {"rate": float(rate), "seed": i, "gap": gap} | plain
             for i, gap in enumerate(x["gap"]["seeds"])
         ]
-    return found
+    return rows
 
 
 def _looks(names: list[str]) -> dict[str, dict[str, Any]]:
     """One colour per divergence, one marker and line per member of a family."""
-    looks, seen = {}, {}
+    looks, members = {}, {}
     for name in names:
-        i = seen[family] = seen.get(family := name.partition(":")[0], -1) + 1
+        i = members[family] = members.get(family := name.partition(":")[0], -1) + 1
         looks[name] = {
             "color": style.colour(name),
             "marker": MARKERS[i % 12],
@@ -103,18 +93,18 @@ def _looks(names: list[str]) -> dict[str, dict[str, Any]]:
     return looks
 
 
-def _efficiency(axis: Any, course: Course, found: dict, sft: dict, looks: dict, title: str) -> None:
+def _efficiency(axis: Axes, plan: Plan, values: dict, sft: dict, looks: dict, title: str) -> None:
     gap = lambda of: [
-        float(np.clip(of["demos"][str(n)]["gap"]["iqm"], FLOOR, CEILING)) for n in course.demos
+        float(np.clip(of["demos"][str(n)]["gap"]["iqm"], FLOOR, CEILING)) for n in plan.demos
     ]
-    lines = {name: gap(of) for name, of in found.items()} | {"SFT": gap(sft["forward_kl"])}
+    lines = {name: gap(of) for name, of in values.items()} | {"SFT": gap(sft["forward_kl"])}
     for name, line in lines.items():
-        axis.plot(course.demos, line, label=name, **({"linewidth": 1.1} | looks.get(name, SFT)))
+        axis.plot(plan.demos, line, label=name, **({"linewidth": 1.1} | looks.get(name, SFT)))
         apart = [
             abs(np.log(line[-1] / other[-1])) for rival, other in lines.items() if rival != name
         ]
         if min(apart, default=1.0) > np.log(1.35):  # a name where there is room for it
-            at = (course.demos[-1], line[-1])
+            at = (plan.demos[-1], line[-1])
             axis.annotate(
                 name,
                 at,
@@ -124,16 +114,16 @@ def _efficiency(axis: Any, course: Course, found: dict, sft: dict, looks: dict, 
                 color=looks.get(name, SFT)["color"],
             )
     axis.set(xscale="log", yscale="log", xlabel="demonstrations N", title=title)
-    axis.set_xticks(course.demos, course.demos)
+    axis.set_xticks(plan.demos, plan.demos)
     axis.xaxis.set_minor_locator(ticker.NullLocator())
 
 
 def _temperatures(
-    axis: Any, found: dict, looks: dict, measure: str, truth: dict[str, float] | None
+    axis: Axes, values: dict, looks: dict, measure: str, truth: dict[str, float] | None
 ) -> None:
     """Adversarial students: each line runs over temperatures, warmer to the right; as trained they
     have the marker."""
-    students = found["adversarial"] | ({"SFT": found["sft"]["forward_kl"]} if truth else {})
+    students = values["adversarial"] | ({"SFT": values["sft"]["forward_kl"]} if truth else {})
     for name, of in students.items():
         look = {"linewidth": 0.9} | looks.get(name, SFT) | {"marker": ""}
         axis.plot(*zip(*((x["entropy"], x[measure]) for x in of["temperature"].values())), **look)
@@ -147,45 +137,28 @@ def _temperatures(
         axis.annotate("expert", star, (5, 2), textcoords="offset points", fontsize=7)
     else:
         axis.axhline(0, **(SFT | {"marker": "", "zorder": 1}))
-        axis.annotate(
-            "SFT",
-            (1, 0),
-            (-2, 3),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            fontsize=7,
-            ha="right",
-        )
+        beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        axis.annotate("SFT", (1, 0), (-2, 3), fontsize=7, ha="right", **beside)
     axis.set_xlabel("entropy (nats)")
 
 
-def _stability(figure: Any, course: Course, found: dict, names: list[str], looks: dict) -> None:
+def _stability(figure: SubFigure, plan: Plan, values: dict, names: list[str], looks: dict) -> None:
     gaps, peaks, wobbles = figure.subplots(1, 3, sharey=True, width_ratios=[2.3, 1, 1])
-    for i, rate in enumerate(course.rates):
-        shift, mark = (
-            0.27 * (i - (len(course.rates) - 1) / 2),
-            {"clip_on": False} | STEPS[i % len(STEPS)],
-        )
+    for i, rate in enumerate(plan.rates):
+        shift = 0.27 * (i - (len(plan.rates) - 1) / 2)
+        mark = {"clip_on": False} | STEPS[i % len(STEPS)]
         for y, name in enumerate(names):
-            of, colour = found[name]["stability"][f"{rate:g}"], looks[name]["color"]
+            of, colour = values[name]["stability"][f"{rate:g}"], looks[name]["color"]
             seeds = np.clip(np.nan_to_num(of["gap"]["seeds"], nan=np.inf), 1e-3, CEILING)
             gaps.scatter(seeds, np.full(len(seeds), y + shift), color=colour, **mark)
             peaks.scatter(of["peak_over_median"], y + shift, color=colour, **mark)
             wobbles.scatter(max(of["wobble"], 1e-7), y + shift, color=colour, **mark)
         gaps.scatter([], [], color=style.OTHER, label=f"policy's step {rate:g}", **mark)
     gaps.axvline(FAR, color=style.EXPERT, linewidth=0.8, linestyle=":")
-    gaps.set(
-        xlim=(1e-3, CEILING),
-        ylim=(len(names) - 0.5, -0.6),
-        title="f  adversarial: right of the line a seed is stuck",
-    )
-    gaps.set(
-        xscale="log",
-        xlabel=(
-            f"gap of each seed, N = {course.demos[-1]} (nats over f''(1);\nat the edge: "
-            "that or more)"
-        ),
-    )
+    unit = "nats over f''(1);\nat the edge: that or more"
+    gaps.set(xscale="log", xlabel=f"gap of each seed, N = {plan.demos[-1]} ({unit})")
+    gaps.set(xlim=(1e-3, CEILING), ylim=(len(names) - 0.5, -0.6))
+    gaps.set_title("f  adversarial: right of the line a seed is stuck")
     gaps.set_yticks(range(len(names)), names)
     peaks.set(xscale="log", xlabel="largest gradient\nover the median", title="g  bursts")
     wobbles.set(xscale="log", xlabel="wobble of JS in the\nlast quarter (nats)", title="h  wobble")
@@ -194,4 +167,4 @@ def _stability(figure: Any, course: Course, found: dict, names: list[str], looks
         axis.grid(False, axis="y")
         for y in range(1, len(names)):
             axis.axhline(y - 0.5, color="#DDDDDD", linewidth=0.5, zorder=0)
-    figure.legend(loc="outside lower center", ncols=len(course.rates))
+    figure.legend(loc="outside lower center", ncols=len(plan.rates))

@@ -11,7 +11,6 @@ from experiments.figures import beyond_three
 from experiments.figures.beyond_three import checks, numbers
 from experiments.figures.beyond_three.students import curvature, settings
 from experiments.figures.common import base
-from fdiv.types import UsageError
 
 TINY = beyond_three.Flags(
     divergences=("forward_kl", "alpha:0.5", "hellinger2"),
@@ -45,7 +44,7 @@ PLAIN = {
 
 
 @pytest.fixture(scope="module")
-def made():
+def study():
     """The study at tiny flags, and the students behind it."""
     groups, rows = {}, []
     train, demonstrations = beyond_three.train, beyond_three.demonstrations
@@ -54,7 +53,7 @@ def made():
         patch.setattr(
             beyond_three,
             "demonstrations",
-            lambda course: rows.append(demonstrations(course)) or rows[0],
+            lambda plan: rows.append(demonstrations(plan)) or rows[0],
         )
         return beyond_three.make(TINY), groups, rows[0]
 
@@ -66,8 +65,8 @@ def law(table, heat=1.0):
     return np.array([rows[0, a] * rows[1 + a, b] * rows[1 + b, c] for a, b, c in STRINGS])
 
 
-def test_all_checks_hold_and_all_is_kept(made, tmp_path):
-    result = made[0]
+def test_all_checks_hold_and_all_is_kept(study, tmp_path):
+    result = study[0]
     assert [check for check in result.checks if not check.holds] == []
     assert any("count their own" in check.name for check in result.checks)
     values = json.loads(json.dumps(base.finite(result.values)))
@@ -80,33 +79,33 @@ def test_all_checks_hold_and_all_is_kept(made, tmp_path):
     result.picture.savefig(tmp_path / "picture.png", dpi=40)
 
 
-def test_measures_are_those_of_the_tables(made):
-    result, groups, _ = made
+def test_measures_are_those_of_the_tables(study):
+    result, groups, _ = study
     assert P.sum() == pytest.approx(1)
     share = P[VALID_B].sum()
     measures = PLAIN | {"entropy": lambda p, q: -q * np.log(q), "mode_b": lambda p, q: q * VALID_B}
     for source, students in groups.items():
-        found = students.found
+        measured = students.measures
         for k, i in itertools.product(
-            range(len(students.names)), range(len(settings(students.course)))
+            range(len(students.names)), range(len(settings(students.plan)))
         ):
-            laws = [law(found["params"][k, i], heat) for heat in TINY.temperatures]
+            laws = [law(measured["params"][k, i], heat) for heat in TINY.temperatures]
             for name, plain in measures.items():
                 wanted = [plain(P, q).sum() for q in laws]
-                assert found[f"tempered/{name}"][k, i] == pytest.approx(wanted, abs=2e-5)
-                assert found[name][k, i, -1] == pytest.approx(wanted[1], abs=2e-5)
-        told = result.values[source]
+                assert measured[f"tempered/{name}"][k, i] == pytest.approx(wanted, abs=2e-5)
+                assert measured[name][k, i, -1] == pytest.approx(wanted[1], abs=2e-5)
+        values = result.values[source]
         for k, name in enumerate(students.names):
             seeds = [
-                law(found["params"][k, i])[VALID_B].sum() / share for i in (2, 3)
+                law(measured["params"][k, i])[VALID_B].sum() / share for i in (2, 3)
             ]  # runs of 40 demonstrations
-            assert told[name]["demos"]["40"]["mode_share"]["seeds"] == pytest.approx(
+            assert values[name]["demos"]["40"]["mode_share"]["seeds"] == pytest.approx(
                 seeds, abs=1e-5
             )
 
 
-def test_gap_is_to_the_best_of_the_class_per_string(made):
-    result, groups, _ = made
+def test_gap_is_to_the_best_of_the_class_per_string(study):
+    result, groups, _ = study
     after = np.array(
         [
             [P @ ((STRINGS[:, :-1] == a) & (STRINGS[:, 1:] == b)).sum(1) for b in range(2)]
@@ -119,10 +118,9 @@ def test_gap_is_to_the_best_of_the_class_per_string(made):
     )  # forward KL's best is the expert's counts
     best = PLAIN["forward_kl"](P, projection).sum()
     for source in ("sft", "adversarial", "distill"):
-        found = groups[source].found["forward_kl"][0, :, -1] - best
-        np.testing.assert_allclose(
-            groups[source].gap[0, :, -1], found, atol=1e-5
-        )  # at the token level, of all tokens
+        gap = groups[source].measures["forward_kl"][0, :, -1] - best
+        # At the token level it is that of all tokens.
+        np.testing.assert_allclose(groups[source].gap[0, :, -1], gap, atol=1e-5)
         optimum = result.values[source]["forward_kl"]["optimum"]
         assert optimum["entropy"] == pytest.approx(
             -(projection * np.log(projection)).sum(), abs=1e-4
@@ -135,11 +133,11 @@ def test_gap_is_to_the_best_of_the_class_per_string(made):
     )
 
 
-def test_students_learn_from_the_first_demonstrations_of_their_seed(made):
-    _, groups, rows = made
-    table = groups["sft"].found["params"][0]
-    assert settings(groups["sft"].course)[3:5] == [(40, 1, 0.05), (40, 0, 0.1)]
-    for (n, seed, _), logits in zip(settings(groups["sft"].course), table):
+def test_students_learn_from_the_first_demonstrations_of_their_seed(study):
+    _, groups, rows = study
+    table = groups["sft"].measures["params"][0]
+    assert settings(groups["sft"].plan)[3:5] == [(40, 1, 0.05), (40, 0, 0.1)]
+    for (n, seed, _), logits in zip(settings(groups["sft"].plan), table):
         strings = rows.tokens[seed, :n]
         ones = np.concatenate(
             [strings[:, 1][strings[:, 0] == 1], strings[:, 2][strings[:, 1] == 1]]
@@ -149,15 +147,15 @@ def test_students_learn_from_the_first_demonstrations_of_their_seed(made):
         assert p[2, 1] == pytest.approx(ones.mean(), abs=0.03)
 
 
-def test_over_sft_is_measured_at_sft_s_temperature_of_equal_entropy(made):
-    result, groups, _ = made
+def test_over_sft_is_measured_at_sft_s_temperature_of_equal_entropy(study):
+    result, groups, _ = study
     own = result.values["sft"]["forward_kl"]["over_sft_at_equal_entropy"]["mode_share"]["seeds"]
     assert own == pytest.approx([0, 0], abs=1e-3)
     students, entropy = groups["distill"], lambda q: -(q * np.log(q)).sum()
     for seed in range(2):
-        q = law(students.found["params"][0, 2 + seed])
+        q = law(students.measures["params"][0, 2 + seed])
         heats = np.linspace(0.5, 2, 20_001)
-        table = groups["sft"].found["params"][0, 2 + seed]
+        table = groups["sft"].measures["params"][0, 2 + seed]
         low, high = 0, len(heats) - 1
         while high - low > 1:
             middle = (low + high) // 2
@@ -165,35 +163,35 @@ def test_over_sft_is_measured_at_sft_s_temperature_of_equal_entropy(made):
                 (middle, high) if entropy(law(table, heats[middle])) < entropy(q) else (low, middle)
             )
         wanted = (q[VALID_B].sum() - law(table, heats[low])[VALID_B].sum()) / P[VALID_B].sum()
-        found = result.values["distill"]["forward_kl"]["over_sft_at_equal_entropy"]["mode_share"][
-            "seeds"
-        ][seed]
-        assert found == pytest.approx(wanted, abs=2e-3)
+        over_sft = result.values["distill"]["forward_kl"]["over_sft_at_equal_entropy"]
+        assert over_sft["mode_share"]["seeds"][seed] == pytest.approx(wanted, abs=2e-3)
 
 
-def test_stability_is_told_of_seeds(made):
-    result, groups, _ = made
+def test_stability_is_that_of_seeds(study):
+    result, groups, _ = study
     students = groups["adversarial"]
-    told = result.values["adversarial"]["alpha:0.5"]["stability"]["0.1"]
-    norms = students.found["gradient_norm"][1, 4:6]
-    assert told["largest_gradient"] == pytest.approx(norms.max())
-    assert told["gap"]["seeds"] == pytest.approx(students.gap[1, 4:6, -1])
-    assert told["wobble"] == pytest.approx(
-        students.found["js"][1, 4:6, -2:].std(1).mean(), rel=1e-4
+    stability = result.values["adversarial"]["alpha:0.5"]["stability"]["0.1"]
+    norms = students.measures["gradient_norm"][1, 4:6]
+    assert stability["largest_gradient"] == pytest.approx(norms.max())
+    assert stability["gap"]["seeds"] == pytest.approx(students.gap[1, 4:6, -1])
+    assert stability["wobble"] == pytest.approx(
+        students.measures["js"][1, 4:6, -2:].std(1).mean(), rel=1e-4
     )
     assert (norms[:, :50] == 0).all() and (norms[:, 50] > 0).all()  # the discriminator warms up
 
-    ruined = {name: x.copy() for name, x in students.found.items()}
+    ruined = {name: x.copy() for name, x in students.measures.items()}
     for x in ruined.values():
         x[1, 4] = np.nan
-    told = numbers.numbers(students._replace(found=ruined), groups["sft"], result.values["expert"])
-    told = told["alpha:0.5"]["stability"]["0.1"]
-    assert (told["not_finite"], told["spread"], told["gap"]["seeds"][0]) == (
+    by_name = numbers.numbers(
+        students._replace(measures=ruined), groups["sft"], result.values["expert"]
+    )
+    stability = by_name["alpha:0.5"]["stability"]["0.1"]
+    assert (stability["not_finite"], stability["spread"], stability["gap"]["seeds"][0]) == (
         0.5,
         math.inf,
         math.inf,
     )
-    assert told["stuck"] >= 0.5 and told["mode_b_lost"] >= 0.5
+    assert stability["stuck"] >= 0.5 and stability["mode_b_lost"] >= 0.5
 
 
 def test_demonstrations_needed():
@@ -204,19 +202,19 @@ def test_demonstrations_needed():
     assert needed((10, 1000), [0.5, 0.06]) == math.inf
 
 
-def test_checks_fail_for_wrong_numbers(made):
-    result, groups, rows = made
-    course, found = groups["sft"].course, {source: result.values[source] for source in groups}
+def test_checks_fail_for_wrong_numbers(study):
+    result, groups, rows = study
+    plan, values = groups["sft"].plan, {source: result.values[source] for source in groups}
 
     def failing(source, **changed):
-        wrong = groups | {source: groups[source]._replace(found=groups[source].found | changed)}
-        return {
-            check.name for check in checks.checks(course, rows, wrong, found) if not check.holds
+        wrong = groups | {
+            source: groups[source]._replace(measures=groups[source].measures | changed)
         }
+        return {check.name for check in checks.checks(plan, rows, wrong, values) if not check.holds}
 
-    distilled = groups["distill"].found
+    distilled = groups["distill"].measures
     assert "adversarial: none below the best of its class" in failing(
-        "adversarial", own=groups["adversarial"].found["own"] - 0.9
+        "adversarial", own=groups["adversarial"].measures["own"] - 0.9
     )
     assert "distill: entropy from the tables" in failing(
         "distill", entropy=distilled["entropy"] + 0.01
@@ -224,7 +222,7 @@ def test_checks_fail_for_wrong_numbers(made):
     assert "distill: divergences by their variational bound" in failing(
         "distill", js=distilled["js"] * 1.02
     )
-    moved = failing("sft", params=groups["sft"].found["params"] + np.array([0.5, 0.0]))
+    moved = failing("sft", params=groups["sft"].measures["params"] + np.array([0.5, 0.0]))
     assert "sft: forward KL's students count their own demonstrations" in moved
 
 
@@ -251,7 +249,5 @@ BAD = [
 
 
 @pytest.mark.parametrize(("flags", "field"), BAD)
-def test_flags_that_cannot_be_are_refused(flags, field):
-    with pytest.raises(UsageError) as error:
-        beyond_three.make(beyond_three.Flags(**flags))
-    assert error.value.field == field
+def test_flags_that_cannot_be_are_refused(flags, field, refused):
+    refused(beyond_three, flags, field=field)
