@@ -127,7 +127,7 @@ def _exposure(flags: Flags) -> tuple[list[dict], list[Check]]:
     mdp = TwoTemplate(flags.vocab, flags.horizon, flags.weight, flags.noise).build()
     rows, checks = [], []
     with jax.enable_x64(True):
-        world = classes.world(mdp)
+        world = classes.enumerated(mdp)
         policy, space, p = world.policy("markov"), world.space, world.expert
         kl = parse("forward_kl")
         closed = world.law("markov", classes.projection(world, "markov"))

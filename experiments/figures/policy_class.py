@@ -55,7 +55,7 @@ def make(flags: Flags) -> Result:
     names = _ordered(flags.classes)
     mdp = TwoTemplate(flags.vocab, flags.horizon, flags.weight, flags.noise).build()
     with jax.enable_x64(True):
-        world = classes.world(mdp)
+        world = classes.enumerated(mdp)
         optima, tables = {}, {}
         for i, name in enumerate(names):
             before = names[i - 1]  # nothing is embedded at the first class

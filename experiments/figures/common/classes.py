@@ -4,9 +4,10 @@ for each divergence."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from jax import Array
 
 from experiments.evaluation.class_optimum import STANDARD
 from fdiv import exact
@@ -14,15 +15,14 @@ from fdiv.divergences import parse
 from fdiv.policies import tabular
 from fdiv.types import Params, Policy, TokenMDP
 
-SEARCHED = sorted(
-    STANDARD, key=lambda name: name == "tv"
-)  # total variation last: it starts where the others end
+# Total variation last: it starts where the others end.
+SEARCHED = sorted(STANDARD, key=lambda name: name == "tv")
 RESEARCHED = 1e-6  # a search that another's end beats by more starts again from there
 
 Table = dict[str, dict[str, float]]  # divergence minimised -> measure -> value
 
 
-class World(NamedTuple):
+class EnumeratedTask(NamedTuple):
     """A task, its strings and its expert's law, in double precision: to be made and used under
     `enable_x64`."""
 
@@ -48,20 +48,22 @@ class World(NamedTuple):
 
     def measure(self, q: exact.Law) -> dict[str, float]:
         """Sequence-level divergences from the expert, the task's statistics, entropy."""
-        found = {d: exact.divergence(parse(d), self.space, self.expert, q) for d in STANDARD}
-        found |= {
-            k: exact.expectation(q, f(self.space.sequences)) for k, f in self.mdp.statistics.items()
-        }
-        return {k: float(v) for k, v in (found | {"entropy": exact.entropy(q)}).items()}
+        values = {d: exact.divergence(parse(d), self.space, self.expert, q) for d in STANDARD}
+        for name, statistic in self.mdp.statistics.items():
+            values[name] = exact.expectation(q, statistic(self.space.sequences))
+        values["entropy"] = exact.entropy(q)
+        return {name: float(value) for name, value in values.items()}
 
 
-def world(mdp: TokenMDP) -> World:
+def enumerated(mdp: TokenMDP) -> EnumeratedTask:
     """Every string of a task. Raises `UsageError` if there are too many."""
     space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
-    return World(mdp, space, exact.law(space, *mdp.expert))
+    return EnumeratedTask(mdp, space, exact.law(space, *mdp.expert))
 
 
-def optima(w: World, name: str, smaller: Mapping[str, Params]) -> tuple[dict[str, Params], Table]:
+def optima(
+    w: EnumeratedTask, name: str, smaller: Mapping[str, Params]
+) -> tuple[dict[str, Params], Table]:
     """The best of a class for each divergence and what it measures, searched from random policies
     and from `smaller`.
 
@@ -70,32 +72,27 @@ def optima(w: World, name: str, smaller: Mapping[str, Params]) -> tuple[dict[str
     if name == "full":
         tables = dict.fromkeys(STANDARD, projection(w, name))
         return tables, {d: w.measure(w.law(name, table)) for d, table in tables.items()}
-    policy, tables, found = w.policy(name), {}, {}
+    policy, tables, measures = w.policy(name), {}, {}
 
     def search(d: str, starts: Sequence[Params]) -> None:
         most = 500 if d == "tv" else 5000
-        tables[d] = exact.best_in_class(
-            parse(d), w.space, w.mdp.expert, policy, starts, iterations=most
-        ).params
-        found[d] = w.measure(w.law(name, tables[d]))
+        at = (w.space, w.mdp.expert, policy, starts)
+        tables[d] = exact.best_in_class(parse(d), *at, iterations=most).params
+        measures[d] = w.measure(w.law(name, tables[d]))
 
     for d in SEARCHED:
-        ends = [
-            tables[other] for other in sorted(found, key=lambda other, d=d: found[other][d])[:2]
-        ]
-        search(
-            d,
-            (ends if d == "tv" else exact.random_starts(policy, 6))
-            + ([smaller[d]] if d in smaller else []),
-        )
+        nearest = sorted(measures, key=lambda other, d=d: measures[other][d])[:2]
+        ends = [tables[other] for other in nearest]
+        starts = ends if d == "tv" else exact.random_starts(policy, 6)
+        search(d, starts + ([smaller[d]] if d in smaller else []))
     for d in STANDARD:
-        rival = min(STANDARD, key=lambda other, d=d: found[other][d])
-        if found[rival][d] < found[d][d] - RESEARCHED:
+        rival = min(STANDARD, key=lambda other, d=d: measures[other][d])
+        if measures[rival][d] < measures[d][d] - RESEARCHED:
             search(d, [tables[rival], tables[d]])
-    return tables, found
+    return tables, measures
 
 
-def embed(w: World, small: str, large: str, table: Any) -> np.ndarray:
+def embed(w: EnumeratedTask, small: str, large: str, table: Params) -> np.ndarray:
     """The same policy as a table of a larger class: the row of each state is that of the smaller
     class's state."""
     wide = np.zeros((w.automaton(large).states, w.mdp.vocab))
@@ -103,12 +100,12 @@ def embed(w: World, small: str, large: str, table: Any) -> np.ndarray:
     return wide
 
 
-def projection(w: World, name: str) -> np.ndarray:
+def projection(w: EnumeratedTask, name: str) -> np.ndarray:
     """Forward KL's optimum in closed form, as logits."""
     return tabular.nearest(w.automaton(name), w.space, w.expert)
 
 
-def accumulated_kl(w: World, q: exact.Law, arrival: Any) -> np.ndarray:
+def accumulated_kl(w: EnumeratedTask, q: exact.Law, arrival: Array) -> np.ndarray:
     """Sum over the first t positions of E_prefix KL(p(.|prefix) || q(.|prefix)), prefixes from the
     law of `arrival`. [T]"""
     each = parse("forward_kl").perspective(w.expert.conditional, q.conditional).sum(-1)

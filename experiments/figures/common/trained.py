@@ -4,7 +4,7 @@ curves in memory: for studies."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,14 @@ import numpy as np
 from experiments import assemble, devices, validation
 from experiments import config as configs
 from experiments.assemble import Task
+from experiments.config import Benchmark, Config
 from experiments.evaluation.evaluator import Evaluator
-from experiments.running import runs as made
+from experiments.running import runs as run_starts
 from experiments.running import train as loop
+from experiments.running.program import TrainState
 from experiments.running.runs import Runs
-from fdiv.types import Components
+from experiments.running.train import Training
+from fdiv.types import Components, Params
 
 
 class Course(NamedTuple):
@@ -25,18 +28,18 @@ class Course(NamedTuple):
 
     update: np.ndarray  # [points]
     metrics: dict[str, np.ndarray]  # name -> [points, seeds], as `compare` logs them
-    params: Any  # [seeds, ...] at the end
+    params: Params  # [seeds, ...] at the end
 
 
 class School(NamedTuple):
-    """What was taught, and how each method fared."""
+    """A task and how each method fared on it."""
 
     task: Task
     components: Components
     courses: dict[str, Course]
 
 
-def train(config: Any, data: Sequence[Any] = ()) -> School:
+def train(config: Config, data: Sequence[Benchmark] = ()) -> School:
     """Every method of a `compare` config, from the same start on the same data. Raises `UsageError`
     as `compare` does.
 
@@ -46,34 +49,43 @@ def train(config: Any, data: Sequence[Any] = ()) -> School:
     validation.check(config, config)
     task = assemble.task(config)
     components = assemble.components(config, task)
-    runs = config.budget.seeds * max(1, len(data))
+    methods, seeds = configs.resolve(config), config.budget.seeds
+    tasks = [task._replace(mdp=benchmark.build()) for benchmark in data] or [task]
+    runs = seeds * len(tasks)
     layout = devices.lay_out(runs, config.devices)
-    keys = assemble.seed_keys(config, config.budget.seeds)
-    given = [task._replace(mdp=benchmark.build()) for benchmark in data] or [task]
-    keys, one = jnp.tile(keys, len(given)), keys
-    start = made.starts(config, task, components, keys)
-    extra = [m.divergence for m in configs.resolve(config).values() if m.divergence]
+    of_seeds = assemble.seed_keys(config, seeds)
+    keys = jnp.tile(of_seeds, len(tasks))
+    start = run_starts.starts(config, task, components, keys)
+    extra = [method.divergence for method in methods.values() if method.divergence]
     evaluator = Evaluator(
         config.evaluation, config.budget.seed, task, components, layout, layout.put(start), extra
     )
     courses = {}
-    for name, method in configs.resolve(config).items():
+    for name, method in methods.items():
         objective = assemble.build(config, method, components)
         rates = jnp.full(runs, method.learning_rate or config.optimiser.learning_rate)
-        kept = [made.fixed_rows(config.budget, task.mdp, one, method.reads) for task in given]
-        rows = jax.tree.map(lambda *xs: jnp.concatenate(xs), *kept)
-        training = loop.prepare(
-            config, task, objective, layout, Runs(keys, start, rates, rows), method.reads
-        )
-        measure = lambda train_state, compiled=training.compiled: (
-            evaluator.measure(train_state.learner.params) | layout.host(compiled.probe(train_state))
-        )
-        curve = []
-        stops = loop.curve(config.budget.updates, config.evaluation.evaluations)
-        for progress in loop.fit(training, measure, stops):
-            if progress.metrics is not None:
-                curve.append((progress.update, progress.metrics))
-        found = {key: np.stack([metrics[key] for _, metrics in curve]) for key in curve[0][1]}
-        params = jax.tree.map(np.asarray, layout.get(progress.train_state.learner.params))
-        courses[name] = Course(np.array([update for update, _ in curve]), found, params)
+        rows = [run_starts.fixed_rows(config.budget, x.mdp, of_seeds, method.reads) for x in tasks]
+        rows = jax.tree.map(lambda *xs: jnp.concatenate(xs), *rows)
+        of_method = Runs(keys, start, rates, rows)
+        training = loop.prepare(config, task, objective, layout, of_method, method.reads)
+        courses[name] = _course(config, training, evaluator)
     return School(task, components, courses)
+
+
+def _course(config: Config, training: Training, evaluator: Evaluator) -> Course:
+    """Train to the end, evaluating on the way as `compare` does."""
+    layout = training.layout
+
+    def measure(train_state: TrainState) -> dict[str, np.ndarray]:
+        own = layout.host(training.compiled.probe(train_state))
+        return evaluator.measure(train_state.learner.params) | own
+
+    updates, points = [], []
+    stops = loop.curve(config.budget.updates, config.evaluation.evaluations)
+    for progress in loop.fit(training, measure, stops):
+        if progress.metrics is not None:
+            updates.append(progress.update)
+            points.append(progress.metrics)
+    metrics = {name: np.stack([point[name] for point in points]) for name in points[0]}
+    params = jax.tree.map(np.asarray, layout.get(progress.train_state.learner.params))
+    return Course(np.array(updates), metrics, params)

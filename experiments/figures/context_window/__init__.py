@@ -41,7 +41,7 @@ def make(flags: Flags) -> Result:
     plan = lessons(flags, benchmark)
     views = _views(flags, flags.table_seed)
     with jax.enable_x64(True):
-        world = classes.world(benchmark.build())
+        world = classes.enumerated(benchmark.build())
         tables = task.optima(world, flags.divergences, views, flags.order, flags.starts)
         metrics = task.measure(world, flags.divergences, tables, views)
     students = train_students(plan)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.figures.common.base import Check, near
-from experiments.figures.common.classes import World
+from experiments.figures.common.classes import EnumeratedTask
 from experiments.figures.context_window.flags import Flags
 from experiments.figures.context_window.students import SIZES, Student, reach
 from experiments.figures.context_window.task import (
@@ -30,7 +30,7 @@ SEARCHED = 1e-5  # what a search may miss of a minimum
 
 def all_checks(
     flags: Flags,
-    world: World,
+    world: EnumeratedTask,
     views: Views,
     tables: Tables,
     metrics: Metrics,
@@ -48,7 +48,9 @@ def all_checks(
     return checks + (_transformers(flags, students) if flags.transformers else [])
 
 
-def _window(flags: Flags, world: World, window: int, view: dict[bool, WindowView]) -> list[Check]:
+def _window(
+    flags: Flags, world: EnumeratedTask, window: int, view: dict[bool, WindowView]
+) -> list[Check]:
     """What cloning loses, from strings and from entropies; its pairs, the expert's with a clock,
     else but for cut strings."""
     checks, p = [], np.asarray(world.expert.string)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.figures.common.base import Row
-from experiments.figures.common.classes import World
+from experiments.figures.common.classes import EnumeratedTask
 from experiments.figures.context_window.students import Student
 from experiments.figures.context_window.task import (
     Metrics,
@@ -32,7 +32,7 @@ def numbers(view: dict[bool, WindowView]) -> dict[str, float]:
     }
 
 
-def reverse_kl(world: World, window: int, view: dict[bool, WindowView]) -> float:
+def reverse_kl(world: EnumeratedTask, window: int, view: dict[bool, WindowView]) -> float:
     """KL from the strings that cloning with a clock writes to the expert."""
     q = string_log_probs(world, view[True].table, window)
     return float(np.exp(q) @ (q - np.asarray(world.expert.string)))

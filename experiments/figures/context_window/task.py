@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from scipy.special import entr, softmax
 
-from experiments.figures.common.classes import World
+from experiments.figures.common.classes import EnumeratedTask
 from fdiv import exact, metrics
 from fdiv.divergences import parse
 from fdiv.policies import tabular
@@ -104,7 +104,7 @@ def pairs_tv(pairs: np.ndarray, others: np.ndarray, clock: bool) -> float:
     return float((np.abs(off).sum() + np.abs(off_ended).sum()) / 2 / horizon)
 
 
-def string_log_probs(world: World, table: np.ndarray, window: int) -> np.ndarray:
+def string_log_probs(world: EnumeratedTask, table: np.ndarray, window: int) -> np.ndarray:
     """Log-prob of every string, token by token; the table may have a clock. [N]"""
     tokens, mask, _ = world.space.sequences
     vocab, horizon = world.mdp.vocab, world.mdp.horizon
@@ -114,7 +114,9 @@ def string_log_probs(world: World, table: np.ndarray, window: int) -> np.ndarray
     return np.where(mask, np.log(chance), 0.0).sum(1)
 
 
-def optima(world: World, names: tuple[str, ...], views: Views, order: int, starts: int) -> Tables:
+def optima(
+    world: EnumeratedTask, names: tuple[str, ...], views: Views, order: int, starts: int
+) -> Tables:
     """The nearest table of each window, in each divergence, at each level.
 
     From the range on the expert itself is in the class, and nothing is searched: 0 is reached at it
@@ -131,7 +133,7 @@ def optima(world: World, names: tuple[str, ...], views: Views, order: int, start
 
 
 def _searched(
-    world: World,
+    world: EnumeratedTask,
     names: tuple[str, ...],
     window: int,
     starts: int,
@@ -154,12 +156,12 @@ def _searched(
     return nearest
 
 
-def _policy(world: World, window: int) -> Policy:
+def _policy(world: EnumeratedTask, window: int) -> Policy:
     automaton = tabular.markov(world.mdp.vocab, world.mdp.horizon, window)
     return tabular.policy(automaton, world.mdp.vocab)
 
 
-def measure(world: World, names: tuple[str, ...], tables: Tables, views: Views) -> Metrics:
+def measure(world: EnumeratedTask, names: tuple[str, ...], tables: Tables, views: Views) -> Metrics:
     """Every exact metric of each table, and its KL to the strings of what the window MDP takes the
     expert for."""
     family = [parse(name) for name in dict.fromkeys((*names, *ALWAYS))]

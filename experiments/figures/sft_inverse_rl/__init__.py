@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.figures.common import classes
 from experiments.figures.common.base import Check, Figure, Result, Row
-from experiments.figures.common.classes import World
+from experiments.figures.common.classes import EnumeratedTask
 from experiments.figures.sft_inverse_rl import checks as sft_checks
 from experiments.figures.sft_inverse_rl import picture
 from experiments.figures.sft_inverse_rl import students as imitators
@@ -76,7 +76,7 @@ def make(flags: Flags) -> Result:
             raise UsageError("classes", name, "is no policy class, or is there twice.", fix)
     mdp = TwoTemplate(flags.vocab, flags.horizon, flags.weight, flags.noise).build()
     with jax.enable_x64(True):
-        world = classes.world(mdp)
+        world = classes.enumerated(mdp)
         values: dict = {"expert": world.measure(world.expert), "classes": {}}
     values["few_seeds"] = flags.seeds < statistics.FEW_SEEDS
     rows, checks, curve = [], [], []
@@ -88,7 +88,7 @@ def make(flags: Flags) -> Result:
     return Result(values, checks, rows, picture.draw(values, curve), every_row)
 
 
-def study(flags: Flags, world: World, name: str) -> tuple[dict, list[Check], list[Row]]:
+def study(flags: Flags, world: EnumeratedTask, name: str) -> tuple[dict, list[Check], list[Row]]:
     """One class: its values, the checks, SFT's training curve."""
     components, ones = imitators.components(world, name), np.ones(flags.seeds)
     stops = [int(n) for n in np.unique(np.geomspace(1, flags.updates, POINTS).round())]

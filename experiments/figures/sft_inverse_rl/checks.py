@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.figures.common.base import Check, near
-from experiments.figures.common.classes import World
+from experiments.figures.common.classes import EnumeratedTask
 from experiments.figures.sft_inverse_rl.students import DRAWS, Course, Measures
 from fdiv import divergences, exact
 from fdiv.objectives.max_likelihood import max_likelihood
@@ -25,7 +25,7 @@ VANISHED = 0.05  # of sft's value: at most so much is left of a difference in th
 Curve = dict[str, np.ndarray]  # measure -> [P, S]
 
 
-def curve(world: World, components: Components, course: Course, batch: int) -> Curve:
+def curve(world: EnumeratedTask, components: Components, course: Course, batch: int) -> Curve:
     """At each point of a course, under `enable_x64`.
 
     forward_kl     by enumeration

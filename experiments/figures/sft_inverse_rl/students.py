@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.figures.common import classes, students
-from experiments.figures.common.classes import World
+from experiments.figures.common.classes import EnumeratedTask
 from fdiv import divergences, exact, metrics, objectives
 from fdiv.policies import tabular
 from fdiv.rollout import sampler, tempered
@@ -41,7 +41,7 @@ class Student(NamedTuple):
     temperature: np.ndarray  # [S]
 
 
-def components(world: World, name: str) -> Components:
+def components(world: EnumeratedTask, name: str) -> Components:
     """What the methods need for a policy class; the discriminator reads whole prefixes."""
     mdp = world.mdp
     scorer = tabular.scorer(tabular.full(mdp.vocab, mdp.horizon), mdp.vocab)
@@ -78,7 +78,7 @@ def course(
     return Course(np.stack(params), np.stack(losses)[1:])
 
 
-def evaluator(world: World, name: str, samples: int) -> Callable[[Student], Measures]:
+def evaluator(world: EnumeratedTask, name: str, samples: int) -> Callable[[Student], Measures]:
     """Exact measures of students of a class, to be called in double precision.
 
     `distinct_expected` is the mean share of distinct strings among `samples`, `distinct_variance` a
@@ -145,7 +145,7 @@ def diversity(components: Components, samples: int) -> Callable[[Student], Measu
     return measure
 
 
-def best(world: World, name: str) -> Student:
+def best(world: EnumeratedTask, name: str) -> Student:
     """The best of a class for each of `DIVERGENCES`, to be called in double precision: in closed
     form or searched.
 

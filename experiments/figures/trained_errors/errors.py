@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.figures.common.classes import World, accumulated_kl
+from experiments.figures.common.classes import EnumeratedTask, accumulated_kl
 from fdiv import exact
 from fdiv.benchmarks import TwoTemplate
 from fdiv.divergences import parse
@@ -30,7 +30,7 @@ class Errors(NamedTuple):
     cost: np.ndarray
 
 
-def enumerated(world: World, policy: Policy, params: Params) -> tuple[Errors, Errors]:
+def enumerated(world: EnumeratedTask, policy: Policy, params: Params) -> tuple[Errors, Errors]:
     """Errors of every seed's policy, and at each one's last position what `exact.divergence` says
     they must be."""
     space, p, T = world.space, world.expert, world.space.horizon

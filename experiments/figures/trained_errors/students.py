@@ -39,7 +39,7 @@ def train_students(flags: Flags, horizon: int) -> Iterator[tuple[str, StudentErr
             group = GROUPS["distill"](policy_prefixes=own)
             configs[f"@{own:g}"] = replace(distilled, distill=group)
     with jax.enable_x64(True):
-        world = classes.world(config.benchmark.build())
+        world = classes.enumerated(config.benchmark.build())
     for suffix, each in configs.items():
         school = trained.train(each)
         policy = school.components.policy

@@ -36,7 +36,7 @@ def test_best_independent_policies_are_what_a_scan_finds(made):
 
 @pytest.mark.usefixtures("double")
 def test_projection_counts_and_a_larger_class_repeats_the_smaller():
-    world = classes.world(TwoTemplate(3, 3, 0.6, 0.1).build())
+    world = classes.enumerated(TwoTemplate(3, 3, 0.6, 0.1).build())
     rows, p = two_template_strings(3, 3, 0.6, 0.1)
     logits = classes.projection(world, "markov")
     first = [p[rows[:, 0] == b].sum() for b in range(3)]

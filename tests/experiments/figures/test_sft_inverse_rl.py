@@ -45,7 +45,7 @@ def tables(seeds):
 
 @pytest.mark.usefixtures("double")
 def test_students_are_measured_as_written_out_and_cooled_to_the_entropy_wanted():
-    world, params = classes.world(TwoTemplate(**LANGUAGE).build()), tables(3)
+    world, params = classes.enumerated(TwoTemplate(**LANGUAGE).build()), tables(3)
     evaluate = imitators.evaluator(world, "markov", 10)
     measures, p = evaluate(Student(params, np.array([1.0, 0.6, 2.0]))), expert()
     for i, temperature in enumerate((1.0, 0.6, 2.0)):
@@ -71,7 +71,7 @@ def test_students_are_measured_as_written_out_and_cooled_to_the_entropy_wanted()
 
 
 def test_a_course_starts_alike_draws_fresh_minibatches_and_keeps_their_losses():
-    world = classes.world(TwoTemplate(**LANGUAGE).build())
+    world = classes.enumerated(TwoTemplate(**LANGUAGE).build())
     components = imitators.components(world, "markov")
     course = imitators.course(components, "sft", [2, 3, 6], seeds=2, batch=5, rate=0.1)
     assert course.params.shape == (3, 2, 3, 2) and course.loss.shape == (2, 2)
@@ -89,7 +89,7 @@ def test_a_course_starts_alike_draws_fresh_minibatches_and_keeps_their_losses():
 
 
 def test_diversity_counts_whole_strings():
-    components = imitators.components(classes.world(TwoTemplate(**LANGUAGE).build()), "markov")
+    components = imitators.components(classes.enumerated(TwoTemplate(**LANGUAGE).build()), "markov")
     one = np.array([[0.0, 99.0], [99.0, 0.0], [0.0, 99.0]])  # 1111 and nothing else
     two = np.array([[0.0, 0.0], [99.0, 0.0], [0.0, 99.0]])  # 0000 or 1111
     measures = imitators.diversity(components, 30)(Student(np.stack([one, two]), np.ones(2)))
@@ -103,7 +103,9 @@ def test_the_best_of_a_class_is_what_a_scan_finds():
     q = np.stack([t ** ROWS.sum(1) * (1 - t) ** (4 - ROWS.sum(1)) for t in thetas])
     p = expert()
     with jax.enable_x64(True):
-        best = imitators.best(classes.world(TwoTemplate(**LANGUAGE).build()), "independent").params
+        best = imitators.best(
+            classes.enumerated(TwoTemplate(**LANGUAGE).build()), "independent"
+        ).params
     values = [(p * np.log(p / q)).sum(1), (q * np.log(q / p)).sum(1)]
     values.append(((p * np.log(2 * p / (p + q))).sum(1) + (q * np.log(2 * q / (p + q))).sum(1)) / 2)
     for table, value in zip(best, values):
