@@ -149,6 +149,7 @@ def _plan(flags: Flags) -> Plan:
             fix = f"Use one of {', '.join(tabular.AUTOMATA)}."
             raise UsageError(field, getattr(flags, field), "is no table.", fix)
     mdp = TwoTemplate(flags.vocab, flags.horizon, flags.weight, flags.noise).build()
+    space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
     policy, scorer = (
         tabular.AUTOMATA[name](mdp.vocab, mdp.horizon) for name in (flags.policy, flags.scorer)
     )
@@ -161,7 +162,7 @@ def _plan(flags: Flags) -> Plan:
     return Plan(
         components=components,
         automaton=policy,
-        space=exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos),
+        space=space,
         names=tuple(dict.fromkeys([*names, "forward_kl", "reverse_kl", "js"])),
         demos=flags.demos,
         rates=flags.rates,

@@ -243,7 +243,7 @@ BAD = [
     ({"policy": "transformer"}, "policy"),
     ({"scorer": "none"}, "scorer"),
     ({"weight": 0.4}, "weight"),
-    ({"noise": 1.0}, "benchmark.noise"),
+    ({"noise": 1.0}, "noise"),
     ({"horizon": 30}, "horizon"),
 ]
 

@@ -70,7 +70,7 @@ BAD = [
     ({"recovery": 1.5}, "recovery"),
     ({"horizon": 2}, "horizon"),
     ({"horizon": 40}, "horizon"),
-    ({"noise": 1.0}, "benchmark.noise"),
+    ({"noise": 1.0}, "noise"),
 ]
 
 

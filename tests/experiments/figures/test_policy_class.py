@@ -54,8 +54,8 @@ BAD = [
     ({"classes": ("markov", "neural")}, "classes"),
     ({"classes": ()}, "classes"),
     ({"horizon": 30}, "horizon"),
-    ({"weight": 0.0}, "benchmark.weight"),
-    ({"vocab": 1}, "benchmark.vocab"),
+    ({"weight": 0.0}, "weight"),
+    ({"vocab": 1}, "vocab"),
 ]
 
 

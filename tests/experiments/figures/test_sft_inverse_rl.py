@@ -170,9 +170,9 @@ BAD = [
     ({"batch_size": 1}, "batch_size"),
     ({"samples": 1}, "samples"),
     ({"horizon": 40}, "horizon"),
-    ({"vocab": 1}, "benchmark.vocab"),
-    ({"weight": 1.0}, "benchmark.weight"),
-    ({"noise": 0.0}, "benchmark.noise"),
+    ({"vocab": 1}, "vocab"),
+    ({"weight": 1.0}, "weight"),
+    ({"noise": 0.0}, "noise"),
 ]
 
 
