@@ -267,9 +267,9 @@ def test_groups_answer_the_same_prompt():
 
 
 def test_the_adaptive_controller_by_hand():
-    """beta (1 + clip(D / target - 1, -.2, .2) n / horizon): D = 9 against 6 is clipped to +.2, D =
+    """beta (1 + clip(D / target - 1, -.2, .2) n / adapt_over): D = 9 against 6 is clipped to +.2, D =
     5.4 is -.1."""
-    control = Control("adaptive", target=6.0, horizon=1000)
+    control = Control("adaptive", target=6.0, adapt_over=1000)
     weight = control.init(0.5)
     weight = control.update(weight, 0.5, jnp.float32(9.0), 100)
     assert float(weight.beta) == pytest.approx(0.5 * 1.02)
@@ -307,7 +307,7 @@ def test_controllers_that_cannot_be(fields, beta, said):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_controller_is_fed_what_is_reported(name):
     space, components, params, _ = task_of("ending", exactly=False)
-    control = Control("adaptive", target=0.5, horizon=1000)
+    control = Control("adaptive", target=0.5, adapt_over=1000)
     method = objectives.resolve(name)
     objective = method.build(components._replace(control=control))
     aux = objective.init(jax.random.key(0), params)
