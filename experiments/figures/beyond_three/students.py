@@ -254,12 +254,10 @@ def _best(plan: Plan, source: str, name: str, starts: int, table: np.ndarray) ->
 
     The student is needed: at alpha = -1 no random start has led to the optimum.
     """
-    _, level, prefixes = SOURCES[source]
     mdp, policy = plan.components.mdp, plan.components.policy
     initial = [*exact.random_starts(policy, starts), table]
-    return exact.best_in_class(
-        divergences.parse(name), plan.space, mdp.expert, policy, initial, level, prefixes
-    )
+    d, level = divergences.parse(name), SOURCES[source].level
+    return exact.best_in_class(d, plan.space, mdp.expert, policy, initial, level)
 
 
 def string_log_probs(plan: Plan, tables: np.ndarray) -> np.ndarray:
