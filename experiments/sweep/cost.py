@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.sweep.folder import Line
 from experiments.sweep.plan import parsed
 
 START = 10.0  # for the imports, evaluations and files of a run, where nothing better is known
 
 
-def estimate(lines: Sequence[dict[str, Any]]) -> tuple[float, float]:
+def estimate(lines: Sequence[Line]) -> tuple[float, float]:
     """(seconds of all lines one after another, seconds of the longest) on this machine's devices.
 
     Each method is timed where it first appears; elsewhere its time goes with strings per update and
