@@ -98,10 +98,11 @@ def _parse(key: str, argv: list[str], fields: list[tuple[str, Any]], description
     """The figure's own flags, from where they start, and --out."""
     import tyro
 
-    bare = [
-        (name, Annotated[type(start), tyro.conf.arg(name="")], dataclasses.field(default=start))
-        for name, start in fields
-    ]
+    bare: list[tuple[str, Any, Any]] = []
+    for name, start in fields:
+        kind: Any = type(start)  # the class of its flags, known when the figure is
+        own = Annotated[kind, tyro.conf.arg(name="")]
+        bare.append((name, own, dataclasses.field(default=start)))
     out = (
         "out",
         Annotated[Path, tyro.conf.arg(help="Folder to write to.")],

@@ -23,7 +23,7 @@ from experiments.figures.common.base import Check, Figure, Picture, Result, near
 from experiments.reporting import style
 from fdiv import exact
 from fdiv.benchmarks.two_template import TwoTemplate
-from fdiv.checks import at_least, between, share
+from fdiv.checks import at_least, between, present, share
 from fdiv.divergences import parse
 from fdiv.types import Level
 
@@ -134,7 +134,9 @@ def _exposure(flags: Flags) -> tuple[list[dict], list[Check]]:
         projected = world.measure(closed)["forward_kl"]
         for d in FITTED:
             starts = exact.random_starts(policy, 9)
-            best = exact.best_in_class(parse(d), space, mdp.expert, policy, starts)
+            best = exact.best_in_class(
+                parse(d), space, present(mdp.expert, "expert"), policy, starts
+            )
             q = world.law("markov", best.params)
             own, expert = (classes.accumulated_kl(world, q, x.arrival).tolist() for x in (q, p))
             for n, (R, E) in enumerate(zip(own, expert), 1):

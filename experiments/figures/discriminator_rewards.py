@@ -21,7 +21,7 @@ from experiments.figures.common.base import Check, Figure, Picture, Result
 from experiments.gradients.world import build
 from experiments.reporting import style
 from fdiv import divergences, exact
-from fdiv.checks import at_least, between
+from fdiv.checks import at_least, between, present
 from fdiv.objectives.adversarial import fairl
 from fdiv.objectives.policy_gradient import policy_gradient
 from fdiv.policies import tabular
@@ -76,7 +76,7 @@ def _by_name(table: np.ndarray) -> dict[str, dict[str, float]]:
     return {r: dict(zip(names, map(float, row))) for r, row in zip(REWARDS, table)}
 
 
-def _bandit(log_p: jax.Array, reward: jax.Array) -> tuple[exact.Space, Components, Objective]:
+def _bandit(log_p: jax.Array, reward: jax.Array | int) -> tuple[exact.Space, Components, Objective]:
     """One choice from the law p, and the policy gradient that pays the reward of that number."""
     arms = log_p.shape[-1]
     space = exact.enumerate_strings(arms, 1, None)
@@ -92,7 +92,10 @@ def _bandit(log_p: jax.Array, reward: jax.Array) -> tuple[exact.Space, Component
 def _measure(
     d: Divergence, space: exact.Space, components: Components, params: jax.Array
 ) -> jax.Array:
-    p, q = exact.law(space, *components.mdp.expert), exact.law(space, components.policy, params)
+    p, q = (
+        exact.law(space, *present(components.mdp.expert, "expert")),
+        exact.law(space, components.policy, params),
+    )
     return exact.divergence(d, space, p, q)
 
 

@@ -119,6 +119,7 @@ def interior() -> dict[str, Divergence]:
 
 def optimum(d: Divergence, rewards: np.ndarray, log_ref: np.ndarray, beta: float | Array) -> Array:
     """log pi of the most E_pi r - beta D_f(pi||ref)."""
+    # pyrefly: ignore[bad-argument-type]
     return regularised.optimum(swapped(d), rewards, log_ref, beta)
 
 
@@ -137,6 +138,7 @@ def preferred(d: Divergence, rewards: np.ndarray, log_ref: np.ndarray, beta: flo
 
 def cost(d: Divergence, log_pi: Array, log_ref: np.ndarray) -> Array:
     """D_f(pi||ref), over the last axis."""
+    # pyrefly: ignore[bad-argument-type]
     return d.perspective(log_pi, log_ref).sum(-1)
 
 
@@ -159,6 +161,7 @@ def spend(
             costs = [cost(family[name], law(-x), log_ref) for name in names]
             return jnp.stack(costs)[kind] - amount
 
+        # pyrefly: ignore[bad-argument-type]
         return law(-bisect(over, -jnp.log(BETAS[1]), -jnp.log(BETAS[0])))
 
     kinds = jnp.array([names.index(name) for name, _ in budgets])

@@ -97,7 +97,7 @@ def _checks(
     finer = float(divergence(d, p, best.mean, best.std, 271))
     rivals = {n: float(divergence(d, p, fit.mean, fit.std)) for n, (fit, *_) in optima.items()}
     rivals["scan"] = float(scan[1].min())
-    rival = min(rivals, key=rivals.get)
+    rival = min(rivals, key=lambda name: rivals[name])
     of_slope, of_value, of_rival = (5e-3, 1e-4, 1e-3) if kinked else (1e-5, 1e-9, 1e-8)
     detail = f"{best.value:.6g} against {rivals[rival]:.6g} of {rival}"
     no_worse = best.value <= rivals[rival] + of_rival * scale
@@ -119,6 +119,7 @@ def _slope(name: str, p: Mixture, fit: Fit) -> float:
     differentiating."""
     x, step = grid(p)
     z = (x - fit.mean) / fit.std
+    # pyrefly: ignore[bad-argument-type]
     pulled = step * pull(parse(name), p.log_density(x), norm.logpdf(x, fit.mean, fit.std))
     return float(jnp.hypot((pulled * z).sum(), (pulled * (z**2 - 1)).sum()))
 

@@ -96,6 +96,7 @@ def fit(name: str, starts: np.ndarray, steps: int) -> jax.Array:
         logits, opt = carry
         updates, opt = tx.update(slope(logits), opt)
         logits = optax.apply_updates(logits, updates)
+        # pyrefly: ignore[bad-argument-type]
         return (logits, opt), jax.nn.softmax(logits)
 
     def path(start):

@@ -20,7 +20,7 @@ from experiments.figures.common.base import Check, Figure, Picture, Result, dist
 from experiments.reporting import style
 from fdiv import divergences, exact, regularised, statistics
 from fdiv.benchmarks import Rewarded
-from fdiv.checks import at_least, positive
+from fdiv.checks import at_least, positive, present
 from fdiv.control import Control
 from fdiv.policies import Architecture
 from fdiv.types import UsageError
@@ -81,7 +81,7 @@ def make(flags: Flags) -> Result:
         )
         for seed, (kl, beta) in enumerate(zip(kls, betas))
     ]
-    least = min(row["beta"] for row in curve)
+    least = min(float(row["beta"]) for row in curve)
     checks.append(Check("every weight stays positive", least > 0, f"the least is {least:.4g}"))
     return Result(values, checks, rows, _picture(flags, runs, weight_at_target), curve)
 
@@ -104,8 +104,10 @@ def _frontier(betas: np.ndarray) -> np.ndarray:
     mdp = Rewarded().build()
     with jax.enable_x64(True):
         space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
-        ref = exact.law(space, *mdp.regulariser.reference).string
-        rewards = jnp.asarray(mdp.score(space.sequences), float)
+        ref = exact.law(
+            space, *present(present(mdp.regulariser, "penalty").reference, "reference")
+        ).string
+        rewards = jnp.asarray(present(mdp.score, "score")(space.sequences), float)
         kl = divergences.reverse_kl()
         return np.asarray(regularised.frontier(kl, rewards, ref, jnp.asarray(betas))[0])
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +23,13 @@ from experiments.figures.common.base import Figure, Picture, Result, near
 from experiments.gradients.world import build
 from experiments.reporting import style
 from fdiv import divergences, exact
-from fdiv.checks import at_least, between
+from fdiv.checks import at_least, between, present
 from fdiv.objectives.distill import distill
 from fdiv.penalties import kl_penalty
 from fdiv.policies import tabular
 from fdiv.types import Divergence, Model, Objective
 
-PLACED = {  # name -> estimator, placement, unit, discount
+PLACED: dict[str, tuple[Any, ...]] = {  # name -> estimator, placement, unit, discount
     "k1_reward": ("k1", "reward", "token"),
     "k1_reward_no_to_go": ("k1", "reward", "string"),
     "k1_reward_gamma0": ("k1", "reward", "token", 0.0),
@@ -86,7 +87,8 @@ def make(flags: Flags) -> Result:
     with jax.enable_x64(True):
         at = jax.jit(lambda size: gradients(space, reference, reference + size * away))
         placements, truth = jax.device_get(at(flags.perturbation))
-        small = [_norm_ratio(*at(size), "k3_reward") for size in (2e-3, 1e-3)]
+        both = [at(size) for size in (2e-3, 1e-3)]
+        small = [_norm_ratio(found, exactly, "k3_reward") for found, exactly in both]
     rows = {name: _compare(gradient, truth) for name, gradient in placements.items()}
     checks = []
     for target, names in EXPECTED.items():
@@ -114,7 +116,10 @@ def gradients(space: exact.Space, logits: jax.Array, params: jax.Array) -> tuple
         return exact.expected_gradient(objective, params, space.sequences)
 
     def divergence(x: jax.Array, d: Divergence) -> jax.Array:
-        ref, q = (exact.law(space, policy, logits) for logits in (components.mdp.expert.params, x))
+        ref, q = (
+            exact.law(space, policy, logits)
+            for logits in (present(components.mdp.expert, "expert").params, x)
+        )
         return exact.divergence(d, space, ref, q)
 
     truth = {"zero": jnp.zeros_like(params)}
@@ -123,7 +128,7 @@ def gradients(space: exact.Space, logits: jax.Array, params: jax.Array) -> tuple
         fixed = distill(components, d, policy_prefixes=1.0)
         truth[f"{name}_fixed"] = space.horizon * gradient(fixed)
     placements = {
-        name: gradient(kl_penalty(components, components.mdp.expert, *how))
+        name: gradient(kl_penalty(components, present(components.mdp.expert, "expert"), *how))
         for name, how in PLACED.items()
     }
     return placements | {"exact_sum_fixed_prefixes": truth["backward_fixed"]}, truth
@@ -196,7 +201,7 @@ def _picture(rows: dict[str, dict]) -> Picture:
         for what, c in look.items()
         if c in colours
     ]
-    where = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 3}
+    where: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "ncols": 3}
     figure.legend(handles=handles, title="gradient of", title_fontsize=8, **where)
     return figure
 

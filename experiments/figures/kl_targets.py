@@ -127,6 +127,7 @@ def _laws(name: str, ref: np.ndarray, rewards: np.ndarray, beta: float) -> list[
     at = f"{name} at beta {beta:g}, rewards {' '.join(f'{r:g}' for r in rewards)}"
     chance = np.exp(log_pi)
     with jax.enable_x64(True):
+        # pyrefly: ignore[bad-argument-type]
         payoff = rewards + beta * np.asarray(divergences.parse(name).reward(np.log(ref) - log_pi))
     slope = np.abs(chance * (payoff - np.sum(chance * payoff))).max() / (1 + np.abs(rewards).max())
     checks = [

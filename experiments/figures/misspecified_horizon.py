@@ -88,6 +88,7 @@ def make(flags: Flags) -> Result:
         }
         for key in ("ratio", "tv", "theta")
     }
+    # pyrefly: ignore[unbound-name]
     return Result(values, checks, rows, _picture(counts, values["ratio"], fits))
 
 
@@ -118,6 +119,7 @@ def _fits(counts: Counts) -> tuple[dict[str, float], np.ndarray]:
             points = np.linspace(low, high, 9)
             heights = np.asarray(values(points))[:, j]
             low, high = points[max(heights.argmin() - 1, 0)], points[min(heights.argmin() + 1, 8)]
+        # pyrefly: ignore[unbound-name]
         return heights.min(), points[heights.argmin()]
 
     for j, d in enumerate(FITTED):

@@ -122,6 +122,7 @@ def _fit(d: str, log_p: np.ndarray, policies: PolicyClass) -> np.ndarray:
     """log-probs of the bins under the best policy."""
 
     def loss(params: Params) -> Array:
+        # pyrefly: ignore[bad-argument-type]
         return parse(d).perspective(log_p, policies.log_probs(params)).sum()
 
     best = exact.best_policy([loss], policies.starts, iterations=300)
@@ -132,6 +133,7 @@ def _measure(p: Mixture, x: np.ndarray, log_p: np.ndarray, log_q: np.ndarray) ->
     """All divergences, mean and standard deviation, and the mass on the minor component's side of
     the middle."""
     with jax.enable_x64(True):
+        # pyrefly: ignore[bad-argument-type]
         values = {d: float(parse(d).perspective(log_p, log_q).sum()) for d in (*FITTED, "tv")}
     q, minor = np.exp(log_q), p.means[1] if p.weight >= 0.5 else p.means[0]
     mean = float(q @ x)

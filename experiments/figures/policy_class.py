@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
@@ -103,7 +104,7 @@ def _between(optima: dict[str, Table]) -> list[Check]:
         worse = {
             d: optima[large][d][d] - optima[small][d][d] - room for d, room in TOLERANCE.items()
         }
-        d = max(worse, key=worse.get)
+        d = max(worse, key=lambda name: worse[name])
         detail = f"{d} {optima[large][d][d]:.6g} against {optima[small][d][d]:.6g}"
         checks.append(Check(f"{large} is never worse than {small}", worse[d] <= 0, detail))
     return checks
@@ -112,6 +113,7 @@ def _between(optima: dict[str, Table]) -> list[Check]:
 def _picture(optima: dict[str, Table], expert: dict[str, float]) -> Picture:
     style.use()
     whole = plt.figure(figsize=(6.8, 5.2), layout="constrained")
+    # pyrefly: ignore[not-iterable]
     top, bottom = whole.subfigures(2, 1, height_ratios=(1, 1.1))
     name = "markov" if "markov" in optima else next(iter(optima))
     _matrix(top.subplots(), name, optima[name])
@@ -130,7 +132,9 @@ def _picture(optima: dict[str, Table], expert: dict[str, float]) -> Picture:
     least.set_xticks(range(len(optima)), list(optima))
     least.set(ylabel="least divergence (nats)")
     handles = [plt.Line2D([], [], color=style.colour(d), label=d) for d in DISTINCT]
-    marks = [{"marker": MARKERS[name], "linestyle": "", "label": name} for name in optima]
+    marks: list[dict[str, Any]] = [
+        {"marker": MARKERS[name], "linestyle": "", "label": name} for name in optima
+    ]
     handles += [plt.Line2D([], [], color=style.OTHER, **mark) for mark in marks]
     handles += plane.get_legend_handles_labels()[0]
     bottom.legend(handles=handles, loc="outside lower center", ncols=5, columnspacing=1.4)

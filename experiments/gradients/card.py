@@ -138,7 +138,14 @@ def heat_map(rows: Rows) -> Figure:
             label.set_color(style.colour(label.get_text()))
     ticks = [-1, -0.9, -0.5, 0, 0.5, 0.9, 1]
     bar = figure.colorbar(
-        image, ax=axes, location="bottom", shrink=0.4, aspect=40, pad=0.02, ticks=ticks
+        # pyrefly: ignore[unbound-name]
+        image,
+        ax=axes,
+        location="bottom",
+        shrink=0.4,
+        aspect=40,
+        pad=0.02,
+        ticks=ticks,
     )
     bar.ax.tick_params(labelsize=7)
     bar.set_label("cosine (dot: exact)", fontsize=8)

@@ -16,6 +16,7 @@ from experiments.gradients import targets
 from experiments.gradients.targets import QUICK, Targets
 from experiments.gradients.world import BETA, World
 from fdiv import tokens as tk
+from fdiv.checks import present
 from fdiv.objectives.adversarial import Adversarial, AdversarialState
 from fdiv.objectives.ppo import PpoState
 from fdiv.objectives.reward_model import RewardState
@@ -75,9 +76,12 @@ def measure(world: World, case: Case, trained: dict[Any, Params]) -> list[Measur
     enumerated, sampled = (method.build(components) for components in (world.exact, world.sampled))
     start = jax.jit(enumerated.init, compiler_options=QUICK)(jax.random.key(0), world.params)
     comparing = method.reads != "demos"
-    population = world.exact.mdp.pairs(None, 0) if comparing else world.demos
-    draw = world.sampled.mdp.pairs if comparing else world.sampled.mdp.demos
-    expert = jnp.asarray(world.exact.mdp.expert.params)
+    population: Sequences | Pairs = world.demos
+    draw: Callable[[jax.Array, int], Sequences | Pairs] = world.sampled.mdp.demos
+    if comparing:  # in `exact` all comparisons, whatever the key
+        population = present(world.exact.mdp.pairs, "comparisons")(jax.random.key(0), 0)
+        draw = present(world.sampled.mdp.pairs, "comparisons")
+    expert = jnp.asarray(present(world.exact.mdp.expert, "expert").params)
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def gradients_and_variance(aux, keys):
@@ -135,7 +139,9 @@ def row(
     """A row of the card; a trained discriminator's is compared with that of the `optimal` one."""
     gradient, claim = measured.gradient, case.claim
     if measured.critic == "trained":
-        close = targets.against(gradient, optimal)["cosine"] > targets.NEAR
+        close = (
+            targets.against(gradient, present(optimal, "optimal critic"))["cosine"] > targets.NEAR
+        )
         learned = "value function" if case.method.kind == "ppo" else "discriminator"
         verdict = f"{'close to' if close else 'far from'} the optimal {learned}'s"
     else:
@@ -165,9 +171,11 @@ def values(world: World) -> jax.Array:
         return tk.log_probs(policy, params, space.sequences, space.vocab)
 
     log_q = log_probs(world.exact.policy, world.params)
-    rewards = BETA * (log_probs(*mdp.regulariser.reference) - log_q)  # of each token
+    rewards = BETA * (
+        log_probs(*present(present(mdp.regulariser, "penalty").reference, "reference")) - log_q
+    )  # of each token
     later = jnp.cumsum(rewards[:, ::-1], axis=1)[:, ::-1]
-    to_go = mdp.score(space.sequences)[:, None] + later
+    to_go = present(mdp.score, "score")(space.sequences)[:, None] + later
     weight = jnp.broadcast_to(jnp.exp(log_q.sum(1))[:, None], to_go.shape)
     automaton = tabular.full(space.vocab, space.horizon)
     state = np.asarray(tabular.read(automaton, jnp.asarray(tokens)))[mask]
@@ -200,9 +208,12 @@ def true_reward(world: World, case: Case, start: RewardState) -> Params:
     model of the reward."""
     mdp = world.exact.mdp
     log_p, log_ref = (
-        jax.nn.log_softmax(jnp.asarray(model.params)) for model in (mdp.expert, world.reference)
+        jax.nn.log_softmax(jnp.asarray(model.params))
+        for model in (present(mdp.expert, "expert"), present(world.reference, "reference"))
     )
-    table = (log_p - log_ref) * (1.0 if case.method.reads == "demos" else mdp.regulariser.beta)
+    table = (log_p - log_ref) * (
+        1.0 if case.method.reads == "demos" else present(mdp.regulariser, "penalty").beta
+    )
     learned = critic_of(start)
     return {"reward": table, "noise": jnp.zeros_like(table)} if isinstance(learned, dict) else table
 
@@ -210,7 +221,7 @@ def true_reward(world: World, case: Case, start: RewardState) -> Params:
 def optimal(world: World, case: Case, start: AdversarialState) -> Params:
     """The discriminator whose logit is the true log-ratio: of the token, or at the occupancy level
     of the whole prefix."""
-    kind = "prefix" if case.method.level == "occupancy" else "token"
+    kind = "prefix" if getattr(case.method, "level", None) == "occupancy" else "token"
     table = jnp.asarray(targets.log_ratios(world)[kind])
     if isinstance(critic_of(start), dict):
         return {"reward": table, "potential": jnp.zeros_like(table)}

@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.gradients.world import BETA, World
 from fdiv import divergences, exact
+from fdiv.checks import present
 from fdiv.policies import tabular
 from fdiv.types import Claim, Divergence, Level, Params
 
@@ -31,7 +32,10 @@ def log_ratios(world: World) -> dict[str, np.ndarray]:
     alone, and of the whole "prefix" that it ends; 0 in states that no string reaches."""
     space, policy = world.space, world.exact.policy
     automaton, tokens = tabular.full(space.vocab, space.horizon), space.sequences.tokens
-    p, q = exact.law(space, *world.exact.mdp.expert), exact.law(space, policy, world.params)
+    p, q = (
+        exact.law(space, *present(world.exact.mdp.expert, "expert")),
+        exact.law(space, policy, world.params),
+    )
     states = np.asarray(tabular.read(automaton, jnp.asarray(tokens)))
     entry = states[space.node_at], tokens[space.node_at]
     prefix = np.asarray(p.node - q.node)
@@ -89,7 +93,10 @@ def targets(world: World, names: list[str]) -> Targets:
     last = jnp.asarray(space.sequences.tokens)[space.node_at]
 
     def values(params: Params):
-        p, q = exact.law(space, *world.exact.mdp.expert), exact.law(space, policy, params)
+        p, q = (
+            exact.law(space, *present(world.exact.mdp.expert, "expert")),
+            exact.law(space, policy, params),
+        )
         constant = jax.lax.stop_gradient(q)
         nodes = constant.arrival[parents] + q.conditional[parents, last]
         at_fixed = q._replace(arrival=constant.arrival)
@@ -128,11 +135,16 @@ def returns(world: World, divergence: str) -> Row:
     """Gradients of what is lost, -E_q[r] + beta D_f(ref||q), and of the same with a KL penalty
     charged wrongly, by the keys of `CHARGES`."""
     space, components, d = world.space, world.exact, divergences.parse(divergence)
-    rewards, forward = components.mdp.score(space.sequences), divergences.forward_kl()
+    rewards, forward = (
+        present(components.mdp.score, "score")(space.sequences),
+        divergences.forward_kl(),
+    )
 
     def values(params: Params):
         q = exact.law(space, components.policy, params)
-        ref = exact.law(space, *components.mdp.regulariser.reference)
+        ref = exact.law(
+            space, *present(present(components.mdp.regulariser, "penalty").reference, "reference")
+        )
         at_fixed = q._replace(arrival=jax.lax.stop_gradient(q.arrival))
 
         def with_fixed_prefixes(charge: Divergence):

@@ -15,6 +15,7 @@ import numpy as np
 
 from fdiv import divergences, exact
 from fdiv import tokens as tk
+from fdiv.checks import present
 from fdiv.policies import tabular
 from fdiv.rollout import sampler
 from fdiv.types import (
@@ -46,7 +47,7 @@ class World(NamedTuple):
     @property
     def demos(self) -> Sequences:
         """All strings, weighted by the expert."""
-        return _weighted(self.space, self.exact.mdp.expert)
+        return _weighted(self.space, present(self.exact.mdp.expert, "expert"))
 
 
 def build(
@@ -70,7 +71,7 @@ def build(
     automaton = tabular.full(space.vocab, space.horizon)
     scorer = tabular.scorer(automaton, space.vocab)
     critic = tabular.scorer(automaton, space.vocab, 1)
-    rollout, source = sampler(space.horizon, space.eos), expert or reference
+    rollout, source = sampler(space.horizon, space.eos), present(expert or reference, "expert")
 
     def prompts(key: jax.Array, n: int) -> Sequences:
         return tk.empty_prompts(n)
@@ -111,7 +112,7 @@ def _drawn_comparisons(mdp: TokenMDP, reference: Model) -> Callable[[jax.Array, 
     def draw(key: jax.Array, n: int) -> Pairs:
         keys = jax.random.split(key, 3)
         x, y = (rollout(k, *reference, tk.empty_prompts(n))[0] for k in keys[:2])
-        chance = jax.nn.sigmoid(mdp.score(x) - mdp.score(y))
+        chance = jax.nn.sigmoid(present(mdp.score, "score")(x) - present(mdp.score, "score")(y))
         first = jax.random.uniform(keys[2], (n,)) < chance
 
         def choose(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -177,7 +178,8 @@ def random_world(vocab: int, horizon: int, perturbation: float, seed: int) -> Wo
 def rewarded(world: World, divergence: str) -> World:
     """The same task with the reward under which the expert is the optimum of
     E_q[r] - beta D_f(ref || q): r = -beta reward(log ref - log p)."""
-    expert, reference = world.exact.mdp.expert, world.reference
+    expert = present(world.exact.mdp.expert, "expert")
+    reference = present(world.reference, "reference")
     d, vocab = divergences.parse(divergence), world.space.vocab
 
     def score(x: Sequences) -> jax.Array:

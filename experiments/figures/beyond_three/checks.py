@@ -19,6 +19,7 @@ from experiments.figures.beyond_three.students import (
 from experiments.figures.common.base import Check, near
 from fdiv import divergences, exact
 from fdiv import tokens as tk
+from fdiv.checks import present
 from fdiv.objectives.distill import distill
 from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.types import Sequences
@@ -75,6 +76,7 @@ def _off_the_bound(plan: Plan, name: str, log_q: np.ndarray, ours: np.ndarray) -
     p, log_p = _expert(plan)
     d, s = divergences.parse(name), log_p - log_q
     with jax.enable_x64(True):
+        # pyrefly: ignore[bad-argument-type]
         bound = (p * np.asarray(d.witness(s)) - np.exp(log_q) * np.asarray(d.reward(s))).sum(-1)
     finite = np.isfinite(ours)
     off = np.abs(ours - bound)[finite] / (1e-4 + np.abs(bound[finite]))
@@ -83,7 +85,9 @@ def _off_the_bound(plan: Plan, name: str, log_q: np.ndarray, ours: np.ndarray) -
 
 def _expert(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     with jax.enable_x64(True):
-        log_p = np.asarray(exact.law(plan.space, *plan.components.mdp.expert).string)
+        log_p = np.asarray(
+            exact.law(plan.space, *present(plan.components.mdp.expert, "expert")).string
+        )
     return np.exp(log_p), log_p
 
 
@@ -93,7 +97,9 @@ def _same_gradient(plan: Plan, sft: Students) -> Check:
     components = plan.components
 
     def difference(table):
-        language = exact.weighted(plan.space, exact.law(plan.space, *components.mdp.expert))
+        language = exact.weighted(
+            plan.space, exact.law(plan.space, *present(components.mdp.expert, "expert"))
+        )
         token = distill(components, divergences.forward_kl())
         string = max_likelihood(components.policy, components.mdp.vocab)
         of_tokens, of_strings = (
@@ -130,7 +136,7 @@ def _trained(
     mdp = plan.components.mdp
     targets: dict[str, Callable[[Sequences], np.ndarray]] = {
         "sft": lambda x: np.eye(mdp.vocab)[np.asarray(x.tokens)],
-        "distill": lambda x: np.exp(tk.distributions(*mdp.expert, x.tokens)),
+        "distill": lambda x: np.exp(tk.distributions(*present(mdp.expert, "expert"), x.tokens)),
     }
     for source, target in targets.items():
         students = groups[source]
@@ -187,6 +193,7 @@ def _excess(
     weight, state = np.zeros(np.shape(table)), np.zeros(count, int)
     for target, token in zip(np.swapaxes(targets(strings), 0, 1), strings.tokens.T):
         np.add.at(weight, state, target / count)
+        # pyrefly: ignore[bad-argument-type]
         state = np.asarray(plan.automaton.advance(state, token))
     share = weight / np.maximum(weight.sum(1, keepdims=True), 1e-300)
     log_q = log_softmax(np.asarray(table, float), axis=1)

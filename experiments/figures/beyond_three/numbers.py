@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.figures.beyond_three.students import Plan, Students, string_log_probs
 from fdiv import exact, statistics
+from fdiv.checks import present
 
 NEAR = 0.05  # the gap down to which demonstrations are counted
 FAR = 0.05  # a student with the most demonstrations and a larger gap is stuck
@@ -21,7 +22,7 @@ CURVE = 60  # temperatures at which SFT is followed
 
 def expert(plan: Plan) -> dict[str, float]:
     """The expert's statistics and entropy."""
-    p = exact.law(plan.space, *plan.components.mdp.expert)
+    p = exact.law(plan.space, *present(plan.components.mdp.expert, "expert"))
     values = {
         name: exact.expectation(p, f(plan.space.sequences))
         for name, f in plan.components.mdp.statistics.items()
@@ -143,7 +144,7 @@ def _followed(sft: Students, truth: dict[str, float]) -> Callable[[str, np.ndarr
     return follow
 
 
-def _stability(x: dict[str, np.ndarray]) -> dict[str, float]:
+def _stability(x: dict[str, np.ndarray]) -> dict[str, Any]:
     """Of the seeds of one divergence and rate, [seeds, ...] each."""
     gap, js = x["gap"][:, -1], x["js"]
     norms = np.nan_to_num(x["gradient_norm"], nan=np.inf, posinf=np.inf)

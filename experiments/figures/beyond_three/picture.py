@@ -35,6 +35,7 @@ def draw(plan: Plan, values: dict[str, dict], truth: dict[str, float]) -> Pictur
     names = list(values["distill"])
     looks = _looks(names)
     figure = plt.figure(figsize=(6.8, 9.0), layout="constrained")
+    # pyrefly: ignore[not-iterable]
     upper, middle, lower = figure.subfigures(3, 1, height_ratios=[2.6, 2.8, 3.6])
     left, right = upper.subplots(1, 2, sharey=True)
     adversarial, distilled, sft = (values[source] for source in ("adversarial", "distill", "sft"))
@@ -114,7 +115,7 @@ def _efficiency(axis: Axes, plan: Plan, values: dict, sft: dict, looks: dict, ti
                 color=looks.get(name, SFT)["color"],
             )
     axis.set(xscale="log", yscale="log", xlabel="demonstrations N", title=title)
-    axis.set_xticks(plan.demos, plan.demos)
+    axis.set_xticks(plan.demos, [str(n) for n in plan.demos])
     axis.xaxis.set_minor_locator(ticker.NullLocator())
 
 
@@ -136,7 +137,7 @@ def _temperatures(
         axis.plot(*star, "*", color=style.EXPERT, markersize=8, zorder=5)
         axis.annotate("expert", star, (5, 2), textcoords="offset points", fontsize=7)
     else:
-        axis.axhline(0, **(SFT | {"marker": "", "zorder": 1}))
+        axis.axhline(0, **dict[str, Any](SFT, marker="", zorder=1))
         beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         axis.annotate("SFT", (1, 0), (-2, 3), fontsize=7, ha="right", **beside)
     axis.set_xlabel("entropy (nats)")

@@ -21,6 +21,7 @@ from scipy.special import log_softmax
 from experiments import devices
 from experiments.figures.common import students as shared
 from fdiv import divergences, exact
+from fdiv.checks import present
 from fdiv.discriminator import discriminator
 from fdiv.objectives.adversarial import adversarial
 from fdiv.objectives.distill import distill
@@ -69,7 +70,7 @@ class Source(NamedTuple):
 def _adversarial(components: Components, d: Divergence) -> Objective:
     mdp = components.mdp
     critic = discriminator(
-        components.scorer,
+        present(components.scorer, "scorer"),
         d,
         components.optimiser,
         horizon=mdp.horizon,
@@ -150,7 +151,7 @@ def _measure(plan: Plan, source: Source, d: Divergence) -> Callable[..., dict[st
     """Every divergence of whole strings, what the student minimises (`own`), the task's statistics
     and entropy, exactly."""
     mdp, space = plan.components.mdp, plan.space
-    p = exact.law(space, *mdp.expert)
+    p = exact.law(space, *present(mdp.expert, "expert"))
 
     def measure(policy: Policy, params: Params) -> dict[str, Array]:
         q = exact.law(space, policy, params)
@@ -257,7 +258,7 @@ def _best(plan: Plan, source: str, name: str, starts: int, table: np.ndarray) ->
     mdp, policy = plan.components.mdp, plan.components.policy
     initial = [*exact.random_starts(policy, starts), table]
     d, level = divergences.parse(name), SOURCES[source].level
-    return exact.best_in_class(d, plan.space, mdp.expert, policy, initial, level)
+    return exact.best_in_class(d, plan.space, present(mdp.expert, "expert"), policy, initial, level)
 
 
 def string_log_probs(plan: Plan, tables: np.ndarray) -> np.ndarray:
@@ -268,5 +269,6 @@ def string_log_probs(plan: Plan, tables: np.ndarray) -> np.ndarray:
     state, total = np.zeros(len(tokens), int), np.zeros((*logs.shape[:-2], len(tokens)))
     for token in tokens.T:
         total += logs[..., state, token]
+        # pyrefly: ignore[bad-argument-type]
         state = np.asarray(plan.automaton.advance(state, token))
     return total

@@ -66,6 +66,7 @@ def write_files(key: str, flags: Flags, result: Result, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     svg = style.save(result.picture, folder, key, result.curve or result.rows)
     checks = [{"name": c.name, "pass": c.holds, "detail": c.detail} for c in result.checks]
+    # pyrefly: ignore[bad-argument-type]
     plain = json.loads(json.dumps(dataclasses.asdict(flags), default=str))
     content = {"key": key, "flags": plain, "values": finite(result.values), "checks": checks}
     write_json(folder / f"{key}.json", content)

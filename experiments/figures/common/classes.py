@@ -11,6 +11,7 @@ from jax import Array
 
 from experiments.evaluation.class_optimum import STANDARD
 from fdiv import exact
+from fdiv.checks import present
 from fdiv.divergences import parse
 from fdiv.policies import tabular
 from fdiv.types import Params, Policy, TokenMDP
@@ -58,7 +59,7 @@ class EnumeratedTask(NamedTuple):
 def enumerated(mdp: TokenMDP) -> EnumeratedTask:
     """Every string of a task. Raises `UsageError` if there are too many."""
     space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
-    return EnumeratedTask(mdp, space, exact.law(space, *mdp.expert))
+    return EnumeratedTask(mdp, space, exact.law(space, *present(mdp.expert, "expert")))
 
 
 def optima(
@@ -76,7 +77,7 @@ def optima(
 
     def search(d: str, starts: Sequence[Params]) -> None:
         most = 500 if d == "tv" else 5000
-        at = (w.space, w.mdp.expert, policy, starts)
+        at = (w.space, present(w.mdp.expert, "expert"), policy, starts)
         tables[d] = exact.best_in_class(parse(d), *at, iterations=most).params
         measures[d] = w.measure(w.law(name, tables[d]))
 

@@ -86,6 +86,7 @@ def grid(p: Mixture, per_std: int = PER_STD) -> tuple[np.ndarray, float]:
 def divergence(d: Divergence, p: Mixture, mean, std, per_std: int = PER_STD) -> Array:
     """D_f(p || N(mean, std^2)) in nats."""
     x, step = grid(p, per_std)
+    # pyrefly: ignore[bad-argument-type]
     return step * d.perspective(p.log_density(x), jax_norm.logpdf(x, mean, std)).sum()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from experiments import assemble, devices, validation
 from experiments import config as configs
 from experiments.assemble import Task
-from experiments.config import Benchmark, Config
+from experiments.config import Config, Enumerable
 from experiments.evaluation.evaluator import Evaluator
 from experiments.running import runs as run_starts
 from experiments.running import train as loop
@@ -39,7 +39,7 @@ class School(NamedTuple):
     courses: dict[str, Course]
 
 
-def train(config: Config, data: Sequence[Benchmark] = ()) -> School:
+def train(config: Config, data: Sequence[Enumerable] = ()) -> School:
     """Every method of a `compare` config, from the same start on the same data. Raises `UsageError`
     as `compare` does.
 

@@ -29,6 +29,7 @@ from experiments.figures.context_window.students import lessons, train_students
 from experiments.figures.context_window.task import Views
 from fdiv import statistics
 from fdiv.benchmarks import Markov
+from fdiv.checks import present
 
 LONGER = 8  # times the horizon, to see what the cut at the horizon does
 Spread = dict[str, dict[str, list[float]]]  # window -> number -> least, median, most
@@ -77,7 +78,7 @@ def _benchmark(flags: Flags, table_seed: int) -> Markov:
 
 def _views(flags: Flags, table_seed: int, times: int = 1) -> Views:
     """window -> with a clock or without -> what it sees of an expert."""
-    expert = np.exp(_benchmark(flags, table_seed).build().expert.params)
+    expert = np.exp(present(_benchmark(flags, table_seed).build().expert, "expert").params)
     horizon = times * flags.horizon
     return {
         w: {clock: task.view(expert, w, horizon, clock) for clock in (False, True)}

@@ -41,7 +41,11 @@ def draw(
         best = [row for row in optima if row["minimises"] == name]
         _line(values, best, "sequence", "value", linestyle="-", color=style.colour(name))
         for level, (dash, marker, _) in LINES.items():
-            look = {"linestyle": dash, "marker": marker, "color": style.colour(name)}
+            look: dict[str, Any] = {
+                "linestyle": dash,
+                "marker": marker,
+                "color": style.colour(name),
+            }
             _line(gaps, best, level, "excess", **look, **hollow)
     for row in students:
         look = _look(row)
@@ -104,12 +108,14 @@ def _pairs(axis: Axes, flags: Flags, optima: list[Row]) -> None:
 
 
 def _legend(flags: Flags, students: list[Row]) -> list[Line2D]:
-    grey, hollow = {"color": style.OTHER}, {"markerfacecolor": "white"}
+    grey: dict[str, Any] = {"color": style.OTHER}
+    hollow: dict[str, Any] = {"markerfacecolor": "white"}
     handles = [Line2D([], [], color=style.colour(name), label=name) for name in flags.divergences]
     for dash, marker, label in LINES.values():
         look = {"linestyle": dash, "marker": marker, "markersize": 4, "label": label}
+        # pyrefly: ignore[bad-argument-type]
         handles.append(Line2D([], [], **look, **grey, **hollow))
-    point = {"linestyle": "", "markersize": 5}
+    point: dict[str, Any] = {"linestyle": "", "markersize": 5}
     for critic, label in CRITICS.items():
         if any(row["critic"] == critic for row in students):
             handles.append(Line2D([], [], marker=MARKERS[critic], label=label, **point, **grey))

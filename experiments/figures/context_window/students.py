@@ -3,7 +3,7 @@ transformer's attention reaches."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,13 @@ from experiments.figures.context_window.flags import Flags
 from fdiv import objectives
 from fdiv import tokens as tk
 from fdiv.benchmarks import Markov
+from fdiv.checks import present
 from fdiv.exact import Space
 from fdiv.policies import Architecture, tabular, transformer
 from fdiv.types import Params, Policy, UsageError
 
 RATES = {"markov": 0.05, "transformer": 0.005}
-SIZES = {"layers": 1, "width": 16, "heads": 2, "kv_heads": 1}
+SIZES: dict[str, Any] = {"layers": 1, "width": 16, "heads": 2, "kv_heads": 1}
 
 
 class Student(NamedTuple):
@@ -103,9 +104,8 @@ def _train(lesson: Lesson) -> list[Student]:
     for name, method in configs.resolve(config).items():
         course = school.courses[name]
         last = {metric: np.asarray(x[-1], float) for metric, x in course.metrics.items()}
-        tables, spread = as_tables(
-            school.task.space, school.components.policy, course.params, window
-        )
+        space = present(school.task.space, "enumeration")
+        tables, spread = as_tables(space, school.components.policy, course.params, window)
         reads = critic if method.kind == "adversarial" else "none"
         minimises = method.claim().minimises
         about = (window, config.policy.name, name, reads, minimises)

@@ -16,6 +16,7 @@ from scipy.special import entr, softmax
 
 from experiments.figures.common.classes import EnumeratedTask
 from fdiv import exact, metrics
+from fdiv.checks import present
 from fdiv.divergences import parse
 from fdiv.policies import tabular
 from fdiv.types import Level, Policy
@@ -149,7 +150,7 @@ def _searched(
             before = [np.log(widen(smaller[name, level], window))] if smaller else []
             initial = [*exact.random_starts(policy, starts), *ends, *before]
             optimum = exact.best_in_class(
-                parse(name), world.space, world.mdp.expert, policy, initial, kind
+                parse(name), world.space, present(world.mdp.expert, "expert"), policy, initial, kind
             )
             ends.append(optimum.params)
             nearest[name, level] = np.maximum(softmax(optimum.params, axis=1), LEAST)

@@ -27,7 +27,7 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.config import GROUPS, Config, make_config
+from experiments.config import Config, group, make_config
 from experiments.figures.common import trained
 from experiments.figures.common.base import Check, Figure, Result, distinct, near
 from experiments.figures.demos_vs_preferences.picture import draw, labels_are_right
@@ -121,7 +121,7 @@ def _config(flags: Flags, names: list[str]) -> Config:
         batch_size=256,
         evaluations=8,
         learning_rate=0.02,
-        reward_model=GROUPS["reward_model"](reward_updates=max(1, flags.updates // 4)),
+        reward_model=group("reward_model", reward_updates=max(1, flags.updates // 4)),
     )
 
 

@@ -12,6 +12,7 @@ from experiments.figures.common.base import Check, Picture, Row, near
 from experiments.reporting import style
 from fdiv import exact, objectives
 from fdiv.benchmarks import Rewarded
+from fdiv.checks import present
 
 PAIRS = 20_000  # comparisons, to see how many are right
 
@@ -22,12 +23,24 @@ def labels_are_right(task: Rewarded) -> Check:
     mdp = task.build()
     with jax.enable_x64(True):
         space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
-        q = np.exp(np.asarray(exact.law(space, *mdp.regulariser.reference).string))
-        r, first = np.asarray(mdp.score(space.sequences)), space.sequences.tokens[:, 0]
+        q = np.exp(
+            np.asarray(
+                exact.law(
+                    space, *present(present(mdp.regulariser, "penalty").reference, "reference")
+                ).string
+            )
+        )
+        r, first = (
+            np.asarray(present(mdp.score, "score")(space.sequences)),
+            space.sequences.tokens[:, 0],
+        )
         chance = np.asarray(task.preference(r[:, None], r[None], first[:, None] != first[None]))
         weight = q[:, None] * q[None] * (r[:, None] > r[None])
     expected = float((weight * chance).sum() / weight.sum())
-    better, worse = (np.asarray(mdp.score(x)) for x in mdp.pairs(jax.random.key(0), PAIRS))
+    better, worse = (
+        np.asarray(present(mdp.score, "score")(x))
+        for x in present(mdp.pairs, "comparisons")(jax.random.key(0), PAIRS)
+    )
     differ = better != worse
     right, error = float((better > worse)[differ].mean()), 0.5 / differ.sum() ** 0.5
     name = f"right labels at noise {task.flips:g}, spread {task.spread:g}"

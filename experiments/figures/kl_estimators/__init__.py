@@ -86,6 +86,7 @@ def make(flags: Flags) -> Result:
 
 def _sample(r: Ratio, count: int) -> dict[str, Moments]:
     s = r.log(np.random.default_rng(0).standard_normal(count))
+    # pyrefly: ignore[bad-argument-type]
     estimates = {name: np.asarray(k(s)) for name, k in ESTIMATORS.items()}
     return {name: Moments(float(k.mean()), float(k.std(ddof=1))) for name, k in estimates.items()}
 

@@ -75,6 +75,7 @@ def quadrature(r: Ratio) -> tuple[float, dict[str, Moments]]:
 
     def moments(name: str) -> Moments:
         large = (s > LINEAR) & (name == "k3")
+        # pyrefly: ignore[bad-argument-type]
         k = np.asarray(ESTIMATORS[name](np.where(large, LINEAR, s)))
 
         def finite(t: int) -> bool:
@@ -90,6 +91,7 @@ def quadrature(r: Ratio) -> tuple[float, dict[str, Moments]]:
         fourth = integral(abs(k - mean), 4) / stdev**4 if finite(4) else math.inf
         return Moments(mean, stdev, fourth)
 
+    # pyrefly: ignore[bad-argument-type]
     true = float(divergences.parse("reverse_kl").perspective(log_q + s, log_q).sum() * step)
     return true, {name: moments(name) for name in ESTIMATORS}
 

@@ -77,26 +77,35 @@ def draw(values: dict[str, Any], curve: list[Row]) -> Picture:
 
 
 def _legend(looks: dict[str, str]) -> list[Line2D]:
-    points = {who: {"color": style.colour(d), "marker": m} for who, (d, m) in STYLES.items()}
+    points: dict[str, dict[str, Any]] = {
+        who: {"color": style.colour(d), "marker": m} for who, (d, m) in STYLES.items()
+    }
     points |= {who: {"color": style.colour("js"), "marker": m} for who, (m, _) in BETWEEN.items()}
     points["expert"] = {"color": style.EXPERT, "marker": "*", "markersize": 9}
     handles = [
-        Line2D([], [], linestyle="", label=who, **{"markersize": 5.5} | look)
+        # pyrefly: ignore[bad-argument-type]
+        Line2D([], [], linestyle="", label=who, **{"markersize": 5.5, **look})
         for who, look in points.items()
     ]
     handles[0].set(linestyle="-", linewidth=1.1, label="sft, cooler along the line")
-    bar = {"linestyle": "", "marker": "|", "markersize": 9, "label": "js, best of its class"}
+    bar: dict[str, Any] = {
+        "linestyle": "",
+        "marker": "|",
+        "markersize": 9,
+        "label": "js, best of its class",
+    }
     handles.append(Line2D([], [], color=style.EXPERT, **bar))
     for name, line in looks.items():
         label = f"class {name} (open)" if name == "full" else f"class {name}"
+        # pyrefly: ignore[bad-argument-type]
         handles.append(Line2D([], [], color=style.OTHER, linestyle=line, label=label))
     return handles
 
 
 def _training(axis: Axes, looks: dict[str, str], curve: list[Row]) -> None:
-    ring = {"marker": "o", "markersize": 4.5, "markerfacecolor": "none"}
+    ring: dict[str, Any] = {"marker": "o", "markersize": 4.5, "markerfacecolor": "none"}
     ring |= {"color": style.EXPERT, "linestyle": ""}
-    dot = {"marker": ".", "color": style.OTHER, "linestyle": ""}
+    dot: dict[str, Any] = {"marker": ".", "color": style.OTHER, "linestyle": ""}
     for name, line in looks.items():
         rows = [row for row in curve if row["class"] == name]
         stops = sorted({row["update"] for row in rows})
@@ -131,10 +140,10 @@ def _plane(axis: Axes, looks: dict[str, str], values: dict[str, Any]) -> None:
         axis.plot(*path, color=style.colour("forward_kl"), linestyle=line, linewidth=1.1)
         for who, (d, marker) in STYLES.items():
             x, y = (result["students"][who][key] for key in ("entropy", "valid"))
-            bars = [[[abs(z["iqm"] - end)] for end in z["ci95"]] for z in (y, x)]
-            look = {"color": style.colour(d), "marker": marker, "markersize": 5.5}
+            up, across = ([[abs(z["iqm"] - end)] for end in z["ci95"]] for z in (y, x))
+            look: dict[str, Any] = {"color": style.colour(d), "marker": marker, "markersize": 5.5}
             look["markerfacecolor"] = "white" if name == "full" else style.colour(d)
-            axis.errorbar(x["iqm"], y["iqm"], *bars, **look)
+            axis.errorbar(x["iqm"], y["iqm"], up, across, **look)
     axis.set(xlabel="entropy (nats)", ylabel="share of valid strings", title="reverse KL and SFT")
 
 
@@ -149,7 +158,11 @@ def _positions(axis: Axes, values: dict[str, Any]) -> None:
     for end in (0, 1):
         axis.axvline(end, color=style.colour(("forward_kl", "reverse_kl")[end]), linewidth=1.3)
     axis.axhline(len(DIVERSE) - 0.5, color=style.OTHER, linewidth=0.8, linestyle=":")
-    beside = {"xycoords": ("axes fraction", "data"), "rotation": 270, "va": "center"}
+    beside: dict[str, Any] = {
+        "xycoords": ("axes fraction", "data"),
+        "rotation": 270,
+        "va": "center",
+    }
     beside |= {"fontsize": 7.5, "color": style.OTHER}
     axis.annotate("diversity", (1.01, (len(DIVERSE) - 1) / 2), **beside)
     axis.annotate("faithfulness", (1.01, (len(DIVERSE) + len(TITLES) - 1) / 2), **beside)

@@ -16,6 +16,7 @@ import numpy as np
 from experiments.figures.common import classes, students
 from experiments.figures.common.classes import EnumeratedTask
 from fdiv import divergences, exact, metrics, objectives
+from fdiv.checks import present
 from fdiv.policies import tabular
 from fdiv.rollout import sampler, tempered
 from fdiv.types import Components
@@ -131,7 +132,7 @@ def diversity(components: Components, samples: int) -> Callable[[Student], Measu
         return components.rollout(jax.random.key(seed), policy, student.params, prompts)[0]
 
     def measure(student: Student) -> Measures:
-        single = Student(*(jnp.asarray(x, jnp.float32) for x in student))
+        single = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), student)
         strings = jax.tree.map(np.asarray, sample(jnp.arange(len(student.params)), single))
         sets = jax.tree.map(lambda x: x.reshape(-1, samples, *x.shape[2:]), strings)
         each = [jax.tree.map(lambda x, i=i: x[i], sets) for i in range(len(sets.tokens))]
@@ -159,7 +160,7 @@ def best(world: EnumeratedTask, name: str) -> Student:
             before = order[order.index(name) - 1]
             smaller = best(world, before).params
             starts += [classes.embed(world, before, name, table) for table in smaller]
-        policy, expert = world.policy(name), world.mdp.expert
+        policy, expert = world.policy(name), present(world.mdp.expert, "expert")
         for d in DIVERGENCES[1:]:
             starts = [*starts, optima["reverse_kl"]]
             search = exact.best_in_class(divergences.parse(d), world.space, expert, policy, starts)

@@ -54,6 +54,7 @@ def enumerated(world: EnumeratedTask, policy: Policy, params: Params) -> tuple[E
         own, expert = (accumulated_kl(world, q, x.arrival) for x in (q, p))
         rows.append((own, expert, backward, costs))
     errors = Errors(*(np.stack(x) for x in zip(*rows)))
+    # pyrefly: ignore[bad-argument-count]
     return errors, Errors(*map(np.asarray, ends), errors.cost[:, -1])
 
 

@@ -39,6 +39,7 @@ def draw(values: dict[str, Any]) -> Picture:
     """Of the shares of own prefixes the upper panels have the largest, the lower ones all."""
     style.use()
     figure = plt.figure(figsize=(6.8, 6.2), layout="constrained")
+    # pyrefly: ignore[not-iterable]
     upper, lower = figure.subfigures(2, 1, height_ratios=(1.2, 1))
     names = list(values["ends"])
     most = max((name.partition("@")[2] for name in names), key=lambda own: float(own or -1))

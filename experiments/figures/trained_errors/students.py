@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.config import GROUPS, Config, make_config, replace
+from experiments.config import Config, group, make_config, replace
 from experiments.figures.common import classes, trained
 from experiments.figures.trained_errors.errors import Errors, Walk, enumerated, table, walk
 from experiments.figures.trained_errors.flags import Flags
@@ -36,10 +36,11 @@ def train_students(flags: Flags, horizon: int) -> Iterator[tuple[str, StudentErr
     if flags.distilled:
         distilled = replace(config, methods=tuple(f"distill:{d}" for d in flags.distilled))
         for own in flags.shares:
-            group = GROUPS["distill"](policy_prefixes=own)
-            configs[f"@{own:g}"] = replace(distilled, distill=group)
+            own_group = group("distill", policy_prefixes=own)
+            configs[f"@{own:g}"] = replace(distilled, distill=own_group)
+    language = _language(flags, horizon)
     with jax.enable_x64(True):
-        world = classes.enumerated(config.benchmark.build())
+        world = classes.enumerated(language.build())
     for suffix, each in configs.items():
         school = trained.train(each)
         policy = school.components.policy
@@ -47,9 +48,13 @@ def train_students(flags: Flags, horizon: int) -> Iterator[tuple[str, StudentErr
             with jax.enable_x64(True):
                 errors, ends = enumerated(world, policy, course.params)
                 tables = table(policy, course.params, flags.vocab, flags.order)
-            by_walk = walk(config.benchmark, tables, horizon)
+            by_walk = walk(language, tables, horizon)
             logged = {key: x[-1] for key, x in course.metrics.items()}
             yield name + suffix, StudentErrors(errors, ends, by_walk, logged, tables)
+
+
+def _language(flags: Flags, horizon: int) -> TwoTemplate:
+    return TwoTemplate(flags.vocab, horizon, flags.weight, flags.noise)
 
 
 def _config(flags: Flags, horizon: int) -> Config:
@@ -58,7 +63,7 @@ def _config(flags: Flags, horizon: int) -> Config:
         shape = {"layers": 1, "width": 16, "heads": 2, "kv_heads": 1, "window": flags.order}
         policy = Architecture("transformer", **shape)
     return make_config(
-        benchmark=TwoTemplate(flags.vocab, horizon, flags.weight, flags.noise),
+        benchmark=_language(flags, horizon),
         policy=policy,
         learning_rate=RATES[flags.policy],
         evaluations=1,
