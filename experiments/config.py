@@ -242,8 +242,8 @@ def groups_of(method: Method) -> dict[str, type[Method]]:
 @contextlib.contextmanager
 def prefixed(**groups: Any) -> Iterator[None]:
     """The core names its own fields in a `UsageError`, here it gets the name of the flag: the field
-    with the name of the first of `groups` (dataclasses, or instances of them) that has it, and as an
-    instance has it with that value."""
+    with the name of the first of `groups` (dataclasses, or instances of them) that has it, and as
+    an instance has it with that value."""
     try:
         yield
     except UsageError as error:

@@ -19,10 +19,10 @@ if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) <= (0, 12):
     ).strip()
 os.environ.setdefault("FDIV_CACHE", str(ROOT / ".cache"))
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
-from experiments import devices
+from experiments import devices  # noqa: E402
 
 # Tracing leaves many small objects, and looking through them took a seventh of the time.
 gc.set_threshold(100_000, 20, 50)

@@ -182,7 +182,7 @@ def _valid(table: np.ndarray, horizon: int) -> float:
         for t in range(horizon)
         for b in range(table.shape[1])
     }
-    paths = ([(0, x[0]), *((a + 1, b) for a, b in zip(x, x[1:]))] for x in strings)
+    paths = ([(0, x[0]), *((a + 1, b) for a, b in itertools.pairwise(x))] for x in strings)
     return sum(float(np.prod([table[step] for step in path])) for path in paths)
 
 

@@ -120,9 +120,13 @@ def test_swapping_exchanges_the_arguments(spec):
 
 
 IDENTITIES = [  # left = factor * right, on random laws: the equivalences that the cards print
-    ("alpha:1", 1, "forward_kl"), ("alpha:0", 1, "reverse_kl"), ("alpha:2", 0.5, "pearson_chi2"),
-    ("alpha:-1", 0.5, "neyman_chi2"), ("alpha:0.5", 2, "hellinger2"), ("gjs:0.5", 1, "js"),
-]  # fmt: skip
+    ("alpha:1", 1, "forward_kl"),
+    ("alpha:0", 1, "reverse_kl"),
+    ("alpha:2", 0.5, "pearson_chi2"),
+    ("alpha:-1", 0.5, "neyman_chi2"),
+    ("alpha:0.5", 2, "hellinger2"),
+    ("gjs:0.5", 1, "js"),
+]
 
 
 @pytest.mark.parametrize(("left", "factor", "right"), IDENTITIES)
@@ -284,9 +288,18 @@ def test_conventions():
 
 @pytest.mark.parametrize(
     ("spec", "says"),
-    [("forward-kll", "forward_kl"), ("jss", "js"), ("gjs", "gjs:0.1"), ("gjs:0", "between 0 and 1"), ("gjs:nan", "between"),
-     ("js:0.5", "no parameter"), ("alpha:half", "alpha:0.5"), ("alpha:inf", "real number"), ("", "nearest")],
-)  # fmt: skip
+    [
+        ("forward-kll", "forward_kl"),
+        ("jss", "js"),
+        ("gjs", "gjs:0.1"),
+        ("gjs:0", "between 0 and 1"),
+        ("gjs:nan", "between"),
+        ("js:0.5", "no parameter"),
+        ("alpha:half", "alpha:0.5"),
+        ("alpha:inf", "real number"),
+        ("", "nearest"),
+    ],
+)
 def test_what_does_not_parse_says_the_fix(spec, says):
     with pytest.raises(UsageError, match=says):
         divergences.parse(spec)
@@ -294,10 +307,14 @@ def test_what_does_not_parse_says_the_fix(spec, says):
 
 @pytest.mark.parametrize(
     ("f", "spec"),
-    [(lambda u: u * jnp.log(u), "forward_kl"), (lambda u: -jnp.log(u) + 3 * u, "reverse_kl"),
-     (lambda u: (u - 1) ** 2, "pearson_chi2"),
-     (lambda u: 0.5 * jnp.abs(u - 1), "tv"), (lambda u: (jnp.sqrt(u) - 1) ** 2 + 7, "hellinger2")],
-)  # fmt: skip
+    [
+        (lambda u: u * jnp.log(u), "forward_kl"),
+        (lambda u: -jnp.log(u) + 3 * u, "reverse_kl"),
+        (lambda u: (u - 1) ** 2, "pearson_chi2"),
+        (lambda u: 0.5 * jnp.abs(u - 1), "tv"),
+        (lambda u: (jnp.sqrt(u) - 1) ** 2 + 7, "hellinger2"),
+    ],
+)
 def test_a_generator_becomes_the_member_it_generates(f, spec):
     mine, known = divergences.from_generator(f, "mine"), divergences.parse(spec)
     log_p, log_q = pair((4, 6, 1.0))
@@ -314,9 +331,14 @@ def test_a_generator_becomes_the_member_it_generates(f, spec):
 
 @pytest.mark.parametrize(
     ("f", "says"),
-    [(lambda u: -u * jnp.log(u), "not convex"), (lambda u: jnp.sin(u) + u, "not convex"), (lambda u: 2 * u + 1, "straight"),
-     (lambda u: jnp.where(u < 5, (u - 1) ** 2, 16.0), "u = 4.9"), (lambda u: jnp.log(u - 2), "not finite")],
-)  # fmt: skip
+    [
+        (lambda u: -u * jnp.log(u), "not convex"),
+        (lambda u: jnp.sin(u) + u, "not convex"),
+        (lambda u: 2 * u + 1, "straight"),
+        (lambda u: jnp.where(u < 5, (u - 1) ** 2, 16.0), "u = 4.9"),
+        (lambda u: jnp.log(u - 2), "not finite"),
+    ],
+)
 def test_what_is_not_a_generator_is_refused_at_its_point(f, says):
     with pytest.raises(UsageError, match=says):
         divergences.from_generator(f, "mine")

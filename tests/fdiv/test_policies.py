@@ -210,11 +210,17 @@ def test_temperature_one_is_no_change_and_cold_is_greedy():
 
 @pytest.mark.parametrize(
     ("architecture", "says"),
-    [(Architecture("markov", layers=2), "no such size"), (Architecture("transformer", width=30), "multiple of"),
-     (Architecture("transformer", heads=4, kv_heads=3), "divisor"), (Architecture("markov", order=-1), "negative"),
-     (Architecture("full"), "transformer"), (Architecture("transformer", window=0), "window"),
-     (Architecture("transformer", attention="cudnn"), "no NVIDIA GPU"), (Architecture("transformer", attention="x"), "auto")],
-)  # fmt: skip
+    [
+        (Architecture("markov", layers=2), "no such size"),
+        (Architecture("transformer", width=30), "multiple of"),
+        (Architecture("transformer", heads=4, kv_heads=3), "divisor"),
+        (Architecture("markov", order=-1), "negative"),
+        (Architecture("full"), "transformer"),
+        (Architecture("transformer", window=0), "window"),
+        (Architecture("transformer", attention="cudnn"), "no NVIDIA GPU"),
+        (Architecture("transformer", attention="x"), "auto"),
+    ],
+)
 def test_sizes_that_cannot_be_are_refused(architecture, says):
     with pytest.raises(UsageError, match=says):
         architecture.policy(257, 128)

@@ -51,7 +51,7 @@ def stubs(monkeypatch):
 
 
 def test_one_figure_leaves_its_files_and_its_table(tmp_path, capsys):
-    flags = "--faces 4 --loaded-probability 0.7".split()
+    flags = ["--faces", "4", "--loaded-probability", "0.7"]
     assert command.main(["die", *flags, "--out", str(tmp_path)]) == 0
     suffixes = {path.suffix for path in (tmp_path / "die").iterdir()}
     assert suffixes == {".pdf", ".png", ".csv", ".json"}

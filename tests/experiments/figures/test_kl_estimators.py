@@ -41,7 +41,7 @@ def test_estimators_infinite_variance_is_written_as_inf(tmp_path):
     stdev = lambda mean, std: moments.quadrature(moments.ratio(mean, std))[1]["k3"].stdev
     assert math.isfinite(stdev(0.0, math.sqrt(1.9)))
     assert stdev(0.0, math.sqrt(2) + 1e-12) == stdev(3.0, math.sqrt(2) + 1e-12) == math.inf
-    flags = "--mean 1 --std 1.5 --samples 1000".split()
+    flags = ["--mean", "1", "--std", "1.5", "--samples", "1000"]
     assert command.main(["kl_estimators", *flags, "--out", str(tmp_path)]) == 0
     kept = json.loads((tmp_path / "kl_estimators" / "kl_estimators.json").read_text())
     k3 = kept["values"]["estimators"]["k3"]

@@ -200,7 +200,9 @@ def test_the_card_of_a_small_mdp(fewer, tmp_path, capsys, monkeypatch):
         "fairl": "ascends sequence forward_kl",
         "fairl (trained)": "close to the optimal discriminator's",
         "distill:reverse_kl": "exact gradient of token reverse_kl on the expert's prefixes",
-        "distill:reverse_kl policy_prefixes=1": f"{drops} token reverse_kl on the policy's prefixes",
+        "distill:reverse_kl policy_prefixes=1": (
+            f"{drops} token reverse_kl on the policy's prefixes"
+        ),
     }
     same = ("reverse_kl discount=0", "distill:reverse_kl policy_prefixes=1")
     a, b = (rows[label]["against"] for label in same)

@@ -341,9 +341,16 @@ def test_a_dry_run_shows_the_script_and_writes_nothing(sweep, tmp_path, capsys):
     )
     said = capsys.readouterr().out
     for text in (
-        "--array=0-1%2", "#SBATCH --partition=fast", "#SBATCH --account=lab", "#SBATCH --gpus-per-node=1",
-        "#SBATCH --time=4:00:00", "module load cuda", "#SBATCH --requeue", "#SBATCH --open-mode=append", "--signal=USR1@120",
-    ):  # fmt: skip
+        "--array=0-1%2",
+        "#SBATCH --partition=fast",
+        "#SBATCH --account=lab",
+        "#SBATCH --gpus-per-node=1",
+        "#SBATCH --time=4:00:00",
+        "module load cuda",
+        "#SBATCH --requeue",
+        "#SBATCH --open-mode=append",
+        "--signal=USR1@120",
+    ):
         assert text in said, text
     assert sorted(sweep.path.rglob("*")) == before
     (tmp_path / "site.yaml").write_text("partitions: gpu\n")

@@ -277,13 +277,20 @@ def test_the_split_takes_its_share_and_each_side_is_uniform():
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"terms": 1}, "terms"), ({"terms": 5}, "at most 4"), ({"largest": 0}, "largest"),
-        ({"largest": 1000}, "at most 999"), ({"validation": 0.0}, "between 0 and 1"), ({"validation": 1.0}, "between 0 and 1"),
-        ({"validation": 1e-9}, "no held-out sum"), ({"terms": 2, "largest": 1, "validation": 0.999}, "no training sum"),
-        ({"beta": -1.0}, "beta"), ({"beta": math.nan}, "beta"), ({"divergence": "tv"}, "flat"),
+        ({"terms": 1}, "terms"),
+        ({"terms": 5}, "at most 4"),
+        ({"largest": 0}, "largest"),
+        ({"largest": 1000}, "at most 999"),
+        ({"validation": 0.0}, "between 0 and 1"),
+        ({"validation": 1.0}, "between 0 and 1"),
+        ({"validation": 1e-9}, "no held-out sum"),
+        ({"terms": 2, "largest": 1, "validation": 0.999}, "no training sum"),
+        ({"beta": -1.0}, "beta"),
+        ({"beta": math.nan}, "beta"),
+        ({"divergence": "tv"}, "flat"),
         ({"divergence": "total"}, "total"),
     ],
-)  # fmt: skip
+)
 def test_fields_that_cannot_be(fields, says):
     with pytest.raises(UsageError, match=says):
         Arithmetic(**fields).build()

@@ -541,14 +541,20 @@ def test_gradient_penalty_keeps_the_score_smooth(level):
 
 @pytest.mark.parametrize(
     ("method", "fields", "says"),
-    [("airl", {"entropy": 0.1}, "counted twice"), ("gail", {"reward_form": "expert"}, "airl"),
-     ("fairl", {"entropy": 1.0}, "as published"),
-     ("gail", {"discriminator_steps": 0}, "discriminator_steps"), ("gail", {"level": "word"}, "sequence, occupancy, token"),
-     ("gail", {"gradient_penalty": -1.0}, "negative"), ("gail", {"level": "token", "discount": 0.5}, "no returns"),
-     ("distill", {"policy_prefixes": 1.5}, "0 to 1"), ("js", {"discount": -0.1}, "0 to 1"),
-     ("js", {"baseline": "value"}, "baseline"),
-     ("sft", {"aggregate": "sum"}, "aggregate")],
-)  # fmt: skip
+    [
+        ("airl", {"entropy": 0.1}, "counted twice"),
+        ("gail", {"reward_form": "expert"}, "airl"),
+        ("fairl", {"entropy": 1.0}, "as published"),
+        ("gail", {"discriminator_steps": 0}, "discriminator_steps"),
+        ("gail", {"level": "word"}, "sequence, occupancy, token"),
+        ("gail", {"gradient_penalty": -1.0}, "negative"),
+        ("gail", {"level": "token", "discount": 0.5}, "no returns"),
+        ("distill", {"policy_prefixes": 1.5}, "0 to 1"),
+        ("js", {"discount": -0.1}, "0 to 1"),
+        ("js", {"baseline": "value"}, "baseline"),
+        ("sft", {"aggregate": "sum"}, "aggregate"),
+    ],
+)
 def test_combinations_without_meaning_are_refused(method, fields, says):
     """Traps: options ignored or invalid in combination; entropy counted twice."""
     with pytest.raises(UsageError, match=says):

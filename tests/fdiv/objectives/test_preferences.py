@@ -26,7 +26,8 @@ BETA = 0.3
 
 
 def task_of(kind: str, seed: int = 0):
-    """(space, components with a random reference, random params, a random reward of each string)."""
+    """(space, components with a random reference, random params, a random reward of each
+    string)."""
     world = reward_task(kind, seed, beta=BETA)
     rewards = np.random.default_rng(seed + 1).standard_normal(len(world.space.state))
     return world.space, world.exact, world.params, rewards
@@ -306,8 +307,8 @@ def test_ipo_comes_back_from_beyond_its_margin():
 
 
 def prompted(n: int = 24, seed: int = 0):
-    """(components, params, comparisons with ragged prompts): the policy and the reference read two tokens
-    back."""
+    """(components, params, comparisons with ragged prompts): the policy and the reference read
+    two tokens back."""
     space, components, _, _ = task_of("ending", seed)
     automaton = tabular.markov(space.vocab, space.horizon + 2, 2)
     policy = tabular.policy(automaton, space.vocab)

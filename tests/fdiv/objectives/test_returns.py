@@ -267,8 +267,8 @@ def test_groups_answer_the_same_prompt():
 
 
 def test_the_adaptive_controller_by_hand():
-    """beta (1 + clip(D / target - 1, -.2, .2) n / adapt_over): D = 9 against 6 is clipped to +.2, D =
-    5.4 is -.1."""
+    """beta (1 + clip(D / target - 1, -.2, .2) n / adapt_over): D = 9 against 6 is clipped to +.2,
+    D = 5.4 is -.1."""
     control = Control("adaptive", target=6.0, adapt_over=1000)
     weight = control.init(0.5)
     weight = control.update(weight, 0.5, jnp.float32(9.0), 100)
