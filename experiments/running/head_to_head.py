@@ -59,12 +59,15 @@ def _run(preset: str, config: Config, default: Config) -> int:
     components = assemble.components(config, task)
     devices.use_compile_cache(config.output.cache)
     changed = _changed(config, default)
+    methods = configs.resolve(config)
+    if not teacher.wanted(config):  # what lacks an expert is refused before anything is written
+        for each in methods.values():
+            assemble.build(config, each, components)
     folder.create(preset, changed)
     if reading and reading.bad:
         rows = [{"row": number, "reason": reason} for number, reason in reading.bad]
         write_json(folder.path / "bad_rows.json", rows)
 
-    methods = configs.resolve(config)
     screen = Screen(list(methods), scoreboards.of_task(task).live_columns())
     with StopFlag() as stop, Recorder(sinks(screen, folder)) as recorder:
         _introduce(recorder, preset, config, changed, task, layout)
@@ -73,8 +76,9 @@ def _run(preset: str, config: Config, default: Config) -> int:
             expert = teacher.get(config, reading, task, recorder.say, saves)
             task = task._replace(mdp=task.mdp._replace(expert=expert))
             components = components._replace(mdp=task.mdp)
-        for each in methods.values():  # what lacks an expert is refused before any training
-            assemble.build(config, each, components)
+            # with the teacher there: what it does not serve is refused before any training
+            for each in methods.values():
+                assemble.build(config, each, components)
         context = _prepare(config, task, components, layout, folder, recorder, screen.console, stop)
         complete = True
         try:

@@ -36,6 +36,11 @@ CLIP = 1.0
 VERSION = 4  # raise it when a change of code changes what is trained
 
 
+def wanted(config: Config) -> bool:
+    """Whether a run is to have a teacher."""
+    return isinstance(config.benchmark, Text) and bool(config.benchmark.teacher_updates)
+
+
 def get(
     config: Config,
     reading: Reading,

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.reporting.metrics import METRICS
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
@@ -52,6 +54,11 @@ def test_every_page_is_in_the_site():
     pages = {p.relative_to(DOCS).with_suffix("").as_posix() for p in DOCS.rglob("*.md")}
     assert pages <= listed
     assert all(any(DOCS.glob(f"{entry}.*")) for entry in listed)
+
+
+def test_every_metric_is_explained():
+    explained = set(re.findall(r"`(\w+)`", (DOCS / "metrics.md").read_text()))
+    assert set(METRICS) <= explained
 
 
 def test_every_module_of_the_core_has_one_api_page():

@@ -3,12 +3,15 @@ written over."""
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
 
-from experiments import card, check_gradients, cli, compare, speed, train
+from experiments import card, check_gradients, cli, compare, doctor, show_data, speed, train
+from experiments.figures import __main__ as figures
 from experiments.running import start_up
+from experiments.sweep import __main__ as sweep
 
 COMMANDS = {
     "compare": (compare.main, None),
@@ -253,12 +256,32 @@ def test_speed_start_has_help(capsys):
     assert "python -m experiments.speed start" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "program", [card.main, check_gradients.main, lambda x: call("compare", *x)]
-)
-def test_version(program, capsys):
+def test_a_method_that_lacks_its_expert_is_refused_before_anything_is_written(tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"prompt": "q{i}", "completion": "a{i}"}}\n' for i in range(40)))
+    source = ["--benchmark.path", str(rows), "--benchmark.teacher-updates", "0"]
+    out = tmp_path / "out"
+    assert call("compare", "text", *source, "--methods", "distill", "--out", str(out)) == 2
+    assert "expert" in capsys.readouterr().err
+    assert not out.exists()
+
+
+SCRIPTS = {
+    **{name: functools.partial(cli.run, main, name) for name, (main, _) in COMMANDS.items()},
+    "speed start": start_up.main,
+    "card": card.main,
+    "check_gradients": check_gradients.main,
+    "doctor": doctor.main,
+    "figures": figures.main,
+    "show_data": show_data.main,
+    "sweep": sweep.main,
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_version(script, capsys):
     with pytest.raises(SystemExit) as end:
-        program(["--version"])
+        SCRIPTS[script](argv=["--version"])
     assert end.value.code == 0
     said = capsys.readouterr().out
     assert said.startswith("fdiv ")
