@@ -75,14 +75,19 @@ def refused(error: UsageError) -> int:
 
 
 def arguments(argv: list[str] | None = None) -> list[str]:
-    """The command line (this process's where none is given) once `--version` is answered, which
-    ends the process, and `--import` is done."""
+    """The command line (this process's where none is given) once `--version` is answered and
+    `--import` is done."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    answer_version(argv)
+    return load_plugins(argv)
+
+
+def answer_version(argv: list[str]) -> None:
+    """Print the versions and end the process, where the command line asks for them."""
     if "--version" in argv:
         versions = (f"{name} {importlib.metadata.version(name)}" for name in ("fdiv", "jax"))
         print(", ".join(versions))
         raise SystemExit(0)
-    return load_plugins(argv)
 
 
 def load_plugins(argv: list[str]) -> list[str]:

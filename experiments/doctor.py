@@ -173,6 +173,12 @@ def main(argv: list[str] | None = None) -> int:
     """Print a line for each check; 1 where one is not ok."""
     import tyro
 
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if "--version" in argv:
+        # loads jax: where that fails, the checks are to say so
+        from experiments import cli
+
+        cli.answer_version(argv)
     options = tyro.cli(Options, prog="python -m experiments.doctor", args=argv)
     return int(not all([_line(name, check, options) for name, check in CHECKS.items()]))
 

@@ -102,10 +102,10 @@ def sampled_metrics(
     """The same names estimated from samples, each with its standard error under `NAME_stderr`, and
     the samples.
 
-    `held` are held-out demonstrations, whose prompts the policy answers; `expert` are answers of
-    the known expert to the same prompts (None: it is not known, and no divergence is estimated).
-    Sequence and occupancy levels use both sides' samples (`two_sided`); the token level sums over
-    the vocabulary at the prefixes of one side."""
+    `held_out` are demonstrations that nothing was trained on, whose prompts the policy answers;
+    `expert` are answers of the known expert to the same prompts (None: it is not known, and no
+    divergence is estimated). Sequence and occupancy levels use both sides' samples (`two_sided`);
+    the token level sums over the vocabulary at the prefixes of one side."""
     policy, mdp = components.policy, components.mdp
     answered, log_q = components.rollout(key, policy, params, tk.prompts_of(held_out, mdp.horizon))
     nll = -tk.log_probs(policy, params, held_out, mdp.vocab).sum(1)

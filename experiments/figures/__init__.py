@@ -1,7 +1,8 @@
 """Known figures of the field and studies of ours, each from one command and checked: `python -m
 experiments.figures KEY`.
 
-A figure is a module named by its key, a study a package: either has FIGURE, flags and `make`."""
+A figure is a module named by its key, or a package where it is large; a study is a package. Each
+has FIGURE, flags and `make`."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ OUT = Path("runs/figures")
 def main(argv: list[str] | None = None) -> int:
     """Make what the command line asks for."""
     try:
-        argv = cli.load_plugins(list(sys.argv[1:] if argv is None else argv))
+        argv = cli.arguments(argv)
         if not argv or argv[0] in ("-h", "--help"):
             print(_usage())
             return 0 if argv else cli.USAGE_EXIT

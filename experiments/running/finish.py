@@ -36,7 +36,8 @@ def finish(context: RunContext, complete: bool, changed: Mapping[str, object]) -
     tables.write(folder.path, ranking)
     if config.output.report:
         _report(context, result, changed)
-    schema.write(folder.path / "results.json", result)  # last: it marks the run as finished
+    # last: where `complete` is true in it, the run is finished
+    schema.write(folder.path / "results.json", result)
     _show(context, result, ranking)
 
 

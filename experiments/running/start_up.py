@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments import cli
+
 WARM = 3  # starts with the cache that the first one left
 LIMIT = 1800.0  # seconds after which a start is taken to hang
 GOAL = 0.5  # of the cold start
@@ -23,6 +25,7 @@ GOAL = 0.5  # of the cold start
 def main(argv: list[str]) -> int:
     """Print the times; 1 where a warm start takes more than half of a cold one, or a start
     fails."""
+    cli.answer_version(argv)  # `--import` is for the command that is timed
     if {"-h", "--help"} & set(argv):
         print(f"{__doc__}\nIts flags: python -m experiments.compare PRESET --help")
         return 0

@@ -1,23 +1,9 @@
 """Demonstrations or preferences: `python -m experiments.figures demos_vs_preferences [--labels N
 --noise E ...]`.
 
-The rlhf task (a table of rewards, beta .3; or reward valid) learned from N demonstrations of the
-optimum or from N comparisons of strings of the reference, as many labels for every method, some of
-them wrong: a share of the demonstrations is the reference's instead, a share of the comparisons is
-turned round. With a spread, people also disagree more about strings that begin differently
-(e^spread times the temperature) and less about the others, so that one Bradley-Terry temperature
-fits neither.
-
-Found, 4096 labels, IQM of 5 seeds (regret; the reference's is 1.18): a demonstration is worth far
-more than a comparison, and errs more mildly. With no label wrong gail ends at .036 and sft at .056,
-bt_rloo at .24, dpo at .38, ipo at .79; with .4 of them wrong at .35, .36, 1.46, 1.01, 1.12. A
-reward model beats dpo on clean labels, and from .2 wrong ones on over-optimises its mistakes: from
-.3 on it ends below the reference. A spread of 1.5 takes Bradley-Terry from .24 to .72; the model
-that learns each comparison's noise ends at .52, so recovers about .2 of the .48 lost (95 %
-intervals .51 to 1.20 and .30 to .68; lower on 4 seeds of 5); once labels are flipped as well both
-are lost. With reward valid (beta .1, --reward valid --beta .1 --reward-model markov) strings earn
-one of two numbers, a spread bends nothing, and the order is sft .006, dpo .028, bt_rloo .052, ipo
-.065."""
+The `rlhf` task learned from N demonstrations of the optimum or from N comparisons of the
+reference's strings, a share of them wrong. With a spread, people disagree more about some strings
+than about others. Results: docs/studies/demos_vs_preferences.md."""
 
 from __future__ import annotations
 
