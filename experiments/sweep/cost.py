@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from experiments.config import Config
 from experiments.sweep.folder import Line
 from experiments.sweep.plan import parsed
 
@@ -33,7 +33,7 @@ def estimate(lines: Sequence[Line]) -> tuple[float, float]:
     return sum(costs), max(costs)
 
 
-def _pace(config: Any, name: str) -> tuple[float, float]:
+def _pace(config: Config, name: str) -> tuple[float, float]:
     """(seconds to compile, seconds per string learned from) of one method, from a second of its
     updates."""
     from experiments import config as configs
