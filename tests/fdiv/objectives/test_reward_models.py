@@ -330,7 +330,7 @@ def test_first_the_model_learns_and_then_the_policy(name):
     """UPDATES updates of the one, with the penalty's weight left alone; from then on the other, the
     model frozen."""
     _, components, params, _ = task_of("ending", exactly=False)
-    components = components._replace(control=Control("adaptive", target=0.01, horizon=100))
+    components = components._replace(control=Control("adaptive", target=0.01, adapt_over=100))
     params = params.astype(jnp.float32)
     made = learner(built(name + ":k2-loss-string", components), optax.sgd(0.1))
     update, state = jax.jit(made.update), made.init(jax.random.key(0), params)
