@@ -12,7 +12,7 @@ import pytest
 from experiments import check_gradients, cli
 from experiments.gradients import card, cases, targets
 from experiments.gradients.world import random_world
-from fdiv import objectives
+from fdiv import divergences, objectives
 from fdiv.objectives.adversarial import Adversarial
 from fdiv.objectives.distill import Distill
 from fdiv.objectives.policy_gradient import PolicyGradient
@@ -23,7 +23,9 @@ SMALL = ["--vocab", "3", "--horizon", "2", "--seed", "1"]
 
 @pytest.fixture
 def fewer(monkeypatch):
-    """One variant a group, so that little is compiled."""
+    """One variant a group and four divergences to compare with, so that little is compiled."""
+    few = {name: divergences.parse(name) for name in ("forward_kl", "reverse_kl", "js", "tv")}
+    monkeypatch.setattr(divergences, "every", lambda: few)
     monkeypatch.setattr(PolicyGradient, "variants", lambda self: [{"discount": 0.0}])
     monkeypatch.setattr(
         Distill, "variants", lambda self: [{"policy_prefixes": 1.0}] * (self.policy_prefixes == 0)
@@ -287,7 +289,7 @@ METHODS["backwards"] = Backwards()
 """
 
 
-def test_an_objective_of_the_users_own(tmp_path, monkeypatch):
+def test_an_objective_of_the_users_own(fewer, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "IMPORTED", [])
     monkeypatch.setattr(objectives, "METHODS", dict(objectives.METHODS))
     (tmp_path / "own.py").write_text(OWN)

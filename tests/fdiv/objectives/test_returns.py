@@ -3,11 +3,14 @@ that peers fell into."""
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from laws import SPACES, close, random_models, reward_task
+from scipy.special import log_softmax
 
 from experiments.gradients.world import table_score
 from fdiv import divergences, exact, objectives, regularised
@@ -33,12 +36,17 @@ def strings(space, n: int):
 def task_of(kind: str, divergence: str = "reverse_kl", exactly: bool = True, seed: int = 0):
     """(space, components with a random reward and reference, random params, rewards of all
     strings)."""
+    return _task_of(kind, divergence, exactly, seed, jax.config.jax_enable_x64)
+
+
+@functools.cache
+def _task_of(kind: str, divergence: str, exactly: bool, seed: int, double: bool):
     space, reference, *_ = random_models(kind, seed)
     shape = reference.params.shape
     score = table_score(space, np.random.default_rng(seed + 1).standard_normal(shape))
     world = reward_task(kind, seed, divergence, BETA, score)
     components = world.exact if exactly else world.sampled
-    return space, components, world.params, score(space.sequences)
+    return space, components, world.params, jax.jit(score)(space.sequences)
 
 
 def value(space, components, rewards, divergence="reverse_kl"):
@@ -48,6 +56,14 @@ def value(space, components, rewards, divergence="reverse_kl"):
     return lambda x: regularised.value(
         d, rewards, ref.string, exact.law(space, components.policy, x).string, BETA
     )
+
+
+@functools.cache
+def exact_gradient(kind: str, divergence: str = "reverse_kl"):
+    """Of minus the regularised return, at the task's params; for tests in double precision."""
+    space, components, params, rewards = task_of(kind, divergence)
+    loss = value(space, components, rewards, divergence)
+    return -jax.jit(jax.grad(loss))(params)
 
 
 def gradient_of(components, name, params, space, **fields):
@@ -65,14 +81,18 @@ def gradient_of(components, name, params, space, **fields):
 def test_reinforcement_learning_is_reverse_kl(kind, seed):
     """KL(pi||p*) = KL(pi||ref) - E_pi[r] / beta + log Z for any policy and reward."""
     space, components, params, rewards = task_of(kind, seed=seed)
-    pi, ref = (
-        exact.law(space, components.policy, params).string,
-        exact.law(space, *components.mdp.regulariser.reference).string,
-    )
-    best = regularised.optimum(divergences.reverse_kl(), rewards, ref, BETA)
-    log_z = jax.nn.logsumexp(ref + rewards / BETA)
-    kl = lambda a, b: jnp.sum(jnp.exp(a) * (a - b))
-    close(kl(pi, best), kl(pi, ref) - jnp.exp(pi) @ rewards / BETA + log_z)
+    reference = components.mdp.regulariser.reference
+
+    @jax.jit
+    def laws(x, rewards):
+        ref = exact.law(space, *reference).string
+        best = regularised.optimum(divergences.reverse_kl(), rewards, ref, BETA)
+        return exact.law(space, components.policy, x).string, ref, best
+
+    pi, ref, best, rewards = map(np.asarray, (*laws(params, rewards), rewards))
+    log_z = np.log(np.exp(ref + rewards / BETA).sum())
+    kl = lambda a, b: np.sum(np.exp(a) * (a - b))
+    close(kl(pi, best), kl(pi, ref) - np.exp(pi) @ rewards / BETA + log_z)
 
 
 @pytest.mark.usefixtures("double")
@@ -83,14 +103,20 @@ def test_the_optimum_is_stationary_and_best(name):
     d = divergences.parse(name)
     draw = np.random.default_rng(0)
     rewards, log_ref = draw.standard_normal(7), np.log(draw.dirichlet(np.ones(7)))
-    best = regularised.optimum(d, rewards, log_ref, BETA)
-    assert float(jnp.exp(best).sum()) == pytest.approx(1, abs=1e-12)
-    level = rewards + BETA * np.asarray(d.reward(log_ref - best))
+    optimum = lambda rewards, log_ref: regularised.optimum(d, rewards, log_ref, BETA)
+    best = np.asarray(jax.jit(optimum)(rewards, log_ref))
+    assert np.exp(best).sum() == pytest.approx(1, abs=1e-12)
+    others = log_softmax(best + 0.1 * draw.standard_normal((20, 7)), axis=1)
+
+    @jax.jit
+    def judged(best, others):
+        worth = lambda law: regularised.value(d, rewards, log_ref, law, BETA)
+        return d.reward(log_ref - best), worth(best), jax.vmap(worth)(others)
+
+    rewarded, most, nearby = map(np.asarray, judged(best, others))
+    level = rewards + BETA * rewarded
     assert np.ptp(level) < 1e-7 * (1 + np.abs(level).max())
-    worth = float(regularised.value(d, rewards, log_ref, best, BETA))
-    for _ in range(20):
-        other = jax.nn.log_softmax(best + 0.1 * draw.standard_normal(7))
-        assert float(regularised.value(d, rewards, log_ref, other, BETA)) < worth
+    assert (nearby < most).all()
 
 
 def test_penalties_that_leave_strings_out_are_refused():
@@ -109,19 +135,19 @@ def test_penalties_that_leave_strings_out_are_refused():
 @pytest.mark.parametrize("penalty", EXACT_PENALTIES)
 @pytest.mark.parametrize("name", METHODS)
 def test_unbiased_penalties_give_the_exact_gradient(kind, penalty, name):
-    space, components, params, rewards = task_of(kind)
+    space, components, params, _ = task_of(kind)
     fields = {"gae_lambda": 1.0} if name == "ppo" else {}
     found = gradient_of(components, f"{name}:{penalty}", params, space, **fields)
-    close(found, -jax.grad(value(space, components, rewards))(params))
+    close(found, exact_gradient(kind))
     assert objectives.resolve(f"{name}:{penalty}", **fields).claim().sentence.endswith("Unbiased.")
 
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("divergence", list(regularised.members()))
 def test_any_divergence_can_be_the_penalty(divergence):
-    space, components, params, rewards = task_of("ending", divergence)
+    space, components, params, _ = task_of("ending", divergence)
     found = gradient_of(components, "rloo", params, space)
-    close(found, -jax.grad(value(space, components, rewards, divergence))(params))
+    close(found, exact_gradient("ending", divergence))
 
 
 @pytest.mark.usefixtures("double")
@@ -130,8 +156,8 @@ def test_any_divergence_can_be_the_penalty(divergence):
     ["k2-loss", "k3-loss", "k3-loss-string", "k3-ratio", "exact-loss", "k2-reward", "k3-reward"],
 )
 def test_biased_penalties_say_so_and_are(penalty):
-    space, components, params, rewards = task_of("ending")
-    truth = -jax.grad(value(space, components, rewards))(params)
+    space, components, params, _ = task_of("ending")
+    truth = exact_gradient("ending")
     found = gradient_of(components, f"rloo:{penalty}", params, space)
     assert float(jnp.linalg.norm(found - truth) / jnp.linalg.norm(truth)) > 1e-3
     assert "Biased" in objectives.resolve(f"rloo:{penalty}").claim().sentence
@@ -139,15 +165,16 @@ def test_biased_penalties_say_so_and_are(penalty):
 
 @pytest.mark.usefixtures("double")
 def test_a_wrong_value_function_biases_nothing_at_lambda_one():
-    space, components, params, rewards = task_of("ending")
+    space, components, params, _ = task_of("ending")
     objective = objectives.resolve("ppo", gae_lambda=1.0).build(components)
     aux = objective.init(jax.random.key(0), params)
     wrong = jax.tree.map(
         lambda x: x + 3 * jax.random.normal(jax.random.key(1), x.shape), aux.value[0]
     )
     aux = aux._replace(value=(wrong, aux.value[1]))
-    found = exact.expected_gradient(objective, params, strings(space, 8), aux)
-    close(found, -jax.grad(value(space, components, rewards))(params))
+    prompts = strings(space, 8)
+    found = jax.jit(lambda x: exact.expected_gradient(objective, params, prompts, x))(aux)
+    close(found, exact_gradient("ending"))
 
 
 @pytest.mark.usefixtures("double")
@@ -157,16 +184,20 @@ def test_the_ratio_is_clipped_on_one_side_only():
     space, components, params, _rewards = task_of("fixed")
     objective = objectives.resolve("grpo", clip=0.2).build(components)
     aux = objective.init(jax.random.key(0), params)
-    aux, batch, _ = objective.prepare(jax.random.key(1), params, aux, strings(space, 8))
-    for shift, sign in ((0.5, 1), (-0.5, -1)):
+    prepare = jax.jit(objective.prepare)
+    aux, batch, _ = prepare(jax.random.key(1), params, aux, strings(space, 8))
+    advantages = np.asarray(batch.advantages)
+    weight = np.where(batch.sequences.mask, np.asarray(batch.sequences.weight)[:, None], 0.0)
+
+    @jax.jit
+    def slope_at(shift):
         moved = batch._replace(log_old=batch.log_old - shift)  # ratios e^shift everywhere
-        slope = jax.grad(
-            lambda a, m=moved: objective.loss(params, aux, m._replace(advantages=a))[0]
-        )(batch.advantages)
-        weight = jnp.where(batch.sequences.mask, batch.sequences.weight[:, None], 0.0)
-        paid = jnp.where(
-            sign * batch.advantages > 0, jnp.clip(jnp.exp(shift), 0.8, 1.2), jnp.exp(shift)
-        )
+        loss = lambda a: objective.loss(params, aux, moved._replace(advantages=a))[0]
+        return jax.grad(loss)(batch.advantages)
+
+    for shift, sign in ((0.5, 1), (-0.5, -1)):
+        slope = np.asarray(slope_at(shift))
+        paid = np.where(sign * advantages > 0, np.clip(np.exp(shift), 0.8, 1.2), np.exp(shift))
         close(-slope, weight * paid)
 
 
@@ -177,12 +208,8 @@ def drawn(name: str, batch: int = 64, **fields):
     space, components, params, _ = task_of("ending", exactly=False)
     objective = objectives.resolve(name, **fields).build(components)
     aux = objective.init(jax.random.key(0), params)
-    return (
-        components,
-        params,
-        objective,
-        objective.prepare(jax.random.key(1), params, aux, strings(space, batch)),
-    )
+    prepared = jax.jit(objective.prepare)(jax.random.key(1), params, aux, strings(space, batch))
+    return components, params, objective, prepared
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -212,9 +239,8 @@ def test_a_group_of_identical_rewards_teaches_nothing(name):
     reference = components.mdp.regulariser.reference
     objective = objectives.resolve(name).build(components._replace(mdp=same))
     params = jnp.asarray(reference.params, jnp.float32)
-    _, batch, _ = objective.prepare(
-        jax.random.key(0), params, objective.init(jax.random.key(0), params), strings(space, 16)
-    )
+    aux = objective.init(jax.random.key(0), params)
+    _, batch, _ = jax.jit(objective.prepare)(jax.random.key(0), params, aux, strings(space, 16))
     assert np.abs(np.asarray(batch.advantages)).max() < 1e-2
 
 
@@ -243,9 +269,8 @@ def test_integer_scores_count_and_broken_ones_are_left_out():
     found = {}
     for name, score in (("whole", whole), ("broken", broken)):
         objective = Rloo().build(components._replace(mdp=components.mdp._replace(score=score)))
-        _, batch, metrics = objective.prepare(
-            jax.random.key(0), params, objective.init(jax.random.key(0), params), strings(space, 64)
-        )
+        aux, prepare = objective.init(jax.random.key(0), params), jax.jit(objective.prepare)
+        _, batch, metrics = prepare(jax.random.key(0), params, aux, strings(space, 64))
         found[name] = (batch, metrics)
         assert np.all(np.isfinite(np.asarray(batch.advantages)))
     size = np.asarray(found["whole"][0].sequences.mask.sum(1))
@@ -311,7 +336,9 @@ def test_the_controller_is_fed_what_is_reported(name):
     method = objectives.resolve(name)
     objective = method.build(components._replace(control=control))
     aux = objective.init(jax.random.key(0), params)
-    after, _, metrics = objective.prepare(jax.random.key(1), params, aux, strings(space, 64))
+    after, _, metrics = jax.jit(objective.prepare)(
+        jax.random.key(1), params, aux, strings(space, 64)
+    )
     charged = after.charged if name == "ppo" else after
     wanted = control.update(control.init(BETA), BETA, metrics["penalty"], 64)
     assert float(charged.weight.beta) == pytest.approx(float(wanted.beta), rel=1e-6)
@@ -333,14 +360,18 @@ def test_the_expert_is_the_optimum(task):
     mdp = task.build()
     with jax.enable_x64(True):
         space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
-        p, ref = exact.law(space, *mdp.expert), exact.law(space, *mdp.regulariser.reference)
-        best = regularised.optimum(
-            divergences.parse(task.divergence),
-            mdp.score(space.sequences).astype(float),
-            ref.string,
-            task.beta,
-        )
-        close(jnp.exp(p.string), jnp.exp(best), 1e-9)
+        d = divergences.parse(task.divergence)
+
+        @jax.jit
+        def laws(x):
+            ref = exact.law(space, *mdp.regulariser.reference).string
+            rewards = mdp.score(x).astype(float)
+            return exact.law(space, *mdp.expert).string, regularised.optimum(
+                d, rewards, ref, task.beta
+            )
+
+        p, best = map(np.asarray, laws(space.sequences))
+    close(np.exp(p), np.exp(best), 1e-9)
 
 
 def test_the_reference_is_the_best_markov_fit():
