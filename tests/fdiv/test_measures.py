@@ -28,15 +28,15 @@ def test_two_sided_estimates_are_unbiased_and_know_their_error(spec):
     """On three symbols: 400 estimates from 200 draws a side average to the divergence; their spread
     is what they say."""
     p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
-    draw, s = np.random.default_rng(0), np.log(p / q)
-    pairs = [
-        metrics.two_sided(
-            divergences.parse(spec), *(jnp.asarray(s[draw.choice(3, 200, p=x)]) for x in (p, q))
-        )
-        for _ in range(400)
-    ]
-    values, errors = np.array(pairs, np.float64).T
-    truth = float(divergences.parse(spec).perspective(jnp.log(p), jnp.log(q)).sum())
+    draw, s, d = np.random.default_rng(0), np.log(p / q), divergences.parse(spec)
+    real, own = (s[draw.choice(3, (400, 200), p=x)].astype(np.float32) for x in (p, q))
+
+    @jax.jit
+    def estimates(real, own):
+        pairs = jax.vmap(lambda a, b: metrics.two_sided(d, a, b))(real, own)
+        return *pairs, d.perspective(jnp.log(p), jnp.log(q)).sum()
+
+    values, errors, truth = (np.asarray(x, np.float64) for x in estimates(real, own))
     assert abs(values.mean() - truth) < 4 * values.std() / 20 + 1e-5
     assert errors.mean() == pytest.approx(values.std(), rel=0.2, abs=1e-6)
 
@@ -46,15 +46,20 @@ def test_sampled_metrics_agree_with_the_exact_ones():
     space, expert, policy, params = random_models("ending", scale=0.5)
     params = jnp.asarray(params, jnp.float32)
     n, rollout = 20_000, sampler(space.horizon, space.eos)
-    answer = lambda seed: rollout(jax.random.key(seed), *expert, tk.empty_prompts(n))[0]
+    answer = jax.jit(lambda key: rollout(key, *expert, tk.empty_prompts(n))[0])
     count = lambda x: x.mask.sum(1).astype(jnp.float32)
     mdp = TokenMDP(space.vocab, space.horizon, space.eos, None, None, None, expert, {"size": count})
     family = [divergences.parse(name) for name in divergences.logged()]
-    found, _ = metrics.sampled_metrics(
-        family, Components(policy, mdp, rollout), jax.random.key(2), params, answer(0), answer(1)
-    )
-    p, q = exact.law(space, *expert), exact.law(space, policy, params)
-    truth = metrics.exact_metrics(family, space, p, q, mdp.statistics)
+    components = Components(policy, mdp, rollout)
+    sampled = jax.jit(lambda *x: metrics.sampled_metrics(family, components, *x)[0])
+    found = sampled(jax.random.key(2), params, *(answer(jax.random.key(seed)) for seed in (0, 1)))
+
+    @jax.jit
+    def measured(params):
+        p, q = exact.law(space, *expert), exact.law(space, policy, params)
+        return metrics.exact_metrics(family, space, p, q, mdp.statistics), p
+
+    truth, p = measured(params)
     assert set(truth) <= set(found)
     for name, value in truth.items():
         assert abs(float(found[name] - value)) < 5 * float(found[f"{name}_stderr"]) + 1e-5, name
@@ -66,14 +71,22 @@ def test_sampled_metrics_agree_with_the_exact_ones():
 
 def test_every_level_at_once_is_each_level_by_itself():
     space, expert, policy, params = random_models("ending", scale=0.5)
-    p, q = exact.law(space, *expert), exact.law(space, policy, params)
     family = [divergences.parse(name) for name in divergences.logged()]
-    found = metrics.exact_metrics(family, space, p, q, {})
-    for d in family:
-        for suffix, level in metrics.LEVELS.items():
-            assert float(found[d.name + suffix]) == pytest.approx(
-                float(exact.divergence(d, space, p, q, level)), rel=1e-6
-            )
+
+    @jax.jit
+    def measured(params):
+        p, q = exact.law(space, *expert), exact.law(space, policy, params)
+        each = {
+            d.name + suffix: exact.divergence(d, space, p, q, level)
+            for d in family
+            for suffix, level in metrics.LEVELS.items()
+        }
+        return metrics.exact_metrics(family, space, p, q, {}), each
+
+    found, each = measured(params)
+    assert len(each) == len(family) * len(metrics.LEVELS)
+    for name, value in each.items():
+        assert float(found[name]) == pytest.approx(float(value), rel=1e-6), name
 
 
 def test_diversity_by_hand():
@@ -95,14 +108,16 @@ def test_health_of_a_discriminator_by_hand():
         jnp.array([[2.0], [-1.0], [11.0], [3.0]]),
         jnp.array([[-2.0], [-12.0], [1.0], [-3.0]]),
     )
-    found = discriminator.health(real, fake, jnp.full((4, 1), 5.0))
+    found = jax.jit(discriminator.health)(real, fake, jnp.full((4, 1), 5.0))
     assert float(found["d_accuracy"]) == pytest.approx((3 / 4 + 3 / 4) / 2)
     assert float(found["d_accuracy_train"]) == pytest.approx((1 + 3 / 4) / 2)
     assert float(found["d_saturated"]) == pytest.approx((1 / 4 + 1 / 4) / 2)
     # labels drawn with the chance the logit says: calibrated
-    s = jax.random.normal(jax.random.key(0), (200_000,)) * 2
-    label = jax.random.bernoulli(jax.random.key(1), jax.nn.sigmoid(s))
-    assert float(discriminator.health(s[label], s[~label], s[label])["d_calibration"]) < 0.01
+    draw = np.random.default_rng(0)
+    s = 2 * draw.standard_normal(200_000).astype(np.float32)
+    label = draw.random(len(s)) < 1 / (1 + np.exp(-s))
+    health = jax.jit(discriminator.health)(s[label], s[~label], s[label])
+    assert float(health["d_calibration"]) < 0.01
 
 
 def test_a_judge_of_length_alone():
