@@ -20,11 +20,8 @@ from experiments.reporting.scoreboards import SCOREBOARDS
 from fdiv.benchmarks import Arithmetic, Rewarded, Text, TwoTemplate
 from fdiv.benchmarks.text import Row
 
-NETWORK = (
-    "--policy.width 8 --policy.layers 1 --policy.heads 1 --policy.kv-heads 1 --samples 8 "
-    "--warm-start 2"
-)
-BUDGET = "--seeds 1 --updates 4 --batch-size 8 --evaluations 1"
+PROMPTED = "--policy.name markov --samples 8 --warm-start 2"
+BUDGET = "--seeds 1 --updates 2 --batch-size 8 --evaluations 1"
 
 
 class Kind(NamedTuple):
@@ -34,14 +31,14 @@ class Kind(NamedTuple):
     screen: tuple[str, ...]  # live columns of its last method
     table: tuple[str, ...]  # columns between the method's own and the status
     panels: tuple[str, ...]  # of the learning curves
-    says: tuple[str, ...]  # in the report
+    says: tuple[str, ...]  # patterns, in the report
     says_not: tuple[str, ...]
 
 
 KINDS = {
     "exact": Kind(
-        "two-template --policy.name full --benchmark.vocab 2 --benchmark.horizon 3 "
-        "--methods sft gail --temperatures 1.0",
+        "two-template --policy.name full --benchmark.vocab 2 --benchmark.horizon 2 "
+        "--methods gail",
         ("JS", "entropy", "grad norm"),
         (
             *("gap to class optimum", "forward KL", "reverse KL", "JS", "TV", "valid", "mode B"),
@@ -52,8 +49,8 @@ KINDS = {
         ("optimum of the regularised return", "estimated"),
     ),
     "return": Kind(
-        "rlhf --benchmark.base.vocab 2 --benchmark.base.horizon 3 "
-        "--methods sft rloo --temperatures 1.0",
+        "rlhf --policy.name full --benchmark.base.vocab 2 --benchmark.base.horizon 2 "
+        "--methods rloo",
         ("reward", "KL", "entropy", "grad norm"),
         (
             *("gap to class optimum", "reward", "KL to reference", "TV", "forward KL"),
@@ -69,19 +66,22 @@ KINDS = {
         ("Colour is the divergence minimised", "dashed ones learn a discriminator", "spent"),
     ),
     "verified": Kind(
-        f"arithmetic --benchmark.terms 2 --benchmark.largest 3 --methods rloo {NETWORK}",
+        f"arithmetic --benchmark.terms 2 --benchmark.largest 3 --methods rloo {PROMPTED}",
         ("greedy", "accuracy", "entropy", "grad norm"),
         (
             *("greedy accuracy", "accuracy", "pass@8", "right answer", "distinct ways"),
             *("entropy of ways", "KL to reference, own batch", "entropy"),
         ),
         ("greedy_accuracy", "accuracy", "penalty", "way_entropy", "entropy"),
-        ("All values are of held-out problems", "and their price", "The common start: greedy"),
+        (
+            *("All values are of held-out problems", "and their price", "The common start: greedy"),
+            r">[0-3]\+[0-3]=<",  # prompts as they are asked
+        ),
         ("teacher", "Colour is the divergence minimised", "class optimum"),
     ),
     "sampled": Kind(
         "text --benchmark.path {rows} --benchmark.prompt-length 4 --benchmark.horizon 4 "
-        f"--benchmark.teacher-updates 0 --methods dpo {NETWORK}",
+        f"--benchmark.teacher-updates 0 --methods dpo {PROMPTED}",
         ("NLL/tok", "pairs", "entropy", "grad norm"),
         (
             *("validation NLL / token", "pairs in order", "margin of the pairs", "entropy"),
@@ -117,7 +117,7 @@ def left(request, tmp_path_factory) -> tuple[str, Left]:
 
 def test_the_screen_shows_the_columns_of_the_kind(left):
     name, run = left
-    line = next(x for x in reversed(run.screen.splitlines()) if "4/4 updates" in x)
+    line = next(x for x in reversed(run.screen.splitlines()) if "2/2 updates" in x)
     shown = re.sub(r"^.*left in all", "", line)
     assert tuple(re.findall(r"([A-Za-z][\w/ ]*?) -?[\d.]+(?:e[-+]\d+)?", shown)) == (
         KINDS[name].screen
@@ -138,7 +138,7 @@ def test_pictures_and_report_speak_of_the_kind(left):
     curves = csv.DictReader((run.folder / "figures" / "learning_curves.csv").open())
     assert tuple(dict.fromkeys(row["metric"] for row in curves)) == KINDS[name].panels
     html = re.sub(r"<svg.*?</svg>", "", (run.folder / "report.html").read_text(), flags=re.S)
-    assert [text for text in KINDS[name].says if text not in html] == []
+    assert [text for text in KINDS[name].says if not re.search(text, html)] == []
     assert [text for text in KINDS[name].says_not if text in html.split("<h2>Methods")[0]] == []
 
 
