@@ -441,37 +441,13 @@ def test_a_task_with_prompts_is_never_enumerated():
     assert assemble.readable(task, x) == [("1+2=", "3")]
 
 
+SMALL_RUN = """arithmetic --benchmark.terms 2 --benchmark.largest 5 --policy.width 8
+    --policy.layers 1 --policy.heads 1 --policy.kv-heads 1 --methods grpo --seeds 1 --warm-start 3
+    --updates 3 --batch-size 16 --evaluations 1 --samples 8 --report False"""
+
+
 def test_a_small_run_from_the_command_line(tmp_path):
-    flags = [
-        "arithmetic",
-        "--benchmark.terms",
-        "2",
-        "--benchmark.largest",
-        "5",
-        "--policy.width",
-        "16",
-        "--policy.layers",
-        "1",
-        "--methods",
-        "sft",
-        "grpo",
-        "--seeds",
-        "1",
-        "--warm-start",
-        "3",
-        "--updates",
-        "3",
-        "--batch-size",
-        "16",
-        "--evaluations",
-        "1",
-        "--samples",
-        "8",
-        "--temperatures",
-        "1.0",
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    flags = [*SMALL_RUN.split(), "--out", str(tmp_path / "run")]
     assert cli.run(compare.main, "experiments.compare", flags) == 0
     lines = [
         json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -492,12 +468,3 @@ def test_a_small_run_from_the_command_line(tmp_path):
         "beta",
     ):
         assert np.isfinite(last[name]), name
-    table = (tmp_path / "run" / "table.md").read_text()
-    assert "pass@8" in table
-    assert "Rows in order of greedy_accuracy" in table
-    html = (tmp_path / "run" / "report.html").read_text()
-    assert re.search(r">[0-5]\+[0-5]=<", html)  # prompts as they are asked
-    curves = (tmp_path / "run" / "figures" / "learning_curves.csv").read_text()
-    assert {"greedy_accuracy", "accuracy", "penalty", "way_entropy"} <= {
-        row.split(",")[1] for row in curves.splitlines()
-    }
