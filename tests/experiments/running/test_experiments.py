@@ -14,26 +14,21 @@ from experiments import cli, compare
 
 ROOT = Path(__file__).parents[3]
 SMALL = [
-    "two-template",
-    "--benchmark.vocab",
-    "2",
-    "--benchmark.horizon",
-    "3",
-    "--seeds",
-    "2",
-    "--updates",
-    "60",
-    "--batch-size",
-    "32",
-    "--evaluations",
-    "3",
-    "--optimum-starts",
-    "2",
-    "--temperatures",
-    "0.5",
-    "1.0",
+    *("two-template", "--benchmark.vocab", "2", "--benchmark.horizon", "3", "--seeds", "2"),
+    *("--updates", "6", "--batch-size", "32", "--samples", "16"),
 ]
-METHODS = ["--methods", "sft", "js", "gail", "--adversarial.warmup", "5"]
+FULL = ["--policy.name", "full", "--evaluations", "1"]  # a class in which nothing is searched
+TEXT = """text --benchmark.prompt-field question --benchmark.completion-field answer
+    --benchmark.prompt-length 8 --benchmark.horizon 4 --benchmark.teacher-updates 30
+    --benchmark.teacher-width 16 --benchmark.teacher-layers 1 --seeds 2 --updates 10
+    --warm-start 2 --batch-size 16 --samples 16 --evaluations 1 --report False
+    --policy.layers 1 --policy.width 16 --policy.heads 2 --policy.kv-heads 1
+    --scorer.layers 1 --scorer.width 16 --scorer.heads 2 --scorer.kv-heads 1
+    --methods sft distill:js gail"""
+METHODS = [
+    *("--methods", "sft", "gail", "--adversarial.warmup", "5"),
+    *("--evaluations", "3", "--optimum-starts", "2", "--temperatures", "0.5", "1.0"),
+]
 
 
 def run(*flags, out: Path) -> int:
@@ -81,11 +76,11 @@ def test_a_run_leaves_everything(whole):
         "markov",
         2,
     )
-    assert set(r["methods"]) == {"sft", "js", "gail"}
+    assert set(r["methods"]) == {"sft", "gail"}
     for name, m in r["methods"].items():
         assert m["status"] == "ok"
         assert m["seconds"] > 0
-        assert m["tokens"] == 60 * 32 * 3 * 2, name
+        assert m["tokens"] == 6 * 32 * 3 * 2, name
         assert len(m["gap"]["seeds"]) == 2
         for metric in (
             "forward_kl",
@@ -147,7 +142,7 @@ def test_a_finished_run_is_not_run_again(whole, capsys):
 
 def test_a_run_that_diverges_is_listed_with_its_reason(tmp_path):
     out = tmp_path / "run"
-    assert run("--methods", "sft", "js", "--learning-rate", "1e38", out=out) == 0
+    assert run("--methods", "sft", "--learning-rate", "1e38", *FULL, out=out) == 0
     found = results(out)["methods"]
     assert {m["status"] for m in found.values()} == {"diverged"}
     assert all("not finite" in m["reason"] for m in found.values())
@@ -163,19 +158,10 @@ def test_fixed_demonstrations_trials_and_a_full_class(tmp_path):
     expert: optimum 0."""
     out = tmp_path / "run"
     flags = [
-        "--optimum-starts",  # as it is by itself: nothing is searched in such a class
-        "12",
-        "--demos",
-        "32",
-        "--trials",
-        "2",
-        "--policy.name",
-        "full",
-        "--methods",
-        "sft",
-        "adversarial:hellinger2",
+        *("--demos", "32", "--trials", "2", "--methods", "sft", "adversarial:hellinger2"),
+        *("--report", "False"),
     ]
-    assert run(*flags, out=out) == 0
+    assert run(*flags, *FULL, out=out) == 0
     r = results(out)
     assert r["class_optimum"]["js"]["js"] == 0
     for m in r["methods"].values():
@@ -194,53 +180,9 @@ def test_text_end_to_end(tmp_path):
     (tmp_path / "rows.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in rows) + '{"question": "no answer"}\nnot json\n'
     )
-    small = ["layers", "1", "width", "16", "heads", "2", "kv-heads", "1"]
-    sizes = [
-        x
-        for owner in ("policy", "scorer")
-        for k, v in zip(small[::2], small[1::2])
-        for x in (f"--{owner}.{k}", v)
-    ]
-    flags = [
-        "text",
-        "--benchmark.path",
-        str(tmp_path / "rows.jsonl"),
-        "--benchmark.prompt-field",
-        "question",
-        "--benchmark.completion-field",
-        "answer",
-        "--benchmark.prompt-length",
-        "8",
-        "--benchmark.horizon",
-        "4",
-        "--benchmark.teacher-updates",
-        "30",
-        "--benchmark.teacher-width",
-        "16",
-        "--benchmark.teacher-layers",
-        "1",
-        "--updates",
-        "20",
-        "--warm-start",
-        "10",
-        "--batch-size",
-        "16",
-        "--samples",
-        "16",
-        "--evaluations",
-        "2",
-        "--temperatures",
-        "1.0",
-        "--cache",
-        str(tmp_path / "cache"),
-        "--out",
-        str(tmp_path / "run"),
-        *sizes,
-        "--methods",
-        "sft",
-        "distill:js",
-        "gail",
-    ]
+    flags = TEXT.split()
+    for flag, name in (("--benchmark.path", "rows.jsonl"), ("--cache", "cache"), ("--out", "run")):
+        flags += [flag, str(tmp_path / name)]
     assert cli.run(compare.main, "experiments.compare", flags) == 0
     r = results(tmp_path / "run")
     assert r["class_optimum"] == {}
