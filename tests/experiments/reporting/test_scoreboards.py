@@ -37,8 +37,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "exact": Kind(
-        "two-template --policy.name full --benchmark.vocab 2 --benchmark.horizon 2 "
-        "--methods gail",
+        "two-template --policy.name full --benchmark.vocab 2 --benchmark.horizon 2 --methods gail",
         ("JS", "entropy", "grad norm"),
         (
             *("gap to class optimum", "forward KL", "reverse KL", "JS", "TV", "valid", "mode B"),
