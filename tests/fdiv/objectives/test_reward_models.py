@@ -619,7 +619,7 @@ def test_claims_and_what_is_read():
     assert "KL(reference||policy)" in objectives.resolve("bt_rloo:k3-loss").claim().sentence
 
 
-def compared(out: Path, *names: str) -> dict:
+def compared(out: Path, *names: str, report: bool = False) -> dict:
     """A run of methods that learn from comparisons on a small language; its results by method."""
     from experiments import cli, compare
 
@@ -637,6 +637,8 @@ def compared(out: Path, *names: str) -> dict:
         "table",
         "--beta",
         "0.5",
+        "--policy.name",
+        "full",  # nothing is searched in such a class
         "--updates",
         "600",
         "--reward-model.reward-updates",
@@ -645,6 +647,8 @@ def compared(out: Path, *names: str) -> dict:
         "64",
         "--evaluations",
         "4",
+        "--report",
+        str(report),
         "--methods",
         *names,
         "--out",
@@ -657,7 +661,7 @@ def compared(out: Path, *names: str) -> dict:
 def test_a_learned_reward_leads_to_the_optimum_from_the_command_line(tmp_path):
     """Little is left on the table, and what a model says stands beside what the task says."""
     names = ["bt_ppo", "classifier_rloo"]
-    methods = compared(tmp_path / "run", *names)
+    methods = compared(tmp_path / "run", *names, report=True)
     drawn = list(csv.DictReader((tmp_path / "run" / "figures" / "overoptimisation.csv").open()))
     assert {row["method"] for row in drawn} == set(names)
     for name in names:
