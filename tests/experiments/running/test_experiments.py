@@ -22,7 +22,7 @@ TEXT = """text --benchmark.prompt-field question --benchmark.completion-field an
     --benchmark.prompt-length 8 --benchmark.horizon 4 --benchmark.teacher-updates 30
     --benchmark.teacher-width 16 --benchmark.teacher-layers 1 --seeds 2 --updates 10
     --warm-start 2 --batch-size 16 --samples 16 --evaluations 1 --report False
-    --policy.layers 1 --policy.width 16 --policy.heads 2 --policy.kv-heads 1
+    --policy.name markov
     --scorer.name markov
     --methods sft distill:js gail"""
 METHODS = [
