@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -53,11 +54,11 @@ def test_a_transformer_writes_the_bins_law(monkeypatch):
     monkeypatch.setattr(mode_covering, "SHAPE", shape)
     p = mixture(0.6, (-3.0, 3.0), 1.0)
     writer = mode_covering.policy_classes(p, mode_covering.bins(p))["transformer"]
-    log_q = np.asarray(writer.log_probs(writer.starts[0]))
+    log_q = np.asarray(jax.jit(writer.log_probs)(writer.starts[0]))
     policy = transformer.policy(shape, 3)
     tokens = np.array(list(itertools.product(range(3), repeat=2)))
     sequences = tk.completions(jnp.asarray(tokens), None)
-    each = tk.log_probs(policy, writer.starts[0], sequences, 3)
+    each = jax.jit(lambda params: tk.log_probs(policy, params, sequences, 3))(writer.starts[0])
     np.testing.assert_allclose(log_q, np.asarray(each).sum(1), atol=1e-6)
     assert np.exp(log_q).sum() == pytest.approx(1.0, abs=1e-6)
 
