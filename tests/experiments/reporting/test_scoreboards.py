@@ -21,6 +21,10 @@ from fdiv.benchmarks import Arithmetic, Rewarded, Text, TwoTemplate
 from fdiv.benchmarks.text import Row
 
 PROMPTED = "--policy.name markov --samples 8 --warm-start 2"
+NETWORK = (
+    "--policy.width 8 --policy.layers 1 --policy.heads 1 --policy.kv-heads 1 --samples 8 "
+    "--warm-start 2"
+)
 BUDGET = "--seeds 1 --updates 2 --batch-size 8 --evaluations 1"
 
 
@@ -80,7 +84,7 @@ KINDS = {
     ),
     "sampled": Kind(
         "text --benchmark.path {rows} --benchmark.prompt-length 4 --benchmark.horizon 4 "
-        f"--benchmark.teacher-updates 0 --methods dpo {PROMPTED}",
+        f"--benchmark.teacher-updates 0 --methods dpo {NETWORK}",
         ("NLL/tok", "pairs", "entropy", "grad norm"),
         (
             *("validation NLL / token", "pairs in order", "margin of the pairs", "entropy"),
