@@ -69,6 +69,7 @@ def _draw_plane(axis: Axes, methods: Methods, points: Sequence[FrontierPoint]) -
         x, y = m.metrics[X], m.metrics[Y]
         _mark(axis, m, x.seeds, y.seeds, (x.iqm, y.iqm))
     most = max([best.divergence_to_reference, *(m.metrics[X].iqm for m in methods.values())])
+    most = most if most > 0 else 1.0  # nobody has left the reference, and it is best to stay
     axis.set_xlim(-0.03 * most, 1.2 * most)
 
 
