@@ -87,6 +87,9 @@ def make(flags: Flags) -> Result:
 
 
 def _check(flags: Flags) -> None:
+    positive(
+        "horizon", flags.horizon
+    )  # the control's adapt_over, by the name of this figure's flag
     Control("adaptive", flags.target, flags.horizon).check()
     for beta in flags.betas:
         positive("betas", beta)

@@ -42,7 +42,7 @@ def test_the_weight_that_spends_the_target():
         ({"betas": (0.0,)}, "betas = 0.0"),
         ({"betas": (-0.1,)}, "betas = -0.1"),
         ({"betas": ()}, "is empty"),
-        ({"adapt_over": -1.0}, "adapt_over"),
+        ({"horizon": -1.0}, "horizon = -1.0"),
         ({"updates": 0}, "updates = 0"),
     ],
 )
