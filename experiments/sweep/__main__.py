@@ -49,7 +49,8 @@ def run(dir: Dir, local: int = 1, worker: bool = False, launcher: str = "", laps
     as a process of its own."""
     sweep = SweepFolder(dir, lapse)
     if worker or task is not None:
-        from experiments.sweep import lease, slurm, work
+        from experiments.storage import lease
+        from experiments.sweep import slurm, work
 
         if task is not None and (
             job := lease.me()["job"]

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import Any, TypedDict
 
-from experiments.sweep import lease
+from experiments.storage import lease
 from fdiv.types import UsageError
 
 PARTS = ("runs", "ends", "leases", "logs", "slurm")

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from experiments.cli import STOPPED_EXIT
-from experiments.sweep import lease
+from experiments.storage import lease
 from experiments.sweep.folder import SweepFolder
 from fdiv.types import UsageError
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from typing import Any
 
-from experiments.sweep import lease
+from experiments.storage import lease
 from experiments.sweep.folder import SweepFolder, write_whole
 from experiments.sweep.site import Site, render
 from fdiv.types import UsageError

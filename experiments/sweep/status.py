@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.sweep import lease
+from experiments.storage import lease
 from experiments.sweep.folder import Line, SweepFolder, name
 
 ORDER = ("done", "running", "queued", "preempted", "failed", "refused", "not started")

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from experiments.cli import STOPPED_EXIT
-from experiments.sweep import lease
+from experiments.storage import lease
 from experiments.sweep.attempt import attempt
 from experiments.sweep.folder import MOST_DEATHS, Line, SweepFolder, name
 

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 from sweeping import ROOT, TINY, planned, queue, states, sweep, wait
 
-from experiments.sweep import lease
+from experiments.storage import lease
 from experiments.sweep.folder import SweepFolder
 
 WORKERS, LAPSE = 2, 5.0

@@ -15,8 +15,9 @@ import pytest
 
 from experiments import compare
 from experiments.cli import STOPPED_EXIT
+from experiments.storage import lease
 from experiments.sweep import __main__ as commands
-from experiments.sweep import grid, lease, local, slurm, status, work
+from experiments.sweep import grid, local, slurm, status, work
 from experiments.sweep.collect import KEY, merged, rows
 from experiments.sweep.folder import SweepFolder
 from fdiv.types import UsageError
@@ -151,7 +152,7 @@ def test_a_plan_holds_each_run_once_as_resolved(sweep, tmp_path, capsys):
 RACER = """
 import sys, time
 from pathlib import Path
-from experiments.sweep import lease
+from experiments.storage import lease
 folder = Path(sys.argv[1])
 seen = lease.read(folder, 10.0)
 Path(sys.argv[2]).touch()
