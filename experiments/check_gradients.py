@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import cli
+from experiments import cli, escapes
 from fdiv.checks import at_least, between
 from fdiv.types import Method, UsageError
 
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     gradient_card.show(rows)
     gradient_card.write(options.out, dataclasses.asdict(options), rows)
     if options.page is not None:
-        options.page.write_text(gradient_card.with_table(page, rows))
+        escapes.write_text(options.page, gradient_card.with_table(page, rows))
     changed = [] if expected is None else gradient_card.changes(rows, expected, whole=not names)
     for line in changed:
         print(line)
@@ -118,7 +118,10 @@ def _expected(path: Path | None) -> dict[str, str] | None:
     if path is None:
         return None
     try:
-        return {key: row["verdict"] for key, row in json.loads(path.read_text())["rows"].items()}
+        return {
+            key: row["verdict"]
+            for key, row in json.loads(path.read_text(encoding="utf-8"))["rows"].items()
+        }
     except OSError as error:
         raise UsageError(
             "expect", str(path), "cannot be read.", "Give the gradients.json of an earlier run."
@@ -135,7 +138,7 @@ def _page(path: Path | None) -> str:
 
     if path is None:
         return ""
-    text = path.read_text() if path.is_file() else ""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if not all(mark in text for mark in MARKS):
         fix = f"Give a file with the lines {MARKS[0]} and {MARKS[1]}."
         raise UsageError("page", str(path), "has no place for a card.", fix)

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from experiments import escapes
 from fdiv.types import UsageError
 
 if TYPE_CHECKING:  # loaded once `--import` has been, as imported groups become fields of it
@@ -83,7 +84,9 @@ def arguments(argv: list[str] | None = None) -> list[str]:
 
 
 def answer_version(argv: list[str]) -> None:
-    """Print the versions and end the process, where the command line asks for them."""
+    """Print the versions and end the process, where the command line asks for them. Every command
+    begins here, so this is also where what it prints is made to fit its terminal."""
+    escapes.fit_screen()
     if "--version" in argv:
         versions = (f"{name} {importlib.metadata.version(name)}" for name in ("fdiv", "jax"))
         print(", ".join(versions))

@@ -121,10 +121,22 @@ def check_slurm(options: Options) -> str:
         return "not found; sweeps run here, with sweep run --local"
     try:
         version = subprocess.run(
-            ["sinfo", "--version"], capture_output=True, text=True, timeout=20, check=True
+            ["sinfo", "--version"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+            encoding="utf-8",
+            errors="replace",
         ).stdout.strip()
         subprocess.run(
-            ["sinfo", "--noheader"], capture_output=True, text=True, timeout=20, check=True
+            ["sinfo", "--noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+            encoding="utf-8",
+            errors="replace",
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise Trouble(

@@ -69,7 +69,7 @@ def folder(out: Path) -> Iterator[Path]:
         return
     with (
         tempfile.TemporaryDirectory() as own,
-        open(os.devnull, "w") as nowhere,
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
         contextlib.redirect_stdout(nowhere),
     ):
         if out.is_dir():

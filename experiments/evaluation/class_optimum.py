@@ -60,7 +60,8 @@ class ClassOptima:
         self._known: dict[str, ClassOptimum] = {}
         if path.exists():
             self._known = {
-                key: ClassOptimum(**value) for key, value in json.loads(path.read_text()).items()
+                key: ClassOptimum(**value)
+                for key, value in json.loads(path.read_text(encoding="utf-8")).items()
             }
         shape = jax.eval_shape(components.policy.init, jax.random.key(0))
         network = architecture.name == "transformer"
@@ -120,7 +121,8 @@ class ClassOptima:
             )
             self._known[key] = ClassOptimum(value, self._measure(params), local, end)
             self._path.write_text(
-                json.dumps({k: v._asdict() for k, v in self._known.items()}, indent=1)
+                json.dumps({k: v._asdict() for k, v in self._known.items()}, indent=1),
+                encoding="utf-8",
             )
         return self._known[key]
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from experiments import escapes
 from experiments.reporting import style
 from experiments.storage.run_folder import write_json
 
@@ -66,9 +67,7 @@ def _lines(rows: Rows) -> Iterator[list[str]]:
 def markdown(rows: Rows) -> str:
     """The same as a table in Markdown."""
     lines = [COLUMNS, ["---"] * len(COLUMNS), *_lines(rows)]
-    return "".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
-    )
+    return "".join("| " + " | ".join(map(escapes.markdown, line)) + " |\n" for line in lines)
 
 
 def with_table(page: str, rows: Rows) -> str:
@@ -82,7 +81,7 @@ def write(folder: Path, flags: Mapping[str, Any], rows: Rows) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     kept = {k: v for k, v in flags.items() if k not in ("expect", "out", "page")}
     write_json(folder / "gradients.json", {"flags": kept, "rows": rows})
-    (folder / "gradients.md").write_text(markdown(rows))
+    escapes.write_text(folder / "gradients.md", markdown(rows))
     style.save(heat_map(rows), folder, "gradients", list(_long(rows)))
     print(f"written to {folder}")
 
@@ -128,8 +127,8 @@ def heat_map(rows: Rows) -> Figure:
         y, x = np.nonzero(errors < EXACT)
         axis.plot(x, y, "o", color="white", markersize=2.4)
         axis.set(xticks=range(len(names)), yticks=range(len(shown)))
-        axis.set_xticklabels(names, rotation=90, fontsize=6.5)
-        axis.set_yticklabels(list(shown), fontsize=6.5)
+        axis.set_xticklabels(map(escapes.label, names), rotation=90, fontsize=6.5)
+        axis.set_yticklabels(map(escapes.label, shown), fontsize=6.5)
         axis.set_title(TITLES.get(level, level), fontsize=8)
         axis.tick_params(length=0)
         axis.grid(visible=False)

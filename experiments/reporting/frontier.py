@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from experiments import escapes
 from experiments.evaluation.frontier import FrontierPoint, at_own_weight, overspent
 from experiments.reporting import scoreboards, style
 from experiments.reporting.schema import MethodResult, RunResult
@@ -41,7 +42,9 @@ def picture(result: RunResult, folder: Path) -> str:
     bars.set_xlabel(f"{divergence.short} beyond what its reward needs (nats)")
     looks = {name: style.look(m) for name, m in methods.items()}
     handles = [
-        plt.Line2D([], [], label=k, color=look["color"], marker=look["marker"], linestyle="")
+        plt.Line2D(
+            [], [], label=escapes.label(k), color=look["color"], marker=look["marker"], linestyle=""
+        )
         for k, look in looks.items()
     ]
     handles.append(plt.Line2D([], [], color=style.EXPERT, linewidth=1.2, label="frontier"))

@@ -79,7 +79,7 @@ def lines(parts: Sequence[Part], name: str) -> list[Json]:
     on from run to run."""
     whole, counted = [], {}
     for part in parts:
-        texts = (part.folder / name).read_text().splitlines()
+        texts = (part.folder / name).read_text(encoding="utf-8").splitlines()
         rows = schema.history([json.loads(text) for text in texts])
         for method in dict.fromkeys(row["method"] for row in rows):
             own = [row for row in rows if row["method"] == method]

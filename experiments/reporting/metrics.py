@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal, TypeVar
 
+from experiments import escapes
+
 Better = Literal[-1, 0, 1]  # which way is better; 0 where neither is
 Value = TypeVar("Value")
 
@@ -27,7 +29,7 @@ class Metric:
     @property
     def label(self) -> str:
         """The title with its unit, for an axis."""
-        return f"{self.title} ({self.unit})" if self.unit else self.title
+        return escapes.label(f"{self.title} ({self.unit})" if self.unit else self.title)
 
 
 NATS = "nats"

@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from experiments import escapes
 from experiments.evaluation.frontier import FrontierPoint, at_own_weight
 from experiments.reporting import scoreboards, style
 from experiments.reporting.schema import HistoryLine, RunResult
@@ -84,7 +85,7 @@ def picture(result: RunResult, history: Sequence[HistoryLine], folder: Path) -> 
     divergence = scoreboards.of_result(result).metric("divergence_to_reference")
     for axis, (name, points) in zip(axes[0], drawn.items()):
         _panel(axis, points, style.look(result.methods[name])["color"], best)
-        axis.set(title=name, xlabel=divergence.label)
+        axis.set(title=escapes.label(name), xlabel=divergence.label)
     axes[0][0].set_ylabel("reward")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     rows = [

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from experiments import escapes
 from experiments.reporting import scoreboards, style
 from experiments.reporting.schema import MethodResult, Row, RunResult, Summary
 from experiments.reporting.scoreboards import Plane, Scoreboard
@@ -131,7 +132,7 @@ def _methods(
         )
     if outside:
         said = "outside the frame: " + ", ".join(outside)
-        axis.set_title(said, fontsize=7.5, loc="right", color="#666666", wrap=True)
+        axis.set_title(escapes.label(said), fontsize=7.5, loc="right", color="#666666", wrap=True)
     return rows
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jinja2
 
+from experiments import escapes
 from experiments.reporting import scoreboards, style, tables
 from experiments.reporting.metrics import METRICS
 from experiments.reporting.pictures import Drawn
@@ -76,7 +77,7 @@ def write(
         colour={name: style.method_colour(m) for name, m in result.methods.items()},
         interval=tables.interval,
     )
-    path.write_text(page)
+    escapes.write_text(path, page)
 
 
 def _title(result: RunResult) -> str:

@@ -169,7 +169,7 @@ def write(path: Path, result: RunResult) -> None:
 
 def read(path: Path) -> RunResult:
     """A run's result, of this version or of an older one. Raises `UsageError` for a newer one."""
-    whole = json.loads(path.read_text())
+    whole = json.loads(path.read_text(encoding="utf-8"))
     if whole["schema"] > VERSION:
         raise UsageError(
             "schema",

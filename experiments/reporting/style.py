@@ -18,6 +18,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.typing import LineStyleType
 
+from experiments import escapes
 from experiments.reporting.schema import MethodResult
 from fdiv.types import Look
 
@@ -110,24 +111,30 @@ def save(figure: Figure, folder: Path, name: str, rows: Rows) -> str:
     vector = io.StringIO()
     figure.savefig(vector, format="svg")
     plt.close(figure)
-    with (folder / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
+    escapes.write_text(folder / f"{name}.csv", _comma_separated(rows))
     text = vector.getvalue()
     return text[text.index("<svg") :]
+
+
+def _comma_separated(rows: Rows) -> str:
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO(newline="")
+    lines = [names, *([row.get(name, "") for name in names] for row in rows)]
+    csv.writer(text).writerows(map(escapes.csv_cell, line) for line in lines)
+    return text.getvalue()
 
 
 def legend(figure: Figure, methods: dict[str, MethodResult], stars: Sequence[str] = ()) -> None:
     """One entry a method, and one a star, under the whole figure."""
     handles = [
-        plt.Line2D([], [], label=name, markersize=5, **look(m)) for name, m in methods.items()
+        plt.Line2D([], [], label=escapes.label(name), markersize=5, **look(m))
+        for name, m in methods.items()
     ]
     handles += [
         plt.Line2D(
             [],
             [],
-            label=f"best {name}",
+            label=escapes.label(f"best {name}"),
             color=colour(name),
             marker="*",
             markersize=9,

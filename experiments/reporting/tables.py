@@ -11,13 +11,13 @@ from typing import NamedTuple
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from experiments import escapes
 from experiments.reporting import scoreboards
 from experiments.reporting.schema import MethodResult, RunResult, Summary
 from experiments.reporting.scoreboards import Scoreboard
 from fdiv.statistics import FEW_SEEDS, FEW_SEEDS_NOTE
 
 WIDE = 120  # columns of a terminal from which on words are shown too
-TEX = {"_": r"\_", "%": r"\%", "^": r"\^{}", "—": "--"}  # what TeX wants otherwise
 
 
 class Cell(NamedTuple):
@@ -120,7 +120,7 @@ def write(folder: Path, table: Ranking) -> None:
     """table.md, table.csv and table.tex."""
     forms = {"md": markdown, "csv": comma_separated, "tex": tex}
     for suffix, form in forms.items():
-        (folder / f"table.{suffix}").write_text(form(table))
+        escapes.write_text(folder / f"table.{suffix}", form(table))
 
 
 # --- forms ----------------------------------------------------------------------------------------
@@ -128,15 +128,16 @@ def write(folder: Path, table: Ranking) -> None:
 
 def markdown(table: Ranking) -> str:
     lines = [
-        _line(table.titles),
+        _line(map(escapes.markdown, table.titles)),
         _line(["---"] * len(table.titles)),
         *(_line(_bold(cell) for cell in row) for row in table.rows),
     ]
-    return "\n".join([*lines, "", *table.notes]) + "\n"
+    return "\n".join([*lines, "", *map(escapes.markdown, table.notes)]) + "\n"
 
 
 def _bold(cell: Cell) -> str:
-    return f"**{cell.text}**" if cell.best else cell.text
+    text = escapes.markdown(cell.text)
+    return f"**{text}**" if cell.best else text
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -145,7 +146,8 @@ def _line(cells: Iterable[str]) -> str:
 
 def comma_separated(table: Ranking) -> str:
     text = io.StringIO()
-    csv.writer(text).writerows([table.titles, *([cell.text for cell in row] for row in table.rows)])
+    lines = [table.titles, *([cell.text for cell in row] for row in table.rows)]
+    csv.writer(text).writerows([map(escapes.csv_cell, line) for line in lines])
     return text.getvalue()
 
 
@@ -153,10 +155,10 @@ def tex(table: Ranking) -> str:
     """A booktabs tabular with the notes as comments."""
     columns = "ll" + "r" * (len(table.headings) - 3) + "l"
     lines = [
-        *(f"% {note}" for note in table.notes),
+        *(f"% {escapes.one_line(note)}" for note in table.notes),
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        " & ".join(map(_safe, table.titles)) + r" \\",
+        " & ".join(map(escapes.tex, table.titles)) + r" \\",
         r"\midrule",
         *(" & ".join(map(_tex_cell, row)) + r" \\" for row in table.rows),
         r"\bottomrule",
@@ -165,15 +167,9 @@ def tex(table: Ranking) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _safe(text: str) -> str:
-    """Text as TeX has it."""
-    for plain, escaped in TEX.items():
-        text = text.replace(plain, escaped)
-    return text
-
-
 def _tex_cell(cell: Cell) -> str:
-    return rf"\textbf{{{_safe(cell.text)}}}" if cell.best else _safe(cell.text)
+    text = escapes.tex(cell.text)
+    return rf"\textbf{{{text}}}" if cell.best else text
 
 
 def terminal(table: Ranking, width: int) -> RichTable:

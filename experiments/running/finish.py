@@ -71,7 +71,7 @@ def _report(context: RunContext, result: RunResult, changed: Mapping[str, object
     folder = context.folder
     history = schema.history(folder.lines(METRICS))
     drawn = pictures.draw(result, history, folder.path / "figures")
-    environment = json.loads((folder.path / "environment.json").read_text())
+    environment = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
     samples = folder.lines(SAMPLES)
     report.write(folder.path / "report.html", result, drawn, samples, environment, changed)
 

@@ -71,6 +71,8 @@ def _first_update(command: list[str], cache: Path, out: Path) -> float | None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
+        errors="replace",
     ) as process:
         while not _updated(out / "metrics.jsonl"):
             time.sleep(0.005)
@@ -84,4 +86,4 @@ def _first_update(command: list[str], cache: Path, out: Path) -> float | None:
 
 
 def _updated(metrics: Path) -> bool:
-    return metrics.exists() and '"update": 1,' in metrics.read_text()
+    return metrics.exists() and '"update": 1,' in metrics.read_text(encoding="utf-8")

@@ -113,7 +113,7 @@ def _write(folder: Path, step: int, arrays: list[np.ndarray], about: About, keep
             checkpointer.save((draft / "arrays").resolve(), arrays)
         own = {**about, "format": FORMAT, "checksum": _checksum(arrays)}
         text = json.dumps({**own, "about_checksum": _sum_of_about(own)})
-        (draft / "about.json").write_text(text)
+        (draft / "about.json").write_text(text, encoding="utf-8")
         if not place.exists():  # else an earlier start of the same run came to the same numbers
             draft.rename(place)
     except OSError:
@@ -141,7 +141,7 @@ def _check_room(folder: Path, arrays: list[np.ndarray]) -> None:
 
 def _read_about(place: Path) -> About:
     """about.json, its own sum checked; the first format, which had none, is given its number."""
-    about = json.loads((place / "about.json").read_text())
+    about = json.loads((place / "about.json").read_text(encoding="utf-8"))
     if "about_checksum" not in about and "format" not in about:
         return {**about, "format": 1}
     if about.pop("about_checksum", None) != _sum_of_about(about):

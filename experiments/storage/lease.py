@@ -54,7 +54,7 @@ class Lease:
 
     def give_back(self) -> None:
         """Let others have it at once."""
-        self.path.write_text(FREE)
+        self.path.write_text(FREE, encoding="utf-8")
 
 
 def take(folder: Path, name: str, seconds: float, seen: Seen | None) -> Lease | None:
@@ -67,7 +67,7 @@ def take(folder: Path, name: str, seconds: float, seen: Seen | None) -> Lease | 
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return None
-    with os.fdopen(descriptor, "w") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(json.dumps(me()))
     return Lease(path, seconds)
 
@@ -79,7 +79,7 @@ def read(folder: Path, seconds: float) -> dict[str, Seen]:
     for path in sorted(folder.glob("*.[0-9]*")):
         name, _, generation = path.name.rpartition(".")
         before = newest.get(name)
-        text, age = path.read_text(), now - path.stat().st_mtime
+        text, age = path.read_text(encoding="utf-8", errors="replace"), now - path.stat().st_mtime
         holder = _holder(text)
         died = text == DIED or (holder is not None and age > seconds)
         newest[name] = Seen(int(generation), holder, age, (before.deaths if before else 0) + died)
@@ -89,18 +89,21 @@ def read(folder: Path, seconds: float) -> dict[str, Seen]:
 def bury(folder: Path, mark: str = DIED, **who: Any) -> int:
     """Mark every lease of a holder of this pid, job or host that is known to be gone, so that
     nobody waits for it; how many."""
-    holders = {path: _holder(path.read_text()) for path in folder.glob("*.[0-9]*")}
+    holders = {
+        path: _holder(path.read_text(encoding="utf-8", errors="replace"))
+        for path in folder.glob("*.[0-9]*")
+    }
     gone = [path for path, holder in holders.items() if holder and who.items() <= holder.items()]
     for path in gone:
-        path.write_text(mark)
+        path.write_text(mark, encoding="utf-8")
     return len(gone)
 
 
 def forgive(folder: Path) -> None:
     """Count no deaths from here on."""
     for path in folder.glob("*.[0-9]*"):
-        if path.read_text() == DIED or _next(path).exists():
-            path.write_text(FREE)
+        if path.read_text(encoding="utf-8", errors="replace") == DIED or _next(path).exists():
+            path.write_text(FREE, encoding="utf-8")
 
 
 def me() -> dict[str, Any]:

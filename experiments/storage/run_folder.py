@@ -26,7 +26,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scip
 def write_json(path: Path, value: Any) -> None:
     """Write whole or not at all."""
     draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(json.dumps(value, indent=1, default=_plain) + "\n")
+    draft.write_text(json.dumps(value, indent=1, default=_plain) + "\n", encoding="utf-8")
     os.replace(draft, path)
 
 
@@ -94,7 +94,7 @@ class RunFolder:
                 )
             return
         try:
-            other = json.loads(config.read_text())["config"]
+            other = json.loads(config.read_text(encoding="utf-8"))["config"]
         except (ValueError, KeyError) as error:
             raise UsageError(
                 "out",
@@ -128,14 +128,16 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether an earlier run of this config came to its end."""
         results = self.path / "results.json"
-        return results.exists() and json.loads(results.read_text()).get("complete", False)
+        return results.exists() and bool(
+            json.loads(results.read_text(encoding="utf-8")).get("complete", False)
+        )
 
     # --- methods ----------------------------------------------------------------------------------
 
     def method(self, name: str) -> dict[str, Any] | None:
         """A finished method's result."""
         path = self.path / "methods" / f"{file_name(name)}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def keep_method(self, name: str, result: dict[str, Any]) -> None:
         """Mark a method as finished."""
@@ -149,14 +151,18 @@ class RunFolder:
 
     def append(self, name: str, lines: Iterable[dict[str, Any]]) -> None:
         """Add lines to a .jsonl file."""
-        with (self.path / name).open("a") as file:
+        with (self.path / name).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(line, default=_plain) + "\n" for line in lines)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """All whole lines of a .jsonl file; a last one that was cut off by a kill is not one."""
         path = self.path / name
         return (
-            [line for text in path.read_text().splitlines() if (line := _loads(text))]
+            [
+                line
+                for text in path.read_text(encoding="utf-8").splitlines()
+                if (line := _loads(text))
+            ]
             if path.exists()
             else []
         )
@@ -170,7 +176,7 @@ class RunFolder:
             if line.get("method") != method or line.get("update", 0) <= after
         ]
         draft = self.path / f".{name}.draft"
-        draft.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        draft.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         os.replace(draft, self.path / name)
 
 
@@ -199,7 +205,12 @@ def _commit() -> str | None:
     """The git commit of this code, marked where files differ from it; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     ask = lambda *words: subprocess.run(
-        ["git", "-C", str(root), *words], capture_output=True, text=True, check=False
+        ["git", "-C", str(root), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+        errors="replace",
     )
     try:
         head = ask("rev-parse", "--short", "HEAD")

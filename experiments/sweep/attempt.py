@@ -78,7 +78,7 @@ def _launched(sweep: SweepFolder, line: Line, launcher: str) -> Ended:
     words = [line["preset"], *line["flags"], *imports, "--out", str(sweep.run(line))]
     command = [*shlex.split(launcher), sys.executable, "-m", "experiments.compare", *words]
     code = subprocess.run(command, check=False).returncode
-    said = sweep.log(line).read_text().strip().splitlines()[-1:]
+    said = sweep.log(line).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
     return Ended(
         code, "" if code in (0, STOPPED_EXIT) else f"exit code {code}: {''.join(said)[:300]}"
     )
@@ -89,7 +89,7 @@ def _into(path: Path) -> Iterator[None]:
     """All that this process and its children say goes to the end of a file."""
     kept = os.dup(1), os.dup(2)
     with (
-        path.open("a", buffering=1) as file,
+        path.open("a", buffering=1, encoding="utf-8") as file,
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments import escapes
 from experiments.reporting import schema, style
 from experiments.reporting.metrics import Metric
 from experiments.sweep.folder import Line, SweepFolder
@@ -84,14 +85,14 @@ def picture(
         ends = np.array([[point.low, point.high] for point in points]).T
         spread = (np.array([[-1], [1]]) * (ends - middle)).clip(0)
         x = [place[point.value] for point in points]
-        panel.errorbar(x, middle, spread, label=name, capsize=3, **curve.look)
+        panel.errorbar(x, middle, spread, label=escapes.label(name), capsize=3, **curve.look)
         for point in points:
             fields = point._asdict()
             rows.append({"method": name, "metric": metric.name, axis: fields.pop("value")} | fields)
     if numeric and min(numbers) > 0 and max(numbers) / min(numbers) >= DECADE:
         panel.set_xscale("log")
     elif not numeric:
-        panel.set_xticks(range(len(values)), [str(value) for value in values])
-    panel.set(xlabel=axis, ylabel=metric.label)
+        panel.set_xticks(range(len(values)), [escapes.label(str(value)) for value in values])
+    panel.set(xlabel=escapes.label(axis), ylabel=metric.label)
     figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(4, len(drawn)))
     return style.save(figure, folder, "axis", rows)

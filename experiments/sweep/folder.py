@@ -51,7 +51,8 @@ class SweepFolder:
             fix = "Make it first: python -m experiments.sweep plan GRID --out DIR."
             raise UsageError("dir", str(path), "holds no plan of a sweep.", fix)
         self.lines: list[Line] = [
-            json.loads(text) for text in (self.path / "plan.jsonl").read_text().splitlines()
+            json.loads(text)
+            for text in (self.path / "plan.jsonl").read_text(encoding="utf-8").splitlines()
         ]
 
     def run(self, line: Line) -> Path:
@@ -77,7 +78,7 @@ class SweepFolder:
     def end(self, line: Line) -> End | None:
         """How a line's last attempt ended; None before the first end."""
         path = self.path / "ends" / f"{name(line)}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def keep_end(self, line: Line, state: str, reason: str = "", seconds: float = 0.0) -> None:
         """Say how an attempt ended: done, failed, refused or preempted."""
@@ -122,5 +123,5 @@ def name(line: Line) -> str:
 def write_whole(path: Path, text: str) -> None:
     """Write all of a file or nothing."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text)
+    draft.write_text(text, encoding="utf-8")
     os.replace(draft, path)

@@ -39,7 +39,7 @@ def read(path: Path) -> Mapping[str, Any]:
         grid = (
             runpy.run_path(str(path)).get("GRID")
             if path.suffix == ".py"
-            else yaml.safe_load(path.read_text())
+            else yaml.safe_load(path.read_text(encoding="utf-8"))
         )
     except Exception as error:  # whatever a file of the user's own can raise
         raise UsageError(

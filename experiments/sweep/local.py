@@ -108,7 +108,12 @@ def visible_gpus() -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
     listed = subprocess.run(
-        ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False
+        ["nvidia-smi", "--list-gpus"],
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+        errors="replace",
     )
     return [
         str(i) for i in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))

@@ -140,7 +140,7 @@ def _refuse_if_taken(out: Path, text: str) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError("out", str(out), "is a file.", "Give a folder.")
     held = out / "plan.jsonl"
-    if held.exists() and held.read_text() != text:
+    if held.exists() and held.read_text(encoding="utf-8") != text:
         raise UsageError(
             "out", str(out), "holds another plan.", "Give another folder, or that plan's grid."
         )

@@ -48,7 +48,7 @@ def read_site(path: Path | None, flags: Site) -> Site:
     if path is None:
         return flags
     try:
-        said = yaml.safe_load(path.read_text()) or {}
+        said = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         known = {field.name for field in dataclasses.fields(Site)}
         unknown = set(said) - known
     except (OSError, yaml.YAMLError, TypeError) as error:
@@ -77,7 +77,7 @@ def render(site: Site, sweep: SweepFolder) -> str:
     }
     options |= {"signal": f"USR1@{site.signal}"} if site.signal is not None else {}
     options |= {"output": f"{(sweep.path / 'slurm').resolve()}/%A_%a.log"}
-    first, *rest = TEMPLATE.read_text().splitlines()
+    first, *rest = TEMPLATE.read_text(encoding="utf-8").splitlines()
     kept = [
         text for text in rest if not any(text.startswith(f"#SBATCH --{name}=") for name in options)
     ]

@@ -78,7 +78,9 @@ def _array(sweep: SweepFolder, site: Site, shares: list[list[int]], dry_run: boo
     write_whole(place, script)
     record = {"job": None, "shares": shares, "site": dataclasses.asdict(site)}
     write_whole(place.with_suffix(".json"), json.dumps(record) + "\n")  # before it can start
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, encoding="utf-8", errors="replace"
+    )
     if done.returncode:
         place.with_suffix(".json").unlink()
         raise UsageError(
@@ -95,7 +97,8 @@ def _array(sweep: SweepFolder, site: Site, shares: list[list[int]], dry_run: boo
 def submissions(sweep: SweepFolder) -> list[dict[str, Any]]:
     """What was submitted so far: {job, shares, site}."""
     return [
-        json.loads(path.read_text()) for path in sorted((sweep.path / "slurm").glob("[0-9]*.json"))
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((sweep.path / "slurm").glob("[0-9]*.json"))
     ]
 
 
@@ -106,7 +109,9 @@ def last_site(sweep: SweepFolder) -> Site:
 
 def share(sweep: SweepFolder, number: int, task: int) -> list[int]:
     """The lines of a task of a submission."""
-    return json.loads((sweep.path / "slurm" / f"{number:04d}.json").read_text())["shares"][task]
+    return json.loads((sweep.path / "slurm" / f"{number:04d}.json").read_text(encoding="utf-8"))[
+        "shares"
+    ][task]
 
 
 def queued(sweep: SweepFolder) -> set[int]:
@@ -119,6 +124,8 @@ def queued(sweep: SweepFolder) -> set[int]:
         capture_output=True,
         text=True,
         check=False,
+        encoding="utf-8",
+        errors="replace",
     )
     if asked.returncode:
         raise UsageError(

@@ -91,7 +91,7 @@ def _metric(run: Path) -> str:
 def _trouble(run: Path) -> str:
     """Methods of a finished run that diverged."""
     kept = [
-        json.loads(path.read_text()) | {"name": path.stem}
+        json.loads(path.read_text(encoding="utf-8")) | {"name": path.stem}
         for path in sorted((run / "methods").glob("*.json"))
     ]
     return "; ".join(
