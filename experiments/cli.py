@@ -159,6 +159,8 @@ def parse(
     """(preset name, config) from a command line."""
     import tyro
 
+    from experiments import fields  # of the groups as they are once files are imported
+
     known = presets()
     if argv and not argv[0].startswith("-") and argv[0] not in known:
         near = difflib.get_close_matches(
@@ -173,6 +175,8 @@ def parse(
     choices = {
         name: (text, adapt(config) if adapt else config) for name, (text, config) in known.items()
     }
+    if argv and argv[0] in choices and {"-h", "--help"} & set(argv):
+        fields.show_ranges(choices[argv[0]][1])
     marks = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     argv = _spelled_out(argv)
     config = tyro.extras.overridable_config_cli(

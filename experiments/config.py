@@ -20,10 +20,13 @@ from fdiv.benchmarks import BENCHMARKS, Text, TwoTemplate
 from fdiv.control import Control
 from fdiv.penalties import Penalty
 from fdiv.policies import Architecture
+from fdiv.ranges import ranged, seed_field
 from fdiv.types import Method, TokenMDP, UsageError, is_hidden
 
 FLAT = tyro.conf.OmitArgPrefixes  # the flags of such a group carry no prefix: --updates
 NotFinite = Literal["stop", "skip"]
+RATES = (1.0, 1 / 3, 3.0, 0.1, 10.0)  # what --trials multiplies the learning rate by, in this order
+MOST_POINTS = 100_000  # of a learning curve, or starts of a search
 
 
 class Enumerable(Protocol):
@@ -43,28 +46,28 @@ else:  # tyro makes a choice of flags of each class in the table, imported ones 
 class Budget:
     """How much is spent on each method, the same for all."""
 
-    seeds: int = 5
+    seeds: int = ranged(5, least=1)
     """Runs of each method, trained side by side."""
-    seed: int = 0
+    seed: int = seed_field()
     """Where all randomness starts."""
-    updates: int = 2000
+    updates: int = ranged(2000, least=1)
     """Updates of the policy, the same for every method."""
-    batch_size: int = 512
+    batch_size: int = ranged(512, least=2)
     """Strings per update, the same for every method."""
-    demos: int = 0
+    demos: int = ranged(0, least=0)
     """Demonstrations per seed, the same for every method; 0 draws fresh ones from the expert at
     each update (for text, 0 is all training rows)."""
-    warm_start: int = 0
+    warm_start: int = ranged(0, least=0)
     """Likelihood updates that make the common start."""
-    epochs: int = 1
+    epochs: int = ranged(1, least=1)
     """Passes over each batch; more than one is refused for methods whose batches are good for one
     step (policy gradients and discriminators on the policy's fresh samples)."""
-    minibatches: int = 1
+    minibatches: int = ranged(1, least=1)
     """Steps per pass."""
-    accumulate: int = 1
+    accumulate: int = ranged(1, least=1)
     """Parts in which a step's gradient is summed, to save memory; the result does not depend on
     it."""
-    trials: int = 1
+    trials: int = ranged(1, least=1, most=len(RATES))
     """Learning rates tried for every method on a seed of their own (x 1, 1/3, 3, 1/10, 10); the
     best one runs."""
 
@@ -73,15 +76,15 @@ class Budget:
 class Evaluation:
     """What is measured, how often and how exactly."""
 
-    evaluations: int = 20
+    evaluations: int = ranged(20, least=1, most=MOST_POINTS)
     """Points on the learning curves."""
-    samples: int = 128
+    samples: int = ranged(128, least=1)
     """Strings drawn from each policy to judge what cannot be enumerated, and to show."""
-    temperatures: tuple[float, ...] = (0.25, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
+    temperatures: tuple[float, ...] = ranged((0.25, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5), above=0)
     """Sampling temperatures of the SFT curve in the quality-diversity figure."""
-    exact_limit: int = exact.LIMIT
+    exact_limit: int = ranged(exact.LIMIT, least=0)
     """Most strings to enumerate; 0 turns exact values off and estimates instead."""
-    optimum_starts: int = 12
+    optimum_starts: int = ranged(12, least=1, most=MOST_POINTS)
     """Random starts of the search for the best policy in the class."""
 
 
@@ -89,9 +92,9 @@ class Evaluation:
 class Saving:
     """How a run is kept while it goes on, and what it does about numbers that are not finite."""
 
-    save_every: float = 30.0
+    save_every: float = ranged(30.0, least=0)
     """Seconds between checkpoints."""
-    keep: int = 2
+    keep: int = ranged(2, least=1)
     """Checkpoints kept of each method; one that turns out damaged costs the updates since the one
     before it."""
     not_finite: NotFinite = "stop"
@@ -212,7 +215,6 @@ def value_of(config: Config, field: str) -> Any:
     return getattr(getattr(config, LIFTED[field]) if field in LIFTED else config, field)
 
 
-RATES = (1.0, 1 / 3, 3.0, 0.1, 10.0)  # what --trials multiplies the learning rate by, in this order
 # fields that change where and how a run lives, not what it computes
 WHERE_ONLY = ("out", "devices", "save_every", "keep", "cache", "report")
 

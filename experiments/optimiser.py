@@ -8,7 +8,6 @@ the same flags, at a constant learning rate of their own and without a bound on 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fdiv.checks import at_least, positive
+from fdiv.ranges import check_ranges, ranged
 from fdiv.types import Params, UsageError
 
 Setting = float | tuple[float, float]
@@ -55,48 +54,39 @@ OPTIMISERS: dict[str, Rule] = {
 class Optimiser:
     """How a policy's step is made of its gradient."""
 
-    learning_rate: float = 0.05
+    learning_rate: float = ranged(0.05, above=0)
     """Learning rate of the policy."""
     optimiser: str = "adam"
     """adam, adamw, sgd or lion; discriminators, value functions and reward models use it too."""
-    betas: tuple[float, float] | None = None
+    betas: tuple[float, float] | None = ranged(None, least=0, below=1)
     """adam, adamw, lion: decay of the two running means (.9 .999, lion .9 .99; a discriminator's
     first is .5 by default)."""
-    eps: float | None = None
+    eps: float | None = ranged(None, least=0)
     """adam, adamw: added to the root of the second mean (1e-8)."""
-    momentum: float | None = None
+    momentum: float | None = ranged(None, least=0, below=1)
     """sgd: decay of the running sum of gradients (0)."""
-    weight_decay: float | None = None
+    weight_decay: float | None = ranged(None, least=0)
     """adamw, sgd, lion: decoupled weight decay (1e-4, 0, 1e-3); norms and biases have none."""
     schedule: str = "cosine"
     """How the learning rate changes over a run: cosine or linear (to 0), constant, or wsd
     (constant, then linear to 0)."""
-    warm_up: int = 0
+    warm_up: int = ranged(0, least=0)
     """Updates over which the learning rate first rises linearly."""
-    decay_share: float = 0.2
+    decay_share: float = ranged(0.2, above=0, most=1)
     """wsd: the share of the updates, the last ones, in which the learning rate falls."""
-    max_grad_norm: float = 0.0
+    max_grad_norm: float = ranged(0.0, least=0)
     """Largest norm of the policy's gradient, longer ones are scaled down to it; 0 is no limit."""
 
     def check(self, updates: int) -> None:
         """Raise `UsageError` for values that cannot be, and for those that the optimiser does not
         read."""
-        positive("learning_rate", self.learning_rate)
+        check_ranges(self)
         _known("optimiser", self.optimiser, OPTIMISERS)
         _known("schedule", self.schedule, SCHEDULES)
         self._check_settings()
-        at_least("warm_up", self.warm_up, 0)
         if self.warm_up >= max(updates, 1):
             raise UsageError(
                 "warm_up", self.warm_up, "is the whole run.", f"Give less than {updates}."
-            )
-        if not 0 < self.decay_share <= 1:
-            raise UsageError(
-                "decay_share", self.decay_share, "is not a share.", "Give more than 0, at most 1."
-            )
-        if not (math.isfinite(self.max_grad_norm) and self.max_grad_norm >= 0):
-            raise UsageError(
-                "max_grad_norm", self.max_grad_norm, "is no norm.", "Give 0 (no limit) or more."
             )
 
     def _check_settings(self) -> None:
@@ -110,11 +100,6 @@ class Optimiser:
                 problem = f"{self.optimiser} does not read it."
                 fix = f"Drop it, or use --optimiser {' or '.join(owners)}."
                 raise UsageError(field, value, problem, fix)
-            decays = field in ("betas", "momentum")
-            for number in value if isinstance(value, tuple) else (value,):
-                if not 0 <= number < (1 if decays else math.inf):
-                    fix = "Give 0 or more" + (", less than 1." if decays else ".")
-                    raise UsageError(field, value, "is out of range.", fix)
 
     def settings(self, **defaults: Setting) -> dict[str, Any]:
         """The values in force: those given, then `defaults` (of what the optimiser reads), then the

@@ -3,17 +3,9 @@ whether an option has a reader at all."""
 
 from __future__ import annotations
 
-from experiments.config import (
-    RATES,
-    Config,
-    NotFinite,
-    prefixed,
-    resolve,
-    value_of,
-)
-from experiments.readers import refuse_unread
+from experiments.config import Config, prefixed, resolve
+from experiments.fields import refuse_out_of_range, refuse_unread
 from fdiv import objectives
-from fdiv.checks import at_least, one_of, positive
 from fdiv.types import UsageError
 
 
@@ -22,30 +14,8 @@ def check(config: Config, preset: Config) -> None:
 
     An option that no chosen method has a use for is refused where it differs from the preset's.
     """
-    for field in (
-        "seeds",
-        "updates",
-        "evaluations",
-        "trials",
-        "samples",
-        "epochs",
-        "minibatches",
-        "accumulate",
-        "optimum_starts",
-        "keep",
-    ):
-        at_least(field, value_of(config, field), 1)
-    if config.budget.trials > len(RATES):
-        raise UsageError(
-            "trials", config.budget.trials, "is too many.", f"Give at most {len(RATES)}."
-        )
-    one_of("not_finite", config.saving.not_finite, NotFinite)
-    at_least("batch_size", config.budget.batch_size, 2)
-    for field in ("demos", "warm_start", "seed", "exact_limit", "save_every"):
-        at_least(field, value_of(config, field), 0)
+    refuse_out_of_range(config)
     config.optimiser.check(config.budget.updates)
-    for temperature in config.evaluation.temperatures:
-        positive("temperatures", temperature)
     parts = config.budget.minibatches * config.budget.accumulate
     if config.budget.batch_size % parts:
         problem = (
@@ -83,8 +53,6 @@ def _check_methods(config: Config) -> None:
     for name, method in resolve(config).items():
         with prefixed(**objectives.parts(method)):
             method.check()
-        if method.learning_rate is not None:
-            positive(f"{method.kind}.learning_rate", method.learning_rate)
         if config.budget.epochs * config.budget.minibatches > 1 and not method.reusable:
             problem = f"{name} learns from samples of the policy as it is, good for one step."
             value = (config.budget.epochs, config.budget.minibatches)

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from fdiv.checks import at_least, one_of, positive
+from fdiv.ranges import check_ranges, ranged
 from fdiv.types import UsageError
 
 Kind = Literal["constant", "linear", "adaptive"]
@@ -36,25 +36,20 @@ class Control:
 
     kind: Kind = "constant"
     """constant, linear (from beta to `end`), or adaptive (to hold `target`)."""
-    target: float = 6.0
+    target: float = ranged(6.0, above=0)
     """adaptive: divergence from the reference to hold, nats per string."""
-    adapt_over: float = 10_000.0
+    adapt_over: float = ranged(10_000.0, above=0)
     """adaptive: strings over which an error of 20% changes the weight by 20%; fewer react
     faster."""
-    end: float = 0.0
+    end: float = ranged(0.0, least=0)
     """linear: the last weight."""
-    updates: int = 1000
+    updates: int = ranged(1000, least=1)
     """linear: updates until then."""
 
     def check(self) -> None:
         """Raise `UsageError` for values that cannot be, and for those that this kind does not
         read."""
-        one_of("kind", self.kind, Kind)
-        positive("target", self.target)
-        positive("adapt_over", self.adapt_over)
-        at_least("updates", self.updates, 1)
-        if not (math.isfinite(self.end) and self.end >= 0):
-            raise UsageError("end", self.end, "a weight is at least 0.", "Give 0 or more.")
+        check_ranges(self)
         reads = {
             "constant": (),
             "linear": ("end", "updates"),

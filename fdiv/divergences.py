@@ -27,6 +27,8 @@ from jax.nn import log_sigmoid, softplus
 from fdiv.types import Divergence, UsageError
 
 INF, LOG2 = math.inf, math.log(2.0)
+STEEPEST = 64.0  # |a| of alpha: e^{a s} leaves single precision at s = 88 / a
+LIGHTEST = 1e-6  # weight of a mixture, which single precision still tells from none
 
 
 def _bounded_slope(x: Array) -> Array:
@@ -111,6 +113,12 @@ def swapped(d: Divergence, name: str | None = None) -> Divergence:
 # --- the members ----------------------------------------------------------------------------------
 
 
+def _spelled(name: str, parameter: float) -> str:
+    """`alpha:0.5`: the name that gives this very member when it is parsed."""
+    short = f"{parameter:g}"
+    return f"{name}:{short if float(short) == parameter else repr(float(parameter))}"
+
+
 def forward_kl() -> Divergence:
     return member(
         "forward_kl",
@@ -158,7 +166,7 @@ def _mixture(w: float) -> tuple[Callable, Callable]:
 def gjs(b: float) -> Divergence:
     log_m, log_u_m = _mixture(b)
     return member(
-        f"gjs:{b:g}",
+        _spelled("gjs", b),
         lambda lp, lq: b * _exp(lp) * log_u_m(lp - lq) - (1 - b) * _exp(lq) * log_m(lp - lq),
         lambda s: b * log_u_m(s),
         lambda s: (1 - b) * log_m(s),
@@ -170,7 +178,7 @@ def gjs(b: float) -> Divergence:
 def skew_kl(l: float) -> Divergence:
     log_m, log_u_m = _mixture(l)
     return member(
-        f"skew_kl:{l:g}",
+        _spelled("skew_kl", l),
         lambda lp, lq: _exp(lp) * log_u_m(lp - lq) - (1 - l) * (_exp(lp) - _exp(lq)),
         lambda s: log_u_m(s) + (1 - l) * _expm1(-log_m(s)),
         lambda s: (1 - l) * _expm1(log_u_m(s)),
@@ -180,7 +188,7 @@ def skew_kl(l: float) -> Divergence:
 
 
 def skew_reverse_kl(l: float) -> Divergence:
-    return swapped(skew_kl(l), f"skew_reverse_kl:{l:g}")
+    return swapped(skew_kl(l), _spelled("skew_reverse_kl", l))
 
 
 def hellinger2() -> Divergence:
@@ -239,7 +247,7 @@ def alpha(a: float) -> Divergence:
         return (_mass_times_expm1(lq, a, lp - lq) - (_exp(lp) - _exp(lq))) / (a - 1)
 
     f0, slope = (1 / a if a > 0 else INF), (1 / (1 - a) if a < 1 else INF)
-    return member(f"alpha:{a:g}", perspective, scaled(a - 1), scaled(a), f0=f0, slope=slope)
+    return member(_spelled("alpha", a), perspective, scaled(a - 1), scaled(a), f0=f0, slope=slope)
 
 
 def log_d() -> Divergence:
@@ -370,7 +378,12 @@ class Entry(NamedTuple):
 def _weighted(build: Callable, name: str, card: Card, also: tuple[str, ...] = ()) -> Entry:
     """A member whose parameter is the weight of a mixture."""
     return Entry(
-        build, card, "a weight strictly between 0 and 1", lambda w: 0 < w < 1, f"{name}:0.1", also
+        build,
+        card,
+        f"a weight strictly between 0 and 1, {LIGHTEST:g} from both at least",
+        lambda w: LIGHTEST <= w <= 1 - LIGHTEST,
+        f"{name}:0.1",
+        also,
     )
 
 
@@ -459,8 +472,8 @@ FAMILY: dict[str, Entry] = {
                 "hellinger2"
             ),
         ),
-        "a real number a",
-        math.isfinite,
+        f"a real number from -{STEEPEST:g} to {STEEPEST:g}",
+        lambda a: abs(a) <= STEEPEST,
         "alpha:0.5",
     ),
     "log_d": Entry(

@@ -173,14 +173,6 @@ def return_claim(penalty: Penalty | None, sentence: str, bias: str = "") -> Clai
     return Claim("reverse_kl", "return", f"{sentence}. {kind}")
 
 
-def check_group(field: str, group: int) -> None:
-    """A group of one has nothing to be compared with."""
-    if group < 2:
-        raise UsageError(
-            field, group, "leaves an answer nothing to be compared with.", "Give at least 2."
-        )
-
-
 def grouped(x: Episodes, returns: Array, baseline: Baseline) -> Array:
     """Advantages [B, H] of returns to go within each group of answers."""
     split = lambda a: a.reshape(-1, x.groups, *a.shape[1:])

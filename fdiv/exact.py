@@ -16,6 +16,7 @@ forward_kl. Values are in nats."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -51,14 +52,28 @@ def count_strings(vocab: int, horizon: int, eos: int | None) -> int:
     return sum((vocab - 1) ** t for t in range(horizon)) + (vocab - 1) ** horizon
 
 
+def log_count(vocab: int, horizon: int, eos: int | None) -> float:
+    """Natural log of `count_strings`, which itself has as many digits as the horizon asks for."""
+    if eos is None:
+        return horizon * math.log(vocab)
+    ways = vocab - 1  # sum_{t<T} w^t + w^T = (w^{T+1} - 1) / (w - 1), of w ways to go on
+    if ways <= 1:
+        return math.log(horizon * ways + 1)
+    top = (horizon + 1) * math.log(ways)
+    return top + math.log1p(-math.exp(-top)) - math.log(ways - 1)
+
+
 def refuse_unless_enumerable(vocab: int, horizon: int, eos: int | None, limit: int = LIMIT) -> None:
     """Raise `UsageError` saying how many strings there are and which horizon would fit, if they are
     more than `limit`."""
-    count = count_strings(vocab, horizon, eos)
-    if count <= limit:
+    digits = log_count(vocab, horizon, eos) / math.log(10)
+    few = digits < 9  # few enough to be counted one by one
+    if few and (count := count_strings(vocab, horizon, eos)) <= limit:
         return
-    longest = max((t for t in range(horizon) if count_strings(vocab, t, eos) <= limit), default=0)
-    size = f"{count:,}" if count < 10**9 else f"about 10^{len(str(count)) - 1}"
+    if not few and digits <= math.log10(max(limit, 1)):
+        return
+    longest = _longest(vocab, horizon, eos, limit)
+    size = f"{count:,}" if few else f"about 10^{int(digits):,}"
     raise UsageError(
         "horizon",
         horizon,
@@ -66,8 +81,19 @@ def refuse_unless_enumerable(vocab: int, horizon: int, eos: int | None, limit: i
             f"enumerating its strings over {vocab} symbols needs {size} of them, over the limit "
             f"of {limit:,}."
         ),
-        f"Use a horizon of at most {longest}, or raise the limit.",
+        f"Use {f'a horizon of at most {longest}' if longest else 'fewer symbols'}, or raise the "
+        "limit.",
     )
+
+
+def _longest(vocab: int, horizon: int, eos: int | None, limit: int) -> int:
+    """The longest horizon below this one whose strings are no more than `limit`, or 0."""
+    low, high = 0, horizon
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = log_count(vocab, middle, eos) <= math.log(max(limit, 1)) + 1e-12
+        low, high = (middle, high) if fits else (low, middle)
+    return low
 
 
 class Space(NamedTuple):

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.checks import one_of, present, share
+from fdiv.checks import present
 from fdiv.divergences import reverse_kl
 from fdiv.estimators import (
     Scored,
@@ -42,6 +42,7 @@ from fdiv.estimators import (
     to_actions,
     to_columns,
 )
+from fdiv.ranges import check_ranges, ranged
 from fdiv.types import (
     Components,
     Divergence,
@@ -100,14 +101,12 @@ class Penalty:
     """Earned as a reward, differentiated as a loss, or as a loss times q / q_old."""
     unit: Unit = "token"
     """What k is taken of: each token, or whole strings."""
-    discount: float = 1.0
+    discount: float = ranged(1.0, least=0, most=1)
     """Rewards per token: weight of what follows an action; 0 holds later prefixes fixed."""
 
     def check(self) -> None:
         """Raise `UsageError` for what cannot be, or cannot have been meant."""
-        for field, choices in (("estimator", Estimator), ("placement", Placement), ("unit", Unit)):
-            one_of(field, getattr(self, field), choices)
-        share("discount", self.discount)
+        check_ranges(self)
         refuse = lambda field, problem, fix: UsageError(field, getattr(self, field), problem, fix)
         if self.discount != 1 and (self.placement, self.unit) != ("reward", "token"):
             problem = f"a {self.placement} per {self.unit} has nothing to discount."

@@ -20,6 +20,7 @@ LAYERS = [  # a module imports from earlier lines, or from its own
         "fdiv.checks",
         "fdiv.estimators",
         "fdiv.learner",
+        "fdiv.ranges",
         "fdiv.statistics",
     },
     {"fdiv.penalties", "fdiv.control", "fdiv.regularised"},
@@ -40,7 +41,7 @@ LAYERS = [  # a module imports from earlier lines, or from its own
 FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from lower floors alone
     {"experiments.devices", "experiments.escapes", "experiments.optimiser"},
     {"experiments.config"},
-    {"experiments.data", "experiments.readers", "configs"},
+    {"experiments.data", "experiments.fields", "configs"},
     {"experiments.assemble", "experiments.storage", "experiments.validation", "experiments.cli"},
     {"experiments.evaluation"},
     {"experiments.reporting"},

@@ -10,7 +10,7 @@ import jax
 from experiments.devices.layout import Layout
 from experiments.devices.mesh import MeshLayout
 from experiments.devices.seeds import SeedLayout
-from fdiv.checks import at_least
+from fdiv.ranges import check_ranges, ranged
 from fdiv.types import UsageError
 
 FILL = -1  # as many as are left
@@ -21,19 +21,19 @@ class Devices:
     """Which devices a run uses. All of data, fsdp, tensor at 1: seeds are spread over them, one
     copy of a model on each."""
 
-    count: int = 0
+    count: int = ranged(0, least=0)
     """Devices to use; 0 is all there are."""
-    data: int = 1
+    data: int = ranged(1, least=1, also=(FILL,))
     """One model over a mesh: parts of each batch (-1: as many as are left)."""
-    fsdp: int = 1
+    fsdp: int = ranged(1, least=1, also=(FILL,))
     """Parts of each batch and of each parameter (-1: as many as are left)."""
-    tensor: int = 1
+    tensor: int = ranged(1, least=1, also=(FILL,))
     """Parts of each layer's heads and hidden units (-1: as many as are left)."""
     coordinator: str = ""
     """Several processes without SLURM: host:port of the first."""
-    processes: int = 0
+    processes: int = ranged(0, least=0)
     """Several processes without SLURM: how many."""
-    process: int = 0
+    process: int = ranged(0, least=0)
     """Several processes without SLURM: which one this is."""
 
     @property
@@ -48,16 +48,8 @@ class Devices:
 
     def check(self) -> None:
         """Raise `UsageError` naming a field that is out of range."""
-        at_least("devices.count", self.count, 0)
+        check_ranges(self)
         open_ended = [name for name, size in self.axes.items() if size == FILL]
-        for name, size in self.axes.items():
-            if size != FILL and size < 1:
-                raise UsageError(
-                    f"devices.{name}",
-                    size,
-                    "is no number of devices.",
-                    "Give 1 or more, or -1 for what is left.",
-                )
         if len(open_ended) > 1:
             names = " and ".join(open_ended)
             raise UsageError(

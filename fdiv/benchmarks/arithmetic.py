@@ -23,7 +23,7 @@ from jax import Array
 from fdiv import divergences
 from fdiv import tokens as tk
 from fdiv.benchmarks.sums import CHARACTERS, EOS, VOCAB, Sums, answered, asked, solutions, ways
-from fdiv.checks import at_least, between, positive
+from fdiv.ranges import check_ranges, ranged
 from fdiv.types import Regulariser, Sequences, TokenMDP, UsageError
 
 LOOKED_AT = 1 << 14  # sums drawn to see that neither side of the split is empty
@@ -33,29 +33,22 @@ LOOKED_AT = 1 << 14  # sums drawn to see that neither side of the split is empty
 class Arithmetic:
     """Sums with a verifiable answer and several right ways to write it."""
 
-    terms: int = 3
+    terms: int = ranged(3, least=2, most=4)
     """Numbers in a sum, 2 to 4: 1, 3 or 18 ways with steps."""
-    largest: int = 19
+    largest: int = ranged(19, least=1, most=999)
     """Largest number in a sum, to 999."""
     direct: bool = True
     """Whether the answer alone, without a step, is a right way too."""
-    validation: float = 0.2
+    validation: float = ranged(0.2, above=0, below=1)
     """Share of sums held out, by a hash of their numbers."""
-    beta: float = 0.05
+    beta: float = ranged(0.05, least=0)
     """Weight of the divergence from the policy as it was when training began."""
     divergence: str = "reverse_kl"
     """What leaving it costs, D_f(start||policy): reverse_kl is KL(policy||start)."""
 
     def check(self) -> None:
         """Raise `UsageError` naming a field that cannot be."""
-        for field, least, most in (("terms", 2, 4), ("largest", 1, 999)):
-            value = getattr(self, field)
-            at_least(field, value, least)
-            if value > most:
-                raise UsageError(field, value, "is too large.", f"Give at most {most}.")
-        between("validation", self.validation, 0, 1)
-        if self.beta != 0:
-            positive("beta", self.beta)
+        check_ranges(self)
         refuse_flat(self.divergence)
 
     def build(self) -> TokenMDP:

@@ -11,8 +11,8 @@ import dataclasses
 import numpy as np
 
 from fdiv import tokens as tk
-from fdiv.checks import at_least, positive
 from fdiv.policies import tabular
+from fdiv.ranges import LONGEST, MOST_SYMBOLS, check_ranges, ranged, seed_field
 from fdiv.rollout import demonstrations
 from fdiv.types import Model, TokenMDP
 
@@ -21,27 +21,22 @@ from fdiv.types import Model, TokenMDP
 class Markov:
     """A random chain of a known order, with an end."""
 
-    vocab: int = 3
+    vocab: int = ranged(3, least=1, most=MOST_SYMBOLS)
     """Number of tokens V beside EOS, which is token V."""
-    horizon: int = 8
+    horizon: int = ranged(8, least=1, most=LONGEST)
     """Most actions in a string, EOS included."""
-    order: int = 2
+    order: int = ranged(2, least=0, most=LONGEST)
     """How many tokens back the expert looks."""
-    concentration: float = 0.5
+    concentration: float = ranged(0.5, above=0)
     """Dirichlet concentration of the rows: small is peaked, large is uniform."""
-    mean_length: float = 5.0
+    mean_length: float = ranged(5.0, above=0)
     """Mean number of tokens before EOS, were there no horizon."""
-    table_seed: int = 0
+    table_seed: int = seed_field()
     """Which chain."""
 
     def build(self) -> TokenMDP:
         """The task, its expert known exactly."""
-        at_least("vocab", self.vocab, 1)
-        at_least("horizon", self.horizon, 1)
-        at_least("order", self.order, 0)
-        positive("concentration", self.concentration)
-        positive("mean_length", self.mean_length)
-        at_least("table_seed", self.table_seed, 0)
+        check_ranges(self)
         automaton = tabular.markov(self.vocab + 1, self.horizon, self.order)
         expert = Model(tabular.policy(automaton, self.vocab + 1), self._table(automaton.states))
         prompts = lambda key, n: tk.empty_prompts(n)

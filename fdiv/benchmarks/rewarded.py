@@ -12,7 +12,6 @@ slip as well."""
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Literal
 
 import jax
@@ -22,8 +21,9 @@ import numpy as np
 from fdiv import divergences, exact, regularised
 from fdiv.benchmarks.markov import Markov
 from fdiv.benchmarks.two_template import TwoTemplate
-from fdiv.checks import at_least, one_of, positive, present, share
+from fdiv.checks import present
 from fdiv.policies import tabular
+from fdiv.ranges import check_ranges, ranged, seed_field
 from fdiv.rollout import demonstrations, sampler
 from fdiv.types import Model, Pairs, Regulariser, Sequences, TokenMDP, UsageError
 
@@ -39,9 +39,9 @@ class Rewarded:
     reward: str = "valid"
     """A statistic of the language (two_template: valid, mode_b), or table: standard normal for each
     string."""
-    table_seed: int = 0
+    table_seed: int = seed_field()
     """Which table."""
-    beta: float = 0.1
+    beta: float = ranged(0.1, above=0)
     """Weight of the divergence from the reference."""
     divergence: str = "reverse_kl"
     """What leaving the reference costs, D_f(reference||policy): reverse_kl is
@@ -51,13 +51,13 @@ class Rewarded:
     itself."""
     labels: Labels = "drawn"
     """Comparisons: their labels drawn, or exact."""
-    temperature: float = 1.0
+    temperature: float = ranged(1.0, above=0)
     """Comparisons: P(x before y) = sigmoid((r(x) - r(y)) / temperature)."""
-    flips: float = 0.0
+    flips: float = ranged(0.0, least=0, most=1)
     """Comparisons: share of labels that are turned round."""
-    spread: float = 0.0
+    spread: float = ranged(0.0, least=0)
     """Comparisons: how much noisier those are whose strings begin differently, in logs."""
-    slips: float = 0.0
+    slips: float = ranged(0.0, least=0, most=1)
     """Demonstrations: share that the reference wrote, in the expert's place."""
 
     def build(self) -> TokenMDP:
@@ -99,16 +99,8 @@ class Rewarded:
         )
 
     def _check(self) -> None:
-        for field in ("beta", "temperature"):
-            positive(field, getattr(self, field))
-        at_least("table_seed", self.table_seed, 0)
+        check_ranges(self)
         regularised.refuse_unless_kept("divergence", divergences.parse(self.divergence))
-        one_of("reference", self.reference, Literal["independent", "markov", "full"])
-        one_of("labels", self.labels, Labels)
-        share("flips", self.flips)
-        share("slips", self.slips)
-        if not (math.isfinite(self.spread) and self.spread >= 0):
-            raise UsageError("spread", self.spread, "is negative.", "Give 0 or more.")
 
     def _score(self, base: TokenMDP):
         if self.reward == "table":

@@ -22,7 +22,7 @@ from fdiv import divergences
 from fdiv import tokens as tk
 from fdiv.benchmarks import text_rows
 from fdiv.benchmarks.text_rows import Cut, Row, Split, demonstrated
-from fdiv.checks import at_least, between, positive
+from fdiv.ranges import LONGEST, MOST_LAYERS, check_ranges, ranged
 from fdiv.types import PAD, Model, Pairs, Regulariser, Sequences, TokenMDP, UsageError
 
 Rows = TypeVar("Rows", Sequences, Pairs)
@@ -51,22 +51,22 @@ class Text:
     """Column of the completions that were not preferred; none: rejected, beside chosen."""
     label_field: str | None = None
     """Column that says whether a completion is liked; none: label."""
-    prompt_length: int | None = None
+    prompt_length: int | None = ranged(None, least=0, most=LONGEST)
     """Bytes of a prompt that the policy sees, the last ones; none: as many as 9 of 10 of the file's
     prompts have, at most 256 (48 for docstrings and plain text)."""
-    horizon: int | None = None
+    horizon: int | None = ranged(None, least=1, most=LONGEST)
     """Bytes of a completion that it learns and writes, the first ones, EOS included; none: such
     that 9 of 10 of the file's are whole, at most 512 (64 for docstrings and plain text)."""
-    validation: float = 0.05
+    validation: float = ranged(0.05, above=0, below=1)
     """Share of rows held out, chosen by a hash of the prompt."""
-    teacher_updates: int = 600
+    teacher_updates: int = ranged(600, least=0)
     """Updates of likelihood training that make the teacher, the known expert; kept and used
     again."""
-    teacher_width: int = 128
+    teacher_width: int = ranged(128, least=1)
     """Width of the teacher's transformer."""
-    teacher_layers: int = 3
+    teacher_layers: int = ranged(3, least=1, most=MOST_LAYERS)
     """Its layers."""
-    beta: float = 0.1
+    beta: float = ranged(0.1, above=0)
     """Comparisons: weight of the divergence from the reference, which is the common start."""
     divergence: str = "reverse_kl"
     """Comparisons: that divergence, D_f(reference||policy); reverse_kl is KL(policy||reference)."""
@@ -78,12 +78,7 @@ class Text:
 
     def check(self) -> None:
         """Raise `UsageError` naming a field that is out of range."""
-        for field, least in (("prompt_length", 0), ("horizon", 1)):
-            if getattr(self, field) is not None:
-                at_least(field, getattr(self, field), least)
-        between("validation", self.validation, 0, 1)
-        at_least("teacher_updates", self.teacher_updates, 0)
-        positive("beta", self.beta)
+        check_ranges(self)
         divergences.parse(self.divergence)
 
     @property

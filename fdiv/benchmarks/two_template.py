@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdiv import tokens as tk
-from fdiv.checks import at_least, between
+from fdiv.ranges import LONGEST, MOST_SYMBOLS, check_ranges, ranged
 from fdiv.types import PAD, Model, Policy, Sequences, TokenMDP
 
 
@@ -23,21 +23,18 @@ from fdiv.types import PAD, Model, Policy, Sequences, TokenMDP
 class TwoTemplate:
     """Two noisy templates behind a latent choice."""
 
-    vocab: int = 3
+    vocab: int = ranged(3, least=2, most=MOST_SYMBOLS)
     """Number of tokens V (at least 2)."""
-    horizon: int = 6
+    horizon: int = ranged(6, least=1, most=LONGEST)
     """Length T of every string."""
-    weight: float = 0.6
+    weight: float = ranged(0.6, above=0, below=1)
     """Probability w of template A."""
-    noise: float = 0.1
+    noise: float = ranged(0.1, above=0, below=1)
     """Probability that a position leaves its template."""
 
     def build(self) -> TokenMDP:
         """The task, its expert known exactly."""
-        at_least("vocab", self.vocab, 2)
-        at_least("horizon", self.horizon, 1)
-        between("weight", self.weight, 0, 1)
-        between("noise", self.noise, 0, 1)
+        check_ranges(self)
         return TokenMDP(
             vocab=self.vocab,
             horizon=self.horizon,

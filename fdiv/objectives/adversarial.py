@@ -27,7 +27,7 @@ from jax import Array
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import buildable, one_of, present, share
+from fdiv.checks import buildable, present
 from fdiv.discriminator import Discriminator, Evidence, Training, discriminator
 from fdiv.estimators import (
     Baseline,
@@ -38,6 +38,7 @@ from fdiv.estimators import (
     to_actions,
     to_columns,
 )
+from fdiv.ranges import check_ranges, ranged
 from fdiv.token_discriminator import (
     Prefixes,
     TokenDiscriminator,
@@ -84,23 +85,23 @@ class Adversarial(Method):
     reward_form: RewardForm = "ratio"
     """What the reward is made of: the logit s (log p - log q), or for airl its expert part s + log
     q alone."""
-    entropy: float = 0.0
+    entropy: float = ranged(0.0, least=0)
     """Coefficient of the policy's entropy, added to what is maximised."""
-    discriminator_learning_rate: float = 0.05
+    discriminator_learning_rate: float = ranged(0.05, above=0)
     """Learning rate of the discriminator."""
-    discriminator_steps: int = 1
+    discriminator_steps: int = ranged(1, least=1)
     """Discriminator steps per update."""
-    warmup: int = 50
+    warmup: int = ranged(50, least=0)
     """Updates in which only the discriminator learns."""
-    gradient_penalty: float = 0.0
+    gradient_penalty: float = ranged(0.0, least=0)
     """Weight of the squared change of the learned score when one token of a string is replaced by
     another."""
     baseline: Baseline = "leave_one_out"
     """What is subtracted from the returns: none, mean or leave_one_out."""
-    discount: float = 1.0
+    discount: float = ranged(1.0, least=0, most=1)
     """Weight of what follows an action, per token: 1 is the exact gradient, 0 holds later prefixes
     fixed."""
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
@@ -108,14 +109,7 @@ class Adversarial(Method):
         return Look("X" if self.published else "^", "--", "discriminator")
 
     def check(self) -> None:
-        for field, choices in (
-            ("level", Plain),
-            ("training", Training),
-            ("reward_form", RewardForm),
-            ("baseline", Baseline),
-        ):
-            one_of(field, getattr(self, field), choices)
-        share("discount", self.discount)
+        check_ranges(self)
         refuse = lambda field, problem, fix: UsageError(field, getattr(self, field), problem, fix)
         if self.reward_form == "expert" and not (self.structured and self.level == "sequence"):
             raise refuse(
@@ -147,12 +141,6 @@ class Adversarial(Method):
                 "the token level sums over the vocabulary and has no returns.",
                 "Leave it at its default.",
             )
-        for field in ("entropy", "gradient_penalty", "warmup"):
-            if getattr(self, field) < 0:
-                raise refuse(field, "is negative.", "Give 0 or more.")
-        for field in ("discriminator_steps", "discriminator_learning_rate"):
-            if getattr(self, field) <= 0:
-                raise refuse(field, "is not positive.", "Give a number above 0.")
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import buildable, known_expert, present, share
+from fdiv.checks import buildable, known_expert, present
+from fdiv.ranges import check_ranges, ranged
 from fdiv.types import Claim, Components, Divergence, Level, Look, Method, Objective, hidden
 
 
@@ -29,10 +30,10 @@ class Distill(Method):
     kind: ClassVar = "distill"
     look = Look("D", ":", "exact sum over tokens")
     divergence: str = hidden("")
-    policy_prefixes: float = 0.0
+    policy_prefixes: float = ranged(0.0, least=0, most=1)
     """Share of prefixes sampled from the policy: 0 expert's strings only, 1 on-policy, between a
     mixture of both."""
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
@@ -40,7 +41,7 @@ class Distill(Method):
         return self.policy_prefixes == 0
 
     def check(self) -> None:
-        share("policy_prefixes", self.policy_prefixes)
+        check_ranges(self)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

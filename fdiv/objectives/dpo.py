@@ -21,8 +21,9 @@ from jax.nn import softplus
 from fdiv import divergences
 from fdiv.checks import buildable
 from fdiv.comparisons import compared, regulariser
+from fdiv.ranges import check_ranges, ranged
 from fdiv.regularised import extended_reward, refuse_unless_kept
-from fdiv.types import Claim, Components, Divergence, Look, Method, Objective, UsageError, hidden
+from fdiv.types import Claim, Components, Divergence, Look, Method, Objective, hidden
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,20 +35,13 @@ class Dpo(Method):
     look = Look("s", "-", "preferences, implicit reward", "#4B0092")
     reads = "pairs"
     divergence: str = hidden("reverse_kl")
-    label_smoothing: float = 0.0
+    label_smoothing: float = ranged(0.0, least=0, below=0.5)
     """Share of labels taken to be the wrong way round (conservative DPO)."""
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
 
     def check(self) -> None:
-        if not 0 <= self.label_smoothing < 0.5:
-            fix = "Give a number from 0 to less than 0.5."
-            raise UsageError(
-                "label_smoothing",
-                self.label_smoothing,
-                "leaves the labels nothing to say.",
-                fix,
-            )
+        check_ranges(self)
         refuse_unless_kept("methods", divergences.parse(self.divergence))
 
     def build(self, components: Components) -> Objective:

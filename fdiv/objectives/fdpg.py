@@ -26,8 +26,9 @@ from jax.nn import logsumexp
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import buildable, known_expert, one_of, positive, present
+from fdiv.checks import buildable, known_expert, positive, present
 from fdiv.estimators import Scored, advantages, score_function_loss
+from fdiv.ranges import check_ranges, ranged
 from fdiv.types import (
     Claim,
     Components,
@@ -58,20 +59,13 @@ class Fdpg(Method):
     normaliser: Normaliser = "estimated"
     """Z of the target: estimated from the policy's strings, or exact, the known expert being the
     target."""
-    rate: float = RATE
+    rate: float = ranged(RATE, above=0, most=1)
     """estimated: share of the newest batch in the running mean."""
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
 
     def check(self) -> None:
-        one_of("normaliser", self.normaliser, Normaliser)
-        if not 0 < self.rate <= 1:
-            raise UsageError(
-                "rate",
-                self.rate,
-                "is no share that learns.",
-                "Give a number above 0, up to 1.",
-            )
+        check_ranges(self)
         if self.normaliser == "exact" and self.rate != RATE:
             raise UsageError(
                 "rate",

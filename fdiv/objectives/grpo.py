@@ -19,11 +19,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.checks import between, buildable, one_of
+from fdiv.checks import buildable
 from fdiv.episodes import (
     GROUP,
     Episodes,
-    check_group,
     grouped,
     penalty_of,
     return_claim,
@@ -32,6 +31,7 @@ from fdiv.episodes import (
 )
 from fdiv.estimators import to_columns
 from fdiv.penalties import Drawn, Penalty, marker
+from fdiv.ranges import check_ranges, ranged
 from fdiv.surrogates import Ratio, clipped
 from fdiv.types import Claim, Components, Look, Method, Objective, hidden
 
@@ -47,9 +47,9 @@ class Grpo(Method):
     charges = True
     penalty: Penalty | None = hidden(None)
     std: bool = hidden(False)  # whether advantages are divided by their group's deviation
-    group: int = GROUP
+    group: int = ranged(GROUP, least=2)
     """Answers to each prompt."""
-    clip: float = 0.2
+    clip: float = ranged(0.2, above=0, below=1)
     """How far the ratio q / q_old may leave 1 and still be paid for."""
     ratio: Ratio = "token"
     """What is clipped: each token's ratio, or the whole string's (its geometric mean over tokens,
@@ -57,7 +57,7 @@ class Grpo(Method):
     aggregate: tk.Aggregate = "string"
     """How strings of different lengths weigh: string (unbiased), token, string_mean (as published)
     or constant."""
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
@@ -66,10 +66,7 @@ class Grpo(Method):
         return Look(own, "--", "score, in groups", "#E69F00")
 
     def check(self) -> None:
-        check_group("group", self.group)
-        between("clip", self.clip, 0, 1)
-        one_of("ratio", self.ratio, Ratio)
-        one_of("aggregate", self.aggregate, tk.Aggregate)
+        check_ranges(self)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

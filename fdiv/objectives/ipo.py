@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from fdiv.checks import buildable
 from fdiv.comparisons import compared, regulariser
+from fdiv.ranges import check_ranges, ranged
 from fdiv.types import Claim, Components, Look, Method, Objective
 
 
@@ -29,8 +30,11 @@ class Ipo(Method):
     reusable = True
     look = Look("v", "-.", "preferences, fixed margin", "#8C564B")
     reads = "pairs"
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
+
+    def check(self) -> None:
+        check_ranges(self)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

@@ -34,7 +34,8 @@ import optax
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.checks import at_least, buildable, one_of, positive, present
+from fdiv.checks import buildable, present
+from fdiv.ranges import check_ranges, ranged
 from fdiv.types import Claim, Components, Level, Look, Method, Objective, Sequences
 
 Data = Literal["offline", "mixed"]
@@ -50,14 +51,14 @@ class IqLearn(Method):
     data: Data = "offline"
     """Whose rewards are kept small: the demonstrations' (offline), or half of them the policy's own
     (mixed)."""
-    alpha: float = 10.0
+    alpha: float = ranged(10.0, above=0)
     """Weight of the chi-square against the policy's entropy: more is nearer to the expert, and to
     behaviour cloning."""
-    value_learning_rate: float = 0.02
+    value_learning_rate: float = ranged(0.02, above=0)
     """Learning rate of the value function."""
-    value_steps: int = 4
+    value_steps: int = ranged(4, least=1)
     """Value steps per update."""
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
@@ -65,10 +66,7 @@ class IqLearn(Method):
         return self.data == "offline"
 
     def check(self) -> None:
-        one_of("data", self.data, Data)
-        positive("alpha", self.alpha)
-        positive("value_learning_rate", self.value_learning_rate)
-        at_least("value_steps", self.value_steps, 1)
+        check_ranges(self)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

@@ -22,7 +22,7 @@ from jax import Array
 from jax.nn import sigmoid
 
 from fdiv import tokens as tk
-from fdiv.checks import buildable, positive
+from fdiv.checks import buildable
 from fdiv.comparisons import (
     both,
     compare_rows,
@@ -35,6 +35,7 @@ from fdiv.comparisons import (
     start,
 )
 from fdiv.estimators import to_actions
+from fdiv.ranges import check_ranges, ranged
 from fdiv.types import PAD, Claim, Components, Look, Method, Model, Objective, Pairs, Sequences
 
 
@@ -46,16 +47,15 @@ class Kto(Method):
     reusable = True
     look = Look("D", ":", "labels one at a time", "#CC79A7")
     reads = "labels"
-    desirable: float = 1.0
+    desirable: float = ranged(1.0, above=0)
     """Weight of chosen strings."""
-    undesirable: float = 1.0
+    undesirable: float = ranged(1.0, above=0)
     """Weight of rejected strings."""
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
 
     def check(self) -> None:
-        positive("desirable", self.desirable)
-        positive("undesirable", self.undesirable)
+        check_ranges(self)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from fdiv import tokens as tk
-from fdiv.checks import buildable, one_of
+from fdiv.checks import buildable
+from fdiv.ranges import check_ranges, ranged
 from fdiv.types import Claim, Components, Level, Look, Method, Objective, Policy
 
 
@@ -28,11 +29,11 @@ class MaxLikelihood(Method):
     aggregate: tk.Aggregate = "string"
     """How strings of different lengths weigh: string (the law of whole strings), token, string_mean
     or constant."""
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
 
     def check(self) -> None:
-        one_of("aggregate", self.aggregate, tk.Aggregate)
+        check_ranges(self)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

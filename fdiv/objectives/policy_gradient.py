@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import buildable, known_expert, one_of, present, share
+from fdiv.checks import buildable, known_expert, present
 from fdiv.estimators import (
     Baseline,
     Scored,
@@ -26,6 +26,7 @@ from fdiv.estimators import (
     to_actions,
     to_columns,
 )
+from fdiv.ranges import check_ranges, ranged
 from fdiv.types import Claim, Components, Divergence, Level, Look, Method, Objective, hidden
 
 Plain = Literal["sequence", "occupancy", "token"]
@@ -47,16 +48,14 @@ class PolicyGradient(Method):
     """Which law is compared: sequence, occupancy or token (on the policy's own prefixes)."""
     baseline: Baseline = "leave_one_out"
     """What is subtracted from the returns: none, mean or leave_one_out."""
-    discount: float = 1.0
+    discount: float = ranged(1.0, least=0, most=1)
     """Weight of what follows an action, per token: 1 is the exact gradient, 0 holds later prefixes
     fixed."""
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
 
     def check(self) -> None:
-        one_of("level", self.level, Plain)
-        one_of("baseline", self.baseline, Baseline)
-        share("discount", self.discount)
+        check_ranges(self)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

@@ -22,10 +22,11 @@ import optax
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.checks import at_least, between, buildable, positive, present, share
+from fdiv.checks import buildable, present
 from fdiv.episodes import Charged, penalty_of, return_claim, stage
 from fdiv.estimators import discounted_to_go, to_actions, to_columns
 from fdiv.penalties import Drawn, Penalty, marker
+from fdiv.ranges import check_ranges, ranged
 from fdiv.surrogates import clipped
 from fdiv.types import (
     Claim,
@@ -34,7 +35,6 @@ from fdiv.types import (
     Method,
     Objective,
     Sequences,
-    UsageError,
     hidden,
 )
 
@@ -48,19 +48,19 @@ class Ppo(Method):
     reusable = True
     charges = True
     penalty: Penalty | None = hidden(None)
-    clip: float = 0.2
+    clip: float = ranged(0.2, above=0, below=1)
     """How far the ratio q / q_old may leave 1 and still be paid for."""
-    gae_lambda: float = 0.95
+    gae_lambda: float = ranged(0.95, least=0, most=1)
     """Weight of later surprises in an advantage: 1 trusts returns, 0 the value function."""
-    entropy: float = 0.0
+    entropy: float = ranged(0.0, least=0)
     """Coefficient of an entropy bonus of next-token laws; it changes the optimum."""
-    value_learning_rate: float = 0.02
+    value_learning_rate: float = ranged(0.02, above=0)
     """Learning rate of the value function."""
-    value_steps: int = 4
+    value_steps: int = ranged(4, least=1)
     """Value steps per update."""
-    value_clip: float = 0.2
+    value_clip: float = ranged(0.2, above=0)
     """How far a value may move in one update."""
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
@@ -68,13 +68,7 @@ class Ppo(Method):
         return Look(marker(self.penalty, "P"), "-", "score, value function", "#D55E00")
 
     def check(self) -> None:
-        between("clip", self.clip, 0, 1)
-        share("gae_lambda", self.gae_lambda)
-        if not self.entropy >= 0:
-            raise UsageError("entropy", self.entropy, "is negative.", "Give 0 or more.")
-        positive("value_learning_rate", self.value_learning_rate)
-        at_least("value_steps", self.value_steps, 1)
-        positive("value_clip", self.value_clip)
+        check_ranges(self)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

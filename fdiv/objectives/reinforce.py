@@ -12,10 +12,11 @@ import dataclasses
 from typing import ClassVar, Literal
 
 from fdiv import tokens as tk
-from fdiv.checks import buildable, one_of
-from fdiv.episodes import GROUP, check_group, grouped, penalty_of, return_claim, stage, to_go
+from fdiv.checks import buildable
+from fdiv.episodes import GROUP, grouped, penalty_of, return_claim, stage, to_go
 from fdiv.estimators import Baseline, score_function_loss, to_columns
 from fdiv.penalties import Drawn, Penalty, marker
+from fdiv.ranges import check_ranges, ranged
 from fdiv.types import Claim, Components, Look, Method, Objective, hidden
 
 
@@ -28,7 +29,7 @@ class Reinforce(Method):
     penalty: Penalty | None = hidden(None)
     baseline: Literal["none", "mean"] = "mean"
     """What is subtracted from the returns: none, or the mean over the batch."""
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
@@ -36,7 +37,7 @@ class Reinforce(Method):
         return Look(marker(self.penalty, "o"), "-", "score", "#0072B2")
 
     def check(self) -> None:
-        one_of("baseline", self.baseline, Literal["none", "mean"])
+        check_ranges(self)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)
@@ -54,9 +55,9 @@ class Rloo(Method):
     kind: ClassVar = "rloo"
     charges = True
     penalty: Penalty | None = hidden(None)
-    group: int = GROUP
+    group: int = ranged(GROUP, least=2)
     """Answers to each prompt."""
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
@@ -64,7 +65,7 @@ class Rloo(Method):
         return Look(marker(self.penalty, "o"), "-", "score", "#56B4E9")
 
     def check(self) -> None:
-        check_group("group", self.group)
+        check_ranges(self)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

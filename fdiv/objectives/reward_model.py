@@ -30,10 +30,11 @@ from jax import Array
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.checks import at_least, buildable, positive, present
+from fdiv.checks import buildable, positive, present
 from fdiv.comparisons import compare_rows, divisor, mean, reweighted, start
-from fdiv.episodes import check_group, return_claim
+from fdiv.episodes import return_claim
 from fdiv.penalties import Penalty, marker
+from fdiv.ranges import check_ranges, ranged
 from fdiv.regularised import extended_reward
 from fdiv.reward_model import (
     RewardModel,
@@ -72,16 +73,16 @@ class LearnedReward(Method):
     reads: Reads = hidden("pairs")
     noise: bool = hidden(False)  # whether each comparison's noise is learned as well
     penalty: Penalty | None = hidden(None)
-    reward_updates: int = 300
+    reward_updates: int = ranged(300, least=1)
     """Updates in which the reward model alone learns; then it is frozen."""
-    reward_steps: int = 1
+    reward_steps: int = ranged(1, least=1)
     """Steps of the reward model per update."""
-    reward_learning_rate: float = 0.05
+    reward_learning_rate: float = ranged(0.05, above=0)
     """First learning rate of the reward model; it falls to 0 as a cosine, so that the last batches
     are not all it knows."""
-    group: int | None = None
+    group: int | None = ranged(None, least=2)
     """Answers to each prompt, in place of what rloo or grpo are given for themselves (8)."""
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
 
     @property
@@ -96,14 +97,11 @@ class LearnedReward(Method):
         return Look(marker(self.penalty, own), "-.", "learned reward", "#882255")
 
     def check(self) -> None:
-        at_least("reward_updates", self.reward_updates, 1)
-        at_least("reward_steps", self.reward_steps, 1)
-        positive("reward_learning_rate", self.reward_learning_rate)
-        if self.group is not None:
-            check_group("group", self.group)
-            if "group" not in {field.name for field in dataclasses.fields(self.follower)}:
-                problem = f"{self.follower.kind} answers each prompt once."
-                raise UsageError("group", self.group, problem, "Drop it.")
+        check_ranges(self)
+        grouped = "group" in {field.name for field in dataclasses.fields(self.follower)}
+        if self.group is not None and not grouped:
+            problem = f"{self.follower.kind} answers each prompt once."
+            raise UsageError("group", self.group, problem, "Drop it.")
         self.following.check()
 
     @property

@@ -12,7 +12,6 @@ law of strings fits all of them, and the minimiser has no closed form. Source: M
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -21,7 +20,8 @@ from jax.nn import softplus
 
 from fdiv.checks import buildable
 from fdiv.comparisons import compared, regulariser
-from fdiv.types import Claim, Components, Look, Method, Objective, UsageError
+from fdiv.ranges import check_ranges, ranged
+from fdiv.types import Claim, Components, Look, Method, Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +32,13 @@ class Simpo(Method):
     reusable = True
     look = Look("p", "--", "preferences, no reference", "#9A9A00")
     reads = "pairs"
-    margin: float = 0.5
+    margin: float = ranged(0.5, least=0)
     """How far ahead the chosen string is to be, in nats per token (gamma / beta)."""
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
 
     def check(self) -> None:
-        if not (math.isfinite(self.margin) and self.margin >= 0):
-            raise UsageError(
-                "margin",
-                self.margin,
-                "would have the rejected string ahead.",
-                "Give 0 or more.",
-            )
+        check_ranges(self)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

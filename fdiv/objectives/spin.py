@@ -20,8 +20,9 @@ from jax import Array
 from jax.nn import softplus
 
 from fdiv import tokens as tk
-from fdiv.checks import at_least, buildable, positive
+from fdiv.checks import buildable
 from fdiv.comparisons import Compared, log_probs, report
+from fdiv.ranges import check_ranges, ranged
 from fdiv.types import (
     Claim,
     Components,
@@ -43,16 +44,15 @@ class Spin(Method):
     kind: ClassVar = "spin"
     reusable = True
     look = Look("<", "-.", "an older self", "#44AA99")
-    beta: float = 1.0
+    beta: float = ranged(1.0, above=0)
     """Weight of the log-ratio to the old policy in what is told apart."""
-    refresh: int = 20
+    refresh: int = ranged(20, least=1)
     """Updates after which the old policy is the policy as it then is."""
-    learning_rate: float | None = None
+    learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""
 
     def check(self) -> None:
-        positive("beta", self.beta)
-        at_least("refresh", self.refresh, 1)
+        check_ranges(self)
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)

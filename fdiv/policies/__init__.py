@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from fdiv.policies import tabular
+from fdiv.ranges import LONGEST, MOST_LAYERS, check_ranges, ranged
 from fdiv.types import Policy, Scorer, UsageError
 
 Name = Literal["independent", "markov", "markov_t", "full", "transformer"]
@@ -34,17 +37,17 @@ class Architecture:
     name: Name = "markov"
     """independent, markov (last tokens), markov_t (and the position), full (whole prefix) or
     transformer."""
-    order: int | None = None
+    order: int | None = ranged(None, least=0, most=LONGEST)
     """markov and markov_t: how many tokens back they look (1)."""
-    layers: int | None = None
+    layers: int | None = ranged(None, least=1, most=MOST_LAYERS)
     """transformer: layers (2)."""
-    width: int | None = None
+    width: int | None = ranged(None, least=1)
     """transformer: width of the residual stream (64)."""
-    heads: int | None = None
+    heads: int | None = ranged(None, least=1)
     """transformer: attention heads (4)."""
-    kv_heads: int | None = None
+    kv_heads: int | None = ranged(None, least=1)
     """transformer: heads of keys and values, shared by groups of heads (2)."""
-    window: int | None = None
+    window: int | None = ranged(None, least=1)
     """transformer: how many tokens back attention reaches (all)."""
     precision: Literal["float32", "bfloat16"] | None = None
     """transformer: bfloat16 multiplies in half the width, and keeps parameters and sums in float32
@@ -57,13 +60,7 @@ class Architecture:
 
     def sizes(self) -> dict[str, Any]:
         """The sizes given. Raises `UsageError` for one that this architecture does not have."""
-        if self.name not in SIZES:
-            raise UsageError(
-                "name",
-                self.name,
-                "is not an architecture.",
-                f"Use one of {', '.join(SIZES)}.",
-            )
+        check_ranges(self)
         given = {k: v for k, v in dataclasses.asdict(self).items() if k != "name" and v is not None}
         for key, value in given.items():
             if key not in SIZES[self.name]:
@@ -74,8 +71,6 @@ class Architecture:
                     f"{self.name} has no such size.",
                     f"Drop it, or use {owners}.",
                 )
-        if given.get("order", 0) < 0:
-            raise UsageError("order", given["order"], "is negative.", "Give 0 or more.")
         return given
 
     @property
@@ -101,16 +96,25 @@ class Architecture:
 
     def automaton(self, vocab: int, length: int) -> tabular.Automaton:
         """What a table of this class reads of the prefix."""
-        return tabular.AUTOMATA[self.name](vocab, length, **self.sizes())
+        sizes = self.sizes()
+        with self._blamed():
+            return tabular.AUTOMATA[self.name](vocab, length, **sizes)
 
     def _table(self, vocab: int, length: int) -> tabular.Automaton:
         """The automaton of a table that is small enough to be made."""
         automaton = self.automaton(vocab, length)
-        try:
+        with self._blamed():
             tabular.refuse_large(automaton, vocab)
-        except UsageError as error:
-            raise UsageError("name", self.name, error.problem, error.fix) from error
         return automaton
+
+    @contextlib.contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """A table that is too large is laid to the order, where one is given, else to the name."""
+        try:
+            yield
+        except UsageError as error:
+            field = "name" if self.order is None else "order"
+            raise UsageError(field, getattr(self, field), error.problem, error.fix) from error
 
     def scorer(
         self,

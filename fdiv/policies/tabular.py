@@ -7,6 +7,7 @@ is a symbol of its own."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -33,6 +34,13 @@ class Automaton(NamedTuple):
     advance: Callable[[Array, Array], Array]
 
 
+def counted(vocab: int, length: int) -> int:
+    """V^length. Raises `UsageError` where that is beyond any table, before it is worked out."""
+    if length * math.log2(max(vocab, 1)) > math.log2(MOST_ENTRIES):
+        raise _too_large(f"{vocab:,}^{length:,}")
+    return vocab**length
+
+
 def independent(vocab: int, horizon: int) -> Automaton:
     """One state: no token depends on another."""
     return Automaton(1, lambda state, token: jnp.zeros_like(state))
@@ -40,7 +48,7 @@ def independent(vocab: int, horizon: int) -> Automaton:
 
 def markov(vocab: int, horizon: int, order: int = 1) -> Automaton:
     """The last `order` tokens as digits in base V + 1, digit 0 for "before the start"."""
-    states = (vocab + 1) ** order
+    states = counted(vocab + 1, order)
     return Automaton(states, lambda state, token: (state * (vocab + 1) + token + 1) % states)
 
 
@@ -58,6 +66,7 @@ def markov_t(vocab: int, horizon: int, order: int = 1) -> Automaton:
 def full(vocab: int, horizon: int) -> Automaton:
     """The prefix tree, node n's children at n V + 1 .. n V + V; leaves of depth `horizon` are never
     asked."""
+    counted(vocab, horizon - 1)  # the last level alone
     states = sum(vocab**t for t in range(horizon))
     return Automaton(
         states, lambda state, token: jnp.minimum(state * vocab + token + 1, states - 1)
@@ -78,15 +87,14 @@ def read(automaton: Automaton, tokens: Array) -> Array:
 def refuse_large(automaton: Automaton, vocab: int) -> None:
     """Raise `UsageError` for a table of more than `MOST_ENTRIES`."""
     if automaton.states * vocab > MOST_ENTRIES:
-        raise UsageError(
-            "states",
-            automaton.states,
-            (
-                f"it would need {automaton.states:.3g} states of {vocab} entries, over "
-                f"{MOST_ENTRIES:.3g}."
-            ),
-            "Use a smaller order or horizon, or the transformer.",
-        )
+        raise _too_large(f"{automaton.states:,}", f" of {vocab:,} entries")
+
+
+def _too_large(states: str, entries: str = "") -> UsageError:
+    problem = f"it would need {states} states{entries}, and a table has {MOST_ENTRIES:,} at most."
+    return UsageError(
+        "states", states, problem, "Use a smaller order or horizon, or the transformer."
+    )
 
 
 def policy(automaton: Automaton, vocab: int) -> Policy:

@@ -74,13 +74,13 @@ BAD = {
     ),
     "no number of devices": (
         ["text", "--devices.tensor", "0"],
-        ["devices.tensor = 0", "1 or more"],
+        ["devices.tensor = 0", "-1 or at least 1"],
     ),
     "mesh over too few devices": (
         ["two-template", "--devices.data", "99"],
         ["devices", "there are 1 devices", "take 99"],
     ),
-    "too many trials": (["two-template", "--trials", "9"], ["trials = 9", "at most 5"]),
+    "too many trials": (["two-template", "--trials", "9"], ["trials = 9", "from 1 to 5"]),
     "option without a use": (
         ["two-template", "--methods", "sft", "--adversarial.warmup", "3"],
         ["adversarial.warmup", "no method"],

@@ -113,10 +113,10 @@ BAD = {
     "unknown schedule": (Optimiser(schedule="cos"), "schedule = 'cos'", "cosine, linear"),
     "not read": (Optimiser(weight_decay=0.1), "weight_decay = 0.1", "adamw or sgd or lion"),
     "no momentum": (Optimiser(momentum=0.9), "momentum = 0.9", "--optimiser sgd"),
-    "mean of one": (Optimiser(betas=(0.9, 1.0)), "betas = (0.9, 1.0)", "less than 1"),
+    "mean of one": (Optimiser(betas=(0.9, 1.0)), "betas = 1.0", "below 1"),
     "all warm-up": (Optimiser(warm_up=10), "warm_up = 10", "less than 10"),
     "no share": (Optimiser(schedule="wsd", decay_share=0.0), "decay_share = 0.0", "at most 1"),
-    "norm": (Optimiser(max_grad_norm=-1.0), "max_grad_norm = -1.0", "0 (no limit)"),
+    "norm": (Optimiser(max_grad_norm=-1.0), "max_grad_norm = -1.0", "at least 0"),
 }
 
 

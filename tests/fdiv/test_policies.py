@@ -247,7 +247,7 @@ def test_temperature_one_is_no_change_and_cold_is_greedy():
         (Architecture("markov", layers=2), "no such size"),
         (Architecture("transformer", width=30), "multiple of"),
         (Architecture("transformer", heads=4, kv_heads=3), "divisor"),
-        (Architecture("markov", order=-1), "negative"),
+        (Architecture("markov", order=-1), "from 0"),
         (Architecture("full"), "transformer"),
         (Architecture("transformer", window=0), "window"),
         (Architecture("transformer", attention="cudnn"), "no NVIDIA GPU"),

@@ -128,7 +128,7 @@ def test_a_sampler_gives_the_same_gradient_on_average():
         ({"placement": "loss"}, "exactly zero"),
         ({"discount": 0.5, "unit": "string"}, "nothing to discount"),
         ({"estimator": "k4"}, "is not a choice"),
-        ({"discount": 2.0}, "is not a share"),
+        ({"discount": 2.0}, "from 0 to 1"),
     ],
 )
 def test_vain_penalties_are_refused(fields, said):

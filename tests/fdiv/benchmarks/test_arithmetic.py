@@ -278,9 +278,9 @@ def test_the_split_takes_its_share_and_each_side_is_uniform():
     ("fields", "says"),
     [
         ({"terms": 1}, "terms"),
-        ({"terms": 5}, "at most 4"),
+        ({"terms": 5}, "from 2 to 4"),
         ({"largest": 0}, "largest"),
-        ({"largest": 1000}, "at most 999"),
+        ({"largest": 1000}, "from 1 to 999"),
         ({"validation": 0.0}, "between 0 and 1"),
         ({"validation": 1.0}, "between 0 and 1"),
         ({"validation": 1e-9}, "no held-out sum"),

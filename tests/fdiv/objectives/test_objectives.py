@@ -547,7 +547,7 @@ def test_gradient_penalty_keeps_the_score_smooth(level):
         ("fairl", {"entropy": 1.0}, "as published"),
         ("gail", {"discriminator_steps": 0}, "discriminator_steps"),
         ("gail", {"level": "word"}, "sequence, occupancy, token"),
-        ("gail", {"gradient_penalty": -1.0}, "negative"),
+        ("gail", {"gradient_penalty": -1.0}, "at least 0"),
         ("gail", {"level": "token", "discount": 0.5}, "no returns"),
         ("distill", {"policy_prefixes": 1.5}, "0 to 1"),
         ("js", {"discount": -0.1}, "0 to 1"),

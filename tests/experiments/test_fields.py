@@ -8,7 +8,7 @@ import pytest
 
 from experiments import cli, validation
 from experiments.config import GROUPS, as_dict, flatten, make_config
-from experiments.readers import READERS, reader
+from experiments.fields import READERS, reader
 from fdiv.benchmarks import BENCHMARKS
 from fdiv.types import UsageError, is_hidden
 

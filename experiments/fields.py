@@ -1,19 +1,26 @@
-"""Who reads each option: an option that nothing in a run has a use for is refused, never ignored.
+"""The table of fields: the type and the range of each option, as its dataclass defines them, and
+who reads it. Checks, the ranges in `--help` and the fuzz are made of it.
 
-`READERS` has every field by the name of its flag (a field without a prefix, `group.field`, or
-`group.*` for those of a group that have no entry of their own). The options of a method are read
-where `--methods` names one of its class, unless they have an entry. A value that is the preset's
-own is always fine."""
+An option that nothing in a run has a use for is refused, never ignored. `READERS` has every field
+by the name of its flag (a field without a prefix, `group.field`, or `group.*` for those of a group
+that have no entry of their own). The options of a method are read where `--methods` names one of
+its class, unless they have an entry. A value that is the preset's own is always fine."""
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import inspect
+import itertools
+import types
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from experiments.config import GROUPS, Config, as_dict, difference, flatten, resolve
-from fdiv import objectives
+from experiments.config import GROUPS, LIFTED, Config, as_dict, difference, flatten, resolve
+from fdiv import objectives, ranges
 from fdiv.benchmarks import Arithmetic, Rewarded, Text
-from fdiv.types import Method, UsageError
+from fdiv.ranges import Range
+from fdiv.types import Method, UsageError, is_hidden
 
 PROMPTS_ALONE = ("policy_gradient", "reinforce", "rloo", "grpo", "ppo", "fdpg")  # kinds
 
@@ -222,3 +229,80 @@ def refuse_unread(config: Config, preset: Config) -> None:
         if group in GROUPS and group not in case.kinds():
             problem = f"no method here ({', '.join(case.methods)}) uses {group}."
         raise UsageError(field, own[field], problem, f"Drop it, or {who.needs}.")
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+class Field(NamedTuple):
+    """An option of a config."""
+
+    name: str  # of its flag: `updates`, `ppo.clip`, `benchmark.base.horizon`
+    value: Any  # in this config
+    kind: Any  # its type; None where the class does not say
+    range: Range  # of its number, or of each of its numbers
+
+    @property
+    def reader(self) -> Reader:
+        """Who reads it."""
+        return reader(".".join(self.name.split(".")[:2]))
+
+    def check(self) -> None:
+        """Raise `UsageError` where the value is of another type, or out of range."""
+        ranges.check_value(self.name, self.value, self.kind, self.range)
+
+
+def table(config: Config) -> dict[str, Field]:
+    """Every option of a config by the name of its flag, those of its own benchmark among them."""
+    return {field.name: field for field in _walk(config, "")}
+
+
+def _walk(owner: Any, prefix: str) -> Iterator[Field]:
+    kinds, groups = ranges.kinds_of(type(owner)), set(LIFTED.values())
+    for field in dataclasses.fields(owner):
+        value, name = getattr(owner, field.name), prefix + field.name
+        if is_hidden(field):
+            continue
+        if dataclasses.is_dataclass(value):
+            lifted = not prefix and field.name in groups
+            yield from _walk(value, "" if lifted else f"{name}.")
+        else:
+            yield Field(name, value, kinds.get(field.name), ranges.range_of(field))
+
+
+def refuse_out_of_range(config: Config) -> None:
+    """Raise `UsageError` for the first option whose value cannot be, whoever reads it."""
+    for field in table(config).values():
+        field.check()
+
+
+# --- as help --------------------------------------------------------------------------------------
+
+
+def show_ranges(config: Config) -> None:
+    """Have `--help` give the range of every option of a config behind its text: the parser takes a
+    field's help from its metadata before its docstring."""
+    owners = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    base = getattr(owners[0], "base", None)  # the language of a benchmark that is made of one
+    for owner in filter(dataclasses.is_dataclass, [*owners, base]):
+        texts = _texts(type(owner))
+        for field in dataclasses.fields(owner):
+            if "range" in field.metadata and field.name in texts:
+                shown = f"{texts[field.name].rstrip('.')}. Range: {ranges.range_of(field)}."
+                field.metadata = types.MappingProxyType({**field.metadata, "help": shown})
+
+
+def _texts(kind: type) -> dict[str, str]:
+    """The string below each field of a dataclass, those of its bases too."""
+    texts: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        try:
+            body = ast.parse(inspect.cleandoc(inspect.getsource(base))).body[0]
+        except (OSError, TypeError, SyntaxError):  # made by a program, or built in
+            continue
+        lines = getattr(body, "body", [])
+        for line, below in itertools.pairwise(lines):
+            target, text = getattr(line, "target", None), getattr(below, "value", None)
+            if isinstance(target, ast.Name) and isinstance(text, ast.Constant):
+                texts[target.id] = " ".join(str(text.value).split())
+    return texts
