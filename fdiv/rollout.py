@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.types import PAD, Model, Params, Policy, Rollout, Sequences
+from fdiv.checks import present
+from fdiv.types import PAD, Model, Params, Policy, Readout, Rollout, Sequences
 
 
 def last_tokens(prompts: Sequences) -> Array:
@@ -104,6 +105,12 @@ def tempered(policy: Policy, temperature: Array | float) -> Policy:
         cache, log_probs = policy.step(params, cache, token)
         return cache, soften(log_probs)
 
+    def readout(params: Params) -> Readout:
+        own = present(policy.readout, "readout")(params)
+        return own._replace(temperature=own.temperature * temperature)
+
     return policy._replace(
-        head=lambda params, features: soften(policy.head(params, features)), step=step
+        head=lambda params, features: soften(policy.head(params, features)),
+        step=step,
+        readout=readout if policy.readout else None,
     )

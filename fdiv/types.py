@@ -83,6 +83,18 @@ class Divergence(NamedTuple):
     reward: Callable[[Array], Array]  # s -> e^s f'(e^s) - f(e^s), what a policy maximises
 
 
+class Readout(NamedTuple):
+    """A policy's last step as data: `log q = log_softmax(c tanh((W h + bias) / c) / temperature)`
+    of features h [..., D].
+
+    Products are taken in the type of the weights, sums in float32 or wider."""
+
+    weights: Array  # W [V, D]
+    bias: Array | None = None  # [V]
+    softcap: float | None = None  # c, as in Gemma 2; None: the product as it is
+    temperature: Array | float = 1.0  # a number, or an array [], which may have a gradient
+
+
 class Policy(NamedTuple):
     """A law of the next token given the prefix, as pure functions. Row t of `trunk` has seen tokens
     < t."""
@@ -96,6 +108,8 @@ class Policy(NamedTuple):
     step: Callable[
         [Params, Any, Array], tuple[Any, Array]
     ]  # params, cache, last token [B] -> cache, log-probs [B, V]
+    # the head as data, for `fdiv.head`, which never holds [B, T, V]; None: it is no such head
+    readout: Callable[[Params], Readout] | None = None
 
 
 class Model(NamedTuple):

@@ -18,6 +18,7 @@ LAYERS = [  # a module imports from earlier lines, or from its own
         "fdiv.divergences",
         "fdiv.tokens",
         "fdiv.checks",
+        "fdiv.head",
         "fdiv.estimators",
         "fdiv.learner",
         "fdiv.ranges",

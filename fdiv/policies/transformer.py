@@ -21,7 +21,8 @@ from jax import Array
 
 from fdiv import tokens as tk
 from fdiv.checks import one_of
-from fdiv.types import PAD, Params, Policy, Scorer, Sequences, UsageError
+from fdiv.head import Head, log_law
+from fdiv.types import PAD, Params, Policy, Readout, Scorer, Sequences, UsageError
 
 Precision = Literal["float32", "bfloat16"]
 Kernel = Literal["auto", "xla", "cudnn"]
@@ -264,11 +265,11 @@ def policy(shape: Shape, vocab: int) -> Policy:
         before = jnp.argmax(tokens != PAD, axis=1)
         return _turned(read(params, _turned(tokens, before))[0], -before)
 
+    def readout(params: Params) -> Readout:
+        return Readout(_cast(params["params"]["embedding"][:vocab], shape.narrow))
+
     def head(params: Params, x: Array) -> Array:
-        x, table = (_cast(a, shape.narrow) for a in (x, params["params"]["embedding"][:vocab]))
-        return jax.nn.log_softmax(
-            jnp.matmul(x, table.T, preferred_element_type=shape.narrow and jnp.float32)
-        )
+        return log_law(Head(x, readout(params)))
 
     def start(params: Params, prompts: Sequences, horizon: int) -> Cache:
         batch, width = prompts.tokens.shape
@@ -300,7 +301,7 @@ def policy(shape: Shape, vocab: int) -> Policy:
             params, x[:, 0]
         )
 
-    return Policy(init, features, head, start, step)
+    return Policy(init, features, head, start, step, readout)
 
 
 def scorer(
