@@ -43,8 +43,8 @@ class Episodes(NamedTuple):
     score: Array  # [B]
     mask: Array  # [B, H], from here on in action coordinates
     ratio: Array  # [B, H] log ref - log q
-    # [B, H] what each action earns: the score at the last, and what the penalty pays as a reward
-    rewards: Array
+    charges: Array  # [B, H] what the penalty pays each action as a reward
+    rewards: Array  # [B, H] what each action earns: the charges, and at the last the score
     groups: int  # of how many strings each answers one prompt
 
 
@@ -111,10 +111,11 @@ def stage(components: Components, penalty: Penalty) -> Stage:
         charges = (
             charges - jnp.pad(charges, [(0, 0), (0, 1)])[:, 1:]
         )  # per action again: adding up undoes it
-        rewards = last_action(mask) * score[:, None] + aux.weight.beta * charges
+        charges = aux.weight.beta * charges
+        rewards = last_action(mask) * score[:, None] + charges
         strings = strings._replace(weight=jnp.where(finite, strings.weight, 0.0))
         group = strings.tokens.shape[0] if components.enumerated else group
-        return Episodes(strings, log_old, log_ref, score, mask, ratio, rewards, group)
+        return Episodes(strings, log_old, log_ref, score, mask, ratio, charges, rewards, group)
 
     def after(aux: Charged, x: Episodes) -> tuple[Charged, dict]:
         share = x.sequences.weight / x.sequences.weight.sum()
@@ -173,15 +174,28 @@ def return_claim(penalty: Penalty | None, sentence: str, bias: str = "") -> Clai
     return Claim("reverse_kl", "return", f"{sentence}. {kind}")
 
 
-def grouped(x: Episodes, returns: Array, baseline: Baseline) -> Array:
-    """Advantages [B, H] of returns to go within each group of answers."""
+def grouped(x: Episodes, baseline: Baseline) -> Array:
+    """Advantages [B, H] within each group of n answers: the score and the charges to come, less a
+    baseline.
+
+    The score's baseline is the mean of whole answers' scores, whatever their lengths: with scores 1
+    and 0 and lengths 1 and 3, `mean` gives [.5] and [-.5, -.5, -.5]. The charges' is the mean at
+    the same action, an answer that has ended being charged 0 from there on. `mean` takes all n
+    answers, which shrinks the expected gradient by exactly 1 - 1/n; `leave_one_out` takes the
+    others."""
+    score = within_groups(x, x.score[:, None], baseline)
+    charges = within_groups(x, discounted_to_go(x.charges, 1.0), baseline)
+    return jnp.where(x.mask, score + charges, 0.0)
+
+
+def within_groups(x: Episodes, values: Array, baseline: Baseline) -> Array:
+    """Values [B, K] of whole answers less their group's baseline, every answer counting in every
+    column."""
     split = lambda a: a.reshape(-1, x.groups, *a.shape[1:])
-    each = jax.vmap(lambda r, m, w: advantages(r, m, w, baseline))(
-        *map(split, (returns, x.mask, x.sequences.weight))
-    )
-    return each.reshape(returns.shape)
+    less = lambda v, w: advantages(v, jnp.ones_like(v, bool), w, baseline)
+    return jax.vmap(less)(split(values), split(x.sequences.weight)).reshape(values.shape)
 
 
-def to_go(x: Episodes) -> Array:
-    """What is earned from each action on, [B, H]."""
-    return discounted_to_go(x.rewards, 1.0)
+def whole(x: Episodes) -> Array:
+    """What each answer earns altogether, charges included, [B]."""
+    return x.rewards.sum(1)

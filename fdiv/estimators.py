@@ -97,11 +97,13 @@ def returns_to_go(
 def advantages(
     returns: Array, mask: Array, weight: Array, baseline: Baseline = "leave_one_out"
 ) -> Array:
-    """Returns less a baseline for each action index, from the strings that reach it. [B, H]
+    """Returns less a baseline for each action index. [B, H]
 
-    `leave_one_out` (Kool, van Hoof & Welling 2019) takes the other strings' mean and so stays
-    unbiased; `mean` takes everyone's, which shrinks the expected gradient by 1 - 1/n. Enumerated
-    strings (weights that are not 0 or 1) are the whole population: there, both are its mean."""
+    `leave_one_out` (Kool, van Hoof & Welling 2019) takes the mean of the other strings that reach
+    the index, so it stays unbiased. `mean` takes that of all n strings, those that have ended with
+    a return to go of 0: this shrinks the expected gradient by exactly 1 - 1/n, whatever the
+    lengths. Enumerated strings (weights that are not 0 or 1) are the whole population: there, both
+    are means over it."""
     chex.assert_rank([returns, mask, weight], [2, 2, 1])
     chex.assert_equal_shape([returns, mask])
     chex.assert_equal_shape_prefix([returns, weight], 1)
@@ -110,6 +112,7 @@ def advantages(
     share = jnp.where(mask, weight[:, None], 0.0)
     own = share
     if baseline == "mean":
+        share = jnp.broadcast_to(weight[:, None], share.shape)
         own = jnp.zeros_like(share)
     elif baseline != "leave_one_out":
         raise UsageError(

@@ -136,13 +136,15 @@ def distributions(model: Policy | Scorer, params: Params, tokens: Array) -> Arra
     return model.head(params, model.trunk(params, tokens))
 
 
-def normalise(sequences: Sequences, aggregate: Aggregate = "string") -> Sequences:
+def normalise(
+    sequences: Sequences, aggregate: Aggregate = "string", horizon: int | None = None
+) -> Sequences:
     """Rescale the weights so that a weighted sum over strings and their actions is the average
     wanted.
 
     `string`: sum over a string's actions, mean over strings (the law of whole strings). `token`:
     mean over all actions. `string_mean`: mean within each string, then over strings. `constant`:
-    sum over actions over strings x columns."""
+    sum over actions over strings x `horizon` (the most actions of a string; None: all columns)."""
     weight, size = sequences.weight, lengths(sequences)
     total = weight.sum()
     if aggregate == "string":
@@ -152,7 +154,7 @@ def normalise(sequences: Sequences, aggregate: Aggregate = "string") -> Sequence
     elif aggregate == "string_mean":
         weight = weight / (total * jnp.maximum(size, 1))
     elif aggregate == "constant":
-        weight = weight / (total * sequences.tokens.shape[1])
+        weight = weight / (total * (horizon or sequences.tokens.shape[1]))
     else:
         raise UsageError(
             "aggregate",

@@ -3,9 +3,11 @@ several steps.
 
     loss = -E[ sum_k min(rho_k A_k, clip(rho_k, 1 - c, 1 + c) A_k) ],   rho = q / q_old
 
-A is the return to go less the group's mean; `grpo_std` also divides it by the group's standard
-deviation, as published, which weighs prompts by how alike their answers are. With the ratio of
-whole strings it is GSPO. Published as well, and had by name: the penalty k3 in the loss
+A is the answer's score less the group's mean score, the same at each of its actions, plus what the
+penalty pays from there on, less the group's mean of that; `grpo_std` also divides it by the group's
+standard deviation (with n - 1, as published codes do), which weighs prompts by how alike their
+answers are. With the ratio of whole strings and `aggregate` string_mean it is GSPO, and A holds
+all that the answer earned. Published as well, and had by name: the penalty k3 in the loss
 (`grpo_std:k3-loss`), whose gradient is another KL's. Sources: Shao et al. 2024 (arXiv 2402.03300);
 Liu et al. 2025 (Dr. GRPO, arXiv 2503.20783); Zheng et al. 2025 (GSPO, arXiv 2507.18071)."""
 
@@ -27,7 +29,8 @@ from fdiv.episodes import (
     penalty_of,
     return_claim,
     stage,
-    to_go,
+    whole,
+    within_groups,
 )
 from fdiv.estimators import to_columns
 from fdiv.penalties import Drawn, Penalty, marker
@@ -112,18 +115,18 @@ def grpo(
     std: bool = False,
 ) -> Objective:
     """The objective on a batch of prompts, of which B / group are answered."""
-    on = stage(components, penalty)
+    on, horizon = stage(components, penalty), components.mdp.horizon
 
     def prepare(key, params, aux, batch):
         x = on.play(key, params, aux, batch, group)
-        advantage = grouped(x, to_go(x), "mean")
+        advantage = grouped(x, "mean") if ratio == "token" else of_strings(x)
         if std:
             advantage = advantage / (spread(x) + SMALL)
         aux, metrics = on.after(aux, x)
         advantage = to_columns(advantage, x.sequences.mask)
         return (
             aux,
-            Drawn(tk.normalise(x.sequences, aggregate), x.log_old, x.log_ref, advantage),
+            Drawn(tk.normalise(x.sequences, aggregate, horizon), x.log_old, x.log_ref, advantage),
             metrics,
         )
 
@@ -135,11 +138,22 @@ def grpo(
     return Objective(lambda key, params: on.init(params), prepare, loss)
 
 
+def of_strings(x: Episodes) -> Array:
+    """All that an answer earned less the group's mean of it, at each of its actions: one advantage
+    a string, as its one ratio wants. [B, H]"""
+    return jnp.where(x.mask, within_groups(x, whole(x)[:, None], "mean"), 0.0)
+
+
 def spread(x: Episodes) -> Array:
-    """Standard deviation of the strings' returns within each group, [B, 1]."""
+    """Standard deviation of all that the answers earned within each group, [B, 1].
+
+    Of n answers the squares are divided by n - 1 (Bessel); of an enumerated population, whose
+    weights are probabilities, by their sum."""
     split = lambda a: a.reshape(-1, x.groups)
-    total, weight = split(x.rewards.sum(1)), split(x.sequences.weight)
-    share = weight / jnp.maximum(weight.sum(1, keepdims=True), 1e-9)
-    centre = (share * total).sum(1, keepdims=True)
-    root = jnp.sqrt((share * (total - centre) ** 2).sum(1, keepdims=True))
+    total, weight = split(whole(x)), split(x.sequences.weight)
+    mass = weight.sum(1, keepdims=True)
+    drawn = jnp.all((weight == 0) | (weight == 1))
+    centre = (weight * total).sum(1, keepdims=True) / jnp.maximum(mass, 1e-9)
+    squares = (weight * (total - centre) ** 2).sum(1, keepdims=True)
+    root = jnp.sqrt(squares / jnp.maximum(jnp.where(drawn, mass - 1, mass), 1e-9))
     return jnp.broadcast_to(root, total.shape).reshape(-1, 1)

@@ -37,7 +37,9 @@ class MaxLikelihood(Method):
 
     def build(self, components: Components) -> Objective:
         buildable(self, components)
-        return max_likelihood(components.policy, components.mdp.vocab, self.aggregate)
+        return max_likelihood(
+            components.policy, components.mdp.vocab, self.aggregate, components.mdp.horizon
+        )
 
     def claim(self) -> Claim:
         exact = self.aggregate in ("string", "constant")
@@ -52,11 +54,13 @@ class MaxLikelihood(Method):
         return [{"aggregate": name} for name in ("token", "string_mean", "constant")]
 
 
-def max_likelihood(policy: Policy, vocab: int, aggregate: tk.Aggregate = "string") -> Objective:
-    """The objective on a batch of demonstrations."""
+def max_likelihood(
+    policy: Policy, vocab: int, aggregate: tk.Aggregate = "string", horizon: int | None = None
+) -> Objective:
+    """The objective on a batch of demonstrations; `horizon` is what `constant` divides by."""
 
     def prepare(key, params, aux, batch):
-        return aux, tk.normalise(batch, aggregate), {"tokens": batch.mask.sum()}
+        return aux, tk.normalise(batch, aggregate, horizon), {"tokens": batch.mask.sum()}
 
     def loss(params, aux, batch):
         each = tk.log_probs(policy, params, batch, vocab).sum(1)

@@ -1,10 +1,11 @@
 """REINFORCE and RLOO: the policy gradient of a score less what leaving the reference costs.
 
     loss = -E_{x ~ q}[ sum_k A_k log q(action_k | prefix) ]
-    A_k  = sum over j >= k of the reward of action j, less a baseline
+    A_k  = score + sum over j >= k of what the penalty pays action j, less a baseline
 
-The baseline is the batch's mean (reinforce, Williams 1992) or the mean of a prompt's other answers
-(rloo, Kool, van Hoof & Welling 2019; Ahmadian et al. 2024, arXiv 2402.14740)."""
+The baseline is a mean over whole answers (`fdiv.episodes.grouped`): the batch's (reinforce,
+Williams 1992), which shrinks the gradient by 1 - 1/n, or that of a prompt's other answers (rloo,
+Kool, van Hoof & Welling 2019; Ahmadian et al. 2024, arXiv 2402.14740)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from typing import ClassVar, Literal
 
 from fdiv import tokens as tk
 from fdiv.checks import buildable
-from fdiv.episodes import GROUP, grouped, penalty_of, return_claim, stage, to_go
+from fdiv.episodes import GROUP, grouped, penalty_of, return_claim, stage
 from fdiv.estimators import Baseline, score_function_loss, to_columns
 from fdiv.penalties import Drawn, Penalty, marker
 from fdiv.ranges import check_ranges, ranged
@@ -44,7 +45,8 @@ class Reinforce(Method):
         return reinforce(components, penalty_of(self.penalty, components), self.baseline, None)
 
     def claim(self) -> Claim:
-        baseline = ", the batch's mean as baseline" if self.baseline == "mean" else ""
+        shrunk = ", the batch's mean as baseline (its length shrunk by 1 - 1/batch)"
+        baseline = shrunk if self.baseline == "mean" else ""
         return return_claim(self.penalty, f"Policy gradient{baseline}")
 
 
@@ -86,7 +88,7 @@ def reinforce(
     def prepare(key, params, aux, batch):
         x = on.play(key, params, aux, batch, group or 1)
         x = x if group else x._replace(groups=x.score.shape[0])  # one baseline for all
-        advantage = to_columns(grouped(x, to_go(x), baseline), x.sequences.mask)
+        advantage = to_columns(grouped(x, baseline), x.sequences.mask)
         aux, metrics = on.after(aux, x)
         return aux, Drawn(tk.normalise(x.sequences), x.log_old, x.log_ref, advantage), metrics
 
