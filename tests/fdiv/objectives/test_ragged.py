@@ -110,7 +110,7 @@ def actions(values, x: Sequences) -> list[list[float]]:
 
 def same(got, wanted) -> None:
     assert [len(x) for x in got] == [len(x) for x in wanted]
-    np.testing.assert_allclose(np.concatenate(got), np.concatenate(wanted), atol=1e-12)
+    np.testing.assert_allclose(np.concatenate(got), np.concatenate(wanted), atol=1e-10)
 
 
 # --- advantages -----------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def test_advantages_of_a_discriminator(level, prompt):
     def informed(aux):
         return aux._replace(discriminator=(jnp.asarray(LOGIT), aux.discriminator[1]))
 
-    fields = {"level": level, "warmup": 0, "discriminator_learning_rate": 1e-30}
+    fields = {"level": level, "warmup": 0, "discriminator_learning_rate": 1e-12}
     *_, batch, _ = prepared("gail", components(prompt), informed, **fields)
     d, returns = divergences.js(), []
     for x in STRINGS:
@@ -391,10 +391,10 @@ LOSSES = {
         of_pairs((lambda l, x: 0.7 * (total(l, x) - total(OWN, x)), lambda m: softplus(-m))),
     ),
     "distill": ("distill", {}, distilled),
-    "iq_learn": ("iq_learn", {"value_learning_rate": 1e-30}, rewards_of_iq),
+    "iq_learn": ("iq_learn", {"value_learning_rate": 1e-12}, rewards_of_iq),
     "gail token": (
         "gail",
-        {"level": "token", "warmup": 0, "discriminator_learning_rate": 1e-30},
+        {"level": "token", "warmup": 0, "discriminator_learning_rate": 1e-12},
         discriminated,
     ),
 }
@@ -420,7 +420,7 @@ def test_losses_string_by_string(case):
     objective, aux, batch, _ = prepared(name, kit, informed(name), batch, **fields)
     loss = lambda params: objective.loss(params, aux, batch)[0]
     value, slope = jax.value_and_grad(loss)(jnp.asarray(OWN))
-    assert float(value) == pytest.approx(by_hand(OWN), rel=1e-10)
+    assert float(value) == pytest.approx(by_hand(OWN), rel=1e-9)
     along = table(9)
     ends = [by_hand(OWN + side * 1e-5 * along) for side in (1, -1)]
     assert float(jnp.sum(slope * along)) == pytest.approx((ends[0] - ends[1]) / 2e-5, abs=1e-8)
