@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,6 +19,7 @@ from experiments.evaluation.evaluator import (
     known_expert,
     known_reference,
 )
+from experiments.storage import files, shapes
 from fdiv import divergences, exact, metrics
 from fdiv.policies import Architecture
 from fdiv.types import Claim, Components, Level, Params
@@ -57,12 +57,7 @@ class ClassOptima:
         self._starts, self._seed = evaluation.optimum_starts, seed
         self._task, self._components, self._path = task, components, path
         self._extra = tuple(extra)
-        self._known: dict[str, ClassOptimum] = {}
-        if path.exists():
-            self._known = {
-                key: ClassOptimum(**value)
-                for key, value in json.loads(path.read_text(encoding="utf-8")).items()
-            }
+        self._known = files.read(path, _optima) or {}
         shape = jax.eval_shape(components.policy.init, jax.random.key(0))
         network = architecture.name == "transformer"
         self._large = network or sum(leaf.size for leaf in jax.tree.leaves(shape)) > SMALL
@@ -120,10 +115,7 @@ class ClassOptima:
                 else [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(params)]
             )
             self._known[key] = ClassOptimum(value, self._measure(params), local, end)
-            self._path.write_text(
-                json.dumps({k: v._asdict() for k, v in self._known.items()}, indent=1),
-                encoding="utf-8",
-            )
+            files.write_checked(self._path, {k: v._asdict() for k, v in self._known.items()})
         return self._known[key]
 
     def _search(
@@ -199,6 +191,12 @@ class ClassOptima:
             return of_law(exact.law(enumerated(task), *policy))
 
         return jax.jit(everything)
+
+
+def _optima(data: dict[str, Any]) -> dict[str, ClassOptimum]:
+    optima = {key: ClassOptimum(**value) for key, value in data.items()}
+    shapes.check(optima, dict[str, ClassOptimum])
+    return optima
 
 
 def _key(name: str, level: str, share: float) -> str:

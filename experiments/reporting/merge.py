@@ -4,7 +4,6 @@ the entry's seeds."""
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,8 @@ from experiments.reporting.schema import (
     RunResult,
     Summary,
 )
-from experiments.storage.run_folder import environment
+from experiments.storage import files
+from experiments.storage.run_folder import LINES, environment
 
 COMMON = ("data", "expert", "start")  # what is no method's, in samples.jsonl
 
@@ -79,8 +79,7 @@ def lines(parts: Sequence[Part], name: str) -> list[Json]:
     on from run to run."""
     whole, counted = [], {}
     for part in parts:
-        texts = (part.folder / name).read_text(encoding="utf-8").splitlines()
-        rows = schema.history([json.loads(text) for text in texts])
+        rows = schema.history(files.read_lines(part.folder / name, LINES[name]))
         for method in dict.fromkeys(row["method"] for row in rows):
             own = [row for row in rows if row["method"] == method]
             key = method if method in COMMON else part.entry(method)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -110,7 +111,14 @@ def compared(result: RunResult, reference: str) -> RunResult:
 
 def write_parquet(path: Path, result: RunResult) -> None:
     """One line per method, metric and seed."""
-    rows = [
+    import pyarrow.parquet  # slow to load
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(tidy(result)), path)
+
+
+def tidy(result: RunResult) -> list[dict[str, Any]]:
+    """The lines of results.parquet."""
+    return [
         {
             "method": name,
             "minimises": m.minimises,
@@ -124,6 +132,3 @@ def write_parquet(path: Path, result: RunResult) -> None:
         for metric, scores in [*m.metrics.items(), *([("gap", m.gap)] if m.gap else [])]
         for i, x in enumerate(scores.seeds)
     ]
-    import pyarrow.parquet  # slow to load
-
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)

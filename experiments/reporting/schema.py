@@ -6,14 +6,14 @@ version 1 are read as if they had been written today; nothing writes them."""
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from experiments.evaluation.frontier import FrontierPoint
 from experiments.reporting import metrics as table
-from experiments.storage.run_folder import write_json
+from experiments.storage import files, shapes
 from fdiv.objectives import METHODS
 from fdiv.types import Look, UsageError
 
@@ -159,25 +159,58 @@ def as_json(value: Any) -> Any:
 
 
 def write(path: Path, result: RunResult) -> None:
-    """Write `results.json`, whole or not at all."""
+    """Write `results.json`, whole or not at all, with a checksum."""
     whole = as_json(result)
-    write_json(path, {"schema": whole.pop("schema"), **whole})
+    files.write_checked(path, {"schema": whole.pop("schema"), **whole})
+
+
+def method_as_json(result: MethodResult) -> Json:
+    """What is kept of a method in `methods/`: without the comparison, which takes all of them."""
+    own = as_json(dataclasses.replace(result, against=None))
+    return {"schema": VERSION, **own}
 
 
 # --- from JSON ------------------------------------------------------------------------------------
 
 
 def read(path: Path) -> RunResult:
-    """A run's result, of this version or of an older one. Raises `UsageError` for a newer one."""
-    whole = json.loads(path.read_text(encoding="utf-8"))
-    if whole["schema"] > VERSION:
-        raise UsageError(
-            "schema",
-            whole["schema"],
-            f"{path} is of a newer version than this code reads ({VERSION}).",
-            "Update the code.",
-        )
-    return _run(whole)
+    """A run's result, of this version or of an older one. Raises `UsageError` for a newer one, and
+    where there is none that is sound."""
+    result = kept(path)
+    if result is None:
+        fix = "Start the run's command again, which makes it anew."
+        raise UsageError("results", str(path), "is not there, or was damaged.", fix)
+    return result
+
+
+def kept(path: Path) -> RunResult | None:
+    """The same; None where there is none, and where it is damaged and set aside."""
+    return files.read(path, run)
+
+
+def run(data: Json) -> RunResult:
+    """`results.json`. Raises `UsageError` for a newer version, what `files.SHAPE` holds for another
+    shape."""
+    _refuse_newer(data, 1)
+    result = _run(data)
+    shapes.check(result, RunResult)
+    _check_numbers("class_optimum", *result.class_optimum.values())
+    _check_numbers("expert or start", result.expert, result.start)
+    return result
+
+
+def _refuse_newer(data: Json, otherwise: int) -> None:
+    number = data.get("schema", otherwise)
+    shapes.check(number, int, "schema")
+    if number > VERSION:
+        problem = f"is of a newer version than this code reads ({VERSION})."
+        raise UsageError("schema", number, f"the file {problem}", "Update the code.")
+
+
+def _check_numbers(name: str, *rows: Row) -> None:
+    """Raise `ValueError` for what is not finite where only finite numbers are written."""
+    if not all(math.isfinite(x) for row in rows for x in row.values()):
+        raise ValueError(f"a number of {name} is not finite")
 
 
 def _run(data: Json) -> RunResult:
@@ -216,7 +249,8 @@ def _kind_of_version_1(methods: Mapping[str, MethodResult], rows: Mapping[str, J
 
 
 def method(data: Json) -> MethodResult:
-    """A method's entry in `results.json`, or its file in `methods/`."""
+    """A method's entry in `results.json`, or its file in `methods/`. Raises as `run` does."""
+    _refuse_newer(data, 1)
     known = {field.name for field in dataclasses.fields(MethodResult)}
     fields = {name: value for name, value in data.items() if name in known}
     fields["look"] = Look(**data["look"]) if "look" in data else _look_of_kind(data["group"])
@@ -226,7 +260,18 @@ def method(data: Json) -> MethodResult:
     fields["trials"] = [Trial(**x) for x in data.get("trials", [])]
     fields["temperatures"] = [table.current_names(x) for x in data.get("temperatures", [])]
     fields["against"] = _comparison(data["against"]) if data.get("against") else None
-    return MethodResult(**fields)
+    result = MethodResult(**fields)
+    shapes.check(result, MethodResult)
+    for name, one in [*result.metrics.items(), *([("gap", result.gap)] if result.gap else [])]:
+        _check_summary(name, one)
+    return result
+
+
+def _check_summary(name: str, one: Summary) -> None:
+    if not one.seeds or len(one.ci95) != 2:
+        raise ValueError(f"{name} has no seeds, or no interval")
+    numbers = [one.iqm, one.mean, *one.ci95, *one.seeds]
+    _check_numbers(name, dict(zip(map(str, range(len(numbers))), numbers)))
 
 
 def _look_of_kind(kind: str) -> Look:

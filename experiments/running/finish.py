@@ -5,7 +5,6 @@ file when it comes to it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,13 +15,14 @@ from experiments.reporting import pictures, report, results, schema, tables
 from experiments.reporting.schema import MethodResult, RunResult
 from experiments.running.context import RunContext
 from experiments.running.json_lines import METRICS, SAMPLES
+from experiments.storage import run_folder
 
 
 def finish(context: RunContext, complete: bool, changed: Mapping[str, object]) -> None:
     """Write everything of a run from what is kept in its folder, and show the table."""
     config, folder = context.config, context.folder
     names = list(configs.resolve(config))
-    methods = {name: schema.method(data) for name in names if (data := folder.method(name))}
+    methods = {name: each for name in names if (each := folder.method(name, schema.method))}
     if not methods:
         print(
             "No method has finished. The same command goes on from here; what is done is in "
@@ -71,7 +71,7 @@ def _report(context: RunContext, result: RunResult, changed: Mapping[str, object
     folder = context.folder
     history = schema.history(folder.lines(METRICS))
     drawn = pictures.draw(result, history, folder.path / "figures")
-    environment = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
+    environment = run_folder.environment()
     samples = folder.lines(SAMPLES)
     report.write(folder.path / "report.html", result, drawn, samples, environment, changed)
 

@@ -19,7 +19,7 @@ from experiments.data.files import Reading
 from experiments.devices import Layout, processes
 from experiments.evaluation.class_optimum import ClassOptima
 from experiments.evaluation.evaluator import Evaluator
-from experiments.reporting import scoreboards
+from experiments.reporting import schema, scoreboards
 from experiments.running import method, resume, runs, teacher, train
 from experiments.running.console import Screen
 from experiments.running.context import RunContext
@@ -51,7 +51,7 @@ def _run(preset: str, config: Config, default: Config) -> int:
     layout = devices.lay_out(config.budget.seeds, config.devices)
     reading = assemble.data(config)
     folder = RunFolder(config.output.out, _identity(config, reading))
-    if folder.finished:
+    if _done(folder, config):
         print(f"Already done: {folder.path / 'report.html'} holds the results of this very config.")
         return 0
     config = assemble.fitted(config, reading)
@@ -93,6 +93,19 @@ def _run(preset: str, config: Config, default: Config) -> int:
 
     finish.finish(context, complete, changed)
     return 0 if complete else STOPPED_EXIT
+
+
+def _done(folder: RunFolder, config: Config) -> bool:
+    """Whether an earlier run came to its end; a method's file that was lost since is then written
+    again from the results of all."""
+    result = folder.results(schema.run)
+    wanted = set(configs.resolve(config))
+    if result is None or not (result.complete and wanted <= set(result.methods)):
+        return False
+    for name, each in result.methods.items():
+        if folder.method(name, schema.method) is None:
+            folder.keep_method(name, schema.method_as_json(each))
+    return True
 
 
 def sinks(screen: Screen, folder: RunFolder) -> list[Sink]:

@@ -30,7 +30,7 @@ def run(context: RunContext, name: str, method: Method) -> None:
     """Train a method on all seeds and keep its result; a finished one is not run again, an
     interrupted one goes on. Raises `Interrupted` where a stop is asked for."""
     folder, recorder = context.folder, context.recorder
-    if folder.method(name):
+    if folder.method(name, schema.method):
         recorder.state(name, "kept")
         return
     if processes.any_of(context.stop.asked):
@@ -209,7 +209,7 @@ def _keep(
         {"update": progress.update},
         keep=1,
     )
-    context.folder.keep_method(name, schema.as_json(result))
+    context.folder.keep_method(name, schema.method_as_json(result))
     done = f"done in {progress.seconds:.1f} s" if result.status == "ok" else result.status
     context.recorder.state(name, done)
     for message in result.alarms:

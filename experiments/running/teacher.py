@@ -108,6 +108,8 @@ def _keep(folder: Path, updates: int, train_state: TrainState, about: checkpoint
         draft.rename(folder)
     except OSError:
         shutil.rmtree(draft)
+        if not any(folder.glob("[0-9]*")):  # only damaged ones, which were set aside
+            checkpoints.save(folder, updates, train_state, about)
 
 
 def untrained(config: Config, task: Task) -> Model | None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ import jax
 import numpy as np
 
 from experiments.devices.keys import is_key
+from experiments.storage import files
 from fdiv.types import UsageError
 
 # Which leaves a save holds, in which order, and which fields about.json has. Raise it with any
@@ -68,16 +68,16 @@ def restore(folder: Path, like: Tree) -> tuple[Tree, About] | None:
     none.
 
     Raises `UsageError` where the newest whole save is in another format than this code's."""
+    if folder.exists() and not folder.is_dir():
+        files.set_aside(folder, "it is no folder")
     for place in reversed(_places(folder)):
         try:
             about = _read_about(place)
+            if about.get("update", int(place.name)) != int(place.name):
+                raise ValueError(f"it says that it is save {about['update']}")
             arrays = _read_arrays(place, about, like) if about["format"] == FORMAT else []
         except Exception as error:  # whatever is wrong with it, the save before may be sound
-            aside = _unused(place.with_name(f"damaged-{place.name}"))
-            place.rename(aside)
-            print(
-                f"set aside the damaged checkpoint {place} as {aside.name} ({_first_line(error)})"
-            )
+            _set_aside(place, _first_line(error))
             continue
         if about["format"] != FORMAT:
             raise _other_format(place, about["format"])
@@ -105,16 +105,16 @@ def _write(folder: Path, step: int, arrays: list[np.ndarray], about: About, keep
     place, draft = folder / f"{step:09d}", folder / f"draft-{step:09d}"
     folder.mkdir(exist_ok=True)  # without parents: a run's folder that has gone is not made anew
     for left in (*folder.glob("draft-*"), *folder.glob("old-*")):  # by a kill
-        shutil.rmtree(left)
+        _remove(left)
     draft.mkdir()
     try:
         _check_room(folder, arrays)
         with _orbax() as checkpointer:
             checkpointer.save((draft / "arrays").resolve(), arrays)
-        own = {**about, "format": FORMAT, "checksum": _checksum(arrays)}
+        own: About = {**about, "format": FORMAT, "checksum": _checksum(arrays)}
         text = json.dumps({**own, "about_checksum": _sum_of_about(own)})
         (draft / "about.json").write_text(text, encoding="utf-8")
-        if not place.exists():  # else an earlier start of the same run came to the same numbers
+        if not _holds(place, own["checksum"]):
             draft.rename(place)
     except OSError:
         raise
@@ -130,7 +130,7 @@ def _write(folder: Path, step: int, arrays: list[np.ndarray], about: About, keep
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     for old in _places(folder)[:-keep]:
-        shutil.rmtree(old.rename(old.with_name(f"old-{old.name}")))
+        _remove(old.rename(old.with_name(f"old-{old.name}")))
 
 
 def _check_room(folder: Path, arrays: list[np.ndarray]) -> None:
@@ -141,8 +141,10 @@ def _check_room(folder: Path, arrays: list[np.ndarray]) -> None:
 
 def _read_about(place: Path) -> About:
     """about.json, its own sum checked; the first format, which had none, is given its number."""
-    about = json.loads((place / "about.json").read_text(encoding="utf-8"))
+    about = files.loads((place / "about.json").read_bytes())
     if "about_checksum" not in about and "format" not in about:
+        if not {"checksum", "update"} <= about.keys():
+            raise ValueError("its about.json has no checksum, or no update")
         return {**about, "format": 1}
     if about.pop("about_checksum", None) != _sum_of_about(about):
         raise ValueError("the checksum of its about.json does not match")
@@ -169,13 +171,38 @@ def _orbax():
     return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
+def _holds(place: Path, checksum: str) -> bool:
+    """Whether a save of the same arrays is there already, from an earlier start of the same run.
+    What else has its name is set aside."""
+    if not os.path.lexists(place):
+        return False
+    try:
+        if _read_about(place)["checksum"] == checksum:
+            return True
+        reason = "it holds other numbers than were made again"
+    except Exception as error:  # whatever is wrong with it
+        reason = _first_line(error)
+    _set_aside(place, reason)
+    return False
+
+
+def _set_aside(place: Path, reason: str) -> None:
+    aside = files.unused(place.with_name(f"damaged-{place.name}"))
+    place.rename(aside)
+    print(f"set aside the damaged checkpoint {place} as {aside.name} ({reason})")
+
+
+def _remove(place: Path) -> None:
+    """A save, or a file in its place."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink()
+
+
 def _places(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("[0-9]*") if p.is_dir()) if folder.exists() else []
-
-
-def _unused(path: Path) -> Path:
-    names = itertools.chain([path.name], (f"{path.name}-{i}" for i in itertools.count(2)))
-    return next(place for place in map(path.with_name, names) if not place.exists())
+    """What has the name of a save, oldest first."""
+    return sorted(p for p in folder.glob("[0-9]*") if p.name.isdigit())
 
 
 def _first_line(error: Exception) -> str:

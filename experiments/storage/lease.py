@@ -76,10 +76,10 @@ def read(folder: Path, seconds: float) -> dict[str, Seen]:
     """The newest lease on every name."""
     newest: dict[str, Seen] = {}
     now = _now(folder)
-    for path in sorted(folder.glob("*.[0-9]*")):
+    for path in _files(folder):
         name, _, generation = path.name.rpartition(".")
         before = newest.get(name)
-        text, age = path.read_text(encoding="utf-8", errors="replace"), now - path.stat().st_mtime
+        text, age = _text(path), now - path.stat().st_mtime
         holder = _holder(text)
         died = text == DIED or (holder is not None and age > seconds)
         newest[name] = Seen(int(generation), holder, age, (before.deaths if before else 0) + died)
@@ -89,10 +89,7 @@ def read(folder: Path, seconds: float) -> dict[str, Seen]:
 def bury(folder: Path, mark: str = DIED, **who: Any) -> int:
     """Mark every lease of a holder of this pid, job or host that is known to be gone, so that
     nobody waits for it; how many."""
-    holders = {
-        path: _holder(path.read_text(encoding="utf-8", errors="replace"))
-        for path in folder.glob("*.[0-9]*")
-    }
+    holders = {path: _holder(_text(path)) for path in _files(folder)}
     gone = [path for path, holder in holders.items() if holder and who.items() <= holder.items()]
     for path in gone:
         path.write_text(mark, encoding="utf-8")
@@ -101,8 +98,8 @@ def bury(folder: Path, mark: str = DIED, **who: Any) -> int:
 
 def forgive(folder: Path) -> None:
     """Count no deaths from here on."""
-    for path in folder.glob("*.[0-9]*"):
-        if path.read_text(encoding="utf-8", errors="replace") == DIED or _next(path).exists():
+    for path in _files(folder):
+        if _text(path) == DIED or _next(path).exists():
             path.write_text(FREE, encoding="utf-8")
 
 
@@ -111,14 +108,24 @@ def me() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
 
 
+def _files(folder: Path) -> list[Path]:
+    """All leases of a folder, those on one name in their order."""
+    return sorted(p for p in folder.glob("*.[0-9]*") if p.suffix[1:].isdigit() and p.is_file())
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 def _next(path: Path) -> Path:
     name, _, generation = path.name.rpartition(".")
     return path.with_name(f"{name}.{int(generation) + 1:04d}")
 
 
 def _holder(text: str) -> Any:
-    with contextlib.suppress(ValueError):
-        return json.loads(text)
+    with contextlib.suppress(ValueError, RecursionError):
+        holder = json.loads(text)
+        return holder if isinstance(holder, dict) else {}
     return None if text in (FREE, DIED) else {}  # being written: somebody's
 
 

@@ -9,31 +9,24 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import metadata
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
-import numpy as np
 
 from experiments.config import difference
+from experiments.storage import files
+from experiments.storage.files import write_json
 from fdiv.types import UsageError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write whole or not at all."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(json.dumps(value, indent=1, default=_plain) + "\n", encoding="utf-8")
-    os.replace(draft, path)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    return str(value)
+Parsed = TypeVar("Parsed")
+PARTS = ("methods", "figures", "checkpoints")  # folders in a run's
 
 
 def file_name(method: str) -> str:
@@ -70,7 +63,7 @@ class RunFolder:
     is then touched."""
 
     def __init__(self, out: Path, identity: dict[str, Any]):
-        self.path, self._identity = Path(out), json.loads(json.dumps(identity, default=_plain))
+        self.path, self._identity = Path(out), json.loads(json.dumps(identity, default=files.plain))
         self._refuse_if_taken()
 
     def _refuse_if_taken(self) -> None:
@@ -94,13 +87,14 @@ class RunFolder:
                 )
             return
         try:
-            other = json.loads(config.read_text(encoding="utf-8"))["config"]
-        except (ValueError, KeyError) as error:
+            other = files.load(config, lambda data: dict(data["config"]))
+        except files.Damaged as error:
+            # whose the folder is cannot be told from anything else in it
             raise UsageError(
                 "out",
                 str(self.path),
-                "has a config.json that cannot be read.",
-                "Give another folder.",
+                f"has a damaged config.json: {error}.",
+                f"Give another --out, or put {config} back from a copy.",
             ) from error
         differ = difference(other, self._identity)
         if differ:
@@ -115,33 +109,33 @@ class RunFolder:
 
     def create(self, preset: str, changed: dict[str, Any]) -> None:
         """Make the folder and write the config (once) and the environment (at every start)."""
-        for name in ("methods", "figures", "checkpoints"):
-            (self.path / name).mkdir(parents=True, exist_ok=True)
+        for part in (self.path / name for name in PARTS):
+            if part.exists() and not part.is_dir():
+                files.set_aside(part, "it is no folder")
+            part.mkdir(parents=True, exist_ok=True)
         if not (self.path / "config.json").exists():
-            write_json(
+            files.write_checked(
                 self.path / "config.json",
                 {"preset": preset, "changed": changed, "config": self._identity},
             )
         write_json(self.path / "environment.json", environment())
 
-    @property
-    def finished(self) -> bool:
-        """Whether an earlier run of this config came to its end."""
-        results = self.path / "results.json"
-        return results.exists() and bool(
-            json.loads(results.read_text(encoding="utf-8")).get("complete", False)
-        )
+    def results(self, parse: Callable[[Any], Parsed]) -> Parsed | None:
+        """What an earlier run of this config has left."""
+        return files.read(self.path / "results.json", parse)
 
     # --- methods ----------------------------------------------------------------------------------
 
-    def method(self, name: str) -> dict[str, Any] | None:
+    def method(self, name: str, parse: Callable[[Any], Parsed]) -> Parsed | None:
         """A finished method's result."""
-        path = self.path / "methods" / f"{file_name(name)}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return files.read(self._method(name), parse)
 
     def keep_method(self, name: str, result: dict[str, Any]) -> None:
         """Mark a method as finished."""
-        write_json(self.path / "methods" / f"{file_name(name)}.json", result)
+        files.write_checked(self._method(name), result)
+
+    def _method(self, name: str) -> Path:
+        return self.path / "methods" / f"{file_name(name)}.json"
 
     def checkpoints(self, name: str) -> Path:
         """Where a method's saves go while it runs."""
@@ -152,20 +146,11 @@ class RunFolder:
     def append(self, name: str, lines: Iterable[dict[str, Any]]) -> None:
         """Add lines to a .jsonl file."""
         with (self.path / name).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, default=_plain) + "\n" for line in lines)
+            file.writelines(json.dumps(line, default=files.plain) + "\n" for line in lines)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """All whole lines of a .jsonl file; a last one that was cut off by a kill is not one."""
-        path = self.path / name
-        return (
-            [
-                line
-                for text in path.read_text(encoding="utf-8").splitlines()
-                if (line := _loads(text))
-            ]
-            if path.exists()
-            else []
-        )
+        """All sound lines of one of `LINES`."""
+        return files.read_lines(self.path / name, LINES[name])
 
     def drop_lines(self, name: str, method: str, after: int = -1) -> None:
         """Take out a method's lines past an update, so that a run that goes on holds no step
@@ -175,16 +160,38 @@ class RunFolder:
             for line in self.lines(name)
             if line.get("method") != method or line.get("update", 0) <= after
         ]
-        draft = self.path / f".{name}.draft"
-        draft.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        os.replace(draft, self.path / name)
+        texts = [json.dumps(line).encode() for line in lines]
+        files.write_lines(self.path / name, texts)
 
 
-def _loads(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
+def _metric_line(line: dict[str, Any]) -> None:
+    """Raise `ValueError` for what is no line of metrics.jsonl."""
+    _check_fields(line, {"method": str, "seed": int, "update": int})
+    for name, value in line.items():
+        if name != "method" and value is not None and not _is_number(value):
+            raise ValueError(f"{name[:40]} is no number")
+
+
+def _sample_line(line: dict[str, Any]) -> None:
+    """Raise `ValueError` for what is no line of samples.jsonl."""
+    fields = {"method": str, "seed": int, "index": int, "prompt": str, "completion": str}
+    _check_fields(line, fields)
+
+
+def _check_fields(line: dict[str, Any], fields: dict[str, type]) -> None:
+    for name, kind in fields.items():
+        value = line[name]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{name} is {repr(value)[:40]}")
+        if kind is int and value < 0:
+            raise ValueError(f"{name} is below 0")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+
+
+LINES = {"metrics.jsonl": _metric_line, "samples.jsonl": _sample_line}  # file -> its lines' check
 
 
 def environment() -> dict[str, Any]:

@@ -10,8 +10,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from experiments.reporting import merge, scoreboards
-from experiments.reporting.metrics import current
+from experiments.reporting import merge, results, schema, scoreboards
 from experiments.reporting.pictures import Drawn
 from experiments.reporting.schema import RunResult
 from experiments.sweep import axis as axis_picture
@@ -24,7 +23,7 @@ KEY = ("line", "method", "metric", "seed")  # no two rows share it
 def collect(sweep: SweepFolder, axis: str | None, partial: bool) -> int:
     """Write DIR/collected.parquet and the report of an axis; 0, or a `UsageError` while lines are
     missing."""
-    lines = [line for line in sweep.lines if (sweep.end(line) or {}).get("state") == "done"]
+    lines = [line for line in sweep.lines if _sound(sweep, line)]
     missing = len(sweep.lines) - len(lines)
     if not lines or (missing and not partial):
         problem = f"{missing} of {len(sweep.lines)} lines are not done."
@@ -43,6 +42,17 @@ def collect(sweep: SweepFolder, axis: str | None, partial: bool) -> int:
         f"Report: {out / 'report.html'}"
     )
     return 0
+
+
+def _sound(sweep: SweepFolder, line: Line) -> bool:
+    """Whether a line is done and its results are whole; where they are not, it is open again."""
+    if (sweep.end(line) or {}).get("state") != "done":
+        return False
+    if schema.kept(sweep.run(line) / "results.json") is not None:
+        return True
+    print(f"Line {line['line']} has no sound results.json and is open again.")
+    sweep.open_again(line)
+    return False
 
 
 def parts(sweep: SweepFolder, lines: Sequence[Line], axis: str) -> list[merge.Part]:
@@ -87,9 +97,7 @@ def rows(sweep: SweepFolder, lines: Sequence[Line]) -> list[dict[str, Any]]:
     whole = []
     for line in lines:
         point = {f"axis.{axis}": _plain(line["point"].get(axis), words[axis]) for axis in axes}
-        table = pyarrow.parquet.read_table(sweep.run(line) / "results.parquet").to_pylist()
-        for row in table:
-            row["metric"] = current(row["metric"])
+        for row in results.tidy(schema.read(sweep.run(line) / "results.json")):
             whole.append({"line": line["line"], "preset": line["preset"], **point, **row})
     return sorted(whole, key=lambda row: tuple(row[name] for name in KEY))
 

@@ -11,13 +11,14 @@ slurm/                what was submitted
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
-from experiments.storage import lease
+from experiments.storage import files, lease, shapes
 from fdiv.types import UsageError
 
+COUNT = "of"  # the field of a plan's line that says how many there are
 PARTS = ("runs", "ends", "leases", "logs", "slurm")
 MOST_DEATHS = 3  # a line that has cost so many workers is not tried again until `resume`
 
@@ -50,10 +51,7 @@ class SweepFolder:
         if not (self.path / "plan.jsonl").is_file():
             fix = "Make it first: python -m experiments.sweep plan GRID --out DIR."
             raise UsageError("dir", str(path), "holds no plan of a sweep.", fix)
-        self.lines: list[Line] = [
-            json.loads(text)
-            for text in (self.path / "plan.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
+        self.lines = read_plan(self.path / "plan.jsonl")
 
     def run(self, line: Line) -> Path:
         """Where a line's run goes."""
@@ -76,14 +74,21 @@ class SweepFolder:
     # --- ends -------------------------------------------------------------------------------------
 
     def end(self, line: Line) -> End | None:
-        """How a line's last attempt ended; None before the first end."""
-        path = self.path / "ends" / f"{name(line)}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        """How a line's last attempt ended; None before the first end, and where what was said of
+        it was damaged: the line is then open again, and a finished run says so at once."""
+        return files.read(self._end(line), _end)
 
     def keep_end(self, line: Line, state: str, reason: str = "", seconds: float = 0.0) -> None:
         """Say how an attempt ended: done, failed, refused or preempted."""
         end = End(state=state, reason=reason, seconds=seconds, worker=lease.me())
-        write_whole(self.path / "ends" / f"{name(line)}.json", json.dumps(end) + "\n")
+        files.write_checked(self._end(line), end)
+
+    def open_again(self, line: Line) -> None:
+        """Forget how a line ended."""
+        self._end(line).unlink(missing_ok=True)
+
+    def _end(self, line: Line) -> Path:
+        return self.path / "ends" / f"{name(line)}.json"
 
     def open_lines(self) -> list[Line]:
         """What is still to be run, whether or not somebody is at it."""
@@ -110,7 +115,7 @@ class SweepFolder:
             if (self.end(line) or {}).get("state") in ("failed", "refused")
         ]
         for line in failed:
-            (self.path / "ends" / f"{name(line)}.json").unlink()
+            self.open_again(line)
         lease.forgive(self.leases)
         return len(failed)
 
@@ -120,8 +125,41 @@ def name(line: Line) -> str:
     return f"{line['line']:04d}"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write all of a file or nothing."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+def _end(data: dict[str, Any]) -> End:
+    shapes.check(data, End)
+    return cast(End, {name: data[name] for name in End.__annotations__})
+
+
+def read_plan(path: Path) -> list[Line]:
+    """The lines of a plan. Raises `UsageError` for a damaged one, of which no line can be trusted:
+    what is trained is what it says."""
+    fix = "Plan the same grid again with the same --out, which writes it anew."
+    found = files.split_lines(path.read_bytes(), _check_line)
+    for number, _, reason in found.bad:
+        files.refuse(path, f"line {number}: {reason}", fix)
+    lines = [value for _, value in found.good]
+    wanted = lines[0].get(COUNT, len(lines)) if lines else 1
+    if [line["line"] for line in lines] != list(range(wanted)):
+        files.refuse(path, f"it holds {len(lines)} lines, not the {wanted} that were planned", fix)
+    return [_planned(line) for line in lines]
+
+
+def plan_text(lines: Sequence[Line]) -> str:
+    """A plan as it is written: each line with how many there are and a checksum."""
+    whole = [{**line, COUNT: len(lines)} for line in lines]
+    return "".join(
+        json.dumps({**line, files.CHECKSUM: files.checksum(line)}) + "\n" for line in whole
+    )
+
+
+def sound_lines(path: Path) -> list[Line]:
+    """Those lines of a plan, damaged or not, that are as they were written."""
+    return [_planned(v) for _, v in files.split_lines(path.read_bytes(), _check_line).good]
+
+
+def _check_line(value: dict[str, Any]) -> None:
+    shapes.check(files.checked(value), Line)
+
+
+def _planned(value: dict[str, Any]) -> Line:
+    return cast(Line, {name: value[name] for name in Line.__annotations__})

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from experiments import cli, validation
 from experiments import config as configs
+from experiments.storage import files
 from experiments.sweep import grid
-from experiments.sweep.folder import PARTS, Line, SweepFolder, write_whole
+from experiments.sweep.folder import PARTS, Line, SweepFolder, plan_text, sound_lines
 from fdiv.types import UsageError
 
 PROGRAM = "experiments.compare"
@@ -31,11 +32,10 @@ def make(source: Path, out: Path, imports: Sequence[str] = ()) -> tuple[SweepFol
     lines = _axes_only(
         _distinct([resolve(number, point, imports) for number, point in enumerate(points)])
     )
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    _refuse_if_taken(out, text)
+    _refuse_if_taken(out, lines)
     for part in PARTS:
         (out / part).mkdir(parents=True, exist_ok=True)
-    write_whole(out / "plan.jsonl", text)
+    files.write_text(out / "plan.jsonl", plan_text(lines))
     return SweepFolder(out), len(points) - len(lines)
 
 
@@ -136,11 +136,17 @@ def _axes_only(lines: list[Line]) -> list[Line]:
     ]
 
 
-def _refuse_if_taken(out: Path, text: str) -> None:
+def _refuse_if_taken(out: Path, lines: list[Line]) -> None:
+    """Raise `UsageError` where the folder holds anything but this plan, or what is left of it."""
     if out.exists() and not out.is_dir():
         raise UsageError("out", str(out), "is a file.", "Give a folder.")
     held = out / "plan.jsonl"
-    if held.exists() and held.read_text(encoding="utf-8") != text:
+    if held.is_dir():
+        files.set_aside(held, "it is a folder")
+    sound = sound_lines(held) if held.exists() else []
+    plain = {line["line"]: line for line in json.loads(json.dumps(lines))}
+    another = any(line != plain.get(line["line"]) for line in sound)
+    if another or (held.exists() and not sound):
         raise UsageError(
             "out", str(out), "holds another plan.", "Give another folder, or that plan's grid."
         )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import shutil
 import subprocess
-from typing import Any
+from typing import Any, TypedDict, cast
 
-from experiments.storage import lease
-from experiments.sweep.folder import SweepFolder, write_whole
+from experiments.storage import files, lease, shapes
+from experiments.sweep.folder import SweepFolder
 from experiments.sweep.site import Site, render
 from fdiv.types import UsageError
 
@@ -55,7 +54,8 @@ def _submit(sweep: SweepFolder, site: Site, dry_run: bool) -> list[str]:
 
 def _array(sweep: SweepFolder, site: Site, shares: list[list[int]], dry_run: bool) -> str:
     script, folder = render(site, sweep), sweep.path / "slurm"
-    number = len(list(folder.glob("[0-9]*.json"))) + 1
+    # past those that were set aside as well, as their jobs may still wait
+    number = max([0, *(int(path.stem) for path in folder.glob("[0-9]*.sbatch"))]) + 1
     place = folder / f"{number:04d}.sbatch"
     words = [
         f"--array=0-{len(shares) - 1}%{site.concurrent}",
@@ -75,12 +75,10 @@ def _array(sweep: SweepFolder, site: Site, shares: list[list[int]], dry_run: boo
     print(f"{shlex.join(command)}\n" + (f"\n{script}" if dry_run else ""), end="")
     if dry_run:
         return ""
-    write_whole(place, script)
+    files.write_text(place, script)
     record = {"job": None, "shares": shares, "site": dataclasses.asdict(site)}
-    write_whole(place.with_suffix(".json"), json.dumps(record) + "\n")  # before it can start
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, encoding="utf-8", errors="replace"
-    )
+    files.write_checked(place.with_suffix(".json"), record)  # before it can start
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         place.with_suffix(".json").unlink()
         raise UsageError(
@@ -90,16 +88,29 @@ def _array(sweep: SweepFolder, site: Site, shares: list[list[int]], dry_run: boo
             "See docs/cluster.md.",
         )
     job = done.stdout.strip().split(";")[0]
-    write_whole(place.with_suffix(".json"), json.dumps(record | {"job": job}) + "\n")
+    files.write_checked(place.with_suffix(".json"), record | {"job": job})
     return job
 
 
-def submissions(sweep: SweepFolder) -> list[dict[str, Any]]:
-    """What was submitted so far: {job, shares, site}."""
-    return [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted((sweep.path / "slurm").glob("[0-9]*.json"))
-    ]
+class Submission(TypedDict):
+    """An array that was handed to SLURM."""
+
+    job: str | None  # none until SLURM has said it
+    shares: list[list[int]]  # of each task, its lines
+    site: dict[str, Any]
+
+
+def submissions(sweep: SweepFolder) -> list[Submission]:
+    """What was submitted so far. A damaged file is set aside: its lines may then be queued twice,
+    and whoever comes second finds them at work or done."""
+    paths = sorted((sweep.path / "slurm").glob("[0-9]*.json"))
+    return [one for path in paths if (one := files.read(path, _submission)) is not None]
+
+
+def _submission(data: dict[str, Any]) -> Submission:
+    shapes.check(data, Submission)
+    Site(**data["site"])
+    return cast(Submission, {name: data[name] for name in Submission.__annotations__})
 
 
 def last_site(sweep: SweepFolder) -> Site:
@@ -109,9 +120,12 @@ def last_site(sweep: SweepFolder) -> Site:
 
 def share(sweep: SweepFolder, number: int, task: int) -> list[int]:
     """The lines of a task of a submission."""
-    return json.loads((sweep.path / "slurm" / f"{number:04d}.json").read_text(encoding="utf-8"))[
-        "shares"
-    ][task]
+    path = sweep.path / "slurm" / f"{number:04d}.json"
+    try:
+        return files.load(path, lambda data: _submission(data)["shares"][task])
+    except (FileNotFoundError, files.Damaged) as error:
+        reason = str(error) if isinstance(error, files.Damaged) else "it is not there"
+        files.refuse(path, reason, "Use submit again, which queues what is missing.")
 
 
 def queued(sweep: SweepFolder) -> set[int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.storage import lease
+from experiments.storage import files, lease
+from experiments.storage.run_folder import LINES
 from experiments.sweep.folder import Line, SweepFolder, name
 
 ORDER = ("done", "running", "queued", "preempted", "failed", "refused", "not started")
@@ -71,32 +71,32 @@ def words(point: dict[str, Any]) -> str:
 def _metric(run: Path) -> str:
     """What the run's metrics say last, read from the end of the file."""
     path = run / "metrics.jsonl"
-    if not path.exists():
+    if not path.is_file():
         return ""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 20_000))
         texts = file.read().decode(errors="replace").splitlines()
     for text in reversed(texts):
-        try:
-            said = json.loads(text)
-        except ValueError:
-            continue
-        shown = next(
-            (f"{metric} {said[metric]:.4g}" for metric in SHOWN if said.get(metric) is not None), ""
-        )
-        return f"{said['method']} {said['update']}: {shown}"
+        found = files.split_lines(text.encode() + b"\n", LINES["metrics.jsonl"])
+        for _, said in found.good:
+            shown = next((f"{m} {said[m]:.4g}" for m in SHOWN if said.get(m) is not None), "")
+            return f"{said['method']} {said['update']}: {shown}"
     return ""
 
 
 def _trouble(run: Path) -> str:
-    """Methods of a finished run that diverged."""
-    kept = [
-        json.loads(path.read_text(encoding="utf-8")) | {"name": path.stem}
-        for path in sorted((run / "methods").glob("*.json"))
-    ]
-    return "; ".join(
-        f"{m['name']} {m['status']}: {m['reason']}" for m in kept if m["status"] != "ok"
-    )
+    """Methods of a finished run that diverged, or whose file is damaged."""
+    said = ((path.stem, _ended(path)) for path in sorted((run / "methods").glob("*.json")))
+    return "; ".join(f"{name} {words}" for name, words in said if words)
+
+
+def _ended(path: Path) -> str:
+    """How a method ended, where not well."""
+    try:
+        ended = files.load(path, lambda data: (data["status"], f"{data['reason']}"))
+    except files.Damaged as error:
+        return f"has a damaged file: {error}"
+    return "" if ended[0] == "ok" else f"{ended[0]}: {ended[1]}"
 
 
 def show(found: list[Row], every: bool) -> None:
