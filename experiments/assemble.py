@@ -12,6 +12,7 @@ import numpy as np
 from experiments.config import Config, prefixed, replace, resolve, strings_possible
 from experiments.data import files
 from experiments.data import reading as readings
+from experiments.devices import memory
 from fdiv import exact, objectives
 from fdiv.benchmarks import Text
 from fdiv.benchmarks.text import decode
@@ -29,6 +30,9 @@ from fdiv.types import (
     TokenMDP,
     UsageError,
 )
+
+BYTES_ENCODED = 5  # a token of a row, and its place in the mask
+BYTES_ENUMERATED = 16  # the same of an enumerated string, while the tree of prefixes is made
 
 
 class Task(NamedTuple):
@@ -63,6 +67,7 @@ def task(
     if isinstance(benchmark, Text):
         reading = reading or files.read(benchmark)
         benchmark = benchmark.fitted(reading.rows)
+        _refuse_long(benchmark, len(reading.rows))
         mdp = readings.build(reading, benchmark, teacher)
         reads = {name: method.reads for name, method in resolve(config).items()}
         readings.suits(reading, benchmark, reads)
@@ -70,18 +75,38 @@ def task(
     with prefixed(benchmark=benchmark):
         mdp = benchmark.build()
     prompted = jax.eval_shape(lambda key: mdp.prompts(key, 1), jax.random.key(0)).tokens.shape[1]
-    space = None
-    if strings_possible(config) and not prompted:
-        try:
-            space = exact.enumerate_strings(
-                mdp.vocab, mdp.horizon, mdp.eos, config.evaluation.exact_limit
-            )
-        except UsageError as error:
-            fix = (
-                f"{error.fix.rstrip('.')} with --exact-limit (0 estimates instead of enumerating)."
-            )
-            raise UsageError("benchmark.horizon", error.value, error.problem, fix) from error
+    space = _enumerated(mdp, config) if strings_possible(config) and not prompted else None
     return Task(mdp, space, prompted + mdp.horizon, [], getattr(benchmark, "spell", None))
+
+
+def _enumerated(mdp: TokenMDP, config: Config) -> exact.Space:
+    """All strings of a task. Raises `UsageError` where they are too many."""
+    size, limit = (mdp.vocab, mdp.horizon, mdp.eos), config.evaluation.exact_limit
+    try:
+        exact.refuse_unless_enumerable(*size, limit)
+    except UsageError as error:
+        fix = f"{error.fix.rstrip('.')} with --exact-limit (0 estimates instead of enumerating)."
+        raise UsageError(_horizon_flag(config), error.value, error.problem, fix) from error
+    takes = exact.count_strings(*size) * mdp.horizon * BYTES_ENUMERATED
+    if takes > memory.of_machine():
+        problem = f"would take {memory.spelled(takes)} of memory for the strings within it."
+        raise UsageError("exact_limit", limit, problem, "Give less; 0 estimates instead.")
+    return exact.enumerate_strings(*size, limit)
+
+
+def _horizon_flag(config: Config) -> str:
+    """The option that says how long strings are."""
+    made_of = hasattr(config.benchmark, "base")
+    return f"benchmark.{'base.' if made_of else ''}horizon"
+
+
+def _refuse_long(benchmark: Text, rows: int) -> None:
+    """Raise `UsageError` where rows that are cut to these lengths are more than memory holds."""
+    takes = rows * sum(benchmark.cut) * BYTES_ENCODED
+    if takes > memory.of_machine():
+        field = max(("horizon", "prompt_length"), key=lambda name: getattr(benchmark, name) or 0)
+        problem = f"takes {memory.spelled(takes)} of memory for {rows:,} rows of that length."
+        raise UsageError(f"benchmark.{field}", getattr(benchmark, field), problem, "Give less.")
 
 
 def components(config: Config, task: Task) -> Components:

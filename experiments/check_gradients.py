@@ -20,7 +20,8 @@ from typing import Annotated, Any
 import tyro
 
 from experiments import cli, escapes
-from fdiv.checks import at_least, between
+from fdiv.checks import at_least, between, seeding
+from fdiv.ranges import check_ranges
 from fdiv.types import Method, UsageError
 
 ARGUMENT = "hellinger2"  # for methods that need a divergence and have no default
@@ -89,10 +90,11 @@ def _parse(argv: list[str]) -> tuple[tuple[str, ...], Options]:
         config=(tyro.conf.FlagConversionOff,),
     )
     options = asked.options
+    check_ranges(options)
     at_least("vocab", options.vocab, 2)
     at_least("horizon", options.horizon, 1)
     between("perturbation", options.perturbation, 0, 10)
-    at_least("seed", options.seed, 0)
+    seeding("seed", options.seed)
     if options.out.exists() and not options.out.is_dir():
         raise UsageError("out", str(options.out), "is a file.", "Give a folder.")
     return asked.objectives, options

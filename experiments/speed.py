@@ -64,7 +64,7 @@ def main(preset: str, config: Config) -> int:
     if config.output.out != default.output.out:
         raise UsageError("out", str(config.output.out), "speed writes nothing.", "Drop it.")
     layout = devices.lay_out(config.budget.seeds, config.devices)
-    setup = set_up(config, layout)
+    setup = set_up(config, layout, default)
     limit = _time_sampling(setup)
     timings = [
         limit,
@@ -94,14 +94,15 @@ def _row(timing: Timing, limit: Timing) -> list[str]:
     ]
 
 
-def set_up(config: Config, layout: Layout) -> Setup:
+def set_up(config: Config, layout: Layout, preset: Config) -> Setup:
     """As a head-to-head makes it, with nothing enumerated and an untrained teacher."""
-    from experiments import assemble
+    from experiments import assemble, footprint
     from experiments.config import replace
     from experiments.running import runs, teacher
 
     reading = assemble.data(config)
     task = assemble.task(replace(config, exact_limit=0), reading)
+    footprint.refuse(config, preset, task)
     if reading is not None:
         task = task._replace(mdp=task.mdp._replace(expert=teacher.untrained(config, task)))
     components = assemble.components(config, task)

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 
+from fdiv.ranges import LARGEST_SEED, Range, check_value
 from fdiv.types import Components, Method, Model, TokenMDP, UsageError
 
 
-def at_least(field: str, value: int, least: int) -> None:
-    """`value >= least`, or a `UsageError`."""
-    if not value >= least:
-        raise UsageError(field, value, "is too small.", f"Give at least {least}.")
+def at_least(field: str, value: float, least: float) -> None:
+    """`value >= least`, finite and of a size that devices hold, or a `UsageError`."""
+    check_value(field, value, None, Range(least=least))
 
 
 def between(field: str, value: float, low: float, high: float) -> None:
     """`low < value < high`, or a `UsageError`."""
-    if not (math.isfinite(value) and low < value < high):
-        raise UsageError(
-            field,
-            value,
-            "is out of range.",
-            f"Give a number strictly between {low:g} and {high:g}.",
-        )
+    check_value(field, value, None, Range(above=low, below=high))
 
 
 def share(field: str, value: float) -> None:
     """`0 <= value <= 1`, or a `UsageError`."""
-    if not 0 <= value <= 1:
-        raise UsageError(field, value, "is not a share.", "Give a number from 0 to 1.")
+    check_value(field, value, None, Range(least=0, most=1))
 
 
 def positive(field: str, value: float) -> None:
     """Finite and above zero, or a `UsageError`."""
-    if not (math.isfinite(value) and value > 0):
-        raise UsageError(field, value, "is not positive.", "Give a finite number above 0.")
+    check_value(field, value, None, Range(above=0))
+
+
+def seeding(field: str, value: int) -> None:
+    """A number that a random key keeps whole, or a `UsageError`."""
+    check_value(field, value, int, Range(least=0, most=LARGEST_SEED))
 
 
 def one_of(field: str, value: str, choices: Any) -> None:

@@ -44,7 +44,7 @@ FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from 
     {"experiments.config"},
     {"experiments.data", "experiments.fields", "configs"},
     {"experiments.assemble", "experiments.storage", "experiments.validation", "experiments.cli"},
-    {"experiments.evaluation"},
+    {"experiments.evaluation", "experiments.footprint"},
     {"experiments.reporting"},
     {"experiments.gradients", "experiments.running"},
     {

@@ -1,7 +1,7 @@
 """Devices, the layout of runs over them, and the cache of compiled programs."""
 
 from experiments.devices.compile_cache import cache_folder, use_compile_cache
-from experiments.devices.devices import Devices, lay_out, memory
+from experiments.devices.devices import Devices, lay_out, memory_taken
 from experiments.devices.layout import Layout
 from experiments.devices.mesh import MeshLayout
 from experiments.devices.seeds import SeedLayout
@@ -13,6 +13,6 @@ __all__ = [
     "SeedLayout",
     "cache_folder",
     "lay_out",
-    "memory",
+    "memory_taken",
     "use_compile_cache",
 ]

@@ -7,6 +7,7 @@ import math
 
 import jax
 
+from experiments.devices import memory
 from experiments.devices.layout import Layout
 from experiments.devices.mesh import MeshLayout
 from experiments.devices.seeds import SeedLayout
@@ -105,11 +106,8 @@ def lay_out(count: int, devices: Devices) -> Layout:
     )
 
 
-def memory(taken: int) -> str:
+def memory_taken(taken: int) -> str:
     """Bytes taken on each device as people read them, and of how many, where the platform says."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    return f"{_bytes(taken)} of memory on each device" + (f" of {_bytes(limit)}" if limit else "")
-
-
-def _bytes(number: int) -> str:
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
+    of = f" of {memory.spelled(limit)}" if limit else ""
+    return f"{memory.spelled(taken)} of memory on each device{of}"

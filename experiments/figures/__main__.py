@@ -24,6 +24,7 @@ from rich.table import Table
 from experiments import cli
 from experiments.figures import KEYS, STUDIES, figure, gallery
 from experiments.figures.common.base import Check, Figure, Result, Row, write_files
+from fdiv.ranges import check_ranges
 from fdiv.types import UsageError
 
 PROGRAM = "python -m experiments.figures"
@@ -121,6 +122,8 @@ def _folder(out: Path) -> Path:
 
 def one(key: str, flags: Any, out: Path) -> int:
     """Make one figure, show its table and its checks."""
+    if dataclasses.is_dataclass(flags):
+        check_ranges(flags)
     result = figure(key).make(flags)
     write_files(key, flags, result, out / key)
     _show(key, result)

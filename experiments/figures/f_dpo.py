@@ -26,7 +26,7 @@ from jax import Array
 from experiments.figures.common.base import Check, Figure, Picture, Result, Row, distinct, near
 from experiments.reporting import style
 from fdiv import divergences, exact, regularised
-from fdiv.checks import at_least, between
+from fdiv.checks import at_least, between, seeding
 from fdiv.divergences import swapped
 from fdiv.regularised import bisect
 from fdiv.types import Divergence, UsageError
@@ -60,7 +60,7 @@ class Flags:
 def make(flags: Flags) -> Result:
     """The minimiser and the optimum of each f, then every f at every budget."""
     at_least("arms", flags.arms, 2)
-    at_least("seed", flags.seed, 0)
+    seeding("seed", flags.seed)
     between("beta", flags.beta, 0.099, 100)
     draw = np.random.default_rng(flags.seed)
     rewards, log_ref = draw.standard_normal(flags.arms), np.log(draw.dirichlet(np.ones(flags.arms)))

@@ -23,7 +23,7 @@ from experiments.figures.common.base import Figure, Picture, Result, near
 from experiments.gradients.world import build
 from experiments.reporting import style
 from fdiv import divergences, exact
-from fdiv.checks import at_least, between, present
+from fdiv.checks import at_least, between, present, seeding
 from fdiv.objectives.distill import distill
 from fdiv.penalties import kl_penalty
 from fdiv.policies import tabular
@@ -80,7 +80,7 @@ def make(flags: Flags) -> Result:
     at_least("vocab", flags.vocab, 2)
     at_least("horizon", flags.horizon, 1)
     between("perturbation", flags.perturbation, 1e-4, 5)
-    at_least("seed", flags.seed, 0)
+    seeding("seed", flags.seed)
     space = exact.enumerate_strings(flags.vocab, flags.horizon, None)
     shape = (2, tabular.full(flags.vocab, flags.horizon).states, flags.vocab)
     reference, away = np.random.default_rng(flags.seed).standard_normal(shape)

@@ -7,11 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fdiv.types import Method
+
 Last = Mapping[str, np.ndarray]  # metric -> [seeds], at the end of a stretch
 COLLAPSED = 0.1  # share of the expert's entropy below which a policy has collapsed
 LONG, SHORT = 1.5, 0.5  # times the expert's length
 SURE = 0.99  # accuracy from which on a discriminator's reward says little
 OVERFIT = 0.15  # how much better it is on its own demonstrations
+WAITING = {"reward_model": "reward_updates"}  # what `warmup` is called, where it is not
 STILL = 1e-6  # norm of a gradient that moves nothing
 
 
@@ -31,6 +34,18 @@ def alarms(last: Last, expert: Mapping[str, float], group: str, warm: bool = Tru
         *_of_the_discriminator(medians),
         *(_of_the_gradient(medians) if warm else ()),
     ]
+
+
+def standing_still(method: Method, updates: int) -> list[Alarm]:
+    """The alarm of a method whose updates all lie before its policy's first step."""
+    if method.warmup < updates:
+        return []
+    field = f"--{method.kind}.{WAITING.get(method.kind, 'warmup')}".replace("_", "-")
+    message = (
+        f"The policy never moves: all {updates} updates are among the {method.warmup} before its "
+        f"first step. Try more --updates than that, or a smaller {field}."
+    )
+    return [Alarm("standing still", message)]
 
 
 def _of_the_policy(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from experiments import assemble, cli, devices, validation
+from experiments import assemble, cli, devices, footprint, validation
 from experiments import config as configs
 from experiments.assemble import Task
 from experiments.cli import STOPPED_EXIT
@@ -21,6 +21,7 @@ from experiments.evaluation.class_optimum import ClassOptima
 from experiments.evaluation.evaluator import Evaluator
 from experiments.reporting import schema, scoreboards
 from experiments.running import method, resume, runs, teacher, train
+from experiments.running.alarms import standing_still
 from experiments.running.console import Screen
 from experiments.running.context import RunContext
 from experiments.running.json_lines import JsonLines
@@ -56,6 +57,7 @@ def _run(preset: str, config: Config, default: Config) -> int:
         return 0
     config = assemble.fitted(config, reading)
     task = assemble.task(config, reading)
+    footprint.refuse(config, default, task)
     components = assemble.components(config, task)
     devices.use_compile_cache(config.output.cache)
     changed = _changed(config, default)
@@ -149,6 +151,8 @@ def _introduce(
     )
     for name, each in configs.resolve(config).items():
         recorder.say(f"  {name:<12} {each.claim().sentence}")
+        for alarm in standing_still(each, budget.updates):
+            recorder.say(f"  {name:<12} {alarm.message}")
     different = ", ".join(f"{k}={v}" for k, v in changed.items()) or "in nothing."
     recorder.say(f"Differs from the preset: {different}")
     attention = f"; attention by {config.policy.kernel}" if config.policy.kernel else ""

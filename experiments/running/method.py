@@ -15,7 +15,7 @@ from experiments.evaluation.evaluator import Measured, Own, own_divergence
 from experiments.reporting import results, schema
 from experiments.reporting.schema import MethodResult, Trial
 from experiments.running import finite, train, trials
-from experiments.running.alarms import alarms
+from experiments.running.alarms import alarms, standing_still
 from experiments.running.context import RunContext
 from experiments.running.program import CompiledMethod, Progress, TrainState
 from experiments.running.record import Report
@@ -51,7 +51,7 @@ def run(context: RunContext, name: str, method: Method) -> None:
         context.saves(name),
     )
     compiled = training.compiled
-    takes = devices.memory(compiled.memory_bytes)
+    takes = devices.memory_taken(compiled.memory_bytes)
     recorder.say(f"  {name}: compiled in {compiled.compile_seconds:.1f} s; takes {takes}.")
     outcome = _train(context, name, method, training, own)
     result = _result(context, name, method, claim, compiled, outcome, own, rate, tried)
@@ -91,6 +91,7 @@ def _train(
         measured |= compiled.layout.host(compiled.probe(train_state))
         return measured | ({"own": own(measured)} if own else {})
 
+    still = [alarm.message for alarm in standing_still(method, config.budget.updates)]
     raised: list[str] = []
     stops = train.curve(config.budget.updates, config.evaluation.evaluations)
     for progress in train.fit(training, evaluate, stops):
@@ -99,7 +100,7 @@ def _train(
         if measured:
             warm = update > method.warmup
             alarms_now = alarms(measured, context.expert, method.kind, warm=warm)
-            raised = [alarm.message for alarm in alarms_now]
+            raised = still + [alarm.message for alarm in alarms_now]
             log = compiled.layout.host(progress.train_state.log)
             if config.saving.not_finite == "stop" and np.all(log.broke):
                 break

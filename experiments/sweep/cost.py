@@ -41,7 +41,7 @@ def _pace(config: Config, name: str) -> tuple[float, float]:
     from fdiv import objectives
 
     devices.use_compile_cache(config.output.cache)
-    setup = speed.set_up(config, devices.lay_out(config.budget.seeds, config.devices))
+    setup = speed.set_up(config, devices.lay_out(config.budget.seeds, config.devices), config)
     name = objectives.canonical(name)
     method = configs.resolve(config)[name]
     timing = speed.time_method(setup, name, method, repetitions=1)

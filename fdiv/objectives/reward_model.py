@@ -90,6 +90,10 @@ class LearnedReward(Method):
         return ("scorer", *self.follower.needs)
 
     @property
+    def warmup(self) -> int:
+        return self.reward_updates
+
+    @property
     def look(self) -> Look:
         marks = {"grpo": "^", "ppo": "P"}
         own = "D" if self.noise else "s" if self.reads == "demos" else "d"

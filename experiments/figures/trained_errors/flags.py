@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 from fdiv import exact
@@ -67,7 +68,7 @@ def language_of(flags: Flags) -> TwoTemplate:
     at_least("lengths", lengths[0], SHORTEST)
     language = TwoTemplate(flags.vocab, lengths[-1], flags.weight, flags.noise)
     language.build()
-    if exact.count_strings(flags.vocab, language.horizon, None) > exact.LIMIT:
+    if exact.log_count(flags.vocab, language.horizon, None) > math.log(exact.LIMIT):
         problem = "has too many strings to enumerate."
         raise UsageError("lengths", language.horizon, problem, "Drop the longest.")
     if "sft" not in flags.methods:
