@@ -8,6 +8,7 @@ method is compiled."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -69,7 +70,8 @@ def features(architecture: Architecture, sizes: Sizes) -> int:
 def moments(config: Config) -> float:
     """Numbers that the optimiser keeps for each parameter."""
     probe = jax.ShapeDtypeStruct((1000,), jnp.float32)
-    kept = jax.eval_shape(config.optimiser.policy(1.0, 1, 1).init, probe)
+    plain = dataclasses.replace(config.optimiser, schedule="constant", warm_up=0)
+    kept = jax.eval_shape(plain.policy(1.0, 1, 1).init, probe)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(kept)) // 1000
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from experiments.config import Config, prefixed, resolve
 from experiments.fields import refuse_out_of_range, refuse_unread
 from fdiv import objectives
+from fdiv.benchmarks.text import VOCAB, Text
+from fdiv.policies import Architecture
 from fdiv.types import UsageError
 
 
@@ -34,8 +36,23 @@ def check(config: Config, preset: Config) -> None:
     with prefixed(penalty=config.penalty, control=config.control):
         config.penalty.check()
         config.control.check()
+    _check_teacher(config)
     _check_methods(config)
     refuse_unread(config, preset)
+
+
+def _check_teacher(config: Config) -> None:
+    """The sizes of a text benchmark's teacher."""
+    text = config.benchmark
+    if not isinstance(text, Text) or not text.teacher_updates:
+        return
+    width, layers = text.teacher_width, text.teacher_layers
+    try:
+        Architecture("transformer", layers=layers, width=width).policy(VOCAB, 1)
+    except UsageError as error:
+        raise UsageError(
+            f"benchmark.teacher_{error.field}", error.value, error.problem, error.fix
+        ) from error
 
 
 def _check_methods(config: Config) -> None:

@@ -53,6 +53,7 @@ FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from 
         "experiments.compare",
         "experiments.doctor",
         "experiments.figures",
+        "experiments.fuzz",
         "experiments.show_data",
         "experiments.speed",
         "experiments.train",
