@@ -221,13 +221,25 @@ WHERE_ONLY = ("out", "devices", "save_every", "keep", "cache", "report")
 
 def resolve(config: Config) -> dict[str, Method]:
     """Each method by name, with the hyperparameters of its flags."""
-    given = {name: getattr(config, name) for name in GROUPS}
+    names, groups = tuple(config.methods), tuple(getattr(config, name) for name in GROUPS)
+    try:
+        return dict(_remembered(names, groups))
+    except TypeError:  # a user's own group may hold what has no hash
+        return _resolved(names, groups)
+
+
+def _resolved(names: tuple[str, ...], groups: tuple[Method, ...]) -> dict[str, Method]:
+    given = dict(zip(GROUPS, groups))
     methods = {}
-    for name in config.methods:
+    for name in names:
         method = objectives.resolve(name)
         with prefixed(**groups_of(method)):
             methods[objectives.canonical(name)] = objectives.merged(name, method, given)
     return methods
+
+
+# the checks of one config ask several times, and those of a sweep for each of its lines
+_remembered = functools.lru_cache(maxsize=64)(_resolved)
 
 
 def group(kind: str, **fields: Any) -> Method:
@@ -277,7 +289,7 @@ def benchmark_name(config: Config) -> str:
 
 def as_dict(config: Config) -> dict[str, Any]:
     """Plain data for JSON, the benchmark and groups as nested dictionaries."""
-    plain = _plain(dataclasses.asdict(config))
+    plain = _plain(config)
     for name, kind in GROUPS.items():
         for field in filter(is_hidden, dataclasses.fields(kind)):
             plain[name].pop(field.name)
@@ -288,11 +300,18 @@ def as_dict(config: Config) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in _fields(type(value))}
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
+
+
+@functools.cache
+def _fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(kind)
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:

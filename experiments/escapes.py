@@ -7,7 +7,7 @@ its templates (jinja's autoescape)."""
 from __future__ import annotations
 
 import codecs
-import contextlib
+import io
 import math
 import re
 import sys
@@ -160,5 +160,5 @@ def fit_screen() -> None:
     traceback."""
     codecs.register_error(HANDLER, _legible)
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError):  # no stream of text, or a closed one
+        if isinstance(stream, io.TextIOWrapper) and not stream.closed:
             stream.reconfigure(errors=HANDLER)

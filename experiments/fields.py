@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import types
@@ -216,11 +217,22 @@ def _method_of(kind: str) -> str:
     return f"add a method that reads it to --methods ({', '.join(names)})"
 
 
+def _plain(preset: Config) -> dict[str, Any]:
+    try:
+        return _remembered(preset)  # a sweep asks for each of its lines
+    except TypeError:  # a user's own group may hold what has no hash
+        return as_dict(preset)
+
+
+_remembered = functools.lru_cache(maxsize=16)(as_dict)
+
+
 def refuse_unread(config: Config, preset: Config) -> None:
     """Raise `UsageError` for the first option that differs from the preset's and that no part of
     the run reads."""
-    case, own = Case(config, resolve(config)), flatten(as_dict(config))
-    for field in difference(as_dict(preset), as_dict(config)):
+    own_tree = as_dict(config)
+    case, own = Case(config, resolve(config)), flatten(own_tree)
+    for field in difference(_plain(preset), own_tree):
         group = field.partition(".")[0]
         who = reader(".".join(field.split(".")[:2]))
         if field not in own or who.reads(case):  # not there: the preset's benchmark was another

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from fdiv import divergences
 from fdiv.objectives.adversarial import Adversarial
@@ -122,7 +122,7 @@ def merged(name: str, method: Method, given: Mapping[str, Method]) -> Method:
     user, values = given[method.kind], {}
     for field in dataclasses.fields(method):
         own: object = getattr(method, field.name)
-        if isinstance(own, Method):
+        if _is_method(own):
             values[field.name] = merged(name, own, given)
         elif not is_hidden(field):
             asked = getattr(user, field.name)
@@ -136,7 +136,13 @@ def merged(name: str, method: Method, given: Mapping[str, Method]) -> Method:
 def parts(method: Method) -> dict[str, Method]:
     """The method and those that it is made of, by their kinds."""
     values: list[object] = [getattr(method, field.name) for field in dataclasses.fields(method)]
-    return {part.kind: part for part in (method, *values) if isinstance(part, Method)}
+    return {part.kind: part for part in (method, *values) if _is_method(part)}
+
+
+def _is_method(value: object) -> TypeGuard[Method]:
+    """`isinstance` with a protocol looks through all of its attributes, so most values are told
+    apart before that."""
+    return dataclasses.is_dataclass(value) and isinstance(value, Method)
 
 
 def kinds_of(method: Method) -> tuple[str, ...]:
