@@ -12,7 +12,7 @@ import itertools
 import pkgutil
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -129,7 +129,7 @@ def imported() -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
 
 
-def _spelled_out(argv: list[str]) -> list[str]:
+def spelled_out(argv: Sequence[str]) -> list[str]:
     """`--beta B` or `--beta=B` as the flags that it stands for, and flags of earlier versions as
     they are called now."""
     rest, words = iter(argv), []
@@ -178,7 +178,7 @@ def parse(
     if argv and argv[0] in choices and {"-h", "--help"} & set(argv):
         fields.show_ranges(choices[argv[0]][1])
     marks = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
-    argv = _spelled_out(argv)
+    argv = spelled_out(argv)
     config = tyro.extras.overridable_config_cli(
         choices, prog=f"python -m {program}", args=argv, config=marks
     )

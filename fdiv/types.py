@@ -42,12 +42,33 @@ class Level(enum.StrEnum):
         return {"sequence": "", "token_policy": "_token"}.get(self.value, f"_{self.value}")
 
 
+LONGEST = 1200  # characters of what an error says
+LONGEST_VALUE = 300  # and of a name or a value in it
+
+
+def _cut(text: str, longest: int = LONGEST_VALUE) -> str:
+    """The text, or its two ends where it is too long to be read."""
+    half = longest // 2
+    if len(text) <= longest:
+        return text
+    return f"{text[:half]} ... ({len(text):,} characters) ... {text[-half:]}"
+
+
+def _shown(value: object) -> str:
+    """`repr`, also of what is nested too deeply, or has too many digits, for it."""
+    try:
+        return repr(value)
+    except (RecursionError, ValueError):
+        return f"(a {type(value).__name__} that is too large to be shown)"
+
+
 class UsageError(ValueError):
     """Something the user asked for that cannot be done: the field, its value, what is wrong and the
-    fix."""
+    fix. However long these are, the text is short enough to be read; the attributes are whole."""
 
     def __init__(self, field: str, value: object, problem: str, fix: str):
-        super().__init__(f"{field} = {value!r}: {problem} {fix}")
+        said = (_cut(field), _cut(_shown(value)), _cut(problem, LONGEST), _cut(fix, LONGEST))
+        super().__init__("{} = {}: {} {}".format(*said))
         self.field, self.value, self.problem, self.fix = field, value, problem, fix
 
     def under(self, owner: str) -> UsageError:

@@ -1,6 +1,6 @@
 """A grid as data: which settings a sweep holds. A YAML file, or a Python file that defines `GRID`.
 
-    preset: two-template
+    preset: two-template                          or several, as [two-template, markov]
     flags: {updates: 200, report: false}          what all runs share
     product: {learning_rate: [0.01, 0.1], seed: [0, 1]}
     zip: {batch_size: [64, 128], updates: [400, 200]}
@@ -14,6 +14,7 @@ values (a list: one of them)."""
 
 from __future__ import annotations
 
+import ast
 import difflib
 import itertools
 import math
@@ -24,27 +25,19 @@ from typing import Any
 
 import numpy as np
 
+from experiments.sweep import scalars
 from fdiv.types import UsageError
 
+MOST = 100_000  # points
 Point = dict[str, Any]  # flag -> value, "preset" among them
 
 
 def read(path: Path) -> Mapping[str, Any]:
-    """The grid of a file; raises `UsageError` for one that cannot be read."""
-    import yaml
-
+    """The grid of a file; raises `UsageError` for one that cannot be read. Values of YAML are text
+    as it is written, those of Python what they are."""
     if not path.is_file():
         raise UsageError("grid", str(path), "is not a file.", "Give a .yaml or .py file.")
-    try:
-        grid = (
-            runpy.run_path(str(path)).get("GRID")
-            if path.suffix == ".py"
-            else yaml.safe_load(path.read_text(encoding="utf-8"))
-        )
-    except Exception as error:  # whatever a file of the user's own can raise
-        raise UsageError(
-            "grid", str(path), f"cannot be read: {' '.join(str(error).split())}.", "Mend the file."
-        ) from error
+    grid = _of_python(path) if path.suffix == ".py" else scalars.read("grid", path)
     if not isinstance(grid, Mapping):
         raise UsageError(
             "grid",
@@ -55,11 +48,36 @@ def read(path: Path) -> Mapping[str, Any]:
     return grid
 
 
+def _of_python(path: Path) -> Any:
+    try:
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Dict):
+                _refuse_twice(node)
+        return runpy.run_path(str(path)).get("GRID")
+    except Exception as error:  # whatever a file of the user's own can raise
+        problem = f"cannot be read: {' '.join(str(error).split())}."
+        raise UsageError("grid", str(path), problem, "Mend the file.") from error
+
+
+def _refuse_twice(node: ast.Dict) -> None:
+    """Python keeps the last of two values under one key, in silence."""
+    lines: dict[str, int] = {}
+    for key in node.keys:
+        if isinstance(key, ast.Constant) and isinstance(key.value, str):
+            if _name(key.value) in lines:
+                first = f"first in line {lines[_name(key.value)]}"
+                raise ValueError(
+                    f"the key {key.value!r} is given twice ({first}), line {key.lineno}"
+                )
+            lines[_name(key.value)] = key.lineno
+
+
 def expand(grid: Mapping[str, Any]) -> list[Point]:
-    """Every point, in order: the last name of a product turns fastest."""
+    """Every point, in order: the last name of a product turns fastest. `preset: [a, b]` is an axis
+    as those of a product are, the slowest."""
     for name in grid:
         if name not in {"preset", "flags", "when", "skip", "if", *BLOCKS}:
-            near = difflib.get_close_matches(name, BLOCKS, n=1) or ["flags"]
+            near = difflib.get_close_matches(str(name), BLOCKS, n=1) or ["flags"]
             raise UsageError(
                 "grid",
                 name,
@@ -67,27 +85,21 @@ def expand(grid: Mapping[str, Any]) -> list[Point]:
                 f"Did you mean {near[0]}? A flag goes under flags.",
             )
     try:
-        shared = ({"preset": grid["preset"]} if "preset" in grid else {}) | dict(
-            grid.get("flags") or {}
-        )
-        points = [shared]
+        flags = dict(grid.get("flags") or {})
+        points = [_over(start, flags) for start in _presets(grid)]
         for name, block in BLOCKS.items():
             if name in grid:
-                more = block(grid[name])
-                points = [point | other for point in points for other in more]
-        for condition in grid.get("when", ()):
+                points = _times(points, block(grid[name]))
+        for condition in grid.get("when") or ():
             more = expand(condition)
             points = [
-                point | other
+                _over(point, other)
                 for point in points
                 for other in (more if _fits(point, condition["if"]) else [{}])
             ]
-        return [
-            point
-            for point in points
-            if not any(_fits(point, skipped) for skipped in grid.get("skip", ()))
-        ]
-    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        skips = grid.get("skip") or ()
+        return [point for point in points if not any(_fits(point, skip) for skip in skips)]
+    except (TypeError, AttributeError, KeyError, ValueError, RecursionError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(
@@ -98,22 +110,64 @@ def expand(grid: Mapping[str, Any]) -> list[Point]:
         ) from error
 
 
+def _presets(grid: Mapping[str, Any]) -> list[Point]:
+    """A point for each preset that the grid names."""
+    if "preset" not in grid:
+        return [{}]
+    given = grid["preset"]
+    names = _values(given) if isinstance(given, (list, tuple)) else [given]
+    for name in names:
+        if not isinstance(name, str):
+            raise UsageError("preset", name, "is no name.", "Give one, or a list of names.")
+    return [{"preset": name} for name in names]
+
+
+def _over(point: Point, other: Point) -> Point:
+    """A point with the values of another over its own, whichever way their names are written."""
+    names = {_name(name) for name in other}
+    return {name: value for name, value in point.items() if _name(name) not in names} | other
+
+
+def _times(points: list[Point], more: list[Point]) -> list[Point]:
+    _refuse_many(len(points) * len(more))
+    return [_over(point, other) for point in points for other in more]
+
+
+def _refuse_many(count: int) -> None:
+    if count > MOST:
+        raise UsageError("grid", count, "are too many points.", f"Give at most {MOST:,}.")
+
+
 def _fits(point: Point, wanted: Mapping[str, Any]) -> bool:
     known = {_name(name): value for name, value in point.items()}
     chosen = lambda value: value if isinstance(value, list) else [value]
-    same = lambda a, b: a == b or str(a) == str(b)  # YAML reads 1e-3 as a word
     return all(
-        _name(k) in known and any(same(known[_name(k)], x) for x in [v, *chosen(v)])
+        _name(k) in known and any(_same(known[_name(k)], x) for x in [v, *chosen(v)])
         for k, v in wanted.items()
     )
 
 
+def _same(a: Any, b: Any) -> bool:
+    """Whether two values are one however they are written: 1e-3 and 0.001, true and True."""
+    words = (str(a), str(b))
+    if a == b or words[0] == words[1]:
+        return True
+    if {word.lower() for word in words} in ({"true"}, {"false"}):
+        return True
+    try:
+        return float(a) == float(b)
+    except (TypeError, ValueError):
+        return False
+
+
 def _name(flag: str) -> str:
-    return flag.replace("-", "_")
+    return str(flag).replace("-", "_")
 
 
 def _product(block: Mapping[str, Sequence]) -> list[Point]:
-    return [dict(zip(block, values)) for values in itertools.product(*map(_values, block.values()))]
+    lists = [_values(values) for values in block.values()]
+    _refuse_many(math.prod(map(len, lists)))
+    return [dict(zip(block, values)) for values in itertools.product(*lists)]
 
 
 def _zip(block: Mapping[str, Sequence]) -> list[Point]:
@@ -139,7 +193,8 @@ def _values(values: Any) -> Sequence:
 def _random(block: Mapping[str, Any]) -> list[Point]:
     """`count` points drawn from a seed of their own: one for all combinations of the other
     blocks."""
-    generator = np.random.default_rng(block.get("seed", 0))
+    generator = np.random.default_rng(int(block.get("seed", 0)))
+    _refuse_many(int(block["count"]))
     return [
         {name: _draw(generator, law) for name, law in block["of"].items()}
         for _ in range(int(block["count"]))

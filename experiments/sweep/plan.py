@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import functools
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments import cli, validation
 from experiments import config as configs
 from experiments.storage import files
-from experiments.sweep import grid
+from experiments.sweep import flags, grid
 from experiments.sweep.folder import PARTS, Line, SweepFolder, plan_text, sound_lines
 from fdiv.types import UsageError
 
-PROGRAM = "experiments.compare"
+SHOWN = 24  # words of a point in an error
 OWN = ("out", "cache")  # flags that a line does not choose
 
 
@@ -44,61 +44,76 @@ def resolve(number: int, point: grid.Point, imports: Sequence[str] = ()) -> Line
     point = dict(point)
     preset = point.pop("preset", None)
     words = list(_words(point))
-    shown = f"{preset} {' '.join(words)}".strip()
+    shown = " ".join(map(str, [preset, *words[:SHOWN], *(["..."] if len(words) > SHOWN else [])]))
     if preset is None:
-        raise UsageError(
-            "grid", shown, "names no preset.", f"Give one of {', '.join(cli.presets())} as preset."
-        )
-    for flag in point:
-        if flag.replace("-", "_") in OWN:
-            raise UsageError("grid", flag, "is the sweep's own to choose.", "Drop it.")
-    config = parsed(preset, words, f"point {number} ({shown})")
+        names = ", ".join(cli.presets())
+        raise UsageError("grid", shown, "names no preset.", f"Give one of {names} as preset.")
+    config = parsed(str(preset), words, f"point {number} ({shown})")
     identity = json.loads(json.dumps(configs.identity(config), default=str))
     flat = configs.flatten(identity) | {"preset": preset}
-    values = {"preset": preset} | {
-        flag: flat.get(flag.replace("-", "_"), value) for flag, value in point.items()
-    }
+    resolved = {flag: flat.get(_today(flag), value) for flag, value in point.items()}
     return {
         "line": number,
         "preset": preset,
         "flags": words,
-        "point": values,
+        "point": {"preset": preset} | resolved,
         "imports": list(imports),
         "config": identity,
     }
 
 
+def _today(flag: str) -> str:
+    """The field that a flag of an earlier version, or a short one, stands for."""
+    return flags.spelled([f"--{flag.replace('_', '-')}", "0"])[0].flag
+
+
 def parsed(preset: str, words: Sequence[str], where: str) -> configs.Config:
     """The config of a line; what is wrong with it is said with `where` it stands."""
-    said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            _, config = cli.parse(PROGRAM, [preset, *words])
-        validation.check(config, cli.presets()[preset][1])
-        _build(
-            configs.replace(
-                config, seed=0, seeds=1, learning_rate=1.0, updates=1, evaluations=1, out=Path()
-            )
-        )
+        return _checked(preset, tuple(words), len(cli.IMPORTED), where)
     except UsageError as error:
+        if error.field == "grid":
+            raise
         raise UsageError(
             f"{where}: {error.field}", error.value, error.problem, error.fix
         ) from error
-    except SystemExit as error:  # tyro's own way out
-        reason = " ".join("".join(c for c in said.getvalue() if c.isascii()).split())
-        raise UsageError(
-            "grid", where, reason, "Names and values are those of the flags."
-        ) from error
-    return config
 
 
-@functools.cache
+def _checked(preset: str, words: tuple[str, ...], imported: int, where: str) -> configs.Config:
+    known = (preset, words, imported)
+    if known not in _configs:
+        config = flags.parsed(preset, words, where)
+        validation.check(config, cli.presets()[preset][1])
+        _build(_of_task(config))
+        _configs[known] = config
+    return _configs[known]
+
+
+_configs: dict[tuple, configs.Config] = {}  # of lines, which the estimate of costs asks for again
+
+
+def _of_task(config: configs.Config) -> configs.Config:
+    """The config with all that its task and its methods are not made from as in any other."""
+    plain = configs.Config()
+    limit = config.evaluation.exact_limit
+    return configs.replace(
+        config,
+        budget=plain.budget,
+        optimiser=plain.optimiser,
+        evaluation=dataclasses.replace(plain.evaluation, exact_limit=limit),
+        saving=plain.saving,
+        output=plain.output,
+        devices=plain.devices,
+    )
+
+
+@functools.lru_cache(maxsize=4096)
 def _build(config: configs.Config) -> None:
     """Refuse what can only be told from the task itself: strings too many to enumerate, a law that
     is not known."""
     from experiments import assemble
 
-    reading = assemble.data(config)
+    reading = _reading(config.benchmark)
     task = assemble.task(config, reading)
     components = assemble.components(config, task)
     if reading is None:  # text has its teacher only in the run
@@ -106,10 +121,27 @@ def _build(config: configs.Config) -> None:
             assemble.build(config, method, components)
 
 
-def _words(point: grid.Point):
+@functools.lru_cache(maxsize=4)
+def _reading(benchmark: Any) -> Any:
+    from experiments import assemble
+
+    return assemble.data(configs.make_config(benchmark=benchmark))
+
+
+def _words(point: grid.Point) -> Iterator[str]:
+    """The point as a command line. Raises `UsageError` for what cannot be one."""
     for flag, value in point.items():
-        yield f"--{flag.replace('_', '-')}"
-        yield from map(str, value) if isinstance(value, (list, tuple)) else [str(value)]
+        words = value if isinstance(value, (list, tuple)) else [value]
+        for word in words:
+            if isinstance(word, (list, tuple, dict, set)) or callable(word):
+                problem = "is neither a value nor a list of values."
+                raise UsageError(str(flag), value, problem, "Give one of these.")
+            if flags.is_flag(str(word)):
+                raise UsageError(str(flag), value, "holds the name of a flag.", "Give a value.")
+        if flags.name(str(flag)) in OWN:
+            raise UsageError("grid", flag, "is the sweep's own to choose.", "Drop it.")
+        yield f"--{str(flag).replace('_', '-')}"
+        yield from map(str, words)
 
 
 def _distinct(lines: list[Line]) -> list[Line]:

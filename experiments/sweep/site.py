@@ -6,9 +6,11 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
+from experiments import escapes
+from experiments.sweep import scalars
 from experiments.sweep.folder import SweepFolder
+from fdiv.checks import at_least
 from fdiv.types import UsageError
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "slurm" / "array.sbatch"
@@ -42,49 +44,74 @@ class Site:
 
 
 def read_site(path: Path | None, flags: Site) -> Site:
-    """The site of a file, with what the flags say instead of it."""
-    import yaml
+    """The site of a file, with what the flags say instead of it. Raises `UsageError`."""
+    default, site = Site(), Site()
+    if path is not None:
+        said = scalars.read("site", path)
+        if not isinstance(said, dict | None):
+            fix = "Give a YAML file of names and values."
+            raise UsageError("site", str(path), "holds no names and values.", fix)
+        given = {name.replace("-", "_"): value for name, value in (said or {}).items()}
+        kinds = {field.name: str(field.type) for field in dataclasses.fields(Site)}
+        if unknown := sorted(set(given) - set(kinds)):
+            known = f"Known: {', '.join(sorted(kinds))}."
+            raise UsageError("site", ", ".join(unknown), "is nothing that a site has.", known)
+        own = {k: _typed(k, v, kinds[k]) for k, v in given.items() if v is not None}
+        site = dataclasses.replace(site, **own)
+    asked = {k: v for k, v in dataclasses.asdict(flags).items() if v != getattr(default, k)}
+    return checked(dataclasses.replace(site, **asked))
 
-    if path is None:
-        return flags
+
+def _typed(name: str, value: object, kind: str) -> str | int:
+    """A value of the file: text as it is written, a number where the field is one."""
+    if not isinstance(value, str):
+        raise UsageError(f"site.{name}", value, "is not one value.", "Give one.")
+    if not kind.startswith("int"):
+        return value
     try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        known = {field.name for field in dataclasses.fields(Site)}
-        unknown = set(said) - known
-    except (OSError, yaml.YAMLError, TypeError) as error:
-        raise UsageError(
-            "site", str(path), "cannot be read.", "Give a YAML file of names and values."
-        ) from error
-    if unknown:
-        raise UsageError(
-            "site",
-            ", ".join(sorted(unknown)),
-            "is nothing that a site has.",
-            f"Known: {', '.join(sorted(known))}.",
-        )
-    default = Site()
-    given: dict[str, Any] = dataclasses.asdict(flags)
-    changed = {k: v for k, v in given.items() if v != getattr(default, k)}
-    return dataclasses.replace(Site(**said), **changed)
+        return int(value)
+    except ValueError as error:
+        raise UsageError(f"site.{name}", value, "is no whole number.", "Give one.") from error
+
+
+def checked(site: Site) -> Site:
+    """The site, if sbatch can be told all of it. Raises `UsageError` for what would be read as
+    more lines of the script, and for a number that cannot be."""
+    for name, value in dataclasses.asdict(site).items():
+        if isinstance(value, str) and name != "setup" and escapes.breaks_line(value):
+            problem = "holds a line break or another control character."
+            raise UsageError(f"site.{name}", value, problem, "Give one line.")
+        if isinstance(value, int):
+            at_least(f"site.{name}", value, 1)
+    return site
 
 
 def render(site: Site, sweep: SweepFolder) -> str:
-    """The script: the template with the site's options, its own where the site is silent."""
+    """The script: the template with the site's options, its own where the site is silent. Raises
+    `UsageError` for a site, or a folder, of which sbatch would read something else."""
     options = {
-        k.replace("_", "-"): v
-        for k, v in dataclasses.asdict(site).items()
+        k.replace("_", "-"): str(v)
+        for k, v in dataclasses.asdict(checked(site)).items()
         if v is not None and k not in ("concurrent", "lines_per_task", "setup", "signal")
     }
     options |= {"signal": f"USR1@{site.signal}"} if site.signal is not None else {}
-    options |= {"output": f"{(sweep.path / 'slurm').resolve()}/%A_%a.log"}
+    options |= {"output": f"{escapes.sbatch_path(_logs(sweep))}/%A_%a.log"}
     first, *rest = TEMPLATE.read_text(encoding="utf-8").splitlines()
     kept = [
         text for text in rest if not any(text.startswith(f"#SBATCH --{name}=") for name in options)
     ]
-    script = (
-        "\n".join([first, *(f"#SBATCH --{name}={value}" for name, value in options.items()), *kept])
-        + "\n"
-    )
-    return script.replace("${FDIV_PYTHON:-python}", shlex.quote(sys.executable)).replace(
-        "# (site)", site.setup
-    )
+    script = "\n".join(kept) + "\n"
+    script = script.replace("${FDIV_PYTHON:-python}", shlex.quote(sys.executable))
+    script = script.replace("# (site)", site.setup)
+    told = [f"#SBATCH --{name}={escapes.sbatch(value)}" for name, value in options.items()]
+    return "\n".join([first, *told, script])
+
+
+def _logs(sweep: SweepFolder) -> str:
+    """Where the tasks' logs go. A backslash would keep SLURM from filling in their numbers."""
+    folder = str((sweep.path / "slurm").resolve())
+    if escapes.breaks_line(folder) or "\\" in folder:
+        problem = "has a line break, a control character or a backslash in its path."
+        fix = "SLURM cannot write there: move it to a plainer path."
+        raise UsageError("dir", str(sweep.path), problem, fix)
+    return folder

@@ -59,8 +59,8 @@ def _array(sweep: SweepFolder, site: Site, shares: list[list[int]], dry_run: boo
     place = folder / f"{number:04d}.sbatch"
     words = [
         f"--array=0-{len(shares) - 1}%{site.concurrent}",
-        str(place),
-        str(sweep.path),
+        str(place.resolve()),
+        str(sweep.path.resolve()),
         "--share",
         str(number),
     ]
