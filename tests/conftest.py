@@ -15,7 +15,8 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) <= (0, 12):
     # XLA ends the process at a flag that it does not know, so only where the flag is known.
     os.environ["XLA_FLAGS"] = (
-        "--xla_cpu_use_fusion_emitters=false " + os.environ.get("XLA_FLAGS", "")
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+        + os.environ.get("XLA_FLAGS", "")
     ).strip()
 os.environ.setdefault("FDIV_CACHE", str(ROOT / ".cache"))
 

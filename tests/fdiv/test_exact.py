@@ -9,7 +9,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from laws import EVERY, SPACES, random_models
+from laws import EVERY, SPACES, law, random_models
 
 from fdiv import divergences, exact
 from fdiv.benchmarks import TwoTemplate
@@ -35,7 +35,7 @@ def test_enumeration_is_every_string_once(vocab, horizon, eos):
 def laws_of(kind):
     """(space, the expert's law, the policy's law), for tests in double precision."""
     space, expert, policy, params = random_models(kind)
-    both = jax.jit(lambda x: (exact.law(space, *expert), exact.law(space, policy, x)))
+    both = jax.jit(lambda x: (law(space, *expert), law(space, policy, x)))
     return space, *both(params)
 
 
@@ -173,7 +173,7 @@ def test_best_markov_policy_on_two_templates(minimised):
 
         @jax.jit
         def measured(params):
-            p, q = exact.law(space, *mdp.expert), exact.law(space, policy, params)
+            p, q = law(space, *mdp.expert), law(space, policy, params)
             values = {
                 n: exact.divergence(divergences.parse(n), space, p, q)
                 for n in ("forward_kl", "reverse_kl", "js", "tv")
@@ -212,9 +212,7 @@ def test_nested_classes_never_get_worse_and_the_full_one_reaches_zero():
 def test_expert_of_two_templates_is_valid_as_published():
     mdp = TwoTemplate().build()
     space = exact.enumerate_strings(3, 6, None)
-    valid = exact.expectation(
-        exact.law(space, *mdp.expert), mdp.statistics["valid"](space.sequences)
-    )
+    valid = exact.expectation(law(space, *mdp.expert), mdp.statistics["valid"](space.sequences))
     assert float(valid) == pytest.approx(
         0.9**6 + 6 * 0.1 * 0.9**5 + 0.0000, abs=2e-4
     )  # + strings valid under the other: ~1e-5

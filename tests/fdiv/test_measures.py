@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from laws import EVERY, random_models
+from laws import EVERY, law, random_models
 
 from fdiv import discriminator, divergences, exact, metrics, statistics
 from fdiv import tokens as tk
@@ -56,7 +56,7 @@ def test_sampled_metrics_agree_with_the_exact_ones():
 
     @jax.jit
     def measured(params):
-        p, q = exact.law(space, *expert), exact.law(space, policy, params)
+        p, q = law(space, *expert), law(space, policy, params)
         return metrics.exact_metrics(family, space, p, q, mdp.statistics), p
 
     truth, p = measured(params)
@@ -75,7 +75,7 @@ def test_every_level_at_once_is_each_level_by_itself():
 
     @jax.jit
     def measured(params):
-        p, q = exact.law(space, *expert), exact.law(space, policy, params)
+        p, q = law(space, *expert), law(space, policy, params)
         each = {
             d.name + suffix: exact.divergence(d, space, p, q, level)
             for d in family

@@ -141,7 +141,9 @@ def test_half_precision_and_computing_again_change_little_and_nothing():
         start = jax.eval_shape(policy.init, jax.random.key(0))
         assert jax.tree.structure(start) == jax.tree.structure(params)
         each = lambda p, policy=policy: tk.log_probs(policy, p, strings, V)
-        both = jax.jit(lambda p, each=each: (each(p), jax.grad(lambda p: each(p).mean())(p)))
+        both = jax.jit(
+            lambda p, each=each: (each(p), jax.jit(jax.grad(lambda p: each(p).mean()))(p))
+        )
         said[name], slope[name] = both(params)
         assert {x.dtype for x in jax.tree.leaves((said[name], slope[name]))} == {
             jnp.dtype("float32")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from laws import EVERY, SPACES, close, random_models
+from laws import EVERY, SPACES, close, law, random_models
 from scipy.optimize import minimize
 
 from experiments.gradients.world import build, table_score
@@ -56,7 +56,7 @@ def _task_of(kind: str, exactly: bool, seed: int, double: bool):
     space, reference, policy, params = random_models(kind, seed)
     shape = reference.params.shape
     score = table_score(space, np.random.default_rng(seed + 1).standard_normal(shape))
-    energy = exact.law(space, *reference).string + score(space.sequences) / BETA
+    energy = law(space, *reference).string + score(space.sequences) / BETA
     log_z = jax.nn.logsumexp(energy)
     expert = Model(policy, tabular.written(space, np.asarray(energy - log_z)))
     task = {"reference": reference, "score": score, "beta": BETA}
@@ -83,7 +83,7 @@ def gradient(objective, params, demos, aux=None):
 
 
 def laws(space, components, params):
-    return exact.law(space, *components.mdp.expert), exact.law(space, components.policy, params)
+    return law(space, *components.mdp.expert), law(space, components.policy, params)
 
 
 def cosine(a, b) -> float:
@@ -103,7 +103,7 @@ def at_z(log_z) -> FdpgState:
 def test_the_expert_is_the_target_of_the_reward(kind):
     space, components, params, _, _ = task_of(kind)
     ref, r = (
-        exact.law(space, *components.mdp.regulariser.reference).string,
+        law(space, *components.mdp.regulariser.reference).string,
         components.mdp.score(space.sequences),
     )
     close(
@@ -127,7 +127,9 @@ def test_the_right_normaliser_makes_every_divergence_exact(spec):
         told = exact.expected_gradient(estimated, x, demos, aux)
         # the first batch is of all strings, so that Z^ is Z
         first = [exact.expected_gradient(o, x, demos) for o in (estimated, known)]
-        truth = jax.grad(lambda x: exact.divergence(d, space, *laws(space, components, x)))(x)
+        truth = jax.jit(
+            jax.grad(lambda x: exact.divergence(d, space, *laws(space, components, x)))
+        )(x)
         return [told, *first], truth
 
     estimates, truth = gradients(params, at_z(log_z))
@@ -184,7 +186,9 @@ def test_samples_estimate_the_normaliser_without_bias_and_then_the_gradient():
         data_key, key = jax.random.split(key)
         batch = components.mdp.demos(data_key, 16)
         aux, scored, _ = first.prepare(key, params, later, batch)
-        return jnp.exp(aux.log_z), jax.grad(lambda x: first.loss(x, aux, scored)[0])(params)
+        return jnp.exp(aux.log_z), jax.jit(jax.grad(lambda x: first.loss(x, aux, scored)[0]))(
+            params
+        )
 
     found = jax.jit(jax.vmap(sampled))(jax.random.split(jax.random.key(5), 4000))
     wanted = jnp.exp(log_z), gradient(Fdpg("js").build(task_of()[1]), params, demos, later)
@@ -300,12 +304,12 @@ def test_spin_is_its_formula_over_all_pairs(kind):
     space, components, params, demos, _ = task_of(kind)
     old = params + jax.random.normal(jax.random.key(1), params.shape)
     p, o = (
-        exact.law(space, *components.mdp.expert).string,
-        exact.law(space, components.policy, old).string,
+        law(space, *components.mdp.expert).string,
+        law(space, components.policy, old).string,
     )
 
     def written(x):
-        h = 0.6 * (exact.law(space, components.policy, x).string - o)
+        h = 0.6 * (law(space, components.policy, x).string - o)
         return -jnp.exp(p) @ jnp.log(jax.nn.sigmoid(h[:, None] - h[None])) @ jnp.exp(o)
 
     found = gradient(
@@ -314,7 +318,7 @@ def test_spin_is_its_formula_over_all_pairs(kind):
         demos,
         SpinState(old, jnp.ones((), jnp.int32)),
     )
-    close(found, jax.grad(written)(params))
+    close(found, jax.jit(jax.grad(written))(params))
     assert cosine(found, gradient(MaxLikelihood().build(components), params, demos)) < 0.99
 
 
@@ -359,7 +363,7 @@ def test_rows_of_spin_average_to_all_pairs():
     def sampled(key):
         data_key, key = jax.random.split(key)
         after, batch, _ = objective.prepare(key, params, aux, components.mdp.demos(data_key, 16))
-        return jax.grad(lambda x: objective.loss(x, after, batch)[0])(params)
+        return jax.jit(jax.grad(lambda x: objective.loss(x, after, batch)[0]))(params)
 
     draws = np.asarray(jax.jit(jax.vmap(sampled))(jax.random.split(jax.random.key(3), 3000)))
     wanted = np.asarray(gradient(Spin().build(task_of()[1]), params, demos, aux))
@@ -386,13 +390,11 @@ def written_out(space, components, alpha, data="offline"):
     """Minus the objective as Garg et al. have it, over nodes, nothing cancelled: of policy, V, and
     who draws own strings."""
     before, token, after = tree(space)
-    p = jnp.exp(exact.law(space, *components.mdp.expert).node)
+    p = jnp.exp(law(space, *components.mdp.expert).node)
 
     def loss(params, value, fixed=None):
         seen = (
-            p
-            if data == "offline"
-            else (p + jnp.exp(exact.law(space, components.policy, fixed).node)) / 2
+            p if data == "offline" else (p + jnp.exp(law(space, components.policy, fixed).node)) / 2
         )
         v = jnp.append(value.ravel(), 0.0)
         q = v[before] + jax.nn.log_softmax(params)[before, token]  # soft Q
@@ -412,7 +414,7 @@ def test_iq_learn_is_its_objective_in_policy_and_value(kind, data):
     start = (value, objective.init(jax.random.key(0), params)[1])
     (_, opt), batch, _ = objective.prepare(jax.random.key(0), params, start, demos)
     loss = jax.jit(written_out(space, components, alpha, data))
-    in_policy, in_value = jax.grad(loss, argnums=(0, 1))(params, value, params)
+    in_policy, in_value = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, value, params)
     close(gradient(objective, params, demos, start), in_policy)
     close(
         10 * opt[0].mu, 2 * alpha * in_value
@@ -464,10 +466,10 @@ def test_iq_learn_is_a_chi_square_less_entropy():
     """Solved as it is and as min over q of alpha sum (q - p)^2 / p - H(q): one value, one law; r =
     2 alpha (1 - q / p)."""
     space, components, params, _, _ = task_of("fixed")
-    alpha, p = 2.0, exact.law(space, *components.mdp.expert)
+    alpha, p = 2.0, law(space, *components.mdp.expert)
 
     def dual(x):
-        q = exact.law(space, components.policy, x)
+        q = law(space, components.policy, x)
         return alpha * jnp.sum(
             (jnp.exp(q.node) - jnp.exp(p.node)) ** 2 / jnp.exp(p.node)
         ) - exact.entropy(q)
@@ -483,12 +485,10 @@ def test_iq_learn_is_a_chi_square_less_entropy():
     )
     least, table, r = solved(space, components, alpha)
     assert -least == pytest.approx(run.fun, abs=1e-8)
-    q = exact.law(space, components.policy, jnp.asarray(table))
+    q = law(space, components.policy, jnp.asarray(table))
     close(
         jnp.exp(q.string),
-        jnp.exp(
-            exact.law(space, components.policy, jnp.asarray(run.x.reshape(params.shape))).string
-        ),
+        jnp.exp(law(space, components.policy, jnp.asarray(run.x.reshape(params.shape))).string),
         1e-6,
     )
     close(r, 2 * alpha * (1 - jnp.exp(q.node - p.node)), 1e-5)
@@ -497,9 +497,9 @@ def test_iq_learn_is_a_chi_square_less_entropy():
 @pytest.mark.usefixtures("double")
 def test_the_square_of_mixed_strings_bounds_rewards():
     space, components, _, _, _ = task_of("fixed")
-    alpha, p = 2.0, jnp.exp(exact.law(space, *components.mdp.expert).node)
+    alpha, p = 2.0, jnp.exp(law(space, *components.mdp.expert).node)
     _, table, r = solved(space, components, alpha, "mixed", rounds=12)
-    q = jnp.exp(exact.law(space, components.policy, jnp.asarray(table)).node)
+    q = jnp.exp(law(space, components.policy, jnp.asarray(table)).node)
     close(r, 4 * alpha * (p - q) / (p + q), 1e-3)
 
 
@@ -527,12 +527,12 @@ def test_the_expert_is_a_fixed_point_only_where_all_strings_are_as_likely(flat):
             mdp=components.mdp._replace(expert=Model(components.policy, np.zeros(params.shape)))
         )
     expert = jnp.asarray(components.mdp.expert.params)
-    demos = exact.weighted(space, exact.law(space, *components.mdp.expert))
+    demos = exact.weighted(space, law(space, *components.mdp.expert))
     loss = written_out(space, components, 3.0)
     of_value = lambda v: loss(expert, v)
     zero = jnp.zeros(expert.shape[0])
     value = -jnp.linalg.solve(
-        jax.hessian(of_value)(zero), jax.grad(of_value)(zero)
+        jax.jit(jax.hessian(of_value))(zero), jax.jit(jax.grad(of_value))(zero)
     )  # quadratic in V
     objective = IqLearn(alpha=3.0, value_learning_rate=1e-30).build(components)
     aux = (value[:, None], objective.init(jax.random.key(0), expert)[1])
@@ -557,10 +557,12 @@ def test_the_value_function_learns_to_make_rewards_small():
         loss = written_out(space, components, 1.0)
         of_value = lambda v: loss(jnp.asarray(params, float), v)
         zero = jnp.zeros(params.shape[0])
-        value = -jnp.linalg.solve(jax.hessian(of_value)(zero), jax.grad(of_value)(zero))
+        value = -jnp.linalg.solve(
+            jax.jit(jax.hessian(of_value))(zero), jax.jit(jax.grad(of_value))(zero)
+        )
         fixed = (
-            -jnp.exp(exact.law(space, *components.mdp.expert).string)
-            @ exact.law(space, components.policy, jnp.asarray(params, float)).string
+            -jnp.exp(law(space, *components.mdp.expert).string)
+            @ law(space, components.policy, jnp.asarray(params, float)).string
         )
         least = float(4 * (of_value(value) - fixed))
     assert best == pytest.approx([least, least], rel=1e-3)

@@ -24,7 +24,7 @@ from fdiv.objectives.max_likelihood import MaxLikelihood
 from fdiv.objectives.policy_gradient import PolicyGradient
 from fdiv.policies import tabular
 from fdiv.rollout import sampler
-from fdiv.types import PAD, Components, Level, Pairs, Regulariser, Sequences, UsageError
+from fdiv.types import PAD, Components, Level, Model, Pairs, Regulariser, Sequences, UsageError
 
 LEVELS = ["sequence", "occupancy", "token"]
 # one name for each objective: methods of one group that fix the same differ in f alone, which the
@@ -51,20 +51,33 @@ def _task_of(kind: str, seed: int, exactly: bool, double: bool):
     return space, world.exact if exactly else world.sampled, world.params, world.demos
 
 
-def target(space, components, spec, level):
-    """Exact gradient of a divergence at a level; `token` is at the policy's prefixes."""
+def truths(space, components, specs, level, params):
+    """Exact gradients of divergences at a level, one a row, as one compiled program; `token` is at
+    the policy's prefixes."""
     level = Level.token_policy if level == "token" else level
+    p = exact.known_law(space, components.mdp.expert)
 
-    def value(params):
-        p, q = exact.law(space, *components.mdp.expert), exact.law(space, components.policy, params)
-        return exact.divergence(divergences.parse(spec), space, p, q, level)
+    def values(x):
+        q = exact.law(space, components.policy, x)
+        each = [exact.divergence(divergences.parse(spec), space, p, q, level) for spec in specs]
+        return jnp.stack(each)
 
-    return value
+    return jax.jit(jax.jacrev(values))(params)
+
+
+def truth(space, components, spec, level, params):
+    """Exact gradient of one divergence at a level."""
+    return truths(space, components, [spec], level, params)[0]
 
 
 def exact_gradient(objective, params, demos, aux=None):
     """`exact.expected_gradient` as one compiled program."""
     return jax.jit(lambda x, a: exact.expected_gradient(objective, x, demos, a))(params, aux)
+
+
+def exact_gradients(objectives, params, demos):
+    """`exact.expected_gradient` of several objectives, as one compiled program."""
+    return jax.jit(lambda x: [exact.expected_gradient(o, x, demos) for o in objectives])(params)
 
 
 # --- exact gradients ------------------------------------------------------------------------------
@@ -79,10 +92,10 @@ def test_policy_gradient_is_exact_for_every_divergence(kind, baseline, level):
     turn = (kind == "ending") ^ (
         level == "occupancy"
     )  # every divergence at every level, on one of the spaces
-    for spec in EVERY[turn::2] if baseline == "leave_one_out" else ["js"]:
-        objective = PolicyGradient(spec, level=level, baseline=baseline).build(components)
-        found = exact_gradient(objective, params, demos)
-        close(found, jax.grad(target(space, components, spec, level))(params))
+    specs = EVERY[turn::2] if baseline == "leave_one_out" else ["js"]
+    built_of = lambda spec: PolicyGradient(spec, level=level, baseline=baseline).build(components)
+    each = exact_gradients([built_of(spec) for spec in specs], params, demos)
+    close(each, list(truths(space, components, specs, level, params)))
 
 
 @pytest.mark.usefixtures("double")
@@ -90,8 +103,8 @@ def test_a_discount_is_a_bias_and_zero_drops_later_prefixes():
     """At discount 0 the reverse-KL gradient is the token level's with prefixes held fixed, times
     the horizon."""
     space, components, params, demos = task_of("ending")
-    q = exact.law(space, components.policy, params)
-    p = exact.law(space, *components.mdp.expert)
+    q = exact.known_law(space, Model(components.policy, params))
+    p = exact.known_law(space, components.mdp.expert)
 
     def held(x):
         now = exact.law(space, components.policy, x)
@@ -109,9 +122,9 @@ def test_a_discount_is_a_bias_and_zero_drops_later_prefixes():
     at = lambda discount: exact_gradient(
         PolicyGradient("reverse_kl", discount=discount).build(components), params, demos
     )
-    close(at(0.0), jax.grad(held)(params))
-    truth = jax.grad(target(space, components, "reverse_kl", "sequence"))(params)
-    off = [float(jnp.linalg.norm(at(discount) - truth)) for discount in (1.0, 0.9, 0.5, 0.0)]
+    close(at(0.0), jax.jit(jax.grad(held))(params))
+    whole = truth(space, components, "reverse_kl", "sequence", params)
+    off = [float(jnp.linalg.norm(at(discount) - whole)) for discount in (1.0, 0.9, 0.5, 0.0)]
     assert off[0] < 1e-10
     assert off[0] < off[1] < off[2] < off[3]
     assert "Biased" in PolicyGradient("js", discount=0.5).claim().sentence
@@ -127,7 +140,7 @@ def test_forward_kl_does_not_mind_a_discount(level):
     assert method.claim().sentence.startswith("Unbiased")
     close(
         exact_gradient(method.build(components), params, demos),
-        jax.grad(target(space, components, "forward_kl", level))(params),
+        truth(space, components, "forward_kl", level, params),
     )
 
 
@@ -138,11 +151,13 @@ def test_maximum_likelihood_is_forward_kl(kind):
     objective = MaxLikelihood().build(components)
     close(
         exact_gradient(objective, params, demos),
-        jax.grad(target(space, components, "forward_kl", "sequence"))(params),
+        truth(space, components, "forward_kl", "sequence", params),
     )
-    loss = objective.loss(params, (), objective.prepare(None, params, (), demos)[1])[0]
-    p = exact.law(space, *components.mdp.expert)
-    divergence = target(space, components, "forward_kl", "sequence")(params)
+    batch = objective.prepare(None, params, (), demos)[1]
+    loss = jax.jit(lambda x: objective.loss(x, (), batch)[0])(params)
+    p = exact.known_law(space, components.mdp.expert)
+    q = exact.known_law(space, Model(components.policy, params))
+    divergence = exact.divergence(divergences.parse("forward_kl"), space, p, q)
     assert float(loss - exact.entropy(p)) == pytest.approx(
         float(divergence), abs=1e-10
     )  # NLL - H(p) = D
@@ -153,22 +168,20 @@ def test_maximum_likelihood_is_forward_kl(kind):
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_distillation_is_the_token_level_with_its_prefixes_held(kind, share):
     space, components, params, demos = task_of(kind)
-    q = exact.law(space, components.policy, params)
-    p = exact.law(space, *components.mdp.expert)
-    for spec in EVERY[(kind == "ending") ^ (share == 0.4) :: 2]:
-        found = exact_gradient(
-            Distill(spec, policy_prefixes=share).build(components), params, demos
-        )
+    q = exact.known_law(space, Model(components.policy, params))
+    p = exact.known_law(space, components.mdp.expert)
+    specs = EVERY[(kind == "ending") ^ (share == 0.4) :: 2]
 
-        def held(x, spec=spec):
-            now = exact.law(space, components.policy, x)._replace(arrival=q.arrival)
-            return exact.divergence(
-                divergences.parse(spec), space, p, now, Level.token_policy, share
-            )
+    def held(x):
+        now = exact.law(space, components.policy, x)._replace(arrival=q.arrival)
+        at = lambda d: exact.divergence(d, space, p, now, Level.token_policy, share)
+        return jnp.stack([at(divergences.parse(spec)) for spec in specs])
 
-        close(found, jax.grad(held)(params))
-        if share == 0:  # nothing is dropped: the expert's prefixes do not move
-            close(found, jax.grad(target(space, components, spec, Level.token_expert))(params))
+    methods = [Distill(spec, policy_prefixes=share).build(components) for spec in specs]
+    each = exact_gradients(methods, params, demos)
+    close(each, list(jax.jit(jax.jacrev(held))(params)))
+    if share == 0:  # nothing is dropped: the expert's prefixes do not move
+        close(each, list(truths(space, components, specs, Level.token_expert, params)))
 
 
 def perfect(space, components, level, structured, params):
@@ -215,11 +228,14 @@ def test_adversarial_gradient_is_exact_at_the_optimal_discriminator(
     turn = (kind == "ending") ^ (
         training == "bound"
     )  # every divergence under both losses and on both spaces
-    for spec in EVERY[turn::2] if not structured else ["reverse_kl", "js"]:
-        if training == "bound" and spec == "tv":
-            # its witness is a step: flat everywhere, so the bound teaches nothing (the logistic
-            # loss does)
-            continue
+    specs = EVERY[turn::2] if not structured else ["reverse_kl", "js"]
+    if training == "bound":
+        # tv's witness is a step: flat everywhere, so the bound teaches nothing (the logistic loss
+        # does)
+        specs = [spec for spec in specs if spec != "tv"]
+    best = perfect(space, components, level, structured, params)
+
+    def step(x, spec):
         method = Adversarial(
             spec,
             structured,
@@ -229,19 +245,16 @@ def test_adversarial_gradient_is_exact_at_the_optimal_discriminator(
             discriminator_learning_rate=1e-9,
         )
         objective = method.build(components)
-        aux = objective.init(jax.random.key(0), params)
-        best = perfect(space, components, level, structured, params)
+        aux = objective.init(jax.random.key(0), x)
         aux = aux._replace(discriminator=(best, aux.discriminator[1]))
+        after, batch, _ = objective.prepare(jax.random.key(0), x, aux, demos)
+        slope = jax.jit(jax.grad(lambda y: objective.loss(y, after, batch)[0]))(x)
+        return slope, after.discriminator[1]
 
-        @jax.jit
-        def step(x, aux, objective=objective):
-            after, batch, _ = objective.prepare(jax.random.key(0), x, aux, demos)
-            return after, jax.grad(lambda y: objective.loss(y, after, batch)[0])(x)
-
-        after, found = step(params, aux)
-        close(found, jax.grad(target(space, components, spec, wanted))(params), 1e-6)
-        moments = jax.tree.leaves(after.discriminator[1])
-        assert max(float(jnp.abs(m).max()) for m in moments if m.dtype == jnp.float64) < 1e-8
+    slopes, moments = jax.jit(lambda x: tuple(zip(*(step(x, spec) for spec in specs))))(params)
+    close(list(slopes), list(truths(space, components, specs, wanted, params)), 1e-6)
+    moments = [m for m in jax.tree.leaves(moments) if m.dtype == jnp.float64]
+    assert max(float(jnp.abs(m).max()) for m in moments) < 1e-8
 
 
 @pytest.mark.usefixtures("double")
@@ -252,7 +265,7 @@ def test_fairl_as_published_climbs_forward_kl_near_the_optimum():
     params = jnp.asarray(components.mdp.expert.params) + 0.01 * jax.random.normal(
         jax.random.key(0), components.mdp.expert.params.shape
     )
-    down = jax.grad(target(space, components, "forward_kl", "sequence"))(params)
+    down = truth(space, components, "forward_kl", "sequence", params)
     cosines = {}
     for name in ("fairl", "adversarial:forward_kl"):
         method = objectives.resolve(name, warmup=0, discriminator_learning_rate=1e-9)
@@ -283,7 +296,7 @@ def test_expert_reward_and_entropy_bonus_minimise_what_the_claim_says():
     )
     objective = method.build(components)
     assert "p^(1/0.5)" in method.claim().sentence
-    p = exact.law(space, *components.mdp.expert)
+    p = exact.known_law(space, components.mdp.expert)
     tempered = jax.nn.log_softmax(p.string / c)  # the string law p^(1/c), as a prefix tree
     nodes: dict = {}
     for row, log in zip(map(tuple, np.asarray(space.sequences.tokens)), np.asarray(tempered)):
@@ -365,7 +378,7 @@ def test_sampled_gradients_average_to_the_exact_one(name):
     def sampled(key):
         data_key, key = jax.random.split(key)
         _, batch, _ = objective.prepare(key, params, aux, rows(name, components)(data_key, 16))
-        return jax.grad(lambda x: objective.loss(x, aux, batch)[0])(params)
+        return jax.jit(jax.grad(lambda x: objective.loss(x, aux, batch)[0]))(params)
 
     draws = np.asarray(jax.jit(jax.vmap(sampled))(jax.random.split(jax.random.key(3), 4000)))
     wanted = np.asarray(exact_gradient(exact_objective, params, demos))
@@ -379,11 +392,14 @@ def test_splitting_a_batch_changes_nothing(name):
     makes it so."""
     _, components, params, objective, _ = built(name)
     batch = rows(name, components)(jax.random.key(1), 24)
-    updates = []
-    for parts in (1, 6):
-        made = learner(objective, optax.sgd(0.5), accumulate=parts)
-        state = made.init(jax.random.key(0), params)
-        updates.append(jax.jit(made.update)(state, batch)[0].params)
+    whole, parted = (learner(objective, optax.sgd(0.5), accumulate=parts) for parts in (1, 6))
+
+    @jax.jit
+    def updated(x):
+        state = whole.init(jax.random.key(0), x)
+        return [made.update(state, batch)[0].params for made in (whole, parted)]
+
+    updates = updated(params)
     close(*updates, 1e-6)
     still = objectives.resolve(name).kind == "reward_model"  # at first it learns the reward only
     assert (float(jnp.abs(updates[0] - params).max()) > 1e-4) != still
@@ -460,7 +476,7 @@ def test_a_minibatch_step_is_as_long_as_a_whole_one():
     batch = jax.tree.map(lambda x: jnp.repeat(x, 8, axis=0), one)
     step = lambda parts: learner(objective, optax.sgd(1e-3), minibatches=parts)
     moved = [
-        made.update(made.init(jax.random.key(0), params), batch)[0].params - params
+        jax.jit(made.update)(made.init(jax.random.key(0), params), batch)[0].params - params
         for made in (step(1), step(4))
     ]
     np.testing.assert_allclose(moved[1], 4 * moved[0], rtol=2e-2, atol=1e-6)
@@ -471,20 +487,23 @@ def test_a_reward_of_nothing_is_neutral_to_length(spec):
     """Trap: the sign of the reward rewards length. A discriminator that knows nothing (D = 1/2)
     moves no policy."""
     _, components, params, _, demos = built("gail", exactly=True)
-    for level in LEVELS:
-        method = Adversarial(spec, level=level, warmup=0, discriminator_learning_rate=1e-30)
-        objective = method.build(components)
-        assert float(jnp.abs(exact_gradient(objective, params, demos)).max()) < 1e-6
+    silent = {"warmup": 0, "discriminator_learning_rate": 1e-30}
+    methods = [Adversarial(spec, level=level, **silent).build(components) for level in LEVELS]
+    for slope in exact_gradients(methods, params, demos):
+        assert float(jnp.abs(slope).max()) < 1e-6
 
 
 def test_the_discriminator_that_judges_is_the_newest():
     """Trap: rewards from the initial discriminator. After one step of learning, the advantages are
     already its."""
     _, components, params, objective, _ = built("gail", discriminator_learning_rate=0.5)
-    aux = objective.init(jax.random.key(0), params)
-    after, scored, _ = objective.prepare(
-        jax.random.key(1), params, aux, components.mdp.demos(jax.random.key(2), 64)
-    )
+
+    @jax.jit
+    def prepared(x):
+        demos = components.mdp.demos(jax.random.key(2), 64)
+        return objective.prepare(jax.random.key(1), x, objective.init(jax.random.key(0), x), demos)
+
+    after, scored, _ = prepared(params)
     assert float(jnp.abs(scored.advantages).max()) > 1e-3
     assert int(after.step) == 1
     assert float(jnp.abs(after.discriminator[0]).max()) > 0

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from laws import SPACES, close, reward_task
+from laws import SPACES, close, law, reward_task
 
 from experiments.gradients.world import weighted_pairs
 from fdiv import divergences, exact, objectives, regularised
@@ -50,7 +50,7 @@ def bradley_terry(rewards):
 
 
 def reference(space, components):
-    return np.asarray(exact.law(space, *components.mdp.regulariser.reference).string)
+    return np.asarray(law(space, *components.mdp.regulariser.reference).string)
 
 
 def gradient(objective):
@@ -64,7 +64,7 @@ def largest(x):
 
 def slopes(space, components, params):
     """d log q(string) / d params, [N, ...]."""
-    return jax.jacrev(lambda x: exact.law(space, components.policy, x).string)(params)
+    return jax.jit(jax.jacrev(lambda x: law(space, components.policy, x).string))(params)
 
 
 # --- where the loss is least ----------------------------------------------------------------------
@@ -79,7 +79,7 @@ def test_f_dpo_is_stationary_at_the_regularised_optimum_and_nowhere_near(name, k
     log_ref = reference(space, components)
     d = divergences.parse(name)
     best = jax.jit(lambda r, ref: regularised.optimum(d, r, ref, BETA))(rewards, log_ref)
-    other = exact.law(space, components.policy, params).string
+    other = law(space, components.policy, params).string
     slope = gradient(built(f"f_dpo:{name}", components))
     for compared in (log_ref, other):
         pairs = population(space, compared, bradley_terry(rewards))
@@ -98,7 +98,7 @@ def test_the_gradient_of_dpo_by_another_formula(kind):
     space, components, params, rewards = task_of(kind)
     log_ref, log_q = (
         reference(space, components),
-        np.asarray(exact.law(space, components.policy, params).string),
+        np.asarray(law(space, components.policy, params).string),
     )
     weight = np.exp(log_ref[:, None] + log_ref[None, :]) * bradley_terry(rewards)
     np.fill_diagonal(weight, 0)
@@ -170,7 +170,7 @@ def test_the_gradient_of_kto_by_another_formula(kind):
     space, components, params, rewards = task_of(kind)
     log_ref, log_q = (
         reference(space, components),
-        np.asarray(exact.law(space, components.policy, params).string),
+        np.asarray(law(space, components.policy, params).string),
     )
     weight = np.exp(log_ref[:, None] + log_ref[None, :]) * bradley_terry(rewards)
     z = max(0.0, 0.5 * (weight.sum(0) + weight.sum(1)) @ (log_q - log_ref) / weight.sum())
@@ -338,7 +338,9 @@ def outcome(objective, params, pairs):
         aux, batch, metrics = objective.prepare(
             jax.random.key(0), params, objective.init(jax.random.key(0), params), pairs
         )
-        loss, slope = jax.value_and_grad(lambda x: objective.loss(x, aux, batch)[0])(params)
+        loss, slope = jax.jit(jax.value_and_grad(lambda x: objective.loss(x, aux, batch)[0]))(
+            params
+        )
         return loss, metrics, slope
 
     return run(params, pairs)
@@ -479,7 +481,7 @@ def test_the_tangent_of_a_reward_goes_on_from_where_it_touches():
     for d in regularised.members().values():
         s = jnp.linspace(-30.0, FAR, 40)
         close(extended_reward(d, s), d.reward(s))
-        slope = jax.grad(d.reward)(jnp.float64(FAR))
+        slope = jax.jit(jax.grad(d.reward))(jnp.float64(FAR))
         close(
             jax.vmap(jax.grad(lambda s, d=d: extended_reward(d, s)))(
                 jnp.array([FAR, FAR + 1, FAR + 500])
@@ -566,7 +568,7 @@ def test_f_dpo_reaches_its_closed_form(name):
         lambda s: jax.lax.scan(lambda s, _: (made.update(s, pairs)[0], None), s, length=1500)[0]
     )
     apart = lambda params: (
-        0.5 * np.abs(np.exp(exact.law(space, components.policy, params).string) - best).sum()
+        0.5 * np.abs(np.exp(law(space, components.policy, params).string) - best).sum()
     )
     assert apart(start.params) > 0.2
     assert apart(train(start).params) < 1e-3

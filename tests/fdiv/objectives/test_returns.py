@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from laws import SPACES, close, random_models, reward_task
+from laws import SPACES, close, law, random_models, reward_task
 from scipy.special import log_softmax
 
 from experiments.gradients.world import table_score
@@ -51,10 +51,10 @@ def _task_of(kind: str, divergence: str, exactly: bool, seed: int, double: bool)
 
 def value(space, components, rewards, divergence="reverse_kl"):
     """Exact regularised return as a function of the policy's params."""
-    ref = exact.law(space, *components.mdp.regulariser.reference)
+    ref = law(space, *components.mdp.regulariser.reference)
     d = divergences.parse(divergence)
     return lambda x: regularised.value(
-        d, rewards, ref.string, exact.law(space, components.policy, x).string, BETA
+        d, rewards, ref.string, law(space, components.policy, x).string, BETA
     )
 
 
@@ -85,9 +85,9 @@ def test_reinforcement_learning_is_reverse_kl(kind, seed):
 
     @jax.jit
     def laws(x, rewards):
-        ref = exact.law(space, *reference).string
+        ref = law(space, *reference).string
         best = regularised.optimum(divergences.reverse_kl(), rewards, ref, BETA)
-        return exact.law(space, components.policy, x).string, ref, best
+        return law(space, components.policy, x).string, ref, best
 
     pi, ref, best, rewards = map(np.asarray, (*laws(params, rewards), rewards))
     log_z = np.log(np.exp(ref + rewards / BETA).sum())
@@ -193,7 +193,7 @@ def test_the_ratio_is_clipped_on_one_side_only():
     def slope_at(shift):
         moved = batch._replace(log_old=batch.log_old - shift)  # ratios e^shift everywhere
         loss = lambda a: objective.loss(params, aux, moved._replace(advantages=a))[0]
-        return jax.grad(loss)(batch.advantages)
+        return jax.jit(jax.grad(loss))(batch.advantages)
 
     for shift, sign in ((0.5, 1), (-0.5, -1)):
         slope = np.asarray(slope_at(shift))
@@ -364,11 +364,9 @@ def test_the_expert_is_the_optimum(task):
 
         @jax.jit
         def laws(x):
-            ref = exact.law(space, *mdp.regulariser.reference).string
+            ref = law(space, *mdp.regulariser.reference).string
             rewards = mdp.score(x).astype(float)
-            return exact.law(space, *mdp.expert).string, regularised.optimum(
-                d, rewards, ref, task.beta
-            )
+            return law(space, *mdp.expert).string, regularised.optimum(d, rewards, ref, task.beta)
 
         p, best = map(np.asarray, laws(space.sequences))
     close(np.exp(p), np.exp(best), 1e-9)
@@ -380,7 +378,7 @@ def test_the_reference_is_the_best_markov_fit():
     mdp, language = task.build(), task.base.build()
     with jax.enable_x64(True):
         space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
-        laws = (exact.law(space, *m) for m in (language.expert, mdp.regulariser.reference))
+        laws = (law(space, *m) for m in (language.expert, mdp.regulariser.reference))
         assert float(exact.divergence(divergences.forward_kl(), space, *laws)) == pytest.approx(
             0.4152, abs=2e-4
         )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from laws import SPACES, close, reward_task
+from laws import SPACES, close, law, reward_task
 
 from experiments.gradients.world import table_score, weighted_pairs
 from fdiv import divergences, exact, objectives, regularised
@@ -126,8 +126,8 @@ def largest(tree):
 def test_bradley_terry_is_least_at_the_reward_up_to_a_constant(kind):
     space, components, params, rewards = task_of(kind)
     slope = jax.jit(jax.grad(bradley_terry(components.scorer, space.vocab).loss))
-    other = exact.law(space, components.policy, params).string
-    for compared in (exact.law(space, *components.mdp.regulariser.reference).string, other):
+    other = law(space, components.policy, params).string
+    for compared in (law(space, *components.mdp.regulariser.reference).string, other):
         pairs = population(space, np.asarray(compared), preferences(rewards))
         for constant in (0.0, 1.7):
             assert largest(slope(table_of(space, rewards, constant), pairs)) < 1e-12
@@ -151,7 +151,7 @@ def test_learned_noise_is_least_at_reward_and_noise_in_units_of_the_mean_tempera
     """Logits do not change from (R, t) to (e^c R, t + c); at the minimum t is 0 on average.
     Bradley-Terry is wrong there."""
     space, components, _, rewards = task_of(kind)
-    log_ref = np.asarray(exact.law(space, *components.mdp.regulariser.reference).string)
+    log_ref = np.asarray(law(space, *components.mdp.regulariser.reference).string)
     table, log_temperature = noises(space)
     model = with_noise(components.scorer, space.vocab, space.horizon)
     pairs = population(space, log_ref, preferences(rewards, log_temperature))
@@ -185,7 +185,7 @@ def test_learned_noise_finds_the_reward_that_bradley_terry_bends():
     mdp = task.build()
     space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
     with jax.enable_x64(True):
-        p = np.exp(np.asarray(exact.law(space, *mdp.regulariser.reference).string))
+        p = np.exp(np.asarray(law(space, *mdp.regulariser.reference).string))
         r = np.asarray(mdp.score(space.sequences), np.float64)
         first = space.sequences.tokens[:, 0]
         chance = np.asarray(
@@ -219,7 +219,7 @@ def test_learned_noise_finds_the_reward_that_bradley_terry_bends():
 def test_a_classifier_is_least_at_the_log_ratio(kind):
     space, components, params, _ = task_of(kind)
     p, ref = (
-        exact.law(space, *model)
+        law(space, *model)
         for model in (Model(components.policy, params), components.mdp.regulariser.reference)
     )
     evidence = Pairs(exact.weighted(space, p), exact.weighted(space, ref))
@@ -260,7 +260,7 @@ def true_reward(space, components, name, rewards):
     if name != "classifier_rloo":
         return rewards
     d = divergences.parse(components.mdp.regulariser.divergence)
-    log_ref = np.asarray(exact.law(space, *components.mdp.regulariser.reference).string)
+    log_ref = np.asarray(law(space, *components.mdp.regulariser.reference).string)
     return np.asarray(regularised.optimum(d, rewards, log_ref, BETA)) - log_ref
 
 
@@ -272,12 +272,16 @@ def test_a_perfect_model_gives_the_exact_gradient_and_none_before(name, penalty)
     space, components, params, rewards = task_of("ending")
     reward = learned(name, table_of(space, true_reward(space, components, name, rewards), 0.7))
     objective = built(name + penalty, components)
-    ref = exact.law(space, *components.mdp.regulariser.reference).string
+    ref = law(space, *components.mdp.regulariser.reference).string
     worth = lambda x: regularised.value(
-        divergences.reverse_kl(), rewards, ref, exact.law(space, components.policy, x).string, BETA
+        divergences.reverse_kl(), rewards, ref, law(space, components.policy, x).string, BETA
     )
     slope = gradient(objective, rows_of(name, components))
-    close(slope(params, at(objective, params, UPDATES, reward)), -jax.grad(worth)(params), 1e-9)
+    close(
+        slope(params, at(objective, params, UPDATES, reward)),
+        -jax.jit(jax.grad(worth))(params),
+        1e-9,
+    )
     assert largest(slope(params, at(objective, params, UPDATES - 1, reward))) == 0
 
 
@@ -312,7 +316,7 @@ def test_a_perfect_classifier_leads_to_the_expert_under_any_divergence(divergenc
     log_ratio = true_reward(space, components, "classifier_rloo", rewards)
     expert = tabular.written(
         space,
-        log_ratio + np.asarray(exact.law(space, *components.mdp.regulariser.reference).string),
+        log_ratio + np.asarray(law(space, *components.mdp.regulariser.reference).string),
     )
     objective = built("classifier_rloo", components)
     slope, reward = (
@@ -366,7 +370,7 @@ def test_a_model_learns_from_drawn_comparisons(name):
     )
     table = aux.reward[0]["reward"] if name == "bt_var_rloo" else aux.reward[0]
     said = np.asarray(tk.taken(components.scorer, table, space.sequences, space.vocab).sum(1))
-    p = np.exp(np.asarray(exact.law(space, *components.mdp.regulariser.reference).string))
+    p = np.exp(np.asarray(law(space, *components.mdp.regulariser.reference).string))
     covariance = np.cov(np.stack([said, rewards]), aweights=p)
     assert covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]) > 0.95
     assert covariance[0, 1] / covariance[1, 1] == pytest.approx(1, abs=0.25)
