@@ -410,7 +410,7 @@ def written_out(space, components, alpha, data="offline"):
 def test_iq_learn_is_its_objective_in_policy_and_value(kind, data):
     space, components, params, demos, _ = task_of(kind)
     alpha, value = 3.0, jax.random.normal(jax.random.key(1), (params.shape[0], 1))
-    objective = IqLearn(data, alpha, value_learning_rate=1e-30, value_steps=1).build(components)
+    objective = IqLearn(data, alpha, value_learning_rate=1e-12, value_steps=1).build(components)
     start = (value, objective.init(jax.random.key(0), params)[1])
     (_, opt), batch, _ = objective.prepare(jax.random.key(0), params, start, demos)
     loss = jax.jit(written_out(space, components, alpha, data))
@@ -534,7 +534,7 @@ def test_the_expert_is_a_fixed_point_only_where_all_strings_are_as_likely(flat):
     value = -jnp.linalg.solve(
         jax.jit(jax.hessian(of_value))(zero), jax.jit(jax.grad(of_value))(zero)
     )  # quadratic in V
-    objective = IqLearn(alpha=3.0, value_learning_rate=1e-30).build(components)
+    objective = IqLearn(alpha=3.0, value_learning_rate=1e-12).build(components)
     aux = (value[:, None], objective.init(jax.random.key(0), expert)[1])
     size = float(jnp.abs(gradient(objective, expert, demos, aux)).max())
     assert size < 1e-12 if flat else size > 1e-3
