@@ -40,7 +40,12 @@ LAYERS = [  # a module imports from earlier lines, or from its own
     {"experiments", "configs"},
 ]
 FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from lower floors alone
-    {"experiments.devices", "experiments.escapes", "experiments.optimiser"},
+    {
+        "experiments.devices",
+        "experiments.escapes",
+        "experiments.optimiser",
+        "experiments.paths",
+    },
     {"experiments.config"},
     {"experiments.data", "experiments.fields", "configs"},
     {"experiments.assemble", "experiments.storage", "experiments.validation", "experiments.cli"},

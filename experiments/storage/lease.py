@@ -40,8 +40,9 @@ class Seen(NamedTuple):
 class Lease:
     """A name held by this process. `beat` it several times per lapse; `give_back` when done."""
 
-    def __init__(self, path: Path, seconds: float):
+    def __init__(self, path: Path, seconds: float, who: Mapping[str, Any] | None = None):
         self.path, self.seconds, self._beaten = path, seconds, time.monotonic()
+        self._who = who
 
     def beat(self) -> bool:
         """Go on holding it; False when it was lost: it lapsed while this process was stopped, or
@@ -52,24 +53,48 @@ class Lease:
         self._beaten = time.monotonic()
         return True
 
+    def renew(self) -> bool:
+        """Hold it again where it lapsed while this process was stopped and nobody took it over;
+        False when somebody did."""
+        path = _next(self.path)
+        if not _made(path, me() if self._who is None else self._who):
+            return False
+        self.path, self._beaten = path, time.monotonic()
+        return True
+
     def give_back(self) -> None:
         """Let others have it at once."""
         self.path.write_text(FREE, encoding="utf-8")
 
 
-def take(folder: Path, name: str, seconds: float, seen: Seen | None) -> Lease | None:
+def take(
+    folder: Path,
+    name: str,
+    seconds: float,
+    seen: Seen | None,
+    who: Mapping[str, Any] | None = None,
+) -> Lease | None:
     """The lease on a name that nobody holds, or None when another was faster. `seen`: its entry of
-    `read`."""
+    `read`; `who`: the holder as others will know it, `me()` where none is given."""
     if seen and seen.held(seconds):
         return None
     path = folder / f"{name}.{(seen.generation if seen else 0) + 1:04d}"
+    return Lease(path, seconds, who) if _made(path, me() if who is None else who) else None
+
+
+def _made(path: Path, who: Mapping[str, Any]) -> bool:
+    """Whether this process made the file of a lease, which only one ever does."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
-        return None
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(json.dumps(me()))
-    return Lease(path, seconds)
+        return False
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(json.dumps(who))
+    except OSError:  # a full disk: an empty file would be waited for
+        path.unlink()
+        raise
+    return True
 
 
 def read(folder: Path, seconds: float) -> dict[str, Seen]:
