@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -135,9 +136,16 @@ def components(config: Config, task: Task) -> Components:
 
 def build(config: Config, method: Method, components: Components) -> Objective:
     """A method's objective. Raises `UsageError` where the task lacks what it needs."""
+    with blamed(config, method):
+        return method.build(components)
+
+
+@contextlib.contextmanager
+def blamed(config: Config, method: Method) -> Iterator[None]:
+    """What a method is refused for is said under the flag that it reads."""
     groups = {"benchmark": config.benchmark, "penalty": config.penalty, "control": config.control}
     with prefixed(**objectives.parts(method), **groups):
-        return method.build(components)
+        yield
 
 
 def embedded(config: Config, task: Task) -> np.ndarray | None:

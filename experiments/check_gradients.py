@@ -19,7 +19,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import cli, escapes
+from experiments import cli
+from experiments.storage import whole
 from fdiv.checks import at_least, between, seeding
 from fdiv.ranges import check_ranges
 from fdiv.types import Method, UsageError
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     gradient_card.show(rows)
     gradient_card.write(options.out, dataclasses.asdict(options), rows)
     if options.page is not None:
-        escapes.write_text(options.page, gradient_card.with_table(page, rows))
+        whole.write_text(options.page, gradient_card.with_table(page, rows))
     changed = [] if expected is None else gradient_card.changes(rows, expected, whole=not names)
     for line in changed:
         print(line)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from experiments import escapes
+from experiments import escapes, paths
 from fdiv.types import UsageError
 
 if TYPE_CHECKING:  # loaded once `--import` has been, as imported groups become fields of it
@@ -182,4 +182,6 @@ def parse(
     config = tyro.extras.overridable_config_cli(
         choices, prog=f"python -m {program}", args=argv, config=marks
     )
-    return argv[0], config
+    from experiments.config import LIFTED  # imported files come before it
+
+    return argv[0], paths.with_homes(config, unnamed=set(LIFTED.values()))

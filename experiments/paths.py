@@ -107,20 +107,20 @@ def _cause(error: OSError, given: Path) -> tuple[str, str]:
         return f"leads to nothing: {link} is a link to {os.readlink(link)}", "Mend the link"
     for numbers, problem, fix in CAUSES:
         if error.errno in numbers:
-            below = next((p for p in (*given.parents, given) if p.is_file()), None)
+            below = next((p for p in (*given.parents, given) if os.path.isfile(p)), None)
             if problem == "lies below a file" and below in (None, path):
                 return "is a file where a folder is to be", "Move it, or give another path"
             return problem, fix
     reason = error.strerror or " ".join(str(error).split())[:200] or type(error).__name__
-    if isinstance(error, FileNotFoundError) and not given.exists():
-        if given.parent.exists():
+    if isinstance(error, FileNotFoundError) and not os.path.exists(given):
+        if os.path.exists(given.parent):
             return f"has gone, or cannot be made there ({reason})", "Give another path"
         return "has gone", "Bring it back (is its file system mounted?)"
     return f"cannot be used ({reason})", "See to it"
 
 
-def _dangling(path: Path) -> bool:
-    return path.is_symlink() and not path.exists()
+def _dangling(path: Path) -> bool:  # by os.path, which a name that is too long does not stop
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def try_folder(field: str, folder: Path) -> None:

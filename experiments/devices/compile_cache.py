@@ -12,17 +12,16 @@ from fdiv.types import UsageError
 
 def cache_folder(chosen: Path | None) -> Path:
     """The folder given, else $FDIV_CACHE, else ~/.cache/fdiv. Raises `UsageError` where none is
-    given and the user has no home."""
-    if chosen is not None:
-        return Path(chosen)
-    if os.environ.get("FDIV_CACHE"):
-        return Path(os.environ["FDIV_CACHE"])
+    given and the user has no home, or the one given begins with a home that is not known."""
+    given = chosen or os.environ.get("FDIV_CACHE")
     try:
-        return Path.home() / ".cache" / "fdiv"
+        return Path(given or "~/.cache/fdiv").expanduser()
     except RuntimeError as error:
         problem = "is not given, and there is no home folder to keep compiled programs in."
+        if given:
+            problem = "begins with a home folder that is not known."
         fix = "Give a folder with --cache, or in the environment as FDIV_CACHE."
-        raise UsageError("cache", None, problem, fix) from error
+        raise UsageError("cache", str(given) if given else None, problem, fix) from error
 
 
 def use_compile_cache(chosen: Path | None) -> None:

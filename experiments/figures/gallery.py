@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from experiments import escapes
 from experiments.figures.common.base import Check, Figure, Result, finite
 from experiments.figures.common.published import PUBLISHED, Published
+from experiments.storage import whole
 
 
 class Comparison(NamedTuple):
@@ -96,4 +96,4 @@ def write(path: Path, entries: Sequence[Entry]) -> None:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     jinja = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = jinja.get_template("gallery.html.j2").render(entries=entries, number=number)
-    escapes.write_text(path, page)
+    whole.write_text(path, page)

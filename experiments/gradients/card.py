@@ -16,6 +16,7 @@ from rich.table import Table
 
 from experiments import escapes
 from experiments.reporting import style
+from experiments.storage import whole
 from experiments.storage.run_folder import write_json
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -81,7 +82,7 @@ def write(folder: Path, flags: Mapping[str, Any], rows: Rows) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     kept = {k: v for k, v in flags.items() if k not in ("expect", "out", "page")}
     write_json(folder / "gradients.json", {"flags": kept, "rows": rows})
-    escapes.write_text(folder / "gradients.md", markdown(rows))
+    whole.write_text(folder / "gradients.md", markdown(rows))
     style.save(heat_map(rows), folder, "gradients", list(_long(rows)))
     print(f"written to {folder}")
 

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import jinja2
 
-from experiments import escapes
 from experiments.reporting import scoreboards, style, tables
 from experiments.reporting.metrics import METRICS
 from experiments.reporting.pictures import Drawn
 from experiments.reporting.results import describe_ends
 from experiments.reporting.schema import Json, MethodResult, RunResult
+from experiments.storage import whole
 
 CARD = ("d_accuracy", "d_accuracy_train", "d_calibration", "length_accuracy", "d_saturated")
 SAMPLES = 8  # strings shown of each method
@@ -77,7 +77,7 @@ def write(
         colour={name: style.method_colour(m) for name, m in result.methods.items()},
         interval=tables.interval,
     )
-    escapes.write_text(path, page)
+    whole.write_text(path, page)
 
 
 def _title(result: RunResult) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from experiments.evaluation.class_optimum import NEAR, ClassOptimum, ended_in
 from experiments.reporting import scoreboards
 from experiments.reporting.schema import Comparison, Gap, MethodResult, Row, RunResult, Summary
+from experiments.storage import whole
 from fdiv import statistics
 
 
@@ -113,7 +114,8 @@ def write_parquet(path: Path, result: RunResult) -> None:
     """One line per method, metric and seed."""
     import pyarrow.parquet  # slow to load
 
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(tidy(result)), path)
+    with whole.draft(path) as place:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(tidy(result)), place)
 
 
 def tidy(result: RunResult) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from matplotlib.typing import LineStyleType
 
 from experiments import escapes
 from experiments.reporting.schema import MethodResult
+from experiments.storage import whole
 from fdiv.types import Look
 
 Rows = list[dict[str, Any]]  # of the CSV behind a picture
@@ -106,12 +107,13 @@ def save(figure: Figure, folder: Path, name: str, rows: Rows) -> str:
     """Write NAME.pdf, .png and .csv; return the picture as SVG for the report."""
     figure.canvas.draw()
     figure.set_layout_engine("none")  # laid out once: what follows only draws
-    figure.savefig(folder / f"{name}.pdf")
-    figure.savefig(folder / f"{name}.png")
+    for suffix in ("pdf", "png"):
+        with whole.draft(folder / f"{name}.{suffix}") as place:
+            figure.savefig(place)
     vector = io.StringIO()
     figure.savefig(vector, format="svg")
     plt.close(figure)
-    escapes.write_text(folder / f"{name}.csv", _comma_separated(rows))
+    whole.write_text(folder / f"{name}.csv", _comma_separated(rows))
     text = vector.getvalue()
     return text[text.index("<svg") :]
 

@@ -15,6 +15,7 @@ from experiments import escapes
 from experiments.reporting import scoreboards
 from experiments.reporting.schema import MethodResult, RunResult, Summary
 from experiments.reporting.scoreboards import Scoreboard
+from experiments.storage import whole
 from fdiv.statistics import FEW_SEEDS, FEW_SEEDS_NOTE
 
 WIDE = 120  # columns of a terminal from which on words are shown too
@@ -120,7 +121,7 @@ def write(folder: Path, table: Ranking) -> None:
     """table.md, table.csv and table.tex."""
     forms = {"md": markdown, "csv": comma_separated, "tex": tex}
     for suffix, form in forms.items():
-        escapes.write_text(folder / f"table.{suffix}", form(table))
+        whole.write_text(folder / f"table.{suffix}", form(table))
 
 
 # --- forms ----------------------------------------------------------------------------------------

@@ -3,14 +3,15 @@ method."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from experiments import assemble, cli, devices, footprint, validation
+from experiments import assemble, cli, devices, footprint, paths, validation
 from experiments import config as configs
 from experiments.assemble import Task
 from experiments.cli import STOPPED_EXIT
@@ -20,7 +21,7 @@ from experiments.devices import Layout, processes
 from experiments.evaluation.class_optimum import ClassOptima
 from experiments.evaluation.evaluator import Evaluator
 from experiments.reporting import schema, scoreboards
-from experiments.running import method, resume, runs, teacher, train
+from experiments.running import method, ready, resume, runs, teacher, train
 from experiments.running.alarms import standing_still
 from experiments.running.console import Screen
 from experiments.running.context import RunContext
@@ -28,9 +29,10 @@ from experiments.running.json_lines import JsonLines
 from experiments.running.record import Recorder, Sink
 from experiments.running.runs import Runs
 from experiments.running.stopping import Interrupted, StopFlag
-from experiments.storage.run_folder import RunFolder, unusable, write_json
+from experiments.storage import run_lease
+from experiments.storage.run_folder import RunFolder, write_json
 from fdiv.objectives.max_likelihood import max_likelihood
-from fdiv.types import Components, Params
+from fdiv.types import Components, Params, UsageError
 
 
 def run(preset: str, config: Config, default: Config) -> int:
@@ -38,49 +40,99 @@ def run(preset: str, config: Config, default: Config) -> int:
     `UsageError` for what cannot be."""
     processes.join(config.devices.coordinator, config.devices.processes, config.devices.process)
     try:
-        with processes.folder(config.output.out) as out:
-            return _run(preset, configs.replace(config, out=out), default)
+        with StopFlag() as stop, processes.folder(config.output.out) as out:
+            return _run(preset, configs.replace(config, out=out), default, stop)
     except Interrupted:
         print("Stopped before the first method. The same command goes on from here.")
         return STOPPED_EXIT
     except OSError as error:
-        raise unusable(config.output.out, error) from error
+        raise _unusable(config, error) from error
 
 
-def _run(preset: str, config: Config, default: Config) -> int:
-    validation.check(config, default)
-    layout = devices.lay_out(config.budget.seeds, config.devices)
-    reading = assemble.data(config)
-    folder = RunFolder(config.output.out, _identity(config, reading))
-    if _done(folder, config):
-        print(f"Already done: {folder.path / 'report.html'} holds the results of this very config.")
-        return 0
-    config = assemble.fitted(config, reading)
-    task = assemble.task(config, reading)
-    footprint.refuse(config, default, task)
-    components = assemble.components(config, task)
-    devices.use_compile_cache(config.output.cache)
+def _unusable(config: Config, error: OSError) -> UsageError:
+    """An error of the system under the flag whose path it is about."""
+    flags = {
+        "out": config.output.out,
+        "cache": devices.cache_folder(config.output.cache),
+        "benchmark.path": getattr(config.benchmark, "path", None),
+    }
+    then = "what was saved is whole, and the same command goes on from it"
+    return paths.unusable(error, flags, then)
+
+
+def _run(preset: str, config: Config, default: Config, stop: StopFlag) -> int:
     changed = _changed(config, default)
-    methods = configs.resolve(config)
-    if not teacher.wanted(config):  # what lacks an expert is refused before anything is written
-        for each in methods.values():
-            assemble.build(config, each, components)
-    folder.create(preset, changed)
-    if reading and reading.bad:
-        rows = [{"row": number, "reason": reason} for number, reason in reading.bad]
-        write_json(folder.path / "bad_rows.json", rows)
+    with stop.at_once():
+        validation.check(config, default)
+        layout = devices.lay_out(config.budget.seeds, config.devices)
+        reading = assemble.data(config)
+        folder = RunFolder(config.output.out, _identity(config, reading))
+        if _done(folder, config):
+            where = folder.path / "report.html"
+            print(f"Already done: {where} holds the results of this very config.")
+            return 0
+        config = assemble.fitted(config, reading)
+        task = assemble.task(config, reading)
+        footprint.refuse(config, default, task)
+        components = assemble.components(config, task)
+        paths.try_folder("cache", devices.cache_folder(config.output.cache))
+        devices.use_compile_cache(config.output.cache)
+        if teacher.wanted(config):
+            paths.try_folder("cache", teacher.folder(config))
+        # what any method would be refused for is known before anything is written
+        ready.check(config, task, components, started=folder.begun)
+    with _alone(folder):
+        with stop.at_once():
+            folder.refuse_if_taken()  # by a run that came between
+            folder.create(preset, changed)
+            if reading and reading.bad:
+                rows = [{"row": number, "reason": reason} for number, reason in reading.bad]
+                write_json(folder.path / "bad_rows.json", rows)
+        launch = Launch(preset, changed, config, task, components, layout, folder, stop)
+        return _train_and_finish(launch, reading)
 
+
+class Launch(NamedTuple):
+    """A run whose folder has been claimed."""
+
+    preset: str
+    changed: Mapping[str, Any]
+    config: Config
+    task: Task
+    components: Components
+    layout: Layout
+    folder: RunFolder
+    stop: StopFlag
+
+
+@contextlib.contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """The only run in a folder, of however many processes. Raises `UsageError`, in all of them,
+    where another is at work there."""
+    refusal: UsageError | OSError | None = None
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:  # which alone writes where others look
+            try:
+                stack.enter_context(run_lease.hold(folder.path))
+            except (UsageError, OSError) as error:
+                refusal = error
+        if processes.any_of(refusal is not None):
+            fix = "The first process says which."
+            raise refusal or UsageError("out", str(folder.path), "cannot be used.", fix)
+        yield
+
+
+def _train_and_finish(launch: Launch, reading: Reading | None) -> int:
+    preset, changed, config, task, components, layout, folder, stop = launch
+    methods = configs.resolve(config)
     screen = Screen(list(methods), scoreboards.of_task(task).live_columns())
-    with StopFlag() as stop, Recorder(sinks(screen, folder)) as recorder:
+    with Recorder(sinks(screen, folder)) as recorder:
         _introduce(recorder, preset, config, changed, task, layout)
         if reading:
             saves = resume.saves_in(folder, "teacher", config.saving, stop)
             expert = teacher.get(config, reading, task, recorder.say, saves)
             task = task._replace(mdp=task.mdp._replace(expert=expert))
             components = components._replace(mdp=task.mdp)
-            # with the teacher there: what it does not serve is refused before any training
-            for each in methods.values():
-                assemble.build(config, each, components)
         context = _prepare(config, task, components, layout, folder, recorder, screen.console, stop)
         complete = True
         try:
@@ -91,9 +143,10 @@ def _run(preset: str, config: Config, default: Config) -> int:
     if stop.hurried:
         print("Stopped; all is saved. The same command goes on from here.")
         return STOPPED_EXIT
-    from experiments.running import finish
+    with stop.at_once():
+        from experiments.running import finish
 
-    finish.finish(context, complete, changed)
+        finish.finish(context, complete, changed)
     return 0 if complete else STOPPED_EXIT
 
 

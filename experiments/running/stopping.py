@@ -4,12 +4,15 @@ goes on from there.
 Ctrl-C, SIGTERM and SIGUSR1 (what schedulers send before a time limit or a preemption) ask for it; a
 second signal leaves at once, which costs the updates since the last save and nothing else. Either
 way the exit code is `cli.STOPPED_EXIT`: start the command again. A scheduler soon kills what it has
-asked to end, so only Ctrl-C still gets a report of the methods done so far."""
+asked to end, so only Ctrl-C still gets a report of the methods done so far. Before training and
+after it, where nothing is lost by that, the first signal leaves at once."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -25,6 +28,7 @@ class StopFlag:
     def __init__(self):
         self.asked = False
         self.hurried = False  # asked by a scheduler
+        self._nothing_to_lose = False
 
     def __enter__(self) -> StopFlag:
         self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
@@ -34,11 +38,22 @@ class StopFlag:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """In here the first signal raises `KeyboardInterrupt`: what is done is kept already, and
+        files are written whole or not at all."""
+        self._nothing_to_lose = True
+        try:
+            yield
+        finally:
+            self._nothing_to_lose = False
+
     def _ask(self, number: int, frame: Any) -> None:
         name = signal.Signals(number).name
-        if self.asked:
-            raise KeyboardInterrupt(name)
+        leave = self.asked or self._nothing_to_lose
         self.asked, self.hurried = True, number != signal.SIGINT
+        if leave:
+            raise KeyboardInterrupt(name)
         # not print: the signal may have come in the middle of one
         os.write(
             2,

@@ -64,8 +64,8 @@ def get(
     objective = max_likelihood(policy, task.mdp.vocab)
     own_run = Runs(keys, runs.starts(own, task, components, keys), jnp.full(1, LEARNING_RATE))
 
-    folder = _folder(config, text, reading, own)
-    cached = checkpoints.restore(folder, begin(own, objective, own_run))
+    place = _folder(config, text, reading, own)
+    cached = checkpoints.restore(place, begin(own, objective, own_run))
     # several processes train it in step, each for itself
     lacking = processes.any_of(cached is None or cached[1]["update"] != own.budget.updates)
     if cached is not None and not lacking:
@@ -89,7 +89,7 @@ def get(
             )
     if jax.process_index() == 0:  # which alone writes saves
         about: checkpoints.About = {"update": own.budget.updates, "loss": loss}
-        _keep(folder, own.budget.updates, progress.train_state, about)
+        _keep(place, own.budget.updates, progress.train_state, about)
     return Model(policy, _only(progress.train_state.learner.params))
 
 
@@ -153,4 +153,9 @@ def _folder(config: Config, text: Text, reading: Reading, own: Config) -> Path:
         "format": checkpoints.FORMAT,  # teachers kept in another format are left alone
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return cache_folder(config.output.cache) / "teachers" / digest
+    return folder(config) / digest
+
+
+def folder(config: Config) -> Path:
+    """Where teachers are kept."""
+    return cache_folder(config.output.cache) / "teachers"

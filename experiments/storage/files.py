@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
+from experiments.storage import whole
 from fdiv.types import UsageError
 
 CHECKSUM = "checksum"  # the field of a JSON file that holds the sum of its others
@@ -52,9 +53,8 @@ def write_text(path: Path, text: str) -> None:
     """Write whole or not at all; a folder in the file's place is set aside."""
     if path.is_dir():
         set_aside(path, "it is a folder")
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    with whole.draft(path) as place:
+        place.write_text(text, encoding="utf-8")
 
 
 def plain(value: Any) -> Any:

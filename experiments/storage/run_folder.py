@@ -3,10 +3,10 @@ to something else."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -17,16 +17,25 @@ from typing import Any, TypeVar
 
 import jax
 
+from experiments import paths
 from experiments.config import difference
 from experiments.storage import files
 from experiments.storage.files import write_json
 from fdiv.types import UsageError
 
+METRICS = "metrics.jsonl"
+FOLDERS = ("methods", "figures", "checkpoints")
+TABLES = ("table.md", "table.csv", "table.tex")
+RESULTS = ("results.json", "results.parquet", "report.html", *TABLES, "class_optimum.json")
+# what a start writes before its first update
+LEFT = ("config.json", "environment.json", "bad_rows.json", "metrics.jsonl", "samples.jsonl")
+FILES = (*LEFT, *RESULTS, "files.json")
+OWN = {*FOLDERS, *FILES, "leases"}
+PASSING = ("draft-", "old-")  # folders of saves that are being written or thrown away
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 
 
 Parsed = TypeVar("Parsed")
-PARTS = ("methods", "figures", "checkpoints")  # folders in a run's
 
 
 def file_name(method: str) -> str:
@@ -34,91 +43,120 @@ def file_name(method: str) -> str:
     return method.replace(":", "-").replace("/", "-")
 
 
-def unusable(folder: Path, error: OSError) -> UsageError:
-    """What is the matter with a folder in which something could not be read or written, and what to
-    do about it."""
-    causes = {
-        "is on a full disk": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-        "cannot be written": (errno.EROFS, errno.EACCES, errno.EPERM),
-    }
-    problem = next(
-        (text for text, numbers in causes.items() if error.errno in numbers),
-        f"cannot be used: {error}",
-    )
-    fix = {"is on a full disk": "Free some space", "cannot be written": "Make it writable"}.get(
-        problem, "See to it"
-    )
-    if not Path(folder).exists():
-        problem, fix = "has gone", "Bring it back (is its file system mounted?)"
-    return UsageError(
-        "out",
-        str(folder),
-        f"{problem}.",
-        f"{fix}; what was saved is whole, and the same command goes on from it.",
-    )
-
-
 class RunFolder:
     """The folder of one config. Opening it raises `UsageError` if it holds anything else; nothing
-    is then touched."""
+    is then touched. What another config left there before its first update was finished is no
+    obstacle: `create` clears it away."""
 
     def __init__(self, out: Path, identity: dict[str, Any]):
         self.path, self._identity = Path(out), json.loads(json.dumps(identity, default=files.plain))
-        self._refuse_if_taken()
+        self.refuse_if_taken()
 
-    def _refuse_if_taken(self) -> None:
-        if not self.path.exists():
-            return
-        if not self.path.is_dir():
-            raise UsageError(
-                "out",
-                str(self.path),
-                "is a file.",
-                "Give a folder, new or of an earlier run of this config.",
-            )
+    def refuse_if_taken(self) -> None:
+        """Raise `UsageError` for a path that is no folder, and for a folder of something else."""
+        with paths.naming(self.path):
+            if not self.path.exists():
+                return
+            if not self.path.is_dir():
+                fix = "Give a folder, new or of an earlier run of this config."
+                raise UsageError("out", str(self.path), "is a file.", fix)
+            if self._work():
+                self._refuse_unless_own()
+            elif (foreign := self._foreign()) and not (self.path / "config.json").exists():
+                problem = f"holds files that are no run's, such as {foreign[0]}."
+                fix = "Give a new or empty folder."
+                raise UsageError("out", str(self.path), problem, fix)
+
+    def _foreign(self) -> list[str]:
+        """What a run would not write there."""
+        names = sorted(path.name for path in self.path.iterdir())
+        return [name for name in names if name not in OWN and not name.startswith(".draft-")]
+
+    def _work(self) -> bool:
+        """Whether there is anything in the folder that took a finished update to make."""
+        made = [
+            *(p for p in self.path.glob("checkpoints/*/*") if not p.name.startswith(PASSING)),
+            *self.path.glob("methods/*.json"),
+            *(self.path / name for name in RESULTS if (self.path / name).exists()),
+        ]
+        return bool(made) or self._reported()
+
+    def _reported(self) -> bool:
+        """Whether metrics.jsonl has a line of an update, or one that is damaged."""
+        try:
+            content = (self.path / METRICS).read_bytes()
+        except (FileNotFoundError, IsADirectoryError):
+            return False
+        lines = files.split_lines(content, LINES[METRICS])
+        return bool(lines.bad) or any(line["update"] > 0 for _, line in lines.good)
+
+    def _differs(self) -> dict[str, tuple[Any, Any]]:
+        """The fields in which the config that is kept there differs from this one. Raises
+        `UsageError` where there is none that can be read."""
         config = self.path / "config.json"
         if not config.exists():
-            if any(self.path.iterdir()):
-                raise UsageError(
-                    "out",
-                    str(self.path),
-                    "holds files that are no run's.",
-                    "Give a new or empty folder.",
-                )
-            return
+            problem = "holds results, and no config.json that says of what."
+            raise UsageError("out", str(self.path), problem, "Give a new or empty folder.")
         try:
             other = files.load(config, lambda data: dict(data["config"]))
+            differ = difference(other, self._identity)
         except files.Damaged as error:
             # whose the folder is cannot be told from anything else in it
-            raise UsageError(
-                "out",
-                str(self.path),
-                f"has a damaged config.json: {error}.",
-                f"Give another --out, or put {config} back from a copy.",
-            ) from error
-        differ = difference(other, self._identity)
-        if differ:
+            problem = f"has a damaged config.json: {error}."
+            fix = f"Give another --out, or put {config} back from a copy."
+            raise UsageError("out", str(self.path), problem, fix) from error
+        return {field: two for field, two in differ.items() if not _same_path(*two)}
+
+    def _refuse_unless_own(self) -> None:
+        if differ := self._differs():
             shown = ", ".join(
                 f"{k} is {a!r} there and {b!r} here" for k, (a, b) in list(differ.items())[:4]
             )
             more = f" and {len(differ) - 4} more fields" if len(differ) > 4 else ""
             fix = "Give another --out, or the same flags to go on with that run."
-            raise UsageError(
-                "out", str(self.path), f"belongs to another config: {shown}{more}.", fix
-            )
+            problem = f"belongs to another config: {shown}{more}."
+            raise UsageError("out", str(self.path), problem, fix)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run of this very config has claimed it."""
+        try:
+            return not self._differs()
+        except (UsageError, OSError):
+            return False
 
     def create(self, preset: str, changed: dict[str, Any]) -> None:
-        """Make the folder and write the config (once) and the environment (at every start)."""
-        for part in (self.path / name for name in PARTS):
-            if part.exists() and not part.is_dir():
-                files.set_aside(part, "it is no folder")
-            part.mkdir(parents=True, exist_ok=True)
+        """Make the folder and write the config (once) and the environment (at every start).
+
+        Raises `UsageError` where what the end of a run writes could not be written: better known
+        now than after all training."""
+        for name in FOLDERS:
+            if os.path.lexists(place := self.path / name) and not place.is_dir():
+                files.set_aside(place, "it is no folder")
+        for name in FILES:
+            if (place := self.path / name).is_dir():
+                files.set_aside(place, "it is a folder")
+        for left in (*self.path.glob(".draft-*"), *self.path.glob("*/.draft-*")):  # by a kill
+            left.unlink(missing_ok=True)
+        for name in ("", *FOLDERS):
+            paths.try_folder("out", self.path / name)
+        if not self._work() and not self.begun:
+            self._clear()
+        for path in self.path.glob("*.jsonl"):
+            path.open("ab").close()
         if not (self.path / "config.json").exists():
             files.write_checked(
                 self.path / "config.json",
                 {"preset": preset, "changed": changed, "config": self._identity},
             )
         write_json(self.path / "environment.json", environment())
+
+    def _clear(self) -> None:
+        """Take away what a start left that did not come to its first update."""
+        for name in LEFT:
+            (self.path / name).unlink(missing_ok=True)
+        for path in self.path.glob("checkpoints/*"):
+            shutil.rmtree(path)
 
     def results(self, parse: Callable[[Any], Parsed]) -> Parsed | None:
         """What an earlier run of this config has left."""
@@ -145,7 +183,8 @@ class RunFolder:
 
     def append(self, name: str, lines: Iterable[dict[str, Any]]) -> None:
         """Add lines to a .jsonl file."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
+        path = self.path / name
+        with paths.naming(path), path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(line, default=files.plain) + "\n" for line in lines)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
@@ -162,6 +201,12 @@ class RunFolder:
         ]
         texts = [json.dumps(line).encode() for line in lines]
         files.write_lines(self.path / name, texts)
+
+
+def _same_path(a: Any, b: Any) -> bool:
+    """Whether two values are one path, once with `~` and once without."""
+    both = isinstance(a, str) and isinstance(b, str) and "~" in (a[:1], b[:1])
+    return both and os.path.expanduser(a) == os.path.expanduser(b)
 
 
 def _metric_line(line: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def hold(out: Path) -> Iterator[None]:
 def _take(out: Path) -> lease.Lease:
     folder = out / "leases"
     folder.mkdir(parents=True, exist_ok=True)
-    told, first_age = False, float("inf")
+    before: float | None = None  # its age at the last look
     while True:
         with paths.naming(folder):
             seen = lease.read(folder, LAPSE).get(NAME)
@@ -57,13 +57,13 @@ def _take(out: Path) -> lease.Lease:
                 return own
             continue  # another was faster
         assert seen is not None
-        if living or seen.age < first_age - LOOK:  # it has beaten meanwhile
+        beaten = before is not None and seen.age < before - LOOK / 2  # since the last look
+        if living or beaten:
             raise _in_use(out, seen)
-        first_age = min(first_age, seen.age)
-        if not told:
-            told = True
+        if before is None:
             print(f"Waiting up to {LAPSE - seen.age:.0f} s to see whether {_who(seen)} lives.")
             sys.stdout.flush()
+        before = seen.age
         time.sleep(LOOK)
 
 
@@ -109,9 +109,9 @@ def life() -> dict[str, Any]:
 def alive(holder: Mapping[str, Any]) -> bool | None:
     """Whether the process that holds a lease lives; None where that cannot be seen from here."""
     here = lease.me() | life()
-    if holder.get("job") is not None and holder.get("job") == here["job"]:
-        if holder.get("restart", "0") != here["restart"]:
-            return False  # the same job before it was queued again
+    same_job = here["job"] is not None and holder.get("job") == here["job"]
+    if same_job and holder.get("restart", "0") != here["restart"]:
+        return False  # before it was queued again
     if any(holder.get(key) != here[key] for key in ("host", "boot", "space")):
         return None
     pid = holder.get("pid")

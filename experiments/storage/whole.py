@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments import paths
+from experiments import escapes, paths
 
 
 @contextlib.contextmanager
 def draft(path: Path) -> Iterator[Path]:
     """Where to write what is to be at `path`, under a name of the same suffix; it is renamed at
     the end, and removed where anything goes wrong. An `OSError` names `path`."""
-    place = path.with_name(f".draft-{path.name}")
+    place = path.with_name(f".draft-{os.getpid()}-{path.name}")
     with paths.naming(path, always=True):
         try:
             yield place
@@ -26,6 +26,6 @@ def draft(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """All of a text, in UTF-8."""
+    """All of a text, as `escapes.write_text` writes it."""
     with draft(path) as place:
-        place.write_text(text, encoding="utf-8")
+        escapes.write_text(place, text)

@@ -24,7 +24,6 @@ from experiments.running import finite, program, resume, runs, train
 from experiments.running.runs import Runs
 from experiments.running.stopping import SIGNALS, Interrupted, StopFlag
 from experiments.storage import checkpoints
-from experiments.storage.run_folder import unusable
 from fdiv.benchmarks import TwoTemplate
 from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.types import Objective, UsageError
@@ -354,17 +353,6 @@ def test_what_cannot_be_written_is_said_and_leaves_the_rest_whole(tmp_path, monk
     with pytest.raises(FileNotFoundError):
         checkpoints.save(tmp_path / "gone" / "saves", 1, {"a": np.zeros(2)}, {})
     assert not (tmp_path / "gone").exists()
-
-
-def test_trouble_with_a_folder_names_it_and_the_fix(tmp_path):
-    for number, problem, fix in (
-        (errno.ENOSPC, "full disk", "Free"),
-        (errno.EROFS, "cannot be written", "writable"),
-    ):
-        said = unusable(tmp_path, OSError(number, os.strerror(number)))
-        assert isinstance(said, UsageError)
-        assert str(tmp_path) in str(said) and problem in str(said) and fix in str(said)
-    assert "has gone" in str(unusable(tmp_path / "lost", FileNotFoundError()))
 
 
 # --- not finite -----------------------------------------------------------------------------------

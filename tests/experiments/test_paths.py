@@ -1,0 +1,166 @@
+"""Paths that flags give: what the system refuses is said of the path that it refused, under the
+flag that gave it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from experiments import cli, paths
+from experiments.storage import whole
+from fdiv.types import UsageError
+
+
+def below_a_file(folder: Path) -> Path:
+    (folder / "file").write_text("x")
+    return folder / "file" / "below" / "deep"
+
+
+def a_file(folder: Path) -> Path:
+    (folder / "file").write_text("x")
+    return folder / "file"
+
+
+def a_dangling_link(folder: Path) -> Path:
+    (folder / "link").symlink_to(folder / "nowhere")
+    return folder / "link"
+
+
+def below_a_dangling_link(folder: Path) -> Path:
+    return a_dangling_link(folder) / "run"
+
+
+def a_circle(folder: Path) -> Path:
+    (folder / "circle").symlink_to(folder / "circle")
+    return folder / "circle" / "run"
+
+
+REFUSED = {  # a folder that cannot be -> what is said of it
+    below_a_file: "lies below a file",
+    a_file: "is a file where a folder is to be",
+    a_dangling_link: "is a link to",
+    below_a_dangling_link: "is a link to",
+    a_circle: "link",
+    (lambda folder: folder / ("x" * 300)): "a name that is too long",
+    (lambda folder: folder / "new" / ("x" * 300)): "a name that is too long",
+    (lambda folder: Path("/proc/fdiv")): "cannot be made",
+}
+
+
+@pytest.mark.parametrize("place", REFUSED, ids=lambda place: place.__name__)
+def test_a_folder_that_cannot_be_is_refused_by_name(place, tmp_path):
+    path = place(tmp_path)
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(UsageError) as refused:
+        paths.try_folder("out", path)
+    assert refused.value.field == "out"
+    assert refused.value.value == str(path)
+    assert REFUSED[place] in refused.value.problem
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+CODES = {
+    errno.EROFS: "cannot be written",
+    errno.EACCES: "cannot be written",
+    errno.EPERM: "cannot be written",
+    errno.ENOSPC: "full disk",
+    errno.EDQUOT: "full disk",
+    errno.EIO: "cannot be used",
+}
+
+
+@pytest.mark.parametrize("number", CODES, ids=errno.errorcode.get)
+@pytest.mark.parametrize("where", ["mkdir", "write"])
+def test_what_a_disk_refuses_is_said_before_anything_is_written(
+    number, where, tmp_path, monkeypatch
+):
+    def refuse(*words, **more):
+        raise OSError(number, os.strerror(number))
+
+    if where == "mkdir":
+        monkeypatch.setattr(Path, "mkdir", refuse)
+    else:
+        monkeypatch.setattr(paths.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UsageError) as refused:
+        paths.try_folder("cache", tmp_path / "new" / "run")
+    assert refused.value.field == "cache"
+    assert CODES[number] in refused.value.problem
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("runs/a/methods/sft.json", "out"),
+        ("runs/a", "out"),
+        ("runs", "out"),  # above it
+        ("runs/a/cache/teachers/12", "cache"),
+        ("data/rows.jsonl", "benchmark.path"),
+        ("elsewhere", "file"),
+    ],
+)
+def test_the_flag_whose_path_failed_is_named(path, field, tmp_path):
+    flags = {
+        "out": tmp_path / "runs/a",
+        "cache": tmp_path / "runs/a/cache",
+        "benchmark.path": tmp_path / "data/rows.jsonl",
+        "none": None,
+    }
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / path))
+    refused = paths.unusable(error, flags, "what was saved is whole")
+    assert refused.field == field
+    assert refused.value == str(tmp_path / path)
+    assert "full disk" in refused.problem
+    assert refused.fix == "Free some space; what was saved is whole."
+
+
+def test_an_error_without_a_path_blames_none(tmp_path):
+    refused = paths.unusable(OSError(errno.EAGAIN, "try later"), {"out": tmp_path})
+    assert refused.field == "system"
+    assert "try later" in str(refused)
+
+
+def test_a_path_that_has_gone_is_said_to_have(tmp_path):
+    error = FileNotFoundError(errno.ENOENT, "No such file", str(tmp_path / "a/run/config.json"))
+    refused = paths.unusable(error, {"out": tmp_path / "a/run"})
+    assert "has gone" in refused.problem
+
+
+def test_a_file_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
+    place = tmp_path / "report.html"
+    whole.write_text(place, "first")
+    with pytest.raises(KeyboardInterrupt), whole.draft(place) as draft:
+        draft.write_text("half")
+        raise KeyboardInterrupt
+    with pytest.raises(OSError) as full, whole.draft(place) as draft:
+        raise OSError(errno.ENOSPC, "full", str(draft))
+    assert full.value.filename == str(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert place.read_text() == "first"
+
+
+def test_homes_are_put_in_for_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["two-template", "--out=~/run", "--cache", "~/cache"]
+    _, config = cli.parse("experiments.compare", words)
+    assert config.output.out == tmp_path / "run"
+    assert config.output.cache == tmp_path / "cache"
+    _, config = cli.parse("experiments.compare", ["text", "--benchmark.path", "~/rows.jsonl"])
+    assert config.benchmark.path == tmp_path / "rows.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (["two-template", "--out=~nobody-of-this-name/run"], "out"),
+        (["two-template", "--cache=~nobody-of-this-name/run"], "cache"),
+        (["text", "--benchmark.path=~nobody-of-this-name/rows"], "benchmark.path"),
+    ],
+)
+def test_a_home_that_is_not_known_is_refused_under_its_flag(words, field):
+    with pytest.raises(UsageError) as refused:
+        cli.parse("experiments.compare", words)
+    assert refused.value.field == field
