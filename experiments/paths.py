@@ -123,6 +123,14 @@ def _dangling(path: Path) -> bool:  # by os.path, which a name that is too long 
     return os.path.islink(path) and not os.path.exists(path)
 
 
+def refuse_blocked(field: str, folder: Path) -> None:
+    """Raise `UsageError` where a file or a link to nothing stands on the way to a folder."""
+    place = next((p for p in (folder, *folder.parents) if os.path.lexists(p)), None)
+    if place is not None and not os.path.isdir(place):
+        error = OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        raise unusable(error, {field: folder})
+
+
 def try_folder(field: str, folder: Path) -> None:
     """Make a folder and write a file in it, which is taken away again: what only the end of a run
     writes is not refused then.

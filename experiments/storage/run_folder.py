@@ -56,6 +56,7 @@ class RunFolder:
         """Raise `UsageError` for a path that is no folder, and for a folder of something else."""
         with paths.naming(self.path):
             if not self.path.exists():
+                paths.refuse_blocked("out", self.path)
                 return
             if not self.path.is_dir():
                 fix = "Give a folder, new or of an earlier run of this config."
