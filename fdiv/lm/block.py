@@ -1,0 +1,276 @@
+"""One transformer block for every family: norms, attention and a gated MLP, as a `Spec` says.
+
+Parameters are called as in every transformer here (`query/kernel` [width, heads, head_dim],
+`out/kernel` [heads, head_dim, width], `gate/kernel` [width, hidden] ...), and by these names a mesh
+parts them. Parameters, norms, softmaxes and the residual stream stay in float32; products may be in
+bfloat16. Sources: Zhang & Sennrich 2019 (RMSNorm), Su et al. 2021 (rotary), Shazeer 2020 (gated
+MLP), Ainslie et al. 2023 (grouped queries), Gemma Team 2024 (arXiv 2408.00118: caps, norms)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fdiv.checks import one_of
+from fdiv.lm.spec import Spec
+from fdiv.types import UsageError
+
+Precision = Literal["float32", "bfloat16"]
+Kernel = Literal["auto", "xla", "cudnn"]
+EVERYTHING = 1 << 30  # the reach of a layer without a window
+INITIAL = nn.initializers.normal(0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How a model is computed; no number depends on it but by rounding."""
+
+    precision: Precision = "float32"  # of products
+    remat: bool = False  # compute a layer again on the way back rather than keep what it computed
+    attention: Kernel = "auto"  # over whole strings; auto: cuDNN's where it can serve
+
+    @property
+    def narrow(self) -> jnp.dtype | None:
+        """What products are computed in, where that is not the parameters' own type."""
+        return jnp.bfloat16 if self.precision == "bfloat16" else None
+
+    def kernel(self, spec: Spec) -> Literal["xla", "cudnn"]:
+        """What computes attention over whole strings of this model on the present devices."""
+        if self.attention != "auto":
+            return self.attention
+        return "xla" if self._beyond_cudnn(spec) else "cudnn"
+
+    def _beyond_cudnn(self, spec: Spec) -> str:
+        """Why cuDNN's fused attention cannot serve, or nothing."""
+        if "cuda" not in jax.devices()[0].client.platform_version:
+            return "there is no NVIDIA GPU"
+        if spec.attention_cap is not None:
+            return "it does not cap attention's logits"
+        if len(set(spec.windows)) > 1:
+            return "it takes one window for all layers"
+        if self.precision != "bfloat16":
+            return "it takes bfloat16 alone"
+        size = spec.head_dim
+        fits = size % 8 == 0 and size <= 128
+        return "" if fits else f"it takes heads of 8, 16, 24 ... 128, not {size}"
+
+    def check(self, spec: Spec) -> None:
+        """Raise `UsageError` naming the field that does not fit."""
+        one_of("precision", self.precision, Precision)
+        one_of("attention", self.attention, Kernel)
+        if self.attention == "cudnn" and (reason := self._beyond_cudnn(spec)):
+            raise UsageError(
+                "attention", "cudnn", f"cannot be used: {reason}.", "Give auto, or xla."
+            )
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines of each rope at each position, [ropes, B, T, turned / 2]."""
+
+    cos: Array
+    sin: Array
+
+
+class Past(NamedTuple):
+    """Keys and values before the present tokens, [B, S, kv_heads, head_dim], and where the present
+    ones are written."""
+
+    keys: Array
+    values: Array
+    slot: Array
+
+
+def rotation(spec: Spec, position: Array) -> Rotation:
+    """At positions [B, T]."""
+    cos, sin = [], []
+    for rope in spec.ropes:
+        frequencies = jnp.asarray(rope.frequencies(spec.head_dim))
+        angle = position[..., None].astype(jnp.float32) * frequencies[None, None]
+        cos.append(jnp.cos(angle) * rope.amplitude)
+        sin.append(jnp.sin(angle) * rope.amplitude)
+    return Rotation(jnp.stack(cos), jnp.stack(sin))
+
+
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """The first dimensions of x [B, T, heads, D] turned by angles [B, T, turned / 2]."""
+    half = cos.shape[-1]
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos, rest], axis=-1)
+
+
+def narrowed(x: Array, narrow: jnp.dtype | None) -> Array:
+    """x in the type of products."""
+    return x if narrow is None else x.astype(narrow)
+
+
+class Linear(nn.Module):
+    """x [..., *inputs] -> [..., *outputs] by a kernel [*inputs, *outputs]."""
+
+    outputs: tuple[int, ...]
+    inputs: int = 1  # dimensions of x that are summed over
+    bias: bool = False
+    narrow: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (*x.shape[-self.inputs :], *self.outputs)
+        kernel = self.param("kernel", INITIAL, shape)
+        last = tuple(range(x.ndim - self.inputs, x.ndim))
+        first = tuple(range(self.inputs))
+        y = jax.lax.dot_general(
+            narrowed(x, self.narrow), narrowed(kernel, self.narrow), ((last, first), ((), ()))
+        )
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, self.outputs)
+            y = y + jnp.expand_dims(narrowed(bias, self.narrow), range(y.ndim - bias.ndim))
+        return y
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) times its weight, or times 1 + its weight."""
+
+    eps: float
+    unit_offset: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        start = nn.initializers.zeros if self.unit_offset else nn.initializers.ones
+        scale = self.param("scale", start, (x.shape[-1],)).astype(jnp.float32)
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + self.eps)
+        return x * jnp.expand_dims(scale + 1 if self.unit_offset else scale, range(x.ndim - 1))
+
+
+class Attention(nn.Module):
+    spec: Spec
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self, x: Array, cos: Array, sin: Array, seen: Array | None, past: Past | None
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """Over whole strings, or over what `past` holds too; `seen` [B or 1, T, S]: who may look
+        where, None where that is everything before, within the one window of all layers."""
+        spec, narrow = self.spec, self.compute.narrow
+        project = lambda name, heads: Linear(
+            (heads, spec.head_dim), bias=spec.qkv_bias, narrow=narrow, name=name
+        )(x)
+        query, key = project("query", spec.heads), project("key", spec.kv_heads)
+        value = project("value", spec.kv_heads)
+        if spec.qk_norm:
+            query = RMSNorm(spec.eps, spec.unit_offset, name="query_norm")(query)
+            key = RMSNorm(spec.eps, spec.unit_offset, name="key_norm")(key)
+        query, key = (narrowed(rotate(y, cos, sin), narrow) for y in (query, key))
+        if past is not None:
+            key = jax.lax.dynamic_update_slice_in_dim(past.keys, key, past.slot, axis=1)
+            value = jax.lax.dynamic_update_slice_in_dim(past.values, value, past.slot, axis=1)
+        kernel = "xla" if past is not None else self.compute.kernel(spec)
+        mixed = attend(spec, kernel, query, key, value, seen)
+        out = Linear((spec.width,), inputs=2, narrow=narrow, name="out")(mixed)
+        return out, (key, value)
+
+
+def attend(
+    spec: Spec,
+    kernel: Literal["xla", "cudnn"],
+    query: Array,
+    key: Array,
+    value: Array,
+    seen: Array | None,
+) -> Array:
+    """softmax(cap(scale q k)) v, [B, T, heads, head_dim]."""
+    if spec.attention_cap is not None:
+        return _capped(spec, query, key, value, seen)
+    if seen is not None:
+        return jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            mask=seen[:, None],
+            scale=spec.attention_scale,
+            implementation="xla",
+        )
+    length = query.shape[1]
+    # cuDNN's gradient takes even lengths alone; a last column more is seen by nothing
+    room = [(0, 0), (0, length % 2 if kernel == "cudnn" else 0), (0, 0), (0, 0)]
+    query, key, value = (jnp.pad(x, room) for x in (query, key, value))
+    mixed = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        is_causal=True,
+        scale=spec.attention_scale,
+        local_window_size=None if spec.window is None else (spec.window - 1, 0),
+        implementation=kernel,
+    )
+    return mixed[:, :length]
+
+
+def _capped(spec: Spec, query: Array, key: Array, value: Array, seen: Array | None) -> Array:
+    """Attention whose logits are capped, which no fused kernel computes."""
+    if seen is None:
+        raise ValueError("capped attention takes who may look where")
+    batch, length = query.shape[:2]
+    grouped = query.reshape(batch, length, spec.kv_heads, -1, spec.head_dim)
+    logits = jnp.einsum("btkgd,bskd->bkgts", grouped, key, preferred_element_type=jnp.float32)
+    logits = softcap(logits * spec.attention_scale, spec.attention_cap)
+    share = jax.nn.softmax(jnp.where(seen[:, None, None], logits, -jnp.inf), axis=-1)
+    mixed = jnp.einsum("bkgts,bskd->btkgd", share.astype(value.dtype), value)
+    return mixed.reshape(query.shape)
+
+
+def softcap(x: Array, cap: float | None) -> Array:
+    """cap tanh(x / cap); x itself where there is no cap."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+class GatedMLP(nn.Module):
+    spec: Spec
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        linear = lambda name, size: Linear((size,), narrow=self.compute.narrow, name=name)
+        gate = linear("gate", self.spec.hidden)(x)
+        gate = nn.silu(gate) if self.spec.activation == "silu" else nn.gelu(gate, approximate=True)
+        return linear("down", self.spec.width)(gate * linear("up", self.spec.hidden)(x))
+
+
+class Block(nn.Module):
+    """One layer. `layer` is its (rope, reach): numbers, or what a scan over layers traces."""
+
+    spec: Spec
+    compute: Compute
+    keep: bool = False  # hand back keys and values
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        layer: tuple[Array | int, Array | int],
+        turn: Rotation,
+        distance: Array | None,
+        past: Past | None = None,
+    ) -> tuple[Array, tuple[Array, Array] | None]:
+        """x [B, T, width]; `distance` [B or 1, T, S] from each query back to each key, negative
+        where none may look."""
+        rope, reach = layer
+        spec = self.spec
+        norm = lambda name: RMSNorm(spec.eps, spec.unit_offset, name=name)
+        seen = None if distance is None else (distance >= 0) & (distance < reach)
+        mixed, written = Attention(spec, self.compute, name="attention")(
+            norm("norm_attention")(x), turn.cos[rope], turn.sin[rope], seen, past
+        )
+        if spec.four_norms:
+            mixed = norm("norm_mixed")(mixed)
+        x = x + mixed.astype(x.dtype)
+        out = GatedMLP(spec, self.compute, name="mlp")(norm("norm_mlp")(x))
+        if spec.four_norms:
+            out = norm("norm_out")(out)
+        return x + out.astype(x.dtype), written if self.keep else None

@@ -1,0 +1,234 @@
+"""A language model as a policy: the blocks of its `Spec`, stacked and scanned over whole strings,
+and unrolled for one token at a time.
+
+A scan compiles in a time that does not depend on the depth. Decoding is unrolled, since a scan
+copies each layer's weights out of the stack for every token; its cache is carried along. Both are
+the same block on the same parameters, so the sampler's log-probs are the trainer's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fdiv import tokens as tk
+from fdiv.lm.block import (
+    EVERYTHING,
+    INITIAL,
+    Block,
+    Compute,
+    Past,
+    RMSNorm,
+    narrowed,
+    rotation,
+    softcap,
+)
+from fdiv.lm.spec import Spec
+from fdiv.types import PAD, Params, Policy, Sequences, UsageError
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens read so far, one entry a layer, and where they stand."""
+
+    keys: list[Array]  # each [B, S, kv_heads, head_dim]
+    values: list[Array]
+    position: Array  # [B, S] of each slot's token, -1 where the slot is empty
+    slot: Array  # the next slot to write
+    next: Array  # [B] the position of the next token
+
+
+class Trunk(nn.Module):
+    """Tokens [B, T] in the first columns -> features [B, T, width], and each layer's keys and
+    values [layers, B, T, kv_heads, head_dim] where they are asked for."""
+
+    spec: Spec
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, read: Array, keep: bool = False):
+        spec = self.spec
+        embedding = self.param("embedding", INITIAL, (spec.vocab, spec.width))
+        if not spec.tied:  # the head's weights, which `head` reads
+            self.param("head", INITIAL, (spec.vocab, spec.width))
+        x = embed(spec, embedding, read)
+        turn = rotation(spec, jnp.arange(read.shape[1])[None])
+        block = nn.remat(Block, prevent_cse=False) if self.compute.remat else Block
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=spec.layers,
+        )(spec, self.compute, keep, name="layers")
+        x, written = layers(
+            x, (jnp.asarray(spec.rope_of), reaches(spec)), turn, distances(spec, read.shape[1])
+        )
+        return final_norm(spec)(x), written
+
+
+def embed(spec: Spec, embedding: Array, read: Array) -> Array:
+    """Rows of the embedding [B, T, width] in float32; a token that is padding reads row 0, which
+    none sees."""
+    x = embedding[jnp.maximum(read, 0)]
+    if spec.scale_embedding:  # rounded to the weights' type, as the family was trained
+        x = x * jnp.asarray(spec.width**0.5, x.dtype)
+    return x.astype(jnp.float32)
+
+
+def final_norm(spec: Spec) -> RMSNorm:
+    """The norm after the last layer."""
+    return RMSNorm(spec.eps, spec.unit_offset, name="norm")
+
+
+def reaches(spec: Spec) -> Array:
+    """How many tokens back each layer sees, [layers]."""
+    return jnp.asarray([EVERYTHING if w is None else w for w in spec.windows])
+
+
+def distances(spec: Spec, length: int) -> Array | None:
+    """How far each key lies before each query of whole strings [1, T, T]; None where all layers
+    have one window, which attention knows of itself."""
+    if spec.attention_cap is None and len(set(spec.windows)) == 1:
+        return None
+    column = jnp.arange(length)
+    return (column[:, None] - column[None, :])[None]
+
+
+def turned(x: Array, by: Array) -> Array:
+    """Each row of x [B, T, ...] turned to the left by its own number of columns."""
+    columns = (jnp.arange(x.shape[1])[None] + by[:, None]) % x.shape[1]
+    return jnp.take_along_axis(x, columns.reshape(*columns.shape, *[1] * (x.ndim - 2)), axis=1)
+
+
+def head_weights(spec: Spec, params: Params) -> Array:
+    """The rows [V, width] that features are multiplied with."""
+    return params["params"]["embedding" if spec.tied else "head"]
+
+
+def logits(spec: Spec, compute: Compute, params: Params, x: Array) -> Array:
+    """Of the next token, from features [..., width] -> [..., V], in float32."""
+    x, weights = (narrowed(a, compute.narrow) for a in (x, head_weights(spec, params)))
+    y = jnp.matmul(x, weights.T, preferred_element_type=jnp.float32)
+    return softcap(y, spec.final_cap)
+
+
+def layer_of(params: Params, layer: int) -> Params:
+    """One layer's parameters out of the stack."""
+    return {"params": jax.tree.map(lambda x: x[layer], params["params"]["layers"])}
+
+
+def policy(spec: Spec, compute: Compute | None = None, bos: int | None = None) -> Policy:
+    """The model as a policy; features are [B, T, width].
+
+    A pretrained model has no law of the first token: there is nothing to read. With `bos` this
+    token is read before every string, and a prompt may be empty. Without it every string has a
+    prompt, and the features of its first column, of which no action may stand, are zero.
+    `UsageError` where a prompt has no column, or text is longer than the model is computed for."""
+    compute = compute or Compute()
+    compute.check(spec)
+    trunk = Trunk(spec, compute)
+
+    def init(key: Array) -> Params:
+        return trunk.init(key, jnp.zeros((1, 2), jnp.int32))
+
+    def read(params: Params, tokens: Array, keep: bool = False):
+        """Features of what is read before each token of strings that begin in the first column,
+        and keys and values."""
+        _check_length(spec, tokens.shape[1])
+        if bos is not None:
+            before = tk.previous(tokens)
+            return trunk.apply(params, before.at[:, 0].set(bos), keep)
+        x, written = trunk.apply(params, tokens[:, :-1], keep)
+        return jnp.pad(x, [(0, 0), (1, 0), (0, 0)]), written
+
+    def features(params: Params, tokens: Array) -> Array:
+        if tokens.shape[1] < 2 and bos is None:
+            return jnp.zeros((*tokens.shape, spec.width))
+        # turned so that no padding comes before a string: then no token can see any
+        before = jnp.argmax(tokens != PAD, axis=1)
+        return turned(read(params, turned(tokens, before))[0], -before)
+
+    def head(params: Params, x: Array) -> Array:
+        return jax.nn.log_softmax(logits(spec, compute, params, x))
+
+    def start(params: Params, prompts: Sequences, horizon: int) -> Cache:
+        return _start(spec, compute, bos, read, params, prompts, horizon)
+
+    def step(params: Params, cache: Cache, token: Array) -> tuple[Cache, Array]:
+        token = jnp.where(token == PAD, 0 if bos is None else bos, token)
+        cache, x = _step(spec, compute, params, cache, token)
+        return cache, head(params, x)
+
+    return Policy(init, features, head, start, step)
+
+
+def _check_length(spec: Spec, length: int) -> None:
+    if spec.longest is not None and length > spec.longest:
+        raise UsageError(
+            "length",
+            length,
+            f"is beyond {spec.longest} tokens, where this model's rotary embedding changes.",
+            f"Keep prompt and completion within {spec.longest} tokens.",
+        )
+
+
+def _start(
+    spec: Spec,
+    compute: Compute,
+    bos: int | None,
+    read: Callable,
+    params: Params,
+    prompts: Sequences,
+    horizon: int,
+) -> Cache:
+    """The cache of all of the prompts [B, P] but their last tokens, with room for `horizon`
+    more."""
+    batch, width = prompts.tokens.shape
+    _check_length(spec, width + horizon)
+    if width == 0 and bos is None:
+        raise UsageError(
+            "prompts", "", "are empty, and nothing stands before a first token.", "Give prompts."
+        )
+    # with bos as many slots as columns are read; without it one fewer, and all of the last unused
+    size = (prompts.tokens != PAD).sum(1) - (bos is None)
+    slots = jnp.arange(width + horizon)
+    position = jnp.where(slots[None] < size[:, None], slots[None], -1)
+    shape = (batch, width + horizon, spec.kv_heads, spec.head_dim)
+    empty = [jnp.zeros(shape, compute.narrow)] * spec.layers
+    written = None if width <= (bos is None) else read(params, prompts.tokens, True)[1]
+    place = lambda stack: [
+        jax.lax.dynamic_update_slice_in_dim(room, stack[i].astype(room.dtype), 0, axis=1)
+        for i, room in enumerate(empty)
+    ]
+    keys, values = (empty, empty) if written is None else map(place, written)
+    return Cache(keys, values, position, jnp.asarray(width), size)
+
+
+def _step(
+    spec: Spec, compute: Compute, params: Params, cache: Cache, token: Array
+) -> tuple[Cache, Array]:
+    """The cache with tokens [B] in it, and their features [B, width]."""
+    position = jax.lax.dynamic_update_slice_in_dim(
+        cache.position, cache.next[:, None], cache.slot, axis=1
+    )
+    # an empty slot is made as far ahead as none may look
+    distance = jnp.where(position >= 0, cache.next[:, None] - position, -1)[:, None]
+    turn = rotation(spec, cache.next[:, None])
+    x = embed(spec, params["params"]["embedding"], token[:, None])
+    keys, values = [], []
+    for i in range(spec.layers):
+        window = spec.windows[i]
+        layer = (spec.rope_of[i], EVERYTHING if window is None else window)
+        past = Past(cache.keys[i], cache.values[i], cache.slot)
+        x, (key, value) = Block(spec, compute, keep=True).apply(
+            layer_of(params, i), x, layer, turn, distance, past
+        )
+        keys.append(key)
+        values.append(value)
+    # pyrefly: ignore[bad-argument-type]: Flax types a result as if variables might come with it
+    x = jnp.asarray(final_norm(spec).apply({"params": params["params"]["norm"]}, x))
+    return Cache(keys, values, position, cache.slot + 1, cache.next + 1), x[:, 0]
