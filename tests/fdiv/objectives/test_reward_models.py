@@ -662,27 +662,29 @@ def compared(out: Path, *names: str, report: bool = False) -> dict:
     return json.loads((out / "results.json").read_text())["methods"]
 
 
-def test_a_learned_reward_leads_to_the_optimum_from_the_command_line(tmp_path):
+@pytest.mark.parametrize("name", ["bt_ppo", "classifier_rloo"])
+def test_a_learned_reward_leads_to_the_optimum_from_the_command_line(tmp_path, name):
     """Little is left on the table, and what a model says stands beside what the task says."""
-    names = ["bt_ppo", "classifier_rloo"]
-    methods = compared(tmp_path / "run", *names, report=True)
-    drawn = list(csv.DictReader((tmp_path / "run" / "figures" / "overoptimisation.csv").open()))
-    assert {row["method"] for row in drawn} == set(names)
-    for name in names:
-        first, *_, last = (row for row in drawn if row["method"] == name)
-        assert (float(first["divergence"]), first["gold"]) == (
-            pytest.approx(0, abs=1e-6),
-            first["proxy"],
-        )
-        assert float(last["gold"]) - float(first["gold"]) == pytest.approx(
-            float(last["proxy"]) - float(first["proxy"]), abs=0.2
-        )
-        found = {name: metric["seeds"] for name, metric in methods[name]["metrics"].items()}
-        assert max(found["tv"]) < 0.02  # the reference itself is at .476
-        assert np.allclose(found["score"], found["reward"], atol=0.2)  # of 64 strings and of all
-        assert 0.55 < min(found["reward_accuracy"]) <= max(found["reward_accuracy"]) < 1
-        assert max(found["reward_calibration"]) < 0.2
-        assert np.isfinite(found["proxy"]).all()
+    drawn = name == "bt_ppo"
+    found = compared(tmp_path / "run", name, report=drawn)[name]["metrics"]
+    found = {metric: values["seeds"] for metric, values in found.items()}
+    assert max(found["tv"]) < 0.02  # the reference itself is at .476
+    assert np.allclose(found["score"], found["reward"], atol=0.2)  # of 64 strings and of all
+    assert 0.55 < min(found["reward_accuracy"]) <= max(found["reward_accuracy"]) < 1
+    assert max(found["reward_calibration"]) < 0.2
+    assert np.isfinite(found["proxy"]).all()
+    if not drawn:
+        return
+    rows = list(csv.DictReader((tmp_path / "run" / "figures" / "overoptimisation.csv").open()))
+    assert {row["method"] for row in rows} == {name}
+    first, *_, last = rows
+    assert (float(first["divergence"]), first["gold"]) == (
+        pytest.approx(0, abs=1e-6),
+        first["proxy"],
+    )
+    assert float(last["gold"]) - float(first["gold"]) == pytest.approx(
+        float(last["proxy"]) - float(first["proxy"]), abs=0.2
+    )
 
 
 def test_comparisons_lead_to_the_optimum_from_the_command_line(tmp_path):
