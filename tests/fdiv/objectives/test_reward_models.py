@@ -37,6 +37,7 @@ from fdiv.types import PAD, Components, Model, Pairs, Regulariser, Sequences, To
 NAMES = ["bt_rloo", "bt_var_rloo", "classifier_rloo"]
 FOLLOWED = {"bt_grpo": "grpo", "bt_ppo": "ppo"}  # bt_rloo but for what follows the reward
 COMPARING = NAMES[:2]
+PAIRED = ("bt_ppo", "dpo", "kto")
 BETA, UPDATES = 0.3, 3
 
 
@@ -633,8 +634,7 @@ def compared(out: Path, *names: str, report: bool = False) -> dict:
         "2",
         "--benchmark.base.horizon",
         "3",
-        "--benchmark.labels",
-        "exact",
+        *(("--benchmark.labels", "exact") if any(n in PAIRED for n in names) else ()),
         "--seeds",
         "2",
         "--benchmark.reward",
