@@ -22,18 +22,39 @@ UNSPACED = re.compile("CJK|HIRAGANA|KATAKANA|THAI|LAO|KHMER|MYANMAR|TIBETAN|IDEO
 
 
 def of_prompt(prompt: str, sides: Sequence[str]) -> str | None:
-    """What all sides begin with, where it is the prompt but for white space around it; None where
-    one does not."""
+    """What all sides begin with, where it is the prompt but for its white space; None where one
+    does not."""
     if not prompt.strip():
         return None
     if all(side.startswith(prompt) for side in sides):
         return prompt
-    begins = set()
-    for side in sides:
-        space = len(side) - len(side.lstrip())
-        end = space + len(prompt.strip())
-        begins.add(side[:end] if side[space:end] == prompt.strip() else None)
+    words = prompt.split()
+    begins = {_of_words(words, side) for side in sides}
     return begins.pop() if len(begins) == 1 else None
+
+
+def _of_words(words: Sequence[str], side: str) -> str | None:
+    """What a text begins with, where it is these words parted by any white space."""
+    end = 0
+    for i, word in enumerate(words):
+        start = end
+        while end < len(side) and side[end].isspace():
+            end += 1
+        if (i and end == start) or not side.startswith(word, end):
+            return None
+        end += len(word)
+    return side[:end]
+
+
+def after_tag(side: str, begin: int) -> int:
+    """Where the answer begins in a text behind its prompt: past the assistant's tag, if one
+    follows."""
+    while begin < len(side) and side[begin].isspace():
+        begin += 1
+    tag = ASSISTANT.match(side, begin)
+    if tag is None:
+        return -1
+    return tag.end() + (side[tag.end() : tag.end() + 1] == " ")
 
 
 def of_tagged(prompt: str, sides: Sequence[str]) -> str | None:

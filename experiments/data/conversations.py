@@ -53,15 +53,37 @@ def unpacked(value: Any) -> Any:
         return [value]
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         try:
-            return json.loads(value)
+            return json.loads(value, object_pairs_hook=_unique)
+        except Doubled:
+            raise
         except (ValueError, RecursionError):
             return value
     return value
 
 
+class Doubled(ValueError):
+    """A key stands twice in one object."""
+
+
+def doubled(pairs: Sequence[tuple[str, Any]]) -> str:
+    """The first key of an object that stands in it twice."""
+    keys = [key for key, _ in pairs]
+    return next(key for key in keys if keys.count(key) > 1)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise Doubled(f"a message has the key {doubled(pairs)[:40]!r} twice")
+    return made
+
+
 def asks(value: Any) -> bool:
     """Whether a cell is a conversation that waits for an answer."""
-    messages = unpacked(value)
+    try:
+        messages = unpacked(value)
+    except Doubled:  # which is said where the row is read
+        return False
     last = messages[-1] if is_conversation(messages) and messages else None
     roles = [last.get(key) for key in ROLE] if isinstance(last, dict) else []
     return any(ROLES.get(str(role).lower()) in ("user", "tool") for role in roles)
@@ -147,7 +169,7 @@ def _call(call: dict) -> dict[str, Any]:
     arguments = call.get("arguments")
     if isinstance(arguments, str):
         with contextlib.suppress(ValueError, RecursionError):  # else the text that it is
-            arguments = json.loads(arguments)
+            arguments = json.loads(arguments, object_pairs_hook=_unique)
     return {"name": call.get("name"), "arguments": arguments}
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
-from experiments.data import formats, sources
+from experiments.data import formats, layouts, sources
 from experiments.data import rows as record_rows
 from experiments.data.formats import refuse
 from experiments.data.layouts import listed
@@ -187,10 +187,33 @@ def _plain(files: Sequence[formats.Source], config: Text, share: Share) -> list[
 
 
 def _recorded(files: Sequence[formats.Source], config: Text, share: Share) -> list[Piece]:
-    """Records, whose columns are those of the first one of all files."""
+    """Records, whose columns are those of the first one of all files; where that one has no known
+    layout, or lacks a column that a flag names, of the first that has."""
     each = [sources.RECORDS[file.kind](file, share) for file in files]
     first = next((records.first for records in each if records.first is not None), None)
+    if first is not None and not layouts.known(first, config):
+        first = _first_known(files, first, config)
     return [record_rows.rows(own.numbered, first, own.numbers, config) for own in each]
+
+
+def _first_known(
+    files: Sequence[formats.Source], first: Mapping[str, Any], config: Text
+) -> Mapping[str, Any]:
+    """The first record whose layout is known and that has all named columns, else the first. Raises
+    `UsageError` for a column that no record has, and where none has all."""
+    every: dict[str, Any] = {}
+    for record in itertools.chain.from_iterable(map(sources.records, files)):
+        if layouts.known(record, config):
+            return record
+        every |= dict.fromkeys(record)
+    for field, name in layouts.lacking(every, config):
+        problem, fix = "is no column of the file.", f"Its columns: {listed(every)}."
+        raise UsageError(f"benchmark.{field}", name, problem, fix)
+    if not layouts.lacking(first, config):
+        return first
+    field, name = layouts.lacking(first, config)[0]
+    problem = "is in no row beside the other columns that are named."
+    raise UsageError(f"benchmark.{field}", name, problem, "Name columns that rows have together.")
 
 
 def _few(names: Sequence[str]) -> str:

@@ -13,7 +13,9 @@ SYSTEM = ("system", "system_prompt")
 QUESTION = ("prompt", "instruction", "question", "query", "input")
 CONTEXT = ("input", "context")  # beside an instruction or a question
 ANSWER = ("completion", "output", "response")
+WORDS = ("true", "false", "desirable", "undesirable")  # a judgement beside any text
 CONVERSATION = ("messages", "conversations", "conversation")
+FIELDS = ("prompt_field", "completion_field", "rejected_field", "label_field")
 USUAL = (
     "text, prompt/completion[/label], messages, conversations, [prompt/]chosen/rejected, "
     "instruction/[input/]output"
@@ -39,8 +41,16 @@ class Columns(NamedTuple):
 def columns(record: Mapping[str, Any], config: Text) -> Columns:
     """The columns of a file by its first record and the config's flags.
 
-    Raises `UsageError` where a named column is missing, or nothing is named and no layout known.
+    Raises `UsageError` where a named column is missing, or nothing is named and no layout known,
+    or one would be known if a column's name had no capitals.
     """
+    made = _columns(record, config)
+    if not _named(config):
+        _refuse_other_case(record, config)
+    return made
+
+
+def _columns(record: Mapping[str, Any], config: Text) -> Columns:
     _check_named(record, config)
     answer, rejected = _answers(record, config)
     label = config.label_field if rejected is None else None
@@ -71,14 +81,32 @@ def conditions(record: Mapping[str, Any], read: Columns) -> list[str]:
     return [name for name in others if record.get(name) is not None and name not in read.known]
 
 
-def _check_named(record: Mapping[str, Any], config: Text) -> None:
-    single = ("completion_field", "rejected_field", "label_field")
+def lacking(record: Mapping[str, Any], config: Text) -> list[tuple[str, str]]:
+    """(flag's field, name) of the named columns that a record has not."""
+    return [(field, name) for field, name in _named(config) if name not in record]
+
+
+def known(record: Mapping[str, Any], config: Text) -> bool:
+    """Whether a record has a layout and all named columns."""
+    try:
+        _check_named(record, config)
+        _answers(record, config)
+    except UsageError as error:
+        return error.field not in ("benchmark.path", *(f"benchmark.{f}" for f in FIELDS))
+    return True
+
+
+def _named(config: Text) -> list[tuple[str, str]]:
+    single = FIELDS[1:]
     named = [("prompt_field", name) for name in config.prompt_field]
-    named += [(field, getattr(config, field)) for field in single if getattr(config, field)]
-    for field, name in named:
-        if name not in record:
-            problem, fix = "is no column of the file.", f"Its columns: {listed(record)}."
-            raise UsageError(f"benchmark.{field}", name, problem, fix)
+    return named + [(field, getattr(config, field)) for field in single if getattr(config, field)]
+
+
+def _check_named(record: Mapping[str, Any], config: Text) -> None:
+    named = _named(config)
+    for field, name in lacking(record, config):
+        problem, fix = "is no column of the file.", f"Its columns: {listed(record)}."
+        raise UsageError(f"benchmark.{field}", name, problem, fix)
     used = [name for _, name in named]
     for field, name in named:
         if used.count(name) > 1:
@@ -88,6 +116,21 @@ def _check_named(record: Mapping[str, Any], config: Text) -> None:
         fix = "Name the preferred answers' column with --benchmark.completion-field."
         problem = "is named without the answers that were preferred to it."
         raise UsageError("benchmark.rejected_field", config.rejected_field, problem, fix)
+
+
+def _refuse_other_case(record: Mapping[str, Any], config: Text) -> None:
+    """Raise for a column that would be read, were its name in small letters."""
+    for name in record:
+        usual = name.strip().lower()
+        if usual == name or usual in record:
+            continue
+        if usual in _columns({**record, usual: record[name]}, config).names:
+            problem = f"has a column {name!r}, which is not read; {usual!r} would be."
+            field = {"label": "label", "rejected": "rejected"}.get(usual, "prompt")
+            fix = (
+                f"Rename it, or name what is to be read, such as --benchmark.{field}-field {name}."
+            )
+            raise UsageError("benchmark.path", str(config.path), problem, fix)
 
 
 def _answers(record: Mapping[str, Any], config: Text) -> tuple[str, str | None]:
@@ -133,11 +176,12 @@ def _prompt(record: Mapping[str, Any], answer: str, rejected: str | None) -> lis
 
 
 def _judges(record: Mapping[str, Any], answer: str) -> bool:
-    """Whether a column `label` is a judgement: in plain text only true and false are, as it is a
+    """Whether a column `label` is a judgement: beside `text` only true and false are, as it is a
     class there in many files."""
     if "label" not in record or answer == "label":
         return False
-    return answer != "text" or isinstance(record["label"], bool)
+    label = record["label"]
+    return answer != "text" or isinstance(label, bool) or str(label).strip().lower() in WORDS
 
 
 def listed(names: Sequence[str] | Mapping[str, Any], most: int = 20) -> str:

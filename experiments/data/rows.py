@@ -277,6 +277,9 @@ def _without_prompt(
         begin = beginnings.of_prompt(text, sides)
         if begin is None or any(len(side) == len(begin) for side in sides):
             continue
+        ends = [beginnings.after_tag(side, len(begin)) for side in sides]
+        if all(0 < end < len(side) for end, side in zip(ends, sides)):
+            return {**cells, **{k: side[e:] for k, e, side in zip(names, ends, sides)}}
         if all(beginnings.ends_a_word(side, len(begin)) for side in sides):
             return {**cells, **{k: side[len(begin) :] for k, side in zip(names, sides)}}
     return cells

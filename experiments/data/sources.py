@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import csv
+import functools
 import io
 import itertools
 import json
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from experiments.data import formats
+from experiments.data.conversations import doubled
 from experiments.data.formats import Source, refuse
 from fdiv.benchmarks import text_rows
 from fdiv.benchmarks.text_rows import Cut, Row
 
 LONGEST = (1 << 31) - 1  # characters of a cell of a table in text
+INDEX = "(no name)"  # of a first column whose name is empty
 CHARACTERS = 120  # of an error's own words
 
 
@@ -70,12 +73,45 @@ def _next_line(file: BinaryIO, offset: int) -> int:
 
 
 def _parsed(line: bytes) -> Any:
+    doubles: list[_Double] = []
     try:
-        return json.loads(line)
+        record = json.loads(line, object_pairs_hook=functools.partial(_unique, doubles))
     except RecursionError:
         return Unreadable("not JSON that can be read (nested too deeply)")
     except ValueError as error:
         return Unreadable(f"not JSON ({_brief(error)})")
+    return _without_doubles(record) if doubles else record
+
+
+class _Double(dict):
+    """An object in which a key stands twice. Which of its values is meant cannot be told, and
+    Python would keep the last."""
+
+    key: str
+
+
+def _unique(doubles: list[_Double], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) == len(pairs):
+        return made
+    double = _Double(made)
+    double.key = doubled(pairs)
+    doubles.append(double)
+    return double
+
+
+def _without_doubles(record: Any) -> Any:
+    """A record, or the exception in its place where an object in it has a key twice."""
+    todo = [record]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, _Double):
+            return Unreadable(f"has the key {_brief(value.key)!r} twice")
+        if isinstance(value, dict):
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
+    return record
 
 
 def _first(values: Iterable[Any]) -> dict | None:
@@ -84,9 +120,11 @@ def _first(values: Iterable[Any]) -> dict | None:
 
 def _json_list(source: Source, share: Share) -> Records:
     """A share of a list, which is parsed whole: where its records begin is not known before."""
+    doubles: list[_Double] = []
     try:
         with source.open() as file:
-            whole = json.loads(file.read())
+            unique = functools.partial(_unique, doubles)
+            whole = json.loads(file.read(), object_pairs_hook=unique)
     except RecursionError as error:
         raise refuse(source.path, "is nested too deeply.", "Give a list of records.") from error
     except ValueError as error:
@@ -94,6 +132,8 @@ def _json_list(source: Source, share: Share) -> Records:
         raise refuse(source.path, problem, "Give a list of records.") from error
     if not isinstance(whole, list):
         raise refuse(source.path, "holds no list of records.", _list_inside(whole))
+    if doubles:
+        whole = list(map(_without_doubles, whole))
     own = whole[share.of(len(whole))]
     return Records(_first(whole), enumerate(own, 1), len(own))
 
@@ -128,6 +168,8 @@ def _separated(source: Source, share: Share) -> Records:
         problem = f"is not {source.kind}: {_brief(error)}, line {reader.line_num:,}."
         raise refuse(source.path, problem, "Mend that line; look for a quote left open.") from error
     names = [name.strip() for name in header]
+    if len(names) > 1 and not names[0] and INDEX not in names:
+        names[0] = INDEX  # of a table that was written with its row numbers
     if len(set(names)) < len(names) or not all(names):
         problem = "has a first line that does not name its columns, each by a name of its own."
         raise refuse(source.path, problem, "Begin it with a line such as prompt,completion.")
@@ -155,6 +197,7 @@ def _parquet(source: Source, share: Share) -> Records:
     import pyarrow.parquet
 
     with _sound(source), source.open() as opened, pyarrow.parquet.ParquetFile(opened) as file:
+        _refuse_doubles(source, file.schema_arrow.names)
         count = file.metadata.num_rows
         own = list(_records(_groups(file, share.of(count))))
         first = _first(_records(_groups(file, slice(0, min(1, count)))))
@@ -188,10 +231,19 @@ def _arrow(source: Source, share: Share) -> Records:
         opened.seek(0)
         ipc = pyarrow.ipc.open_file if begin == b"ARROW1" else pyarrow.ipc.open_stream
         table = ipc(opened).read_all()
+        _refuse_doubles(source, table.column_names)
         own = list(_records(table[share.of(table.num_rows)]))
         first = _first(_records(table[:1]))
         first = first or (dict.fromkeys(table.column_names) if table.num_rows else None)
     return Records(first, enumerate(own, 1), len(own))
+
+
+def _refuse_doubles(source: Source, names: list[str]) -> None:
+    """Raise for a table with two columns of one name."""
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        problem = f"has two columns {_brief(double)!r}."
+        raise refuse(source.path, problem, "Give each column a name of its own.")
 
 
 @contextlib.contextmanager
@@ -220,9 +272,16 @@ def _records(table: Any) -> Iterator[Any]:
             yield Unreadable(f"no text ({_brief(error)})")
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: Exception | str) -> str:
     words = " ".join(str(error).split())
     return words if len(words) <= CHARACTERS else f"{words[:CHARACTERS]}..."
+
+
+def records(source: Source) -> Iterator[Mapping[str, Any]]:
+    """All records of a file that could be read."""
+    for _, record in RECORDS[source.kind](source, Share(0, 1)).numbered:
+        if isinstance(record, Mapping):
+            yield record
 
 
 RECORDS = {  # what reads a file of records, by its kind

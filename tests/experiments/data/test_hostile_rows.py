@@ -1,0 +1,184 @@
+"""Rows that could be read wrongly without a word: each is read as it is meant, or named with its
+reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from experiments.data import files
+from fdiv.benchmarks.text import Text
+from fdiv.types import UsageError
+
+GOOD = '{"prompt":"q","completion":"a"}'
+TALK = '[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]'
+
+
+def read(folder: Path, content: str, name: str = "rows.jsonl", **fields):
+    path = folder / name
+    path.write_text(content, encoding="utf-8", newline="")
+    return files.read(Text(path=path, **fields))
+
+
+DOUBLED = {  # a row, a sound one, the key that stands twice
+    "in a row": ('{"prompt":"q","prompt":"r","completion":"a"}', GOOD, "prompt"),
+    "the same value": ('{"prompt":"q","prompt":"q","completion":"a"}', GOOD, "prompt"),
+    "not read": ('{"prompt":"q","id":1,"id":2,"completion":"a"}', GOOD, "id"),
+    "in a message": (
+        '{"messages":[{"role":"user","content":"q","content":"r"}]}',
+        f'{{"messages":{TALK}}}',
+        "content",
+    ),
+    "in a message written as text": (
+        json.dumps({"messages": TALK.replace('"role":"user"', '"role":"user","role":"system"')}),
+        json.dumps({"messages": TALK}),
+        "role",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DOUBLED)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_a_key_twice_is_a_bad_row(case, name, tmp_path):
+    bad, good, key = DOUBLED[case]
+    lines = f"{good}\n{bad}\n{good}\n" if name == "rows.jsonl" else f"[{good},{bad},{good}]"
+    reading = read(tmp_path, lines, name)
+    assert len(reading.rows) == 2
+    ((number, reason),) = reading.bad
+    assert number == 2 and f"the key {key!r} twice" in reason
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_column_twice_is_refused(kind, tmp_path):
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in ("prompt", "text", "text")])
+    table = pyarrow.Table.from_arrays([pyarrow.array(["q", "r"])] * 3, schema=schema)
+    path = tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        pyarrow.parquet.write_table(table, path)
+    else:
+        with pyarrow.ipc.new_file(path, schema) as file:
+            file.write_table(table)
+    with pytest.raises(UsageError, match="two columns 'text'"):
+        files.read(Text(path=path))
+
+
+LATER = {  # rows, named columns, prompts and completions, numbers of bad rows
+    "named prompt": (
+        [{"a": "x"}, {"a": "y", "why": "w"}],
+        {"prompt_field": "why", "completion_field": "a"},
+        [("w", "y")],
+        [1],
+    ),
+    "one of two": (
+        [{"q": "1", "a": "x"}, {"q": "2", "c": "more", "a": "y"}],
+        {"prompt_field": ("q", "c"), "completion_field": "a"},
+        [("1", "x"), ("2\nmore", "y")],
+        [],
+    ),
+    "label": (
+        [{"text": "x"}, {"text": "y", "ok": "yes"}],
+        {"completion_field": "text", "label_field": "ok"},
+        [("", "y")],
+        [1],
+    ),
+    "rejected, by its usual name": (
+        [{"prompt": "q", "chosen": "a"}, {"prompt": "q", "chosen": "a", "rejected": "b"}],
+        {},
+        [("q", "a")],
+        [1],
+    ),
+    "behind an empty record": ([{}, {"text": "x"}], {}, [("", "x")], [1]),
+}
+
+
+@pytest.mark.parametrize("case", LATER)
+def test_columns_that_only_later_rows_have(case, tmp_path):
+    records, named, wanted, bad = LATER[case]
+    reading = read(tmp_path, "".join(json.dumps(r) + "\n" for r in records), **named)
+    assert [(r.prompt.decode(), r.completion.decode()) for r in reading.rows] == wanted
+    assert [number for number, _ in reading.bad] == bad
+
+
+@pytest.mark.parametrize(
+    ("records", "named", "says"),
+    [
+        ([{"a": "x"}, {"b": "y"}], {"prompt_field": "z", "completion_field": "a"}, "a, b"),
+        ([{"a": "x"}, {"b": "y"}], {"prompt_field": "a", "completion_field": "b"}, "in no row"),
+        ([{"a": "x"}, {"b": "y"}], {}, "none of the usual columns"),
+    ],
+)
+def test_columns_that_no_row_has(records, named, says, tmp_path):
+    with pytest.raises(UsageError, match=says):
+        read(tmp_path, "".join(json.dumps(record) + "\n" for record in records), **named)
+
+
+OTHER_CASE = {
+    "Label": {"prompt": "q", "completion": "a", "Label": False},
+    "LABEL": {"messages": [{"role": "user", "content": "q"}], "LABEL": 0},
+    "System": {"prompt": "q", "completion": "a", "System": "s"},
+    "Input": {"instruction": "q", "Input": "more", "output": "a"},
+    "Prompt": {"Prompt": "q", "chosen": "a", "rejected": "b"},
+    " prompt": {" prompt": "q", "chosen": "a", "rejected": "b"},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CASE)
+def test_a_column_that_is_not_read_for_its_capitals_is_refused(name, tmp_path):
+    with pytest.raises(UsageError) as refused:
+        read(tmp_path, json.dumps(OTHER_CASE[name]) + "\n")
+    assert repr(name) in refused.value.problem
+
+
+def test_capitals_that_would_not_be_read_either_are_no_matter(tmp_path):
+    record = {"prompt": "q", "completion": "a", "Context": "c", "Id": 1, "Prompt": "other"}
+    reading = read(tmp_path, json.dumps(record) + "\n")
+    assert set(reading.unread) == {"Context", "Id", "Prompt"}
+
+
+SPACED = {  # prompt, what each answer begins with, the prompt that is trained on
+    "two spaces": ("what  is it?", "what is it?", "what is it?"),
+    "a line feed of Windows": ("what\r\nis it?", "what\nis it?", "what\nis it?"),
+    "space around": ("  what is it? \n", "what is it?", "what is it?"),
+    "a line for a space": ("what is it?", "what\nis\tit?", "what\nis\tit?"),
+}
+
+
+@pytest.mark.parametrize("case", SPACED)
+def test_a_prompt_that_answers_repeat_with_other_white_space(case, tmp_path):
+    prompt, begin, wanted = SPACED[case]
+    record = {"prompt": prompt, "chosen": f"{begin} yes", "rejected": f"{begin} no"}
+    (row,) = read(tmp_path, json.dumps(record) + "\n").rows
+    assert row[:3] == (wanted.encode(), b" yes", b" no")
+
+
+def test_words_that_run_together_are_not_the_prompt(tmp_path):
+    record = {"prompt": "a b", "chosen": "ab yes", "rejected": "ab no"}
+    (row,) = read(tmp_path, json.dumps(record) + "\n").rows
+    assert row[:3] == (b"a b", b"ab yes", b"ab no")
+
+
+def test_answers_that_repeat_messages_as_text_lose_the_tag_too(tmp_path):
+    record = {
+        "prompt": [{"role": "user", "content": "q"}],
+        "chosen": "user: q\nassistant: yes",
+        "rejected": "user: q\n\nassistant: no",
+    }
+    (row,) = read(tmp_path, json.dumps(record) + "\n").rows
+    assert row[:3] == (b"user: q\n", b"yes", b"no")
+
+
+@pytest.mark.parametrize("label", [True, "True", "true ", "desirable"])
+def test_a_judgement_beside_text_is_one_in_words_too(label, tmp_path):
+    records = [{"text": "x", "label": label}, {"text": "y", "label": "false"}]
+    reading = read(tmp_path, "".join(json.dumps(record) + "\n" for record in records))
+    assert [row.liked for row in reading.rows] == [True, False]
+
+
+def test_a_first_column_without_a_name_is_not_read(tmp_path):
+    reading = read(tmp_path, ",prompt,completion\r\n0,q,a\r\n", "rows.csv")
+    assert reading.rows[0][:2] == (b"q", b"a")
+    assert set(reading.unread) == {"(no name)"}
