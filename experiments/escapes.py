@@ -51,11 +51,12 @@ _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "#": r"\#", "$": r"\$", "%": r"\%", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\^{}", "|": r"\textbar{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "—": "--",
+    "±": r"$\pm$",
 }  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\N{FULLWIDTH EQUALS SIGN}", "\N{FULLWIDTH PLUS SIGN}",
             "\N{FULLWIDTH HYPHEN-MINUS}", "\N{FULLWIDTH COMMERCIAL AT}")  # fmt: skip
 _NUMBER = r"([+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan))"
-_CELL = re.compile(rf"{_NUMBER}( \[{_NUMBER}, {_NUMBER}\])?( \(\d+ of \d+ finite\))?")
+_CELL = re.compile(rf"{_NUMBER}( \[{_NUMBER}, {_NUMBER}\]| ± {_NUMBER})?( \(\d+ of \d+ finite\))?")
 
 
 def markdown(text: str) -> str:

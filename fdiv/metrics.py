@@ -112,7 +112,7 @@ def sampled_metrics(
     measured = averages(
         {"cross_entropy": nll, "entropy": -log_q.sum(1), "length": tk.lengths(answered)}
     )
-    measured["validation_nll"] = nll.sum() / held_out.mask.sum()
+    measured |= per_token("validation_nll", nll, held_out)
     measured |= averages({name: f(answered) for name, f in mdp.statistics.items()})
     if expert is None:
         return measured, answered
@@ -151,6 +151,17 @@ def averages(values: Mapping[str, Array]) -> dict[str, Array]:
     for name, x in values.items():
         measured[name], measured[f"{name}_stderr"] = x.mean(), _standard_error(x)
     return measured
+
+
+def per_token(name: str, of_strings: Array, sequences: Sequences) -> dict[str, Array]:
+    """What strings [N] sum to, per token of theirs, and its standard error under `NAME_stderr`.
+
+    A ratio of sums: its error is that of sum - ratio * length, per token (Cochran 1977, Sampling
+    Techniques, chapter 6)."""
+    lengths = tk.lengths(sequences)
+    ratio = of_strings.sum() / sequences.mask.sum()
+    error = _standard_error(of_strings - ratio * lengths) / lengths.mean()
+    return {name: ratio, f"{name}_stderr": error}
 
 
 # --- diversity of samples (host side) -------------------------------------------------------------

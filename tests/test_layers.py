@@ -60,6 +60,7 @@ FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from 
         "experiments.doctor",
         "experiments.figures",
         "experiments.fuzz",
+        "experiments.intervals",
         "experiments.show_data",
         "experiments.speed",
         "experiments.train",

@@ -1,5 +1,9 @@
 """Measuring policies on all their seeds at once: exactly where strings are enumerated, else from
-samples."""
+samples.
+
+Each run is judged on strings of its own. Then the errors of sampling are independent from seed to
+seed, and an interval over seeds holds them as well as the spread of the seeds. Methods of one seed
+share its strings, so that paired differences are not blurred by them."""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -61,12 +66,25 @@ def exact_measures(
     return measure
 
 
+def judging_keys(seed: int, count: int, offset: int = 0) -> Array:
+    """A key of judging strings for each run: the i-th is the same whatever the number of runs."""
+    base = jax.random.fold_in(jax.random.key(seed), SALT)
+    return jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(offset, offset + count))
+
+
 class HeldOut(NamedTuple):
-    """The strings that policies are measured against."""
+    """The strings that each run is measured against, [count, samples, ...]."""
 
     data: Sequences  # held-out demonstrations
     prompts: Sequences  # theirs
     expert: Sequences | None  # the expert's own answers to them; None where it is not known
+
+
+class Judged(NamedTuple):
+    """What judges each run: a key [count] and the strings that were drawn from it."""
+
+    key: Array
+    held_out: HeldOut
 
 
 class Evaluator:
@@ -75,101 +93,120 @@ class Evaluator:
     def __init__(
         self,
         evaluation: Evaluation,
-        seed: int,
+        keys: Array,
         task: Task,
         components: Components,
         layout: Layout,
         params: Params,
         extra: Sequence[str] = (),
     ):
-        """`extra` are divergences to measure beside the standard ones; `params` is an example, laid
-        out by `layout`."""
+        """`keys` [count] draw the strings that each run is judged on (`judging_keys`; runs of one
+        key are judged on the same); `extra` are divergences to measure beside the standard ones;
+        `params` is an example, laid out by `layout`."""
         self.layout, self.exact = layout, task.space is not None
         self.family = [
             divergences.parse(name) for name in dict.fromkeys([*divergences.logged(), *extra])
         ]
         self._task, self._components = task, components
-        self._key = jax.random.fold_in(jax.random.key(seed), SALT)
-        self._held_out = self._draw(evaluation.samples)
-        measure = self._exactly() if self.exact else self._from_samples()
-        self._measure, _ = layout.compile(measure, params, jax.numpy.float32(1.0), shared=(1,))
-        self._answer, _ = layout.compile(self._answered, params)
+        self._judged = self._drawn(layout.put(keys), evaluation.samples)
+        measure = self._exactly() if self.exact else self._from_samples
+        self._measure, _ = layout.compile(
+            measure, params, self._judged, jnp.float32(1.0), shared=(2,)
+        )
+        self._answer, _ = layout.compile(self._answered, params, self._judged)
 
-    def _draw(self, samples: int) -> HeldOut:
+    def _drawn(self, keys: Array, samples: int) -> Judged:
         mdp = self._task.mdp
-        data = mdp.held_out(jax.random.fold_in(self._key, 0), samples)
-        prompts = tk.prompts_of(data, mdp.horizon)
-        if mdp.expert is None or self.exact:
-            return HeldOut(data, prompts, None)
-        answer = jax.jit(lambda key: self._components.rollout(key, *mdp.expert, prompts)[0])
-        return HeldOut(data, prompts, answer(jax.random.fold_in(self._key, 1)))
 
-    def _exactly(self) -> Callable[[Params, Array], tuple[dict[str, Array], tuple[()]]]:
+        def draw(key: Array) -> HeldOut:
+            data = mdp.held_out(jax.random.fold_in(key, 0), samples)
+            prompts = tk.prompts_of(data, mdp.horizon)
+            if mdp.expert is None or self.exact:
+                return HeldOut(data, prompts, None)
+            key = jax.random.fold_in(key, 1)
+            return HeldOut(data, prompts, self._components.rollout(key, *mdp.expert, prompts)[0])
+
+        program, _ = self.layout.compile(draw, keys)
+        return Judged(keys, program(keys))
+
+    def _exactly(self) -> Callable[[Params, Judged, Array], tuple[dict[str, Array], tuple[()]]]:
         of_law, space = exact_measures(self._task, self.family), enumerated(self._task)
 
-        def measure(params: Params, temperature: Array):
+        def measure(params: Params, judged: Judged, temperature: Array):
             policy = tempered(self._components.policy, temperature)
             return of_law(exact.law(space, policy, params)), ()
 
         return measure
 
-    def _from_samples(self) -> Callable[[Params, Array], tuple[dict[str, Array], Sequences]]:
-        mdp, rows = self._task.mdp, self.layout.rows
-        held_out = self._held_out
-
-        def measure(params: Params, temperature: Array):
-            policy = tempered(self._components.policy, temperature)
-            own = self._components._replace(policy=policy)
-            key = jax.random.fold_in(self._key, 2)
-            measured, answered = metrics.sampled_metrics(
-                self.family, own, key, params, *rows((held_out.data, held_out.expert))
+    def _from_samples(
+        self, params: Params, judged: Judged, temperature: Array
+    ) -> tuple[dict[str, Array], Sequences]:
+        mdp, held_out = self._task.mdp, self.layout.rows(judged.held_out)
+        policy = tempered(self._components.policy, temperature)
+        own = self._components._replace(policy=policy)
+        key = jax.random.fold_in(judged.key, 2)
+        measured, answered = metrics.sampled_metrics(
+            self.family, own, key, params, held_out.data, held_out.expert
+        )
+        if mdp.solutions is not None:
+            likeliest = greedy(mdp.horizon, mdp.eos)
+            measured |= verified_metrics(
+                own, likeliest, jax.random.fold_in(key, 1), params, held_out.prompts
             )
-            if mdp.solutions is not None:
-                likeliest = greedy(mdp.horizon, mdp.eos)
-                measured |= verified_metrics(
-                    own, likeliest, jax.random.fold_in(key, 1), params, rows(held_out.prompts)
-                )
-            return measured, answered
+        return measured, answered
 
-        return measure
-
-    def _answered(self, params: Params) -> tuple[Sequences, Array]:
-        """The policy's answers to held-out prompts."""
-        key, prompts = jax.random.fold_in(self._key, 3), self.layout.rows(self._held_out.prompts)
+    def _answered(self, params: Params, judged: Judged) -> tuple[Sequences, Array]:
+        """The policy's answers to its held-out prompts."""
+        key, prompts = jax.random.fold_in(judged.key, 3), self.layout.rows(judged.held_out.prompts)
         return self._components.rollout(key, self._components.policy, params, prompts)
 
     def measure(self, params: Params, temperature: float = 1.0) -> Measured:
         """Every metric at a sampling temperature, with diversity where strings are sampled."""
-        measured, answered = self._measure(params, jax.numpy.float32(temperature))
-        measured = self.layout.host(measured)
+        measured, answered = self._measured(params, temperature)
         return measured if self.exact else measured | self._diversity(self.layout.host(answered))
+
+    def estimates(self, params: Params) -> Measured:
+        """The metrics but diversity, which takes as long as all others where runs are many."""
+        return self._measured(params, 1.0)[0]
+
+    def _measured(self, params: Params, temperature: float) -> tuple[Measured, Sequences]:
+        measured, answered = self._measure(params, self._judged, jnp.float32(temperature))
+        return self.layout.host(measured), answered
 
     def expert(self) -> dict[str, float]:
         """What the expert itself scores, as far as it is known: all of it exactly, or entropy and
         length from samples."""
         known, task = self._task.mdp.expert, self._task
-        data, _, strings = self._held_out
         if self.exact:
             law = exact.known_law(enumerated(task), known_expert(task))
             own = jax.jit(exact_measures(task, self.family))(law)
             return {name: float(value) for name, value in own.items()}
-        if known is None or strings is None:
+        data, _, answers = self.layout.host(self._judged.held_out)
+        if known is None or answers is None:
             return {"length": float(tk.lengths(data).mean())}
-        nll = float(-tk.log_probs(*known, strings, task.mdp.vocab).sum(1).mean())
-        held_out = -tk.log_probs(*known, data, task.mdp.vocab).sum() / data.mask.sum()
-        return {
-            "entropy": nll,
-            "expert_nll": nll,
-            "length": float(tk.lengths(strings).mean()),
-            "validation_nll": float(held_out),
-            "self_bleu": metrics.self_bleu(strings),
-            "distinct_2": metrics.distinct_n(strings, 2),
-        }
+
+        def judge(judged: Judged) -> dict[str, Array]:
+            data, _, answers = judged.held_out
+            assert answers is not None
+            nll = -tk.log_probs(*known, answers, task.mdp.vocab).sum(1)
+            held_out = -tk.log_probs(*known, data, task.mdp.vocab).sum(1)
+            return {
+                **metrics.averages({"entropy": nll, "length": tk.lengths(answers)}),
+                **metrics.per_token("validation_nll", held_out, data),
+            }
+
+        program, _ = self.layout.compile(judge, self._judged)
+        seeds = self.layout.host(program(self._judged))
+        seeds |= {"expert_nll": seeds["entropy"], "expert_nll_stderr": seeds["entropy_stderr"]}
+        diversity = self._diversity(answers)
+        seeds |= {name: diversity[name] for name in ("self_bleu", "distinct_2")}
+        return {name: over_seeds(name, values) for name, values in seeds.items()}
 
     def references(self) -> dict[str, Sequences]:
-        """Held-out strings: the expert's own, or for text the data's and the teacher's answers to
-        the same prompts."""
-        data, _, answers = self._held_out
+        """Held-out strings of the first run: the expert's own, or for text the data's and the
+        teacher's answers to the same prompts."""
+        held_out = self.layout.host(self._judged.held_out)
+        data, _, answers = jax.tree.map(lambda x: x[0], held_out)
         if answers is None:
             return {"expert" if self._task.mdp.expert is not None else "data": data}
         prompted = data.tokens.shape[1] > self._task.mdp.horizon
@@ -178,7 +215,7 @@ class Evaluator:
     def strings(self, params: Params) -> tuple[Sequences, np.ndarray]:
         """Strings drawn from each policy [count, samples, T], and their log-probs [count,
         samples]."""
-        sequences, log_q = self.layout.host(self._answer(params))
+        sequences, log_q = self.layout.host(self._answer(params, self._judged))
         return sequences, log_q.sum(-1)
 
     def final(self, params: Params) -> tuple[Measured, Sequences, np.ndarray]:
@@ -192,6 +229,13 @@ class Evaluator:
             f"distinct_{n}": np.array([metrics.distinct_n(x, n) for x in each]) for n in (1, 2, 3)
         }
         return distinct | {"self_bleu": np.array([metrics.self_bleu(x) for x in each])}
+
+
+def over_seeds(name: str, values: np.ndarray) -> float:
+    """The mean over runs; of standard errors, that of the mean of independent estimates."""
+    if name.endswith("_stderr"):
+        return float(np.sqrt(np.mean(np.square(values)) / len(values)))
+    return float(np.mean(values))
 
 
 def own_divergence(claim: Claim, task: Task) -> Own | None:

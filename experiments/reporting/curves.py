@@ -1,4 +1,4 @@
-"""Learning curves: IQM over seeds against tokens learned from, a panel a metric."""
+"""Learning curves: the IQM over seeds against tokens learned from, a panel a metric."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments.reporting import scoreboards, style
+from experiments.reporting import scoreboards, style, wording
 from experiments.reporting.schema import HistoryLine, RunResult
 from experiments.reporting.scoreboards import Scoreboard
 from fdiv import statistics
@@ -22,9 +22,8 @@ def picture(result: RunResult, history: Sequence[HistoryLine], folder: Path) -> 
     """The panels that the task's scoreboard names, of those that were measured."""
     style.use()
     board = scoreboards.of_result(result)
-    lines = [line | _gap(line, result) for line in history if line["method"] in result.methods]
-    measured = {name for line in lines for name, value in line.items() if value is not None}
-    panels = board.shown(board.curves, measured)
+    lines = _lines(result, history)
+    panels = _panels(board, lines)
     if not panels:
         return ""
     size = (3.1 * len(panels), 2.7)
@@ -40,6 +39,28 @@ def picture(result: RunResult, history: Sequence[HistoryLine], folder: Path) -> 
     return style.save(figure, folder, "learning_curves", rows)
 
 
+def caption(result: RunResult, history: Sequence[HistoryLine]) -> str:
+    """What is said under the picture."""
+    panels = _panels(scoreboards.of_result(result), _lines(result, history))
+    lined = [panel for panel in panels if _has_line(panel, result)]
+    return wording.under_curves(result, panels, lined, FLOOR)
+
+
+def _has_line(panel: str, result: RunResult) -> bool:
+    """Whether the expert's own value stands in a panel; where that is logarithmic, it is 0."""
+    return panel in result.expert and panel not in LOGARITHMIC
+
+
+def _lines(result: RunResult, history: Sequence[HistoryLine]) -> list[HistoryLine]:
+    """Those of the result's methods, with the gap."""
+    return [line | _gap(line, result) for line in history if line["method"] in result.methods]
+
+
+def _panels(board: Scoreboard, lines: Sequence[HistoryLine]) -> list[str]:
+    measured = {name for line in lines for name, value in line.items() if value is not None}
+    return board.shown(board.curves, measured)
+
+
 def _gap(line: HistoryLine, result: RunResult) -> dict[str, float]:
     """A method's distance to the best of the class at a point of its curve."""
     best, own = result.methods[line["method"]].best, line.get("own")
@@ -53,7 +74,7 @@ def _band(lines: Sequence[HistoryLine], metric: str) -> style.Rows:
     for update in sorted({line["update"] for line in there}):
         here = [line for line in there if line["update"] == update]
         values = [line[metric] for line in here]
-        low, high = statistics.bootstrap(values, repetitions=500)
+        low, high = statistics.interval(values)
         tokens = float(np.mean([line["tokens"] for line in here]))
         middle = statistics.iqm(values)
         points.append({"update": update, "tokens": tokens, "iqm": middle, "low": low, "high": high})
@@ -83,7 +104,7 @@ def _dress(axis: Axes, panel: str, board: Scoreboard, result: RunResult) -> None
         style.plain_ticks(axis.yaxis)
     if panel == "gap":
         axis.set_ylim(bottom=FLOOR)
-    elif panel in result.expert and panel not in LOGARITHMIC:  # there its own value is 0
+    elif _has_line(panel, result):
         expert = result.expert[panel]
         axis.axhline(expert, color=style.EXPERT, linewidth=0.9, linestyle=(0, (1, 2)))
         axis.annotate(

@@ -18,7 +18,8 @@ Value = TypeVar("Value")
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """How a metric is shown. `{penalty}` in a title is what the task takes off its return."""
+    """How a metric is shown. `{penalty}` in a title is what the task takes off its return,
+    `{expert}` what its known law is called."""
 
     name: str  # in results.json and metrics.jsonl
     title: str  # in tables and the report
@@ -45,8 +46,8 @@ _ENTRIES = (
     Metric("neyman_chi2", "Neyman chi^2", "N.chi^2", "", -1),
     # likelihoods and diversity
     Metric("validation_nll", "validation NLL / token", "NLL/tok", NATS, -1),
-    Metric("cross_entropy", "NLL of the expert's strings", "cross.H", NATS, -1),
-    Metric("expert_nll", "expert's NLL", "exp.NLL", NATS),
+    Metric("cross_entropy", "policy's NLL of demonstrations", "cross.H", NATS, -1),
+    Metric("expert_nll", "{expert}'s NLL of the policy's strings", "exp.NLL", NATS),
     Metric("entropy", "entropy", "entropy", NATS),
     Metric("length", "length", "length", "tokens"),
     Metric("self_bleu", "self-BLEU", "sBLEU"),
@@ -88,7 +89,7 @@ _ENTRIES = (
 METRICS: Mapping[str, Metric] = {entry.name: entry for entry in _ENTRIES}
 
 LEVELS = {  # the end of a divergence's name -> what is added to its title, and to the short one
-    "_token_expert": (" / token, expert's prefixes", "/tok(p)"),
+    "_token_expert": (" / token, {expert}'s prefixes", "/tok(p)"),
     "_token": (" / token, own prefixes", "/tok(q)"),
     "_occupancy": (" of occupancies", "/occ"),
 }
@@ -101,18 +102,21 @@ RENAMED = {  # names in results of version 1 -> today's
 }
 
 
-def metric(name: str, penalty: str | None = None) -> Metric:
+def metric(name: str, penalty: str | None = None, expert: str = "expert") -> Metric:
     """How a metric is shown; `penalty` is the divergence that the task takes off its return, where
-    it does."""
-    if name not in METRICS:
-        return _at_a_level(name)
-    charged = penalty_title(penalty)
-    entry = METRICS[name]
+    it does, and `expert` what its known law is called."""
+    entry = METRICS.get(name) or _at_a_level(name)
+    words = {"penalty": penalty_title(penalty), "expert": expert}
     return dataclasses.replace(
-        entry,
-        title=entry.title.format(penalty=charged),
-        short=entry.short.format(penalty=charged),
+        entry, title=_filled(entry.title, words), short=_filled(entry.short, words)
     )
+
+
+def _filled(text: str, words: Mapping[str, str]) -> str:
+    """A title with its placeholders filled; a user's own name may hold other braces."""
+    for word, value in words.items():
+        text = text.replace(f"{{{word}}}", value)
+    return text
 
 
 def _at_a_level(name: str) -> Metric:
@@ -120,7 +124,7 @@ def _at_a_level(name: str) -> Metric:
     for suffix, (title, short) in LEVELS.items():
         base = name.removesuffix(suffix)
         if base != name:
-            whole = metric(base)
+            whole = METRICS.get(base) or Metric(base, base, base)
             brief = whole.short.replace("fwd ", "f").replace("rev ", "r")
             return Metric(name, whole.title + title, brief + short, whole.unit, -1)
     return Metric(name, name, name)

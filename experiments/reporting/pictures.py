@@ -7,7 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.reporting import curves, frontier, overoptimisation, planes, scoreboards
+from experiments.reporting import (
+    curves,
+    frontier,
+    overoptimisation,
+    planes,
+    scoreboards,
+    wording,
+)
 from experiments.reporting.schema import HistoryLine, RunResult
 
 
@@ -28,15 +35,13 @@ class Drawn(NamedTuple):
     svg: str
 
 
-def pictures(result: RunResult) -> list[Picture]:
-    """All pictures of a run of this kind."""
+def pictures(result: RunResult, history: Sequence[HistoryLine]) -> list[Picture]:
+    """All pictures of a run of this kind, with what is said of them."""
     board = scoreboards.of_result(result)
     return [
         Picture(
             "Reward against divergence from the reference",
-            "The line is exact: no policy earns more at as small a divergence from the reference; "
-            "the star is the optimum at this run's beta. Large marks are IQMs, dots are seeds. "
-            "Right: how much more than its reward needs each method's divergence is.",
+            wording.under_frontier(result.seeds),
             lambda result, history, folder: frontier.picture(result, folder),
         ),
         Picture(
@@ -46,9 +51,9 @@ def pictures(result: RunResult) -> list[Picture]:
             "and the solid one does not, the policy has found what the model got wrong.",
             overoptimisation.picture,
         ),
-        Picture("Learning curves", board.curves_caption, curves.picture),
+        Picture("Learning curves", curves.caption(result, history), curves.picture),
         *(
-            Picture(board.planes_heading, plane.caption, partial(_plane, plane))
+            Picture(board.planes_heading, planes.caption(plane, result), partial(_plane, plane))
             for plane in board.planes
         ),
     ]
@@ -64,6 +69,6 @@ def draw(result: RunResult, history: Sequence[HistoryLine], folder: Path) -> lis
     """Draw into a folder all that there is something to draw for."""
     drawn = [
         Drawn(picture.heading, picture.caption, picture.draw(result, history, folder))
-        for picture in pictures(result)
+        for picture in pictures(result, history)
     ]
     return [one for one in drawn if one.svg]

@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments import escapes
-from experiments.reporting import scoreboards, style
+from experiments.reporting import scoreboards, style, wording
 from experiments.reporting.schema import MethodResult, Row, RunResult, Summary
 from experiments.reporting.scoreboards import Plane, Scoreboard
 
 Place = tuple[float, float]
 Star = tuple[str, Row]  # what a policy of the class is best for, and all its metrics
-LANDMARKS = {"expert": ("P", 9), "optimum": ("P", 9), "start": ("s", 6)}  # marker, size
+EXPERT, START = ("P", 9), ("s", 6)  # marker, size
 Inside = Callable[[float, float], bool]
 
 
@@ -36,9 +36,7 @@ def picture(plane: Plane, result: RunResult, folder: Path) -> str:
     methods = {n: m for n, m in result.methods.items() if {x, y} <= set(m.metrics)}
     stars = _distinct([(n, r) for n, r in result.class_optimum.items() if {x, y} <= set(r)], x, y)
     marked = _landmarks(plane, board, result, x, y)
-    ends = [
-        [(m.metrics[x].ci95[i], m.metrics[y].ci95[i]) for i in (0, 1)] for m in methods.values()
-    ]
+    ends = [list(zip(_ends(m.metrics[x]), _ends(m.metrics[y]))) for m in methods.values()]
     points = [(m.metrics[x].iqm, m.metrics[y].iqm) for m in methods.values()]
     fixed = [(row[x], row[y]) for _, row in stars]
     fixed += [place for name, place in marked if name == "start"]
@@ -49,7 +47,7 @@ def picture(plane: Plane, result: RunResult, folder: Path) -> str:
         *_methods(axis, methods, x, y, inside),
     ]
     for name, place in marked:
-        marker, size = LANDMARKS[name]
+        marker, size = START if name == "start" else EXPERT
         axis.plot(*place, color=style.EXPERT, marker=marker, markersize=size, linestyle="")
         axis.annotate(name, place, textcoords="offset points", xytext=(7, 4), fontsize=8)
         rows.append({"what": name, x: place[0], y: place[1]})
@@ -57,6 +55,11 @@ def picture(plane: Plane, result: RunResult, folder: Path) -> str:
     axis.set_ylabel(board.metric(y).label)
     style.legend(figure, methods, [name for name, _ in stars])
     return style.save(figure, folder, plane.file, rows)
+
+
+def caption(plane: Plane, result: RunResult) -> str:
+    """What is said under the picture."""
+    return wording.under_plane(plane, result, _y(plane, result))
 
 
 def _y(plane: Plane, result: RunResult) -> str | None:
@@ -138,8 +141,14 @@ def _methods(
 
 def _around(scores: Summary) -> np.ndarray:
     """How far the interval reaches below and above the IQM. [2, 1]"""
-    low, high = scores.ci95
+    low, high = _ends(scores)
     return np.abs(np.array([[scores.iqm - low], [high - scores.iqm]]))
+
+
+def _ends(scores: Summary) -> Place:
+    """Of the interval; of one seed, which has none, the value itself."""
+    low, high = scores.ci95 or (scores.iqm, scores.iqm)
+    return low, high
 
 
 def _distinct(stars: Sequence[Star], x: str, y: str) -> list[Star]:

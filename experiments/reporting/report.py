@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jinja2
 
-from experiments.reporting import scoreboards, style, tables
+from experiments.reporting import scoreboards, style, tables, wording
 from experiments.reporting.metrics import METRICS
 from experiments.reporting.pictures import Drawn
 from experiments.reporting.results import describe_ends
@@ -66,12 +66,14 @@ def write(
     page = jinja.get_template("report.html.j2").render(
         r=result,
         title=_title(result),
+        lead=wording.lead(result),
         ranking=tables.ranking(result),
         sections=[(heading, list(pictures)) for heading, pictures in sections],
-        samples=_side_by_side(samples, list(result.methods)),
+        samples=_side_by_side(samples, result),
         trouble=_trouble(result),
         optima=_optima(result),
         card=[METRICS[name] for name in CARD],
+        metric_title=lambda name: scoreboards.of_result(result).metric(name).title,
         environment=environment,
         changed=changed,
         colour={name: style.method_colour(m) for name, m in result.methods.items()},
@@ -112,10 +114,12 @@ def _optima(result: RunResult) -> Optima | None:
     return Optima(titles, [(who, [cell(row, n) for n in columns]) for who, row in rows.items()])
 
 
-def _side_by_side(samples: Sequence[Json], methods: Sequence[str]) -> Samples:
-    """Samples of seed 0, of whoever has any."""
-    own = {(s["method"], s["index"]): s for s in samples if s["seed"] == 0}
-    names = [name for name in ("data", "expert", "start", *methods) if (name, 0) in own]
+def _side_by_side(samples: Sequence[Json], result: RunResult) -> Samples:
+    """Samples of seed 0, of whoever has any; the expert under the name that the task gives it."""
+    known = {"expert": scoreboards.of_result(result).expert}
+    own = {(known.get(s["method"], s["method"]), s["index"]): s for s in samples if s["seed"] == 0}
+    everybody = dict.fromkeys(("data", known["expert"], "start", *result.methods))
+    names = [name for name in everybody if (name, 0) in own]
     rows = []
     for index in range(SAMPLES):
         here = {name: own[name, index] for name in names if (name, index) in own}

@@ -23,7 +23,8 @@ def summary(scores: np.ndarray | list[float]) -> Summary:
 
 
 def _plain(summary: statistics.Summary) -> Summary:
-    return Summary(summary.iqm, summary.mean, list(summary.ci95), summary.seeds)
+    known = all(map(math.isfinite, summary.ci95))
+    return Summary(summary.iqm, summary.mean, list(summary.ci95) if known else None, summary.seeds)
 
 
 def metrics_of(final: Mapping[str, np.ndarray]) -> tuple[dict[str, Summary], list[str]]:

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from experiments.evaluation.frontier import FrontierPoint
 from experiments.reporting import metrics as table
@@ -28,11 +28,12 @@ HistoryLine = dict[str, Any]  # a line of metrics.jsonl: method, seed, update, t
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A metric over seeds. `ci95` is the stratified bootstrap interval of the IQM."""
+    """A metric over seeds. `ci95` is the interval of the IQM (`fdiv.statistics.interval`), which
+    one seed does not give."""
 
     iqm: float
     mean: float
-    ci95: list[float]
+    ci95: list[float] | None
     seeds: list[float]
     estimated: bool = False  # from samples, where the metric is exact elsewhere
     stderr: list[float] | None = None  # of each seed's estimate
@@ -133,6 +134,9 @@ class RunResult:
     def measured(self) -> set[str]:
         """Every metric that some method has."""
         return {name for m in self.methods.values() for name in m.metrics}
+
+
+Scores = TypeVar("Scores", bound=Summary)
 
 
 # --- to JSON --------------------------------------------------------------------------------------
@@ -254,9 +258,9 @@ def method(data: Json) -> MethodResult:
     known = {field.name for field in dataclasses.fields(MethodResult)}
     fields = {name: value for name, value in data.items() if name in known}
     fields["look"] = Look(**data["look"]) if "look" in data else _look_of_kind(data["group"])
-    fields["metrics"] = {table.current(n): Summary(**s) for n, s in data["metrics"].items()}
+    fields["metrics"] = {table.current(n): _summary(s) for n, s in data["metrics"].items()}
     fields["infinite"] = [table.current(name) for name in data["infinite"]]
-    fields["gap"] = Gap(**data["gap"]) if data["gap"] else None
+    fields["gap"] = _summary(data["gap"], Gap) if data["gap"] else None
     fields["trials"] = [Trial(**x) for x in data.get("trials", [])]
     fields["temperatures"] = [table.current_names(x) for x in data.get("temperatures", [])]
     fields["against"] = _comparison(data["against"]) if data.get("against") else None
@@ -268,10 +272,15 @@ def method(data: Json) -> MethodResult:
 
 
 def _check_summary(name: str, one: Summary) -> None:
-    if not one.seeds or len(one.ci95) != 2:
-        raise ValueError(f"{name} has no seeds, or no interval")
-    numbers = [one.iqm, one.mean, *one.ci95, *one.seeds]
+    if not one.seeds or len(one.ci95 or (0, 0)) != 2:
+        raise ValueError(f"{name} has no seeds, or half an interval")
+    numbers = [one.iqm, one.mean, *(one.ci95 or []), *one.seeds]
     _check_numbers(name, dict(zip(map(str, range(len(numbers))), numbers)))
+
+
+def _summary(data: Json, of: type[Scores] = Summary) -> Scores:
+    """Earlier results gave one seed an interval of no width; there is none."""
+    return of(**data | ({"ci95": None} if len(data["seeds"]) == 1 else {}))
 
 
 def _look_of_kind(kind: str) -> Look:
@@ -283,7 +292,7 @@ def _comparison(data: Json) -> Comparison:
     return Comparison(
         reference=data["reference"],
         metric=table.current(data["metric"]),
-        difference=Summary(**data["difference"]),
+        difference=_summary(data["difference"]),
         probability_of_improvement=data["probability_of_improvement"],
         probability_ci95=data["probability_ci95"],
     )

@@ -29,7 +29,7 @@ class Plane:
     file: str
     x: str
     y: tuple[str, ...]  # the first of them that was measured
-    caption: str
+    caption: str = ""  # what its place says, beside what holds for all planes
     log: bool = False
     start: bool = False  # mark where training began
 
@@ -45,16 +45,16 @@ class Scoreboard:
     curves: tuple[str, ...]  # a panel each
     planes: tuple[Plane, ...]
     planes_heading: str
-    curves_caption: str
     values: str  # where the numbers come from, in one sentence
     notes: Mapping[str, str]  # metric -> what is said under a table that shows it
-    expert: str = "expert"  # what the task's known law is called in pictures
-    start_columns: tuple[str, ...] = ()  # what a note tells of the common start
+    expert: str = "expert"  # what the task's known law is called
+    law: str = "the law that demonstrations come from"  # what it is
+    estimated: bool = False  # from samples, so that numbers have an error of their own
     penalty: str | None = None  # the divergence that the task takes off its return
 
     def metric(self, name: str) -> Metric:
         """How a metric is shown on this task."""
-        return metric(name, self.penalty)
+        return metric(name, self.penalty, self.expert)
 
     def once(self, names: Collection[str]) -> list[str]:
         """Metrics without the one that says the same twice: where the penalty is KL(policy||
@@ -75,14 +75,6 @@ class Scoreboard:
         return [self.metric(name) for name in self.once(self.live)]
 
 
-LINES = "IQM over seeds with its 95% bootstrap band. "
-OWN_LOOKS = "Each method has the colour, line and mark of the legend. "
-MARKS = "Large marks are IQMs with 95% intervals, dots are seeds"
-STARS = ", stars the best policy of the class for each divergence"
-SWEEP = (
-    ". The grey line, where there is one, is the SFT policy at sampling temperatures from cold to "
-    "hot: a method is worth its trouble where it leaves that line."
-)
 GAP = (
     "Gap: a method's own divergence at its own level, minus the least that any policy of the class "
     "has."
@@ -96,7 +88,7 @@ EXACT = Scoreboard(
     live=("js", "entropy", "gradient_norm"),
     curves=("gap", "js", "valid", "entropy"),
     planes=(
-        Plane("quality_diversity", "entropy", ("valid", "expert_nll"), MARKS + STARS + SWEEP),
+        Plane("quality_diversity", "entropy", ("valid", "expert_nll")),
         Plane(
             "divergence_divergence",
             "forward_kl",
@@ -106,10 +98,6 @@ EXACT = Scoreboard(
         ),
     ),
     planes_heading="Quality, diversity, and the two KLs",
-    curves_caption=(
-        f"{LINES}Colour is the divergence minimised; solid lines know the expert or its strings, "
-        "dashed ones learn a discriminator. The gap is floored at 1e-5."
-    ),
     values=ENUMERATED,
     notes={"gap": GAP},
 )
@@ -118,6 +106,7 @@ RETURN = Scoreboard(
     kind="return",
     rank_by="regret",
     columns=(
+        "regret",
         "reward",
         "divergence_to_reference",
         "kl_to_reference",
@@ -131,7 +120,7 @@ RETURN = Scoreboard(
     live=("reward", "divergence_to_reference", "kl_to_reference", "entropy", "gradient_norm"),
     curves=("gap", "reward", "divergence_to_reference", "kl_to_reference", "entropy"),
     planes=(
-        Plane("quality_diversity", "entropy", ("reward",), MARKS + STARS + SWEEP),
+        Plane("quality_diversity", "entropy", ("reward",)),
         Plane(
             "divergence_divergence",
             "forward_kl",
@@ -142,7 +131,6 @@ RETURN = Scoreboard(
         ),
     ),
     planes_heading="Reward, diversity, and the two KLs to the optimum",
-    curves_caption=f"{LINES}{OWN_LOOKS}The gap is floored at 1e-5.",
     values=ENUMERATED,
     notes={
         "gap": (
@@ -157,10 +145,12 @@ RETURN = Scoreboard(
         "kl_to_reference": "KL to reference: KL(policy||reference).",
     },
     expert="optimum",
+    law="the optimum of the regularised return",
 )
 
 VERIFIED = Scoreboard(
     kind="verified",
+    estimated=True,
     rank_by="greedy_accuracy",
     columns=(
         "greedy_accuracy",
@@ -175,7 +165,7 @@ VERIFIED = Scoreboard(
     live=("greedy_accuracy", "accuracy", "entropy", "gradient_norm"),
     curves=("greedy_accuracy", "accuracy", "penalty", "way_entropy", "entropy"),
     planes=(
-        Plane("quality_diversity", "way_entropy", ("accuracy",), MARKS + SWEEP, start=True),
+        Plane("quality_diversity", "way_entropy", ("accuracy",), start=True),
         Plane(
             "divergence_divergence",
             "penalty",
@@ -186,8 +176,10 @@ VERIFIED = Scoreboard(
         ),
     ),
     planes_heading="Quality, diversity, and their price",
-    curves_caption=LINES + OWN_LOOKS,
-    values="All values are of held-out problems.",
+    values=(
+        "All values but those of a method's own batch are estimated on held-out problems, of which "
+        "each seed draws its own."
+    ),
     notes={
         "penalty": (
             "{penalty} to reference: estimated from the last batch of the method's own training; "
@@ -199,19 +191,11 @@ VERIFIED = Scoreboard(
             "ways in 16 draws, and their entropy given the problem."
         ),
     },
-    start_columns=(
-        "greedy_accuracy",
-        "accuracy",
-        "pass_8",
-        "answer",
-        "ways",
-        "way_entropy",
-        "entropy",
-    ),
 )
 
 SAMPLED = Scoreboard(
     kind="sampled",
+    estimated=True,
     rank_by="validation_nll",
     columns=(
         "reward",
@@ -233,7 +217,6 @@ SAMPLED = Scoreboard(
             "quality_diversity",
             "entropy",
             ("reward", "expert_nll", "validation_nll"),
-            MARKS + SWEEP,
         ),
         Plane(
             "divergence_divergence",
@@ -252,17 +235,16 @@ SAMPLED = Scoreboard(
         ),
     ),
     planes_heading="Quality, diversity, and what was paid for them",
-    curves_caption=f"{LINES}{OWN_LOOKS}",
-    values="All values are estimated from samples.",
+    values="All values are estimated from samples, of which each seed draws its own.",
     notes={
         "validation_nll": "Validation NLL: of held-out completions, in nats per token.",
         "js_token": (
-            "Divergences are from the expert's law, summed over the vocabulary at the prefixes "
-            "that the title names."
+            "Divergences are from the law of the {expert}, summed over the vocabulary at the "
+            "prefixes that the title names."
         ),
         "margin_accuracy": (
-            "Pairs in order: share of the pairs of a batch whose chosen completion has the larger "
-            "margin (each method's own)."
+            "Pairs in order: share of the pairs of the last batch whose chosen completion has the "
+            "larger margin (each method's own)."
         ),
     },
 )
@@ -289,6 +271,16 @@ def of_task(task: Task) -> Scoreboard:
     return dataclasses.replace(SCOREBOARDS[kind_of(task)], penalty=penalty)
 
 
+# name of a benchmark -> what its known law is called, and what it is: nobody knows the law of the
+# rows of a text
+KNOWN_LAWS = {
+    "text": ("teacher", "a larger model, trained on the same training rows"),
+    "rewarded": (RETURN.expert, RETURN.law),
+}
+
+
 def of_result(result: RunResult) -> Scoreboard:
     """The scoreboard of a run, from what it left."""
-    return dataclasses.replace(SCOREBOARDS[result.kind], penalty=result.penalty)
+    board = dataclasses.replace(SCOREBOARDS[result.kind], penalty=result.penalty)
+    expert, law = KNOWN_LAWS.get(result.benchmark.get("name", ""), (board.expert, board.law))
+    return dataclasses.replace(board, expert=expert, law=law)

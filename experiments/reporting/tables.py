@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +13,15 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from experiments import escapes
-from experiments.reporting import scoreboards
-from experiments.reporting.schema import MethodResult, RunResult, Summary
+from experiments.reporting import scoreboards, wording
+from experiments.reporting.schema import MethodResult, Row, RunResult, Summary
 from experiments.reporting.scoreboards import Scoreboard
 from experiments.storage import whole
-from fdiv.statistics import FEW_SEEDS, FEW_SEEDS_NOTE
+from fdiv.statistics import distinguishable
 
+EXACT_DECIMALS = 4
+UNKNOWN_DECIMALS = 2  # of an estimate whose error nobody knows
+NOTHING = "—"
 WIDE = 120  # columns of a terminal from which on words are shown too
 
 
@@ -35,7 +39,8 @@ class Ranking(NamedTuple):
     """Titles, rows of cells, and notes that belong under the table."""
 
     headings: list[Title]
-    rows: list[list[Cell]]
+    rows: list[list[Cell]]  # a method each, best first
+    references: list[list[Cell]]  # what methods are held against: the expert, the start
     notes: list[str]
 
     @property
@@ -43,15 +48,20 @@ class Ranking(NamedTuple):
         """The headings in full."""
         return [heading.text for heading in self.headings]
 
+    @property
+    def all_rows(self) -> list[list[Cell]]:
+        """Methods, and under them what they are held against."""
+        return [*self.rows, *self.references]
+
 
 def ranking(result: RunResult) -> Ranking:
-    """Methods, best first. An interval is the 95% bootstrap interval of the IQM over seeds."""
+    """Methods, best first, then the expert and the start as far as they are known."""
     board = scoreboards.of_result(result)
     columns = board.shown(board.columns, result.measured)
     ordered = sorted(result.methods.items(), key=lambda item: _order(item[1], board))
-    best = {name: _best([m for _, m in ordered], name, board) for name in columns}
-    has_gap = any(m.gap for _, m in ordered)
-    numbers = [board.metric(name) for name in [*(["gap"] if has_gap else []), *columns]]
+    winners = {name: _winner(result, name, board) for name in columns}
+    gap = ["gap"] if any(m.gap for _, m in ordered) else []
+    numbers = [board.metric(name) for name in [*gap, *columns]]
     headings = [
         Title("method", "method"),
         Title("minimises", "minimises"),
@@ -61,12 +71,19 @@ def ranking(result: RunResult) -> Ranking:
     rows = []
     for name, m in ordered:
         row = [Cell(name), Cell(f"{m.minimises} ({m.level})")]
-        if has_gap:
-            row.append(Cell(interval(m.gap) if m.gap else "—"))
-        row += [_cell(m, metric, best[metric]) for metric in columns]
-        rows.append([*row, Cell(m.status)])
-    shown = [*columns, *(["gap"] if has_gap else [])]
-    return Ranking(headings, rows, _notes(result, board, shown))
+        row += [Cell(interval(m.gap) if m.gap else NOTHING) for _ in gap]
+        row += [_cell(m, metric, winners[metric] == name, board) for metric in columns]
+        rows.append([*row, Cell(wording.status(m))])
+    references = {
+        who: [Cell(NOTHING) for _ in gap] + [_reference_cell(row, c, board) for c in columns]
+        for who, row in ((board.expert, result.expert), ("start", result.start))
+        if set(columns) & set(row)
+    }
+    beside = [
+        [Cell(who), Cell(NOTHING), *cells, Cell(NOTHING)] for who, cells in references.items()
+    ]
+    notes = wording.under_table(result, [*columns, *gap], references)
+    return Ranking(headings, rows, beside, notes)
 
 
 def _order(m: MethodResult, board: Scoreboard) -> float:
@@ -75,46 +92,85 @@ def _order(m: MethodResult, board: Scoreboard) -> float:
     return -board.metric(board.rank_by).better * scores.iqm if scores else float("inf")
 
 
-def _best(methods: Sequence[MethodResult], name: str, board: Scoreboard) -> float | None:
-    better = board.metric(name).better
-    values = [m.metrics[name].iqm for m in methods if name in m.metrics]
-    return (min(values) if better < 0 else max(values)) if better and values else None
+def _winner(result: RunResult, metric: str, board: Scoreboard) -> str | None:
+    """The method that is best in a metric by more than the error of its difference from every
+    other, and by what is shown; None where several share the first place, where there is no other,
+    or where the best exceeds the expert itself (a higher share of valid strings than the expert's
+    is no success)."""
+    better = board.metric(metric).better
+    scores = {name: m.metrics[metric] for name, m in result.methods.items() if metric in m.metrics}
+    if not better or len(scores) < 2:
+        return None
+    first = max(scores, key=lambda name: better * scores[name].iqm)
+    best = scores.pop(first)
+    if better > 0 and best.iqm > result.expert.get(metric, float("inf")):
+        return None
+    shown = _value(best, board)
+    apart = all(
+        distinguishable(best.seeds, other.seeds) and _value(other, board) != shown
+        for other in scores.values()
+    )
+    return first if apart else None
 
 
-def _cell(m: MethodResult, metric: str, best: float | None) -> Cell:
+# --- cells ----------------------------------------------------------------------------------------
+
+
+def _cell(m: MethodResult, metric: str, best: bool, board: Scoreboard) -> Cell:
     scores = m.metrics.get(metric)
     if scores is None:
-        return Cell("not finite" if metric in m.infinite else "—")
-    return Cell(interval(scores), scores.iqm == best)
+        return Cell("not finite" if metric in m.infinite else NOTHING)
+    return Cell(interval(scores, board.estimated), best)
 
 
-def _notes(result: RunResult, board: Scoreboard, shown: Sequence[str]) -> list[str]:
-    """What the numbers are, and what the columns that are shown mean."""
-    penalty = board.metric("divergence_to_reference").short
-    notes = [
-        f"Rows in order of {board.rank_by}. IQM over {result.seeds} "
-        f"seed{'s'[: result.seeds > 1]} [95% stratified bootstrap interval]; nats.",
-        board.values,
-        *(text.format(penalty=penalty) for name, text in board.notes.items() if name in shown),
-    ]
-    began = [
-        f"{board.metric(name).title} {number(result.start[name])}"
-        for name in board.start_columns
-        if name in result.start
-    ]
-    notes += [f"The common start: {', '.join(began)}."] if began else []
-    return notes + ([FEW_SEEDS_NOTE] if result.seeds < FEW_SEEDS else [])
+def _reference_cell(row: Row, metric: str, board: Scoreboard) -> Cell:
+    """A value of the expert or of the start, with the digits of its own standard error where it is
+    estimated."""
+    if metric not in row:
+        return Cell(NOTHING)
+    error = row.get(f"{metric}_stderr", 0.0 if not board.estimated else None)
+    return Cell(number(row[metric], decimals(None if error is None else 2 * error)))
 
 
-def interval(scores: Summary) -> str:
-    """`iqm [low, high]`, or the number alone where all seeds agree to what is shown."""
-    middle, low, high = (number(x) for x in (scores.iqm, *scores.ci95))
-    return middle if low == high == middle else f"{middle} [{low}, {high}]"
+def _value(scores: Summary, board: Scoreboard) -> str:
+    """The number alone, as it is shown."""
+    return interval(scores, board.estimated).split(" [")[0]
 
 
-def number(x: float) -> str:
-    """Four decimals below 100, fewer above; a rounding error below zero is zero."""
-    return f"{x:.3g}" if abs(x) >= 100 else f"{x:.4f}".replace("-0.0000", "0.0000")
+def interval(scores: Summary, estimated: bool = False) -> str:
+    """`iqm [low, high]`, or the number alone where all seeds agree to what is shown.
+
+    An estimate has the digits that its interval supports. One seed has no interval; its estimate
+    has the standard error of sampling behind it, where that is known, as `iqm ± error`."""
+    if scores.ci95 is None:
+        error = scores.stderr[0] if scores.stderr else None
+        if not estimated or error is None:
+            return number(scores.iqm, decimals(None) if estimated else EXACT_DECIMALS)
+        digits = decimals(2 * error)
+        return f"{number(scores.iqm, digits)} ± {number(error, digits + 1)}"
+    low, high = scores.ci95
+    digits = decimals((high - low) / 2) if estimated else EXACT_DECIMALS
+    texts = [number(x, digits) for x in (scores.iqm, low, high)]
+    return texts[0] if len(set(texts)) == 1 else f"{texts[0]} [{texts[1]}, {texts[2]}]"
+
+
+def decimals(half_width: float | None) -> int:
+    """Decimals that an error supports: the last one shown is worth at most half of the interval's
+    half-width, and more than a twentieth of it. `None` for an error that nobody knows."""
+    if half_width is None or not math.isfinite(half_width):
+        return UNKNOWN_DECIMALS
+    if half_width <= 0:
+        return EXACT_DECIMALS
+    return min(max(math.ceil(-math.log10(half_width / 2)), 0), EXACT_DECIMALS)
+
+
+def number(x: float, decimals: int = EXACT_DECIMALS) -> str:
+    """Four decimals below 100, fewer above and where an error supports fewer; a rounding error
+    below zero is zero."""
+    if abs(x) >= 100 and decimals > 0:
+        return f"{x:.3g}"
+    text = f"{x:.{decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def write(folder: Path, table: Ranking) -> None:
@@ -131,7 +187,7 @@ def markdown(table: Ranking) -> str:
     lines = [
         _line(map(escapes.markdown, table.titles)),
         _line(["---"] * len(table.titles)),
-        *(_line(_bold(cell) for cell in row) for row in table.rows),
+        *(_line(_bold(cell) for cell in row) for row in table.all_rows),
     ]
     return "\n".join([*lines, "", *map(escapes.markdown, table.notes)]) + "\n"
 
@@ -147,7 +203,7 @@ def _line(cells: Iterable[str]) -> str:
 
 def comma_separated(table: Ranking) -> str:
     text = io.StringIO()
-    lines = [table.titles, *([cell.text for cell in row] for row in table.rows)]
+    lines = [table.titles, *([cell.text for cell in row] for row in table.all_rows)]
     csv.writer(text).writerows([map(escapes.csv_cell, line) for line in lines])
     return text.getvalue()
 
@@ -162,6 +218,8 @@ def tex(table: Ranking) -> str:
         " & ".join(map(escapes.tex, table.titles)) + r" \\",
         r"\midrule",
         *(" & ".join(map(_tex_cell, row)) + r" \\" for row in table.rows),
+        *([r"\midrule"] if table.references else []),
+        *(" & ".join(map(_tex_cell, row)) + r" \\" for row in table.references),
         r"\bottomrule",
         r"\end{tabular}",
     ]
@@ -177,11 +235,11 @@ def terminal(table: Ranking, width: int) -> RichTable:
     """IQMs alone, and on a narrow screen no words but the method's and only as many columns as
     fit."""
     notes = [
-        note.replace(" [95% stratified bootstrap interval]", "; intervals are in the report")
+        note.replace(f" {wording.INTERVAL}", "; intervals are in the report")
         for note in table.notes
     ]
     titles = [heading.short for heading in table.headings]
-    texts = [[cell.text.split(" [")[0] for cell in row] for row in table.rows]
+    texts = [[cell.text.split(" [")[0] for cell in row] for row in table.all_rows]
     fit, left_out = _that_fit(titles, texts, width)
     if left_out:
         notes.append(f"In the report and not here, for want of width: {', '.join(left_out)}.")
@@ -194,7 +252,7 @@ def terminal(table: Ranking, width: int) -> RichTable:
     )
     for i in fit:
         shown.add_column(Text(titles[i]), justify="left" if i < 2 else "right", no_wrap=True)
-    for cells, row in zip(table.rows, texts):
+    for cells, row in zip(table.all_rows, texts):
         shown.add_row(*(Text(row[i], style="bold green" if cells[i].best else "") for i in fit))
     return shown
 

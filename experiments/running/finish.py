@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from experiments import config as configs
+from experiments.evaluation.evaluator import over_seeds
 from experiments.evaluation.frontier import frontier
 from experiments.reporting import pictures, report, results, schema, tables
 from experiments.reporting.schema import MethodResult, RunResult
@@ -61,7 +60,7 @@ def _result(context: RunContext, methods: dict[str, MethodResult], complete: boo
         frontier=frontier(context.task),
         class_optimum={name: results.finite(row) for name, row in table.items()},
         expert=results.finite(context.expert),
-        start=results.finite({name: float(np.mean(values)) for name, values in start.items()}),
+        start=results.finite({name: over_seeds(name, values) for name, values in start.items()}),
         methods=methods,
         notes=[*context.task.notes, *([optima.note] if optima.available else [])],
     )

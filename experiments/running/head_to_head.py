@@ -19,7 +19,7 @@ from experiments.config import Config
 from experiments.data.files import Reading
 from experiments.devices import Layout, processes
 from experiments.evaluation.class_optimum import ClassOptima
-from experiments.evaluation.evaluator import Evaluator
+from experiments.evaluation.evaluator import Evaluator, judging_keys
 from experiments.reporting import schema, scoreboards
 from experiments.running import method, ready, resume, runs, teacher, train
 from experiments.running.alarms import standing_still
@@ -242,8 +242,9 @@ def _prepare(
         start = _warm_start(config, task, components, layout, cold, saves, recorder)
     extra = [each.divergence for each in methods if each.divergence]
     seed, searched = config.budget.seed, folder.path / "class_optimum.json"
+    judging = judging_keys(seed, config.budget.seeds)
     evaluator = Evaluator(
-        config.evaluation, seed, task, components, layout, layout.put(start), extra
+        config.evaluation, judging, task, components, layout, layout.put(start), extra
     )
     class_optima = ClassOptima(
         config.policy, config.evaluation, seed, task, components, searched, extra

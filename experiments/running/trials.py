@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments import assemble, devices
 from experiments import config as configs
-from experiments.evaluation.evaluator import Evaluator, Own
+from experiments.evaluation.evaluator import Evaluator, Own, judging_keys
 from experiments.reporting.schema import Trial
 from experiments.running import runs, train
 from experiments.running.context import RunContext
@@ -45,8 +45,10 @@ def choose(
     )
     params = train.to_end(training).learner.params
     family = [divergence.name for divergence in context.evaluator.family]
+    # all on the same strings, which no seed of the run is judged on
+    judging = jnp.repeat(judging_keys(config.budget.seed, 1, offset=SEED_OF_TRIALS), count)
     evaluator = Evaluator(
-        config.evaluation, config.budget.seed, task, context.components, layout, params, family
+        config.evaluation, judging, task, context.components, layout, params, family
     )
     measured = evaluator.measure(params)
     scores = own(measured) if own and evaluator.exact else context.scoreboard.loss(measured)

@@ -16,7 +16,9 @@ from experiments.sweep.folder import Line, SweepFolder
 from fdiv import statistics
 
 DECADE = 10.0  # values that span more are drawn on a logarithmic axis
-CAPTION = "IQM over all runs and seeds at a value, with its 95% bootstrap interval."
+CAPTION = (
+    "IQM over all runs and seeds at a value, with its 95% interval where there is more than one."
+)
 Value = int | float | str
 
 
@@ -38,7 +40,7 @@ class Curve(NamedTuple):
 
 
 def curves(sweep: SweepFolder, lines: Sequence[Line], axis: str, metric: str) -> dict[str, Curve]:
-    """Method -> its curve; seeds of a value's runs are resampled run by run."""
+    """Method -> its curve; a value's runs are kept apart as strata."""
     scores: dict[str, dict[Value, list[list[float]]]] = {}
     looks = {}
     for line in lines:
@@ -63,7 +65,7 @@ def _point(value: Value, runs: list[list[float]]) -> Point:
     even = len({len(run) for run in runs}) == 1 and len(runs[0]) > 1
     # [seeds, runs]: runs are the strata
     pooled = np.array(runs).T if even else [x for run in runs for x in run]
-    low, high = statistics.bootstrap(pooled)
+    low, high = statistics.interval(pooled)
     return Point(value, statistics.iqm(pooled), low, high, len(runs))
 
 

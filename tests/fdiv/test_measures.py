@@ -128,32 +128,47 @@ def test_a_judge_of_length_alone():
     assert float(discriminator.length_accuracy(long, long, long)) == pytest.approx(0.5, abs=0.03)
 
 
-def test_iqm_and_intervals():
+def test_iqm_and_its_percentile_bootstrap():
     scores = np.array([0.0, 1, 2, 3, 4, 5, 6, 100])
     assert statistics.iqm(scores) == pytest.approx((2 + 3 + 4 + 5) / 4)
     low, high = statistics.bootstrap(scores)
-    assert low < statistics.iqm(scores) < high
+    assert 1.0 < low < 3.0 and 4.0 < high < 60  # of its resamples few hold 100 three times
     assert (low, high) == statistics.bootstrap(scores)  # seeded
-    assert statistics.bootstrap([3.0]) == (3.0, 3.0)
 
 
-def test_intervals_cover_as_often_as_they_say():
-    """Of 300 intervals for the mean of 30 normal draws, about 95% hold the truth (0): within 4
-    standard errors of .93."""
-    draw = np.random.default_rng(1)
-    holds = [
-        low <= 0 <= high
-        for low, high in (
-            statistics.bootstrap(draw.standard_normal(30), statistics.mean, repetitions=400)
-            for _ in range(300)
-        )
-    ]
-    assert abs(np.mean(holds) - 0.93) < 4 * (0.93 * 0.07 / 300) ** 0.5
+@pytest.mark.parametrize("scores, t", [((1.0, 2), 12.7062), ((1.0, 2, 6), 4.3027)])
+def test_of_two_or_three_seeds_the_interval_is_students(scores, t):
+    """Nothing is cut from so few, so it is mean +- t s / sqrt(n); t of 1 and of 2 degrees of
+    freedom."""
+    half = t * np.std(scores, ddof=1) / len(scores) ** 0.5
+    low, high = statistics.interval(scores)
+    assert (low, high) == pytest.approx((np.mean(scores) - half, np.mean(scores) + half), rel=1e-4)
+
+
+def test_of_five_seeds_the_interval_is_studentised():
+    """t of 4 degrees of freedom is 2.7764; the standard error is that of all 5^5 resamples."""
+    scores = np.array([0.1, 0.4, 0.5, 0.9, 2.0])
+    resamples = np.array(list(itertools.product(scores, repeat=5)))
+    error = np.sort(resamples, axis=1)[:, 1:4].mean(1).std()
+    low, high = statistics.interval(scores)
+    middle = (0.4 + 0.5 + 0.9) / 3
+    half = 2.7764 * error
+    assert (low, high) == pytest.approx((middle - half, middle + half), rel=0.01)
+    moved = statistics.interval(7 - 3 * scores)  # the same about the same scores elsewhere
+    assert moved == pytest.approx((7 - 3 * high, 7 - 3 * low), rel=1e-3)
+
+
+def test_one_seed_gives_no_interval():
+    assert np.isnan(statistics.summarise([3.0]).ci95).all()
+    assert np.isnan(statistics.interval(np.ones((1, 4)))).all()
+    assert statistics.interval([3.0, 3.0]) == (3.0, 3.0)
 
 
 def test_stratified_resampling_keeps_each_task_apart():
     """Scores that differ between tasks and not between runs have no uncertainty."""
-    assert statistics.bootstrap(np.array([[0.0, 10.0]] * 5), statistics.mean) == (5.0, 5.0)
+    apart = np.array([[0.0, 10.0]] * 5)
+    assert statistics.bootstrap(apart, statistics.mean) == (5.0, 5.0)
+    assert statistics.interval(apart) == (5.0, 5.0)
 
 
 def test_paired_differences_and_probability_of_improvement():
@@ -163,6 +178,33 @@ def test_paired_differences_and_probability_of_improvement():
     assert statistics.probability_of_improvement(a, b)[0] == pytest.approx(wins)
     with pytest.raises(ValueError, match="same seeds"):
         statistics.paired_difference(a, b[:2])
+
+
+def test_a_win_of_every_seed_is_no_certainty():
+    """The lower end theta solves (1 - theta)^2 = 1.96^2 V(theta); with three seeds each V is
+    theta (1 - theta) (5 - 6 / ((2 - theta) (1 + theta))) / 9, and theta .5015 fits: .2485 and
+    3.8415 x .25 x (5 - 2.6667) / 9 = .2490."""
+    chance, (low, high) = statistics.probability_of_improvement([3.0, 4, 5], [0.0, 1, 2])
+    assert (chance, high) == (1.0, 1.0)
+    assert low == pytest.approx(0.5015, abs=1e-3)
+
+
+TIES = {  # two methods' seeds -> whether they can be told apart
+    "paired noise that both share": ([1.0, 5, 9], [0.9, 4.9, 8.9], True),
+    "the same spread, not shared": ([1.0, 5, 9], [9.0, 1, 4.9], False),
+    "one seed": ([1.0], [2.0], False),
+    "equal but for rounding": ([0.1, 0.1, 0.1], [0.1 + 1e-9] * 3, False),
+    "exact and apart": ([0.1, 0.1, 0.1], [0.2, 0.2, 0.2], True),
+    "unequal numbers, far apart": ([0.1, 0.2, 0.15, 0.12], [0.8, 0.9, 0.85], True),
+    "unequal numbers, close": ([0.1, 0.2, 0.15, 0.12], [0.1, 0.2, 0.3], False),
+}
+
+
+@pytest.mark.parametrize("name", TIES)
+def test_only_differences_beyond_their_error_count(name):
+    a, b, apart = TIES[name]
+    assert statistics.distinguishable(a, b) is apart
+    assert statistics.distinguishable(b, a) is apart
 
 
 def test_a_users_own_divergence_is_logged(monkeypatch):

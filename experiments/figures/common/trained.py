@@ -14,7 +14,7 @@ from experiments import assemble, devices, validation
 from experiments import config as configs
 from experiments.assemble import Task
 from experiments.config import Config, Enumerable
-from experiments.evaluation.evaluator import Evaluator
+from experiments.evaluation.evaluator import Evaluator, judging_keys
 from experiments.running import runs as run_starts
 from experiments.running import train as loop
 from experiments.running.program import TrainState
@@ -57,8 +57,9 @@ def train(config: Config, data: Sequence[Enumerable] = ()) -> School:
     keys = jnp.tile(of_seeds, len(tasks))
     start = run_starts.starts(config, task, components, keys)
     extra = [method.divergence for method in methods.values() if method.divergence]
+    judging = jnp.tile(judging_keys(config.budget.seed, seeds), len(tasks))
     evaluator = Evaluator(
-        config.evaluation, config.budget.seed, task, components, layout, layout.put(start), extra
+        config.evaluation, judging, task, components, layout, layout.put(start), extra
     )
     courses = {}
     for name, method in methods.items():

@@ -1,0 +1,207 @@
+"""What a report, a table and the screen say of a run in sentences, each chosen by what the run is
+and has: its kind, its seeds, its data, and what was drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from experiments.evaluation.class_optimum import NEAR
+from experiments.reporting import scoreboards, style
+from experiments.reporting.schema import VARIED, MethodResult, RunResult
+from experiments.reporting.scoreboards import Plane, Scoreboard
+from fdiv.statistics import FEW_SEEDS, FEW_SEEDS_NOTE, ONE_SEED_NOTE
+
+LINES = {"-": "solid", "--": "dashed", "-.": "dash-dotted", ":": "dotted"}  # matplotlib's
+INTERVAL = "[95% interval]"  # as a table's note names what stands in brackets
+UNEQUAL = 1.01  # the most tokens learned from over the least, from which on they differ
+
+
+# --- how a run was made ---------------------------------------------------------------------------
+
+
+def rows(benchmark: Mapping[str, Any], demos: int | str) -> str:
+    """Which rows methods learn from: demonstrations, comparisons or labels, as each reads."""
+    text = benchmark.get("name") == "text"
+    if demos == VARIED:
+        return "numbers of rows that vary"
+    if demos:
+        return f"{demos} {'training rows, drawn once,' if text else 'rows'} for each seed"
+    return "training rows drawn again at every update" if text else "new rows at every update"
+
+
+def lead(result: RunResult) -> list[str]:
+    """What all methods have in common, and what not."""
+    count, seeds = len(result.methods), result.seeds
+    of = result.benchmark, result.demos
+    if VARIED in (result.updates, result.batch_size):
+        size = "updates or batches that vary"
+    else:
+        size = f"{result.updates} updates of {result.batch_size} strings each"
+    sentences = [
+        f"{count} method{'s' if count != 1 else ''}, {seeds} seed{'s' if seeds != 1 else ''}, "
+        f"{size} ({rows(*of)})."
+    ]
+    if not merged(result) and count > 1:
+        sentences.append(f"The same start and number of updates for every method; {_rates(result)}")
+    return [*sentences, *_tokens(result.methods)]
+
+
+def merged(result: RunResult) -> bool:
+    """Whether runs of different settings stand side by side."""
+    settings = (result.updates, result.batch_size, result.demos, result.trials)
+    inner = (*result.benchmark.values(), *result.policy.values())
+    return VARIED in (*settings, *inner) or any(" @ " in name for name in result.methods)
+
+
+def _rates(result: RunResult) -> str:
+    if result.trials == 1:
+        return "learning rates are those given, none was searched."
+    return f"the best of {result.trials} learning rates for each."
+
+
+def _tokens(methods: Mapping[str, MethodResult]) -> list[str]:
+    """Equal updates need not be equal tokens: methods read or write different strings, and some
+    both."""
+    tokens = {name: m.tokens for name, m in methods.items()}
+    least, most = min(tokens, key=tokens.__getitem__), max(tokens, key=tokens.__getitem__)
+    if tokens[most] <= UNEQUAL * tokens[least]:
+        return []
+    return [
+        f"Tokens learned from differ: {tokens[least]:,.0f} for {least}, {tokens[most]:,.0f} for "
+        f"{most}, all seeds together."
+    ]
+
+
+# --- under the table ------------------------------------------------------------------------------
+
+
+def under_table(result: RunResult, shown: Collection[str], references: Iterable[str]) -> list[str]:
+    """What the numbers are, and what the columns and rows that are shown mean."""
+    board = scoreboards.of_result(result)
+    words = {
+        "penalty": board.metric("divergence_to_reference").short,
+        "expert": board.expert,
+    }
+    meanings = {
+        board.expert: f"{board.expert}: {board.law}, what it scores itself.",
+        "start": "start: what training began from, on average over seeds.",
+    }
+    return [
+        f"Rows in order of {board.metric(board.rank_by).title}. {_over_seeds(result.seeds)}; "
+        "divergences and entropies in nats.",
+        *_seeds(result, board),
+        board.values,
+        *(text.format(**words) for name, text in board.notes.items() if name in shown),
+        *(meanings[name] for name in references),
+        *_bold(result, board),
+        _status(result),
+    ]
+
+
+def _over_seeds(seeds: int) -> str:
+    return f"IQM over {seeds} seeds {INTERVAL}" if seeds > 1 else "Values of one seed"
+
+
+def _seeds(result: RunResult, board: Scoreboard) -> list[str]:
+    """How far the intervals go, where that is less than one expects."""
+    if result.seeds == 1:
+        also = " What follows ± is the standard error of sampling alone." * board.estimated
+        return [ONE_SEED_NOTE + also]
+    said = [FEW_SEEDS_NOTE] if result.seeds < FEW_SEEDS else []
+    if board.estimated:
+        said.append(
+            "Intervals hold the spread of seeds and the error of sampling together; numbers have "
+            "the digits that these support."
+        )
+    return said
+
+
+def _bold(result: RunResult, board: Scoreboard) -> list[str]:
+    if result.seeds == 1 or len(result.methods) == 1:
+        return []
+    return [
+        "Best in bold where it differs from every other method by more than the error of the "
+        f"difference, seed by seed, and is not better than the {board.expert}'s own."
+    ]
+
+
+def _status(result: RunResult) -> str:
+    known = any(m.gap for m in result.methods.values())
+    away = f", away: that so many seeds ended more than {NEAR:g} above the best of the class"
+    return (
+        "Status ok: finite to the end, and no alarm"
+        f"{' ; near the best of the class where a gap is known' if known else ''}"
+        f"{away if known else ''}."
+    ).replace(" ;", ";")
+
+
+def status(m: MethodResult) -> str:
+    """Of a method in a word or two; `ok` only where nothing that is known speaks against it."""
+    if m.status != "ok":
+        return m.status
+    if m.gap is not None:
+        away = sum(value > NEAR for value in m.gap.seeds)
+        if away:
+            return f"{away} of {len(m.gap.seeds)} away"
+    return "alarm" if m.alarms else "ok"
+
+
+# --- under pictures -------------------------------------------------------------------------------
+
+
+def under_curves(
+    result: RunResult, panels: Collection[str], lined: Collection[str], floor: float
+) -> str:
+    """What the lines of the learning curves are; `lined` are the panels with the expert's value."""
+    board = scoreboards.of_result(result)
+    band = "IQM over seeds with its 95% interval as a band." if result.seeds > 1 else "One seed."
+    floored = f" The gap is floored at {floor:g}." * ("gap" in panels)
+    line = f" The fine dotted line is the {board.expert}'s own value." * bool(lined)
+    return f"{band} {_looks(result.methods.values())}{floored}{line}"
+
+
+def _looks(methods: Iterable[MethodResult]) -> str:
+    """What colours and lines tell of these methods."""
+    methods = list(methods)
+    by_divergence = [m for m in methods if m.level != "return"]
+    colours = {m.minimises: style.colour(m.minimises) for m in by_divergence}
+    apart = len(set(colours.values())) == len(colours) and style.OTHER not in colours.values()
+    if len(by_divergence) < len(methods) or not apart:
+        return "Each method has the colour, line and mark of the legend."
+    legends: dict[str, list[str]] = {}
+    for m in methods:
+        known = legends.setdefault(LINES.get(m.look.line, m.look.line), [])
+        known += [m.look.legend] if m.look.legend and m.look.legend not in known else []
+    lines = "; ".join(f"{line}: {', '.join(of)}" for line, of in legends.items() if of)
+    return f"Colour is the divergence minimised. Lines by where the log-ratio comes from: {lines}."
+
+
+def under_plane(plane: Plane, result: RunResult, y: str | None) -> str:
+    """What the marks of a plane are."""
+    if y is None:
+        return ""
+    both = lambda row: plane.x in row and y in row
+    marks = (
+        "Large marks are IQMs with 95% intervals, dots are seeds"
+        if result.seeds > 1
+        else "Marks are the one seed"
+    )
+    stars = any(map(both, result.class_optimum.values()))
+    sweep = (
+        " The grey line is the SFT policy at sampling temperatures from cold to hot: a method is "
+        "worth its trouble where it leaves that line."
+    ) * any(map(both, result.temperatures))
+    best = ", stars the best policy of the class for each divergence" * stars
+    own = f" {plane.caption}" * bool(plane.caption)
+    return f"{marks}{best}.{own}{sweep}"
+
+
+def under_frontier(seeds: int) -> str:
+    """What the two panels of the frontier show."""
+    marks = "Large marks are IQMs, dots are seeds." if seeds > 1 else "Marks are the one seed."
+    return (
+        "The line is exact: no policy earns more at as small a divergence from the reference; "
+        f"the star is the optimum at this run's beta. {marks} "
+        "Right: how much more than its reward needs each method's divergence is."
+    )
