@@ -1,4 +1,4 @@
-"""Planted faults: each small change of the package has to turn the test that is named beside it red.
+"""Planted faults: each small change of the package turns the test that is named beside it red.
 
 `faults.py` has the table. A fault is planted in a copy of the project, and its test is run there in
 a process of its own, which is forked from one that has loaded the libraries."""
