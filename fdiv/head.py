@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
@@ -180,14 +181,16 @@ def _most_of_all(axis_size: int, in_batched: list[bool], count: Array):
 class _Chunks(NamedTuple):
     """Which tokens are computed together. Tokens are [blocks, M]; place M stands for none."""
 
-    order: Array | None  # [blocks, number * size] places, those that count first; None: one chunk
+    counts: Array  # [blocks, M] which tokens count
+    order: Array | None  # [blocks, number * size] places of those that count; None: one chunk
     size: int  # tokens of each block in one chunk
     trips: Array | int  # chunks to compute
 
     def take(self, x: Array, i: Array | int) -> Array:
-        """[blocks, size, ...] of chunk i, from x [blocks, M, ...]; 0 where a place is none."""
+        """[blocks, size, ...] of chunk i, from x [blocks, M, ...]; 0 where a place is none, so
+        that nothing is read of tokens that do not count."""
         if self.order is None:
-            return x
+            return jnp.where(_as(self.counts, x), x, jnp.zeros((), x.dtype))
         one_block = lambda row, at: row.at[at].get(mode="fill", fill_value=0)
         return jax.vmap(one_block)(x, self._places(i))
 
@@ -216,11 +219,12 @@ def _chunks(counts: Array, vocab: int, chunk: int | None) -> _Chunks:
     blocks, tokens = counts.shape
     size = max(1, (chunk or max(1, CHUNK_ELEMENTS // vocab)) // blocks)
     if size >= tokens:
-        return _Chunks(None, tokens, 1)
+        return _Chunks(counts, None, tokens, 1)
     number = -(-tokens // size)
     order = jnp.argsort(~counts, axis=1, stable=True).astype(jnp.int32)
+    order = jnp.where(jnp.take_along_axis(counts, order, axis=1), order, tokens)
     order = jnp.pad(order, [(0, 0), (0, number * size - tokens)], constant_values=tokens)
-    return _Chunks(order, size, _most((counts.sum(1).max() + size - 1) // size))
+    return _Chunks(counts, order, size, _most((counts.sum(1).max() + size - 1) // size))
 
 
 class _Arrays(NamedTuple):
@@ -295,14 +299,11 @@ class _Problem(NamedTuple):
             )
             given = [chunks.take(x, i) for x in data]
             made, to_logits = jax.vjp(lambda *zs: self.at(*zs, *given), *zs)
-            ahead = jax.tree.map(lambda g, y: chunks.take(g, i).astype(y.dtype), cotangents, made)
-            # a token that does not count may have a slope that is no number
-            counted = chunks.take(counts, i)[..., None]
-            slopes = [jnp.where(counted, slope, 0) for slope in to_logits(ahead)]
+            ahead = jax.tree.map(lambda g, y: _of_chunk(chunks, g, y, i), cotangents, made)
             gradients = tuple(
                 _added(chunks, i, total, wish, x, h, *back(slope))
                 for total, wish, x, h, back, slope in zip(
-                    gradients, wanted, heads, features, to_product, slopes
+                    gradients, wanted, heads, features, to_product, to_logits(ahead)
                 )
             )
             return jax.tree.map(lambda x, new: chunks.put(x, new, i), values, made), gradients
@@ -319,6 +320,13 @@ class _Wanted:
     """Of which parts of each head a gradient is asked for."""
 
     parts: tuple[_Arrays, ...]
+
+
+def _of_chunk(chunks: _Chunks, cotangent: Array, value: Array, i: Array | int) -> Any:
+    """Chunk i of a cotangent; of tokens, which have none, what autodiff wants in its place."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        return np.zeros(value.shape, jax.dtypes.float0)
+    return chunks.take(cotangent, i).astype(value.dtype)
 
 
 def _as(mask: Array, x: Array) -> Array:
@@ -446,7 +454,11 @@ def _each(
         arrays, data, counts, wanted = residuals
         g = jax.tree.map(_instantiated, g)
         # a token whose value changes nothing is not made again
-        alive = [jnp.any(x.reshape(*counts.shape, -1) != 0, axis=-1) for x in jax.tree.leaves(g)]
+        alive = [
+            jnp.any(x.reshape(*counts.shape, -1) != 0, axis=-1)
+            for x in jax.tree.leaves(g)
+            if x.dtype != jax.dtypes.float0
+        ]
         counts &= functools.reduce(jnp.logical_or, alive)
         return problem.slopes(arrays, data, counts, g, wanted.parts)[1], None, None
 
@@ -457,7 +469,7 @@ def _each(
 
 
 def _instantiated(g: Any) -> Any:
-    return jnp.zeros(g.shape, g.dtype) if isinstance(g, SymbolicZero) else g
+    return np.zeros(g.aval.shape, g.aval.dtype) if isinstance(g, SymbolicZero) else g
 
 
 def _prepared(
@@ -572,7 +584,11 @@ def top_k(own: Head, k: int, mask: Array, chunk: int | None = None) -> TopK:
 
     def at(z: Array) -> TopK:
         tokens = jax.lax.top_k(jax.lax.stop_gradient(z), k)[1]
-        rest = jnp.put_along_axis(z, tokens, -jnp.inf, axis=-1, inplace=False)
+        symbols = jnp.expand_dims(jnp.arange(z.shape[-1]), range(z.ndim - 1))
+        among = functools.reduce(
+            jnp.logical_or, [tokens[..., i, None] == symbols for i in range(k)]
+        )
+        rest = jnp.where(among, -jnp.inf, z)
         tail = jax.nn.logsumexp(rest, axis=-1) - jax.nn.logsumexp(z, axis=-1)
         return TopK(_picked(z, tokens), tokens, tail)
 

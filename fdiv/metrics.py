@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fdiv import divergences, exact, regularised
+from fdiv import divergences, exact, prefixes, regularised
 from fdiv import tokens as tk
 from fdiv.checks import present
 from fdiv.estimators import to_actions
-from fdiv.types import Components, Divergence, Params, Sequences, TokenMDP
+from fdiv.types import Components, Divergence, Model, Params, Sequences, TokenMDP
 
 LEVELS = {level.suffix: level for level in exact.LEVELS}
 
@@ -118,30 +118,20 @@ def sampled_metrics(
         return measured, answered
 
     ratios, token = [], []
-    known = present(mdp.expert, "known expert")
+    known, own = present(mdp.expert, "known expert"), Model(policy, params)
     for strings in (expert, answered):
         log_p = tk.log_probs(*known, strings, mdp.vocab)
-        own = tk.log_probs(policy, params, strings, mdp.vocab)
-        ratios.append(jnp.cumsum(to_actions(log_p - own, strings.mask, mdp.horizon), axis=1))
-        token.append(
-            (
-                strings,
-                tk.distributions(*known, strings.tokens),
-                tk.distributions(policy, params, strings.tokens),
-            )
-        )
+        log_own = tk.log_probs(*own, strings, mdp.vocab)
+        ratios.append(jnp.cumsum(to_actions(log_p - log_own, strings.mask, mdp.horizon), axis=1))
+        token.append(prefixes.divergences(family, known, own, strings, mdp.vocab))
         measured |= averages(
             {"expert_nll": -log_p.sum(1)}
         )  # the last to be written, the policy's strings, stays
-    for d in family:
+    for i, d in enumerate(family):
         for suffix, ends in (("", [r[:, -1] for r in ratios]), ("_occupancy", ratios)):
             measured[d.name + suffix], measured[f"{d.name}{suffix}_stderr"] = two_sided(d, *ends)
-        for suffix, (strings, log_p, log_own) in zip(("_token_expert", "_token"), token):
-            each = (
-                jnp.where(strings.mask, d.perspective(log_p, log_own).sum(-1), 0.0).sum(1)
-                / mdp.horizon
-            )
-            measured |= averages({d.name + suffix: each})
+        for suffix, each in zip(("_token_expert", "_token"), token):
+            measured |= averages({d.name + suffix: each[i].sum(1) / mdp.horizon})
     return measured, answered
 
 

@@ -31,6 +31,7 @@ import chex
 import jax.numpy as jnp
 from jax import Array
 
+from fdiv import prefixes
 from fdiv import tokens as tk
 from fdiv.checks import present
 from fdiv.divergences import reverse_kl
@@ -231,11 +232,8 @@ def at_prefixes(
 ) -> Array:
     """D_f(ref||q) of the next token's laws, summed over the vocabulary, before each action; 0 off
     the mask. [B, T]"""
-    summed = lambda own, other: d.perspective(
-        reference.policy.head(reference.params, other), policy.head(params, own)
-    ).sum(-1)
-    features = (policy.trunk(params, x.tokens), reference.policy.trunk(reference.params, x.tokens))
-    return jnp.where(x.mask, tk.by_stretches(summed, vocab, *features), 0.0)
+    (each,) = prefixes.divergences([d], reference, Model(policy, params), x, vocab)
+    return each
 
 
 class Drawn(NamedTuple):

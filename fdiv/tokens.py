@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from fdiv import head
 from fdiv.types import PAD, Params, Policy, Scorer, Sequences, UsageError
 
 Aggregate = Literal["string", "token", "string_mean", "constant"]
@@ -107,8 +108,8 @@ def pick(values: Array, tokens: Array, mask: Array) -> Array:
 
 
 def by_stretches(function: Callable, vocab: int, *arrays: Array) -> Array:
-    """`function(*arrays)` on arrays [B, T, ...] -> [B, T]; where [B, T, vocab] would be large, a
-    stretch of T at a time."""
+    """`function(*arrays)` on arrays [B, T, ...] -> [B, T], or several; where [B, T, vocab] would be
+    large, a stretch of T at a time."""
     batch, time = arrays[0].shape[:2]
     stretch = max(1, CHUNK_ELEMENTS // max(1, batch * vocab))
     if stretch >= time:
@@ -117,18 +118,29 @@ def by_stretches(function: Callable, vocab: int, *arrays: Array) -> Array:
     pad = lambda x: jnp.pad(x, [(0, 0), (0, count * stretch - time)] + [(0, 0)] * (x.ndim - 2))
     split = lambda x: pad(x).reshape(batch, count, stretch, *x.shape[2:]).swapaxes(0, 1)
     out = jax.lax.map(jax.checkpoint(lambda xs: function(*xs)), tuple(map(split, arrays)))
-    return out.swapaxes(0, 1).reshape(batch, count * stretch)[:, :time]
+    join = lambda x: x.swapaxes(0, 1).reshape(batch, count * stretch)[:, :time]
+    return jax.tree.map(join, out)
 
 
 def taken(model: Policy | Scorer, params: Params, sequences: Sequences, vocab: int) -> Array:
     """What the model's head says of every action: its log-prob, or a scorer's number; 0 off the
     mask. [B, T]"""
+    own = head_of(model, params, sequences.tokens)
+    if own is not None:
+        return head.log_probs(own, sequences.tokens, sequences.mask)
     features = model.trunk(params, sequences.tokens)
     of_actions = lambda f, tokens, mask: pick(model.head(params, f), tokens, mask)
     return by_stretches(of_actions, vocab, features, sequences.tokens, sequences.mask)
 
 
 log_probs = taken  # log q(token | prefix), for a policy
+
+
+def head_of(model: Policy | Scorer, params: Params, tokens: Array) -> head.Head | None:
+    """Features [B, T, D] and readout for the fused head; None for a model without a readout."""
+    if not isinstance(model, Policy) or model.readout is None:
+        return None
+    return head.Head(model.trunk(params, tokens), model.readout(params))
 
 
 def distributions(model: Policy | Scorer, params: Params, tokens: Array) -> Array:

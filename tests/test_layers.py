@@ -21,6 +21,7 @@ LAYERS = [  # a module imports from earlier lines, or from its own
         "fdiv.head",
         "fdiv.estimators",
         "fdiv.learner",
+        "fdiv.prefixes",
         "fdiv.ranges",
         "fdiv.statistics",
     },

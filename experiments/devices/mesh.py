@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments.devices.keys import is_key
+from fdiv.head import row_blocks
 
 # a transformer's parameters by name: the axis of each dimension
 PARTS: dict[str, tuple[str | None, ...]] = {
@@ -80,8 +81,10 @@ class MeshLayout:
     ):
         """(compiled program, seconds it took) for `function(*arguments)` of one run; `shared`
         arguments: the same for all."""
-        mapped = jax.vmap(
-            function, in_axes=tuple(None if i in shared else 0 for i in range(len(arguments)))
+        mapped = self._parted(
+            jax.vmap(
+                function, in_axes=tuple(None if i in shared else 0 for i in range(len(arguments)))
+            )
         )
         out = self._shardings(jax.eval_shape(mapped, *arguments))
         begin = time.perf_counter()
@@ -89,6 +92,15 @@ class MeshLayout:
             jax.jit(mapped, donate_argnums=donate, out_shardings=out).lower(*arguments).compile()
         )
         return program, time.perf_counter() - begin
+
+    def _parted(self, program: Callable) -> Callable:
+        """The program, which leaves each device's tokens on it."""
+
+        def traced(*arguments: Any):
+            with row_blocks(self._sizes["data"] * self._sizes["fsdp"]):
+                return program(*arguments)
+
+        return traced
 
     def _shardings(self, tree: Any) -> Any:
         return jax.tree_util.tree_map_with_path(

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fdiv import divergences
+from fdiv import divergences, prefixes
 from fdiv import tokens as tk
 from fdiv.checks import buildable, present
 from fdiv.discriminator import Discriminator, Evidence, Training, discriminator
@@ -34,7 +34,6 @@ from fdiv.estimators import (
     Scored,
     advantages,
     returns_to_go,
-    score_function_loss,
     to_actions,
     to_columns,
 )
@@ -52,6 +51,7 @@ from fdiv.types import (
     Level,
     Look,
     Method,
+    Model,
     Objective,
     Params,
     Sequences,
@@ -301,7 +301,7 @@ def adversarial(
         )
 
     def loss(params, aux, batch):
-        return score_function_loss(own(params, batch.sequences), batch), {}
+        return prefixes.policy_gradient_loss(Model(policy, params), batch, mdp.vocab), {}
 
     return Objective(init, prepare, loss)
 

@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from fdiv import divergences
+from fdiv import divergences, prefixes
 from fdiv import tokens as tk
 from fdiv.checks import buildable, known_expert, present
 from fdiv.ranges import check_ranges, ranged
-from fdiv.types import Claim, Components, Divergence, Level, Look, Method, Objective, hidden
+from fdiv.types import Claim, Components, Divergence, Level, Look, Method, Model, Objective, hidden
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,15 +85,7 @@ def distill(components: Components, d: Divergence, policy_prefixes: float = 0.0)
         return aux, strings, {"tokens": strings.mask.sum()}
 
     def loss(params, aux, batch):
-        expert, expert_params = present(mdp.expert, "known expert")
-
-        def summed(own, other):
-            return d.perspective(expert.head(expert_params, other), policy.head(params, own)).sum(
-                -1
-            )
-
-        features = (policy.trunk(params, batch.tokens), expert.trunk(expert_params, batch.tokens))
-        each = tk.by_stretches(summed, mdp.vocab, *features)
-        return jnp.sum(batch.weight[:, None] * jnp.where(batch.mask, each, 0.0)) / mdp.horizon, {}
+        expert, own = present(mdp.expert, "known expert"), Model(policy, params)
+        return prefixes.divergence_loss(d, expert, own, batch, mdp.vocab) / mdp.horizon, {}
 
     return Objective(lambda key, params: (), prepare, loss)

@@ -24,10 +24,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import logsumexp
 
-from fdiv import divergences
+from fdiv import divergences, prefixes
 from fdiv import tokens as tk
 from fdiv.checks import buildable, known_expert, positive, present
-from fdiv.estimators import Scored, advantages, score_function_loss
+from fdiv.estimators import Scored, advantages
 from fdiv.ranges import check_ranges, ranged
 from fdiv.types import (
     Claim,
@@ -181,8 +181,6 @@ def fdpg(
         )
 
     def loss(params, aux, batch):
-        return score_function_loss(
-            tk.log_probs(policy, params, batch.sequences, mdp.vocab), batch
-        ), {}
+        return prefixes.policy_gradient_loss(Model(policy, params), batch, mdp.vocab), {}
 
     return Objective(init, prepare, loss)

@@ -11,12 +11,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
-
+from fdiv import prefixes
 from fdiv import tokens as tk
 from fdiv.checks import buildable
 from fdiv.ranges import check_ranges, ranged
-from fdiv.types import Claim, Components, Level, Look, Method, Objective, Policy
+from fdiv.types import Claim, Components, Level, Look, Method, Model, Objective, Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +62,6 @@ def max_likelihood(
         return aux, tk.normalise(batch, aggregate, horizon), {"tokens": batch.mask.sum()}
 
     def loss(params, aux, batch):
-        each = tk.log_probs(policy, params, batch, vocab).sum(1)
-        return -jnp.sum(batch.weight * each), {}
+        return prefixes.likelihood_loss(Model(policy, params), batch, vocab), {}
 
     return Objective(lambda key, params: (), prepare, loss)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
-from fdiv import divergences
+from fdiv import divergences, prefixes
 from fdiv import tokens as tk
 from fdiv.checks import buildable, known_expert, present
 from fdiv.estimators import (
@@ -22,12 +22,11 @@ from fdiv.estimators import (
     Scored,
     advantages,
     returns_to_go,
-    score_function_loss,
     to_actions,
     to_columns,
 )
 from fdiv.ranges import check_ranges, ranged
-from fdiv.types import Claim, Components, Divergence, Level, Look, Method, Objective, hidden
+from fdiv.types import Claim, Components, Divergence, Level, Look, Method, Model, Objective, hidden
 
 Plain = Literal["sequence", "occupancy", "token"]
 LEVELS = {
@@ -117,8 +116,6 @@ def policy_gradient(
         )
 
     def loss(params, aux, batch):
-        return score_function_loss(
-            tk.log_probs(policy, params, batch.sequences, mdp.vocab), batch
-        ), {}
+        return prefixes.policy_gradient_loss(Model(policy, params), batch, mdp.vocab), {}
 
     return Objective(lambda key, params: (), prepare, loss)

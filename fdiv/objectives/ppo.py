@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from fdiv import prefixes
 from fdiv import tokens as tk
 from fdiv.checks import buildable, present
 from fdiv.episodes import Charged, penalty_of, return_claim, stage
@@ -33,6 +34,7 @@ from fdiv.types import (
     Components,
     Look,
     Method,
+    Model,
     Objective,
     Sequences,
     hidden,
@@ -170,19 +172,8 @@ def ppo(
             params, aux.charged, batch
         )
         if entropy:
-            total -= entropy * jnp.sum(
-                x.weight @ jnp.where(x.mask, _entropies(components, params, x), 0.0)
-            )
+            own = Model(components.policy, params)
+            total -= entropy * prefixes.entropy_sum(own, x, components.mdp.vocab)
         return total, {}
 
     return Objective(init, prepare, loss)
-
-
-def _entropies(components: Components, params: Any, x: Sequences) -> Array:
-    """Entropy of the next token's law at each position, [B, T]."""
-
-    def each(features):
-        log_q = components.policy.head(params, features)
-        return -(jnp.exp(log_q) * log_q).sum(-1)
-
-    return tk.by_stretches(each, components.mdp.vocab, components.policy.trunk(params, x.tokens))

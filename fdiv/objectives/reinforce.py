@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal
 
+from fdiv import prefixes
 from fdiv import tokens as tk
 from fdiv.checks import buildable
 from fdiv.episodes import GROUP, grouped, penalty_of, return_claim, stage
-from fdiv.estimators import Baseline, score_function_loss, to_columns
+from fdiv.estimators import Baseline, Scored, to_columns
 from fdiv.penalties import Drawn, Penalty, marker
 from fdiv.ranges import check_ranges, ranged
-from fdiv.types import Claim, Components, Look, Method, Objective, hidden
+from fdiv.types import Claim, Components, Look, Method, Model, Objective, hidden
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,8 @@ def reinforce(
         return aux, Drawn(tk.normalise(x.sequences), x.log_old, x.log_ref, advantage), metrics
 
     def loss(params, aux, batch):
-        log_q = tk.log_probs(components.policy, params, batch.sequences, components.mdp.vocab)
-        return score_function_loss(log_q, batch) + on.charge(params, aux, batch), {}
+        own, scored = Model(components.policy, params), Scored(batch.sequences, batch.advantages)
+        earned = prefixes.policy_gradient_loss(own, scored, components.mdp.vocab)
+        return earned + on.charge(params, aux, batch), {}
 
     return Objective(lambda key, params: on.init(params), prepare, loss)
