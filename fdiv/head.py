@@ -469,7 +469,8 @@ def _each(
 
 
 def _instantiated(g: Any) -> Any:
-    return np.zeros(g.aval.shape, g.aval.dtype) if isinstance(g, SymbolicZero) else g
+    zero: Any = g  # its shape and type are those of the array that it stands for
+    return jnp.zeros(zero.shape, zero.dtype) if isinstance(g, SymbolicZero) else g
 
 
 def _prepared(
