@@ -5,7 +5,7 @@ file when it comes to it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from experiments import config as configs
 from experiments.evaluation.evaluator import over_seeds
@@ -15,6 +15,7 @@ from experiments.reporting.schema import MethodResult, RunResult
 from experiments.running.context import RunContext
 from experiments.running.json_lines import METRICS, SAMPLES
 from experiments.storage import run_folder
+from experiments.storage.run_folder import TABLES, RunFolder
 
 
 def finish(context: RunContext, complete: bool, changed: Mapping[str, object]) -> None:
@@ -30,14 +31,28 @@ def finish(context: RunContext, complete: bool, changed: Mapping[str, object]) -
         return
     reference = "sft" if "sft" in methods else names[0]
     result = results.compared(_result(context, methods, complete), reference)
-    results.write_parquet(folder.path / "results.parquet", result)
-    ranking = tables.ranking(result)
-    tables.write(folder.path, ranking)
+    _write_tables(folder, result)
     if config.output.report:
-        _report(context, result, changed)
+        _report(folder, result, changed)
     # last: where `complete` is true in it, the run is finished
     schema.write(folder.path / "results.json", result)
-    _show(context, result, ranking)
+    _show(context, result, tables.ranking(result))
+
+
+def write_lacking(
+    folder: RunFolder, result: RunResult, lacking: Sequence[str], changed: Mapping[str, object]
+) -> None:
+    """Write again, or for the first time, what a finished run's folder lacks, from its result and
+    its lines."""
+    _write_tables(folder, result)
+    if set(lacking) - set(TABLES):
+        (folder.path / "figures").mkdir(exist_ok=True)
+        _report(folder, result, changed)
+
+
+def _write_tables(folder: RunFolder, result: RunResult) -> None:
+    results.write_parquet(folder.path / "results.parquet", result)
+    tables.write(folder.path, tables.ranking(result))
 
 
 def _result(context: RunContext, methods: dict[str, MethodResult], complete: bool) -> RunResult:
@@ -66,12 +81,12 @@ def _result(context: RunContext, methods: dict[str, MethodResult], complete: boo
     )
 
 
-def _report(context: RunContext, result: RunResult, changed: Mapping[str, object]) -> None:
-    folder = context.folder
+def _report(folder: RunFolder, result: RunResult, changed: Mapping[str, object]) -> None:
     history = schema.history(folder.lines(METRICS))
     drawn = pictures.draw(result, history, folder.path / "figures")
     environment = run_folder.environment()
     samples = folder.lines(SAMPLES)
+    folder.list_figures()
     report.write(folder.path / "report.html", result, drawn, samples, environment, changed)
 
 

@@ -21,6 +21,7 @@ from experiments.devices import Layout, processes
 from experiments.evaluation.class_optimum import ClassOptima
 from experiments.evaluation.evaluator import Evaluator, judging_keys
 from experiments.reporting import schema, scoreboards
+from experiments.reporting.schema import RunResult
 from experiments.running import method, ready, resume, runs, teacher, train
 from experiments.running.alarms import standing_still
 from experiments.running.console import Screen
@@ -67,10 +68,8 @@ def _run(preset: str, config: Config, default: Config, stop: StopFlag) -> int:
         layout = devices.lay_out(config.budget.seeds, config.devices)
         reading = assemble.data(config)
         folder = RunFolder(config.output.out, _identity(config, reading))
-        if _done(folder, config):
-            where = folder.path / "report.html"
-            print(f"Already done: {where} holds the results of this very config.")
-            return 0
+        if (result := _finished(folder, config)) is not None:
+            return _already_done(folder, config, result, changed)
         config = assemble.fitted(config, reading)
         task = assemble.task(config, reading)
         footprint.refuse(config, default, task)
@@ -150,17 +149,34 @@ def _train_and_finish(launch: Launch, reading: Reading | None) -> int:
     return 0 if complete else STOPPED_EXIT
 
 
-def _done(folder: RunFolder, config: Config) -> bool:
-    """Whether an earlier run came to its end; a method's file that was lost since is then written
-    again from the results of all."""
+def _finished(folder: RunFolder, config: Config) -> RunResult | None:
+    """The result of an earlier run that came to its end; a method's file that was lost since is
+    then written again from the results of all."""
     result = folder.results(schema.run)
     wanted = set(configs.resolve(config))
     if result is None or not (result.complete and wanted <= set(result.methods)):
-        return False
+        return None
     for name, each in result.methods.items():
         if folder.method(name, schema.method) is None:
             folder.keep_method(name, schema.method_as_json(each))
-    return True
+    return result
+
+
+def _already_done(
+    folder: RunFolder, config: Config, result: RunResult, changed: Mapping[str, Any]
+) -> int:
+    """Write what a finished run lacks, such as a report that it was first asked to do without."""
+    lacking = folder.lacking(config.output.report)
+    if lacking:
+        from experiments.running import finish
+
+        with _alone(folder):
+            finish.write_lacking(folder, result, lacking, changed)
+        few = ", ".join(lacking[:4]) + (f" and {len(lacking) - 4} more" if lacking[4:] else "")
+        print(f"Written from the results of an earlier run: {few}.")
+    where = folder.path / ("report.html" if config.output.report else "results.json")
+    print(f"Already done: {where} holds the results of this very config.")
+    return 0
 
 
 def sinks(screen: Screen, folder: RunFolder) -> list[Sink]:

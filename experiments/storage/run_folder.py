@@ -25,8 +25,8 @@ from fdiv.types import UsageError
 
 METRICS = "metrics.jsonl"
 FOLDERS = ("methods", "figures", "checkpoints")
-TABLES = ("table.md", "table.csv", "table.tex")
-RESULTS = ("results.json", "results.parquet", "report.html", *TABLES, "class_optimum.json")
+TABLES = ("results.parquet", "table.md", "table.csv", "table.tex")
+RESULTS = ("results.json", "report.html", *TABLES, "class_optimum.json")
 # what a start writes before its first update
 LEFT = ("config.json", "environment.json", "bad_rows.json", "metrics.jsonl", "samples.jsonl")
 FILES = (*LEFT, *RESULTS, "files.json")
@@ -162,6 +162,23 @@ class RunFolder:
     def results(self, parse: Callable[[Any], Parsed]) -> Parsed | None:
         """What an earlier run of this config has left."""
         return files.read(self.path / "results.json", parse)
+
+    def list_figures(self) -> None:
+        """Keep the names of the pictures that were drawn, for `lacking`."""
+        names = sorted(p.name for p in (self.path / "figures").iterdir() if p.name[0] != ".")
+        files.write_checked(self.path / "files.json", {"figures": names})
+
+    def lacking(self, report: bool) -> list[str]:
+        """The files that a finished run has to have and has not, with a report or without."""
+        wanted = list(TABLES)
+        if report:
+            names = files.read(
+                self.path / "files.json", lambda data: list(map(str, data["figures"]))
+            )
+            wanted += ["report.html", *(f"figures/{name}" for name in names or ())]
+            if not names and not any(self.path.glob("figures/*.pdf")):
+                wanted.append("figures/learning_curves.pdf")
+        return [name for name in wanted if not (self.path / name).is_file()]
 
     # --- methods ----------------------------------------------------------------------------------
 

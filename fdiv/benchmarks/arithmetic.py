@@ -86,7 +86,7 @@ class Arithmetic:
     def _numbers(self, key: Array, n: int, side: bool) -> Array:
         """n sums of one side of the split, all as likely: those of the other side are drawn again.
         [n, terms]"""
-        draw = lambda key: jax.random.randint(key, (n, self.terms), 0, self.largest + 1)
+        draw = lambda key: jax.random.randint(key, (n, self.terms), 0, self.largest + 1, jnp.int32)
         wrong = lambda numbers: held_out(numbers, self.validation) != side
 
         def again(state):
@@ -96,7 +96,9 @@ class Arithmetic:
         return jax.lax.while_loop(lambda state: wrong(state[1]).any(), again, (key, draw(key)))[1]
 
     def _refuse_empty(self) -> None:
-        sample = jax.random.randint(jax.random.key(0), (LOOKED_AT, self.terms), 0, self.largest + 1)
+        sample = jax.random.randint(
+            jax.random.key(0), (LOOKED_AT, self.terms), 0, self.largest + 1, jnp.int32
+        )
         share = float(held_out(sample, self.validation).mean())
         if share in (0.0, 1.0):
             side = "held-out" if share == 0 else "training"

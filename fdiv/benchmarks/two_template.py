@@ -60,7 +60,7 @@ class TwoTemplate:
         latent_key, noise_key, token_key = jax.random.split(key, 3)
         template = jax.random.bernoulli(latent_key, 1 - self.weight, (n, 1)).astype(jnp.int32)
         leaves = jax.random.bernoulli(noise_key, self.noise, (n, self.horizon))
-        shift = jax.random.randint(token_key, (n, self.horizon), 1, self.vocab)
+        shift = jax.random.randint(token_key, (n, self.horizon), 1, self.vocab, jnp.int32)
         return tk.completions(jnp.where(leaves, (template + shift) % self.vocab, template), None)
 
 

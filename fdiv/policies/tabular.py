@@ -78,7 +78,8 @@ def read(automaton: Automaton, tokens: Array) -> Array:
     [B, T]"""
 
     def move(state, token):
-        return jnp.where(token == PAD, state, automaton.advance(state, token)), state
+        after = jnp.where(token == PAD, state, automaton.advance(state, token))
+        return after.astype(state.dtype), state
 
     _, states = jax.lax.scan(move, jnp.zeros(tokens.shape[0], jnp.int32), tokens.T, unroll=8)
     return states.T
