@@ -2,16 +2,15 @@
 # A throw-away SLURM on one machine, for the tests: two virtual nodes, three partitions. Everything lives in one folder.
 #
 #   slurm/local.sh install   Debian's packages (root); nothing where they are there already
-#   slurm/local.sh start     until both nodes are idle;  then: export SLURM_CONF=FOLDER/slurm.conf
+#   slurm/local.sh start     until both nodes are idle; prints what to export:  eval "$(slurm/local.sh start)"
 #   slurm/local.sh stop      end what start started, and remove the folder
 #
-# FOLDER is $FDIV_SLURM, or /tmp/fdiv-slurm-UID. Exit code 3: this machine cannot host it, and why.
+# FOLDER is $FDIV_SLURM, or a new one that start makes and names. Exit code 3: this machine cannot host it, and why.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
-folder=${FDIV_SLURM:-/tmp/fdiv-slurm-$(id -u)}
+folder=${FDIV_SLURM:-}
 port=${FDIV_SLURM_PORT:-26817}
 cores=${FDIV_SLURM_CORES:-4} # per node; more than there are is fine
-export SLURM_CONF=$folder/slurm.conf
 
 cannot() {
     echo "This machine cannot host a SLURM: $*" >&2
@@ -23,8 +22,11 @@ install() {
     command -v apt-get >/dev/null || cannot "it has no apt-get to install one with."
     [ "$(id -u)" = 0 ] || cannot "installing munge, slurmctld, slurmd and slurm-client needs root."
     export DEBIAN_FRONTEND=noninteractive
+    local log
+    log=$(mktemp "${TMPDIR:-/tmp}/fdiv-slurm-install.XXXXXXXX") # a name that nobody can have prepared
     { apt-get update -q && apt-get install -q -y --no-install-recommends munge slurmctld slurmd slurm-client; } \
-        >/tmp/fdiv-slurm-install.log 2>&1 || cannot "apt-get failed; see /tmp/fdiv-slurm-install.log."
+        >"$log" 2>&1 || cannot "apt-get failed; see $log."
+    rm -f "$log"
 }
 
 configure() {
@@ -83,8 +85,21 @@ until_true() { # seconds, command
 
 idle() { [ "$(sinfo --noheader --Node --partition=main --states=idle --format=%N | wc -l)" = 2 ]; }
 
+ours() { # a folder that somebody else has put there is not written to, nor removed
+    [ -d "$folder" ] && [ ! -L "$folder" ] && [ -O "$folder" ]
+}
+
 start() {
+    if [ -z "$folder" ]; then
+        folder=$(mktemp -d "${TMPDIR:-/tmp}/fdiv-slurm.XXXXXXXX")
+    else
+        mkdir -p -m 700 "$folder"
+        ours || cannot "$folder is a link or another user's."
+    fi
+    export SLURM_CONF=$folder/slurm.conf
     [ ! -e "$folder/pids" ] || stop
+    mkdir -p -m 700 "$folder"
+    ours || cannot "$folder is a link or another user's."
     for program in munged slurmctld slurmd sbatch; do
         command -v $program >/dev/null || cannot "$program is not installed; run: slurm/local.sh install"
     done
@@ -104,10 +119,14 @@ start() {
         stop
         cannot "its nodes did not become idle in a minute."
     fi
+    printf 'export FDIV_SLURM=%q SLURM_CONF=%q\n' "$folder" "$SLURM_CONF"
 }
 
 stop() {
+    [ -n "$folder" ] || cannot "FDIV_SLURM says no folder; export what start printed."
     [ -d "$folder/pids" ] || return 0
+    ours || cannot "$folder is a link or another user's."
+    export SLURM_CONF=$folder/slurm.conf
     if until_true 1 sinfo; then
         scancel --quiet --full --user="$(id -un)" || true
         until_true 30 test -z "$(squeue --noheader)" || true

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.data import formats, layouts, sources
+from experiments.data import formats, layouts, sources, travel
 from experiments.data import rows as record_rows
 from experiments.data.formats import refuse
 from experiments.data.layouts import listed
@@ -51,7 +51,22 @@ def read(config: Text) -> Reading:
     Raises `UsageError`, in every process, for a file that cannot be read or holds no good row.
     """
     share = Share(jax.process_index(), jax.process_count())
-    return merge(config, processes.exchanged(read_share(config, share)))
+    own = read_share(config, share)
+    return merge(config, processes.exchanged(own, as_json, of_json))
+
+
+def as_json(part: Part) -> Any:
+    """A part as the other processes get it."""
+    pieces = [travel.piece_as_json(piece) for piece in part.pieces]
+    error = travel.error_as_json(part.error)
+    return part._asdict() | {"pieces": pieces, "error": error}
+
+
+def of_json(data: Any) -> Part:
+    """The same, read."""
+    pieces = [travel.piece_of_json(piece) for piece in data["pieces"]]
+    error = travel.error_of_json(data["error"])
+    return Part(pieces, data["sizes"], data["names"], data["kind"], error)
 
 
 def read_share(config: Text, share: Share) -> Part:

@@ -7,13 +7,13 @@ All of them compute; the first one's folder is the one that stays. Each must see
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import pickle
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -21,6 +21,8 @@ from jax.experimental import multihost_utils
 
 from fdiv.types import UsageError
 
+Value = TypeVar("Value")
+Json = Any  # what `json` reads
 ALONE = 30  # seconds after which a process that has ended with an error ends those that wait for it
 PIECE = 1 << 22  # bytes of an exchange at a time: devices hold one of each process
 
@@ -95,19 +97,22 @@ def any_of(flag: bool) -> bool:
     return bool(_gathered(flag).any())
 
 
-def exchanged(own: Any) -> list[Any]:
-    """Every process's object, in their order, in all of them."""
+def exchanged(
+    own: Value, write: Callable[[Value], Json], read: Callable[[Json], Value]
+) -> list[Value]:
+    """Every process's value, in their order, in all of them.
+
+    They travel as JSON, which `write` makes and `read` reads: whoever can reach the coordinator can
+    join, and what it sends must be data that cannot run."""
     if jax.process_count() == 1:
         return [own]
-    data = pickle.dumps(own)
+    data = json.dumps(write(own)).encode()
     pieces = int(_gathered(-(-len(data) // PIECE)).max())
-    padded = np.frombuffer(data.ljust(pieces * PIECE, b"\0"), np.uint8).reshape(pieces, PIECE)
+    padded = np.frombuffer(data.ljust(pieces * PIECE), np.uint8).reshape(pieces, PIECE)
     gathered = np.concatenate(
         [multihost_utils.process_allgather(piece) for piece in padded], axis=1
     )
-    return [
-        pickle.loads(each) for each in gathered
-    ]  # what follows the end of a pickle is not looked at
+    return [read(json.loads(each.tobytes())) for each in gathered]
 
 
 def _gathered(value: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from experiments import escapes
 from experiments.evaluation.frontier import FrontierPoint, at_own_weight, overspent
 from experiments.reporting import scoreboards, style
-from experiments.reporting.schema import MethodResult, RunResult
+from experiments.reporting.schema import MethodResult, RunResult, paired
 from fdiv import statistics
 
 X, Y = "divergence_to_reference", "reward"
@@ -22,7 +22,11 @@ Methods = dict[str, MethodResult]
 def picture(result: RunResult, folder: Path) -> str:
     """Left the plane with the frontier, right each method's distance from it, by seed; nothing
     where no frontier is known."""
-    methods = {k: m for k, m in result.methods.items() if {X, Y} <= set(m.metrics)}
+    methods = {
+        k: m
+        for k, m in result.methods.items()
+        if {X, Y} <= set(m.metrics) and paired(m.metrics[X], m.metrics[Y])
+    }
     if not result.frontier or not methods:
         return ""
     style.use()
@@ -30,9 +34,7 @@ def picture(result: RunResult, folder: Path) -> str:
         1, 2, figsize=(9.2, 3.9), layout="constrained", width_ratios=(1.35, 1)
     )
     beyond = {
-        name: [
-            overspent(a, b, result.frontier) for a, b in zip(m.metrics[X].seeds, m.metrics[Y].seeds)
-        ]
+        name: [overspent(a, b, result.frontier) for _, a, b in paired(m.metrics[X], m.metrics[Y])]
         for name, m in methods.items()
     }
     divergence = scoreboards.of_result(result).metric(X)
@@ -53,7 +55,7 @@ def picture(result: RunResult, folder: Path) -> str:
     rows += [
         {"what": name, "seed": i, X: a, Y: b, "overspent": c}
         for name, m in methods.items()
-        for i, (a, b, c) in enumerate(zip(m.metrics[X].seeds, m.metrics[Y].seeds, beyond[name]))
+        for (i, a, b), c in zip(paired(m.metrics[X], m.metrics[Y]), beyond[name])
     ]
     return style.save(figure, folder, "frontier", rows)
 
@@ -70,7 +72,8 @@ def _draw_plane(axis: Axes, methods: Methods, points: Sequence[FrontierPoint]) -
     axis.plot(best.divergence_to_reference, best.reward, color=style.EXPERT, **star)
     for m in methods.values():
         x, y = m.metrics[X], m.metrics[Y]
-        _mark(axis, m, x.seeds, y.seeds, (x.iqm, y.iqm))
+        both = paired(x, y)
+        _mark(axis, m, [a for _, a, _ in both], [b for _, _, b in both], (x.iqm, y.iqm))
     most = max([best.divergence_to_reference, *(m.metrics[X].iqm for m in methods.values())])
     most = most if most > 0 else 1.0  # nobody has left the reference, and it is best to stay
     axis.set_xlim(-0.03 * most, 1.2 * most)

@@ -4,6 +4,7 @@ the entry's seeds."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,10 +48,10 @@ def merge(parts: Sequence[Part], note: str) -> RunResult:
     """What `results.json` would hold, had all runs been one head-to-head; `note` says how they
     came to be merged."""
     runs = [part.result() for part in parts]
-    gathered: dict[str, list[MethodResult]] = {}
+    gathered: dict[str, list[tuple[MethodResult, int]]] = {}
     for part, run in zip(parts, runs):
         for method, result in run.methods.items():
-            gathered.setdefault(part.entry(method), []).append(result)
+            gathered.setdefault(part.entry(method), []).append((result, run.seeds))
     optima = set.intersection(*(set(run.class_optimum) for run in runs))
     notes = dict.fromkeys(note for run in runs for note in run.notes)
     settings = {
@@ -61,7 +62,7 @@ def merge(parts: Sequence[Part], note: str) -> RunResult:
         complete=True,
         kind=_kind([run.kind for run in runs]),
         **settings,
-        seeds=max(sum(map(_seeds, same)) for same in gathered.values()),
+        seeds=max(sum(seeds for _, seeds in same) for same in gathered.values()),
         frontier=_same([run.frontier for run in runs], []),
         class_optimum={
             name: _average([run.class_optimum[name] for run in runs]) for name in sorted(optima)
@@ -89,19 +90,18 @@ def lines(parts: Sequence[Part], name: str) -> list[Json]:
     return whole
 
 
-def _seeds(m: MethodResult) -> int:
-    return len(next(iter(m.metrics.values())).seeds)
-
-
 def _kind(kinds: Sequence[Kind]) -> Kind:
     """The kind that all runs share; of several, the one that asks for least."""
     return max(kinds, key=schema.KINDS.index)
 
 
-def _gather(parts: Sequence[MethodResult]) -> MethodResult:
-    """One entry from the results of one method in several runs."""
+def _gather(runs: Sequence[tuple[MethodResult, int]]) -> MethodResult:
+    """One entry from the results of one method in several runs of so many seeds. A run of which no
+    seed is finite takes nothing from the others, but is counted."""
+    parts, counts = [m for m, _ in runs], [seeds for _, seeds in runs]
     first = parts[0]
-    names = [name for name in first.metrics if all(name in m.metrics for m in parts)]
+    known = dict.fromkeys(name for m in parts for name in m.metrics)
+    names = [n for n in known if all(n in m.metrics or n in m.infinite for m in parts)]
     return MethodResult(
         minimises=_same([m.minimises for m in parts]),
         level=_same([m.level for m in parts]),
@@ -118,27 +118,42 @@ def _gather(parts: Sequence[MethodResult]) -> MethodResult:
         status="ok" if all(m.status == "ok" for m in parts) else "diverged",
         reason=" ".join(dict.fromkeys(m.reason for m in parts if m.reason)),
         alarms=list(dict.fromkeys(alarm for m in parts for alarm in m.alarms)),
-        metrics={name: _pool([m.metrics[name] for m in parts]) for name in names},
+        metrics={name: _pool([m.metrics.get(name) for m in parts], counts) for name in names},
         infinite=sorted({name for m in parts for name in m.infinite}),
-        gap=_gap([m.gap for m in parts]),
+        # a run whose class is known and whose gap is not has no finite seed
+        gap=None
+        if any(m.gap is None and m.best is None for m in parts)
+        else _gap([m.gap for m in parts], counts),
         temperatures=first.temperatures if len(parts) == 1 else [],
     )
 
 
-def _pool(parts: Sequence[Summary]) -> Summary:
-    pooled = results.summary([x for part in parts for x in part.seeds])
-    return dataclasses.replace(pooled, estimated=parts[0].estimated)
+def _pool(parts: Sequence[Summary | None], counts: Sequence[int]) -> Summary:
+    """The seeds of all runs, counted on from run to run."""
+    starts = itertools.accumulate(counts, initial=0)
+    kept = {
+        start + seed: value
+        for start, part in zip(starts, parts)
+        if part is not None
+        for seed, value in part.by_seed().items()
+    }
+    estimated = any(part.estimated for part in parts if part is not None)
+    pooled = dataclasses.replace(results.summary(list(kept.values())), estimated=estimated)
+    if len(kept) == sum(counts):
+        return pooled
+    return dataclasses.replace(pooled, numbers=list(kept), of=sum(counts))
 
 
-def _gap(parts: Sequence[Gap | None]) -> Gap | None:
+def _gap(parts: Sequence[Gap | None], counts: Sequence[int]) -> Gap | None:
     """Pooled; where each seed ended is only told where all runs have the same local optima."""
     gaps = [part for part in parts if part is not None]
-    if len(gaps) < len(parts):
+    if not gaps:
         return None
     ends = [x for gap in gaps for x in gap.ended_in]
     local = _same([gap.local_optima for gap in gaps], [0.0])
     known = all(gap.local_optima == local for gap in gaps)
-    return Gap(**vars(_pool(gaps)), ended_in=ends if known else [0] * len(ends), local_optima=local)
+    pooled = _pool(gaps, counts)
+    return Gap(**vars(pooled), ended_in=ends if known else [0] * len(ends), local_optima=local)
 
 
 def _same(values: Sequence[Any], otherwise: Any = VARIED) -> Any:
@@ -163,7 +178,8 @@ def _average(rows: Sequence[Mapping[str, float]]) -> Row:
 def _against(whole: RunResult) -> RunResult:
     """Each entry against the first, where all have the same seeds."""
     metric = scoreboards.of_result(whole).rank_by
-    counts = {len(m.metrics[metric].seeds) for m in whole.methods.values() if metric in m.metrics}
+    scores = [m.metrics[metric] for m in whole.methods.values() if metric in m.metrics]
+    counts = {len(own.seeds) for own in scores if own.whole}
     return results.compared(whole, next(iter(whole.methods))) if len(counts) == 1 else whole
 
 

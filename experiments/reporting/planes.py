@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from experiments import escapes
 from experiments.reporting import scoreboards, style, wording
-from experiments.reporting.schema import MethodResult, Row, RunResult, Summary
+from experiments.reporting.schema import MethodResult, Row, RunResult, Summary, paired
 from experiments.reporting.scoreboards import Plane, Scoreboard
 
 Place = tuple[float, float]
@@ -111,14 +111,14 @@ def _methods(
     for name, m in methods.items():
         a, b, look = m.metrics[x], m.metrics[y], style.look(m)
         rows += [
-            {"what": "method", "name": name, "seed": i, x: u, y: v}
-            for i, (u, v) in enumerate(zip(a.seeds, b.seeds))
+            {"what": "method", "name": name, "seed": i, x: u, y: v} for i, u, v in paired(a, b)
         ]
         if not inside(a.iqm, b.iqm):
             outside.append(f"{name} ({a.iqm:.3g}, {b.iqm:.3g})")
             continue
         dots = {"marker": ".", "markersize": 3, "alpha": 0.5, "linestyle": ""}
-        axis.plot(a.seeds, b.seeds, color=look["color"], **dots)
+        _, u, v = zip(*paired(a, b)) if paired(a, b) else ((), (), ())
+        axis.plot(u, v, color=look["color"], **dots)
         axis.errorbar(
             a.iqm,
             b.iqm,

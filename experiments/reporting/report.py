@@ -14,6 +14,7 @@ from experiments.reporting.metrics import METRICS
 from experiments.reporting.pictures import Drawn
 from experiments.reporting.results import describe_ends
 from experiments.reporting.schema import Json, MethodResult, RunResult
+from experiments.reporting.settings import spelled
 from experiments.storage import whole
 
 CARD = ("d_accuracy", "d_accuracy_train", "d_calibration", "length_accuracy", "d_saturated")
@@ -83,8 +84,8 @@ def write(
 
 
 def _title(result: RunResult) -> str:
-    fields = {k: v for k, v in result.benchmark.items() if k != "name" and v is not None}
-    what = ", ".join(f"{k} {v}" for k, v in fields.items() if not k.startswith("teacher"))
+    fields = {k: v for k, v in result.benchmark.items() if not k.startswith(("name", "teacher"))}
+    what = spelled(fields)
     return f"{result.benchmark['name']} ({what}), {result.policy['name']} policy"
 
 

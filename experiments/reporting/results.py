@@ -27,19 +27,34 @@ def _plain(summary: statistics.Summary) -> Summary:
     return Summary(summary.iqm, summary.mean, list(summary.ci95) if known else None, summary.seeds)
 
 
+def sound(scores: np.ndarray | list[float]) -> Summary | None:
+    """The same of the seeds that are finite, with their numbers and of how many they are where
+    others are not; None where no seed is."""
+    values = np.asarray(scores, float)
+    kept = np.flatnonzero(np.isfinite(values))
+    if not kept.size:
+        return None
+    own = summary(values[kept])
+    if kept.size == values.size:
+        return own
+    return dataclasses.replace(own, numbers=kept.tolist(), of=values.size)
+
+
 def metrics_of(final: Mapping[str, np.ndarray]) -> tuple[dict[str, Summary], list[str]]:
-    """(summaries of the finite metrics with their standard errors, names of those that are not
-    finite on every seed)"""
+    """(summaries over the seeds that are finite, with their standard errors; names of the metrics
+    that are not finite on every seed)"""
     summaries, infinite = {}, []
     for name, seeds in final.items():
         if name.endswith("_stderr"):
             continue
         if not np.all(np.isfinite(seeds)):
             infinite.append(name)
+        own = sound(seeds)
+        if own is None:
             continue
-        summaries[name] = summary(seeds)
+        summaries[name] = own
         if f"{name}_stderr" in final:
-            errors = [float(x) for x in final[f"{name}_stderr"]]
+            errors = [float(final[f"{name}_stderr"][i]) for i in own.by_seed()]
             summaries[name] = Summary(
                 **vars(summaries[name]) | {"estimated": True, "stderr": errors}
             )
@@ -48,13 +63,12 @@ def metrics_of(final: Mapping[str, np.ndarray]) -> tuple[dict[str, Summary], lis
 
 def gap_of(own: np.ndarray, best: ClassOptimum | None) -> Gap | None:
     """Own divergence minus the class's best, seed by seed, and which local optimum each seed ended
-    in."""
-    if best is None or not np.all(np.isfinite(own)):
+    in; of the seeds that are finite."""
+    pooled = None if best is None else sound(np.asarray(own, float) - best.value)
+    if best is None or pooled is None:
         return None
-    pooled = summary(np.asarray(own, float) - best.value)
-    return Gap(
-        **vars(pooled), ended_in=ended_in(np.asarray(own), best), local_optima=list(best.local)
-    )
+    kept = np.asarray(own)[list(pooled.by_seed())]
+    return Gap(**vars(pooled), ended_in=ended_in(kept, best), local_optima=list(best.local))
 
 
 def describe_ends(gap: Gap | None) -> str:
@@ -62,7 +76,7 @@ def describe_ends(gap: Gap | None) -> str:
     if gap is None:
         return ""
     away: dict[str, list[int]] = {}
-    for seed, (where, value) in enumerate(zip(gap.ended_in, gap.seeds)):
+    for where, (seed, value) in zip(gap.ended_in, gap.by_seed().items()):
         if where:
             place = f"local optimum {where + 1} of the class (value {gap.local_optima[where]:.4f})"
             away.setdefault(place, []).append(seed)
@@ -86,7 +100,9 @@ def compare_with(
 ) -> dict[str, Comparison]:
     """Each method against a reference on a metric: paired difference, and chance of being better
     (`better` 1: higher is)."""
-    scores = {name: m.metrics[metric].seeds for name, m in methods.items() if metric in m.metrics}
+    known = {name: m.metrics[metric] for name, m in methods.items() if metric in m.metrics}
+    # a method is not better for the seeds that it lost
+    scores = {name: scores.seeds for name, scores in known.items() if scores.whole}
     if reference not in scores:
         return {}
     base = scores.pop(reference)
@@ -133,5 +149,5 @@ def tidy(result: RunResult) -> list[dict[str, Any]]:
         }
         for name, m in result.methods.items()
         for metric, scores in [*m.metrics.items(), *([("gap", m.gap)] if m.gap else [])]
-        for i, x in enumerate(scores.seeds)
+        for i, x in scores.by_seed().items()
     ]

@@ -37,6 +37,25 @@ class Summary:
     seeds: list[float]
     estimated: bool = False  # from samples, where the metric is exact elsewhere
     stderr: list[float] | None = None  # of each seed's estimate
+    numbers: list[int] | None = None
+    """Which seeds these are, where others of the run are not finite and so left out."""
+    of: int | None = None
+    """And of how many."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all seeds are finite."""
+        return self.of is None
+
+    def by_seed(self) -> dict[int, float]:
+        """Number of a seed -> its value."""
+        return dict(zip(self.numbers or range(len(self.seeds)), self.seeds))
+
+
+def paired(a: Summary, b: Summary) -> list[tuple[int, float, float]]:
+    """(seed, value of `a`, value of `b`) of the seeds on which both are finite."""
+    other = b.by_seed()
+    return [(seed, x, other[seed]) for seed, x in a.by_seed().items() if seed in other]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +109,7 @@ class MethodResult:
     best: float | str | None = None  # the least of its divergence in the class
     gap: Gap | None = None
     infinite: list[str] = dataclasses.field(default_factory=list)
-    """Metrics that are not finite on every seed."""
+    """Metrics that are not finite on every seed; those of the seeds that are stay in `metrics`."""
     alarms: list[str] = dataclasses.field(default_factory=list)
     temperatures: list[Row] = dataclasses.field(default_factory=list)
     """The policy at other sampling temperatures."""
@@ -141,7 +160,8 @@ Scores = TypeVar("Scores", bound=Summary)
 
 # --- to JSON --------------------------------------------------------------------------------------
 
-OPTIONAL = {"estimated": False, "stderr": None, "against": None}  # left out where they say nothing
+# left out where they say nothing
+OPTIONAL = {"estimated": False, "stderr": None, "against": None, "numbers": None, "of": None}
 
 
 def as_json(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from fdiv.statistics import distinguishable
 EXACT_DECIMALS = 4
 UNKNOWN_DECIMALS = 2  # of an estimate whose error nobody knows
 NOTHING = "—"
+INTERVAL = re.compile(r" \[\S+, \S+\]")
 WIDE = 120  # columns of a terminal from which on words are shown too
 
 
@@ -86,10 +88,13 @@ def ranking(result: RunResult) -> Ranking:
     return Ranking(headings, rows, beside, notes)
 
 
-def _order(m: MethodResult, board: Scoreboard) -> float:
-    """Where a method stands, the best lowest; one without the metric stands last."""
+def _order(m: MethodResult, board: Scoreboard) -> tuple[int, float]:
+    """Where a method stands, the best lowest; below those whose seeds are all finite stand those
+    that lost some, and last those without the metric."""
     scores = m.metrics.get(board.rank_by)
-    return -board.metric(board.rank_by).better * scores.iqm if scores else float("inf")
+    if scores is None:
+        return 2, 0.0
+    return int(not scores.whole), -board.metric(board.rank_by).better * scores.iqm
 
 
 def _winner(result: RunResult, metric: str, board: Scoreboard) -> str | None:
@@ -98,7 +103,8 @@ def _winner(result: RunResult, metric: str, board: Scoreboard) -> str | None:
     or where the best exceeds the expert itself (a higher share of valid strings than the expert's
     is no success)."""
     better = board.metric(metric).better
-    scores = {name: m.metrics[metric] for name, m in result.methods.items() if metric in m.metrics}
+    known = {name: m.metrics[metric] for name, m in result.methods.items() if metric in m.metrics}
+    scores = {name: own for name, own in known.items() if own.whole}
     if not better or len(scores) < 2:
         return None
     first = max(scores, key=lambda name: better * scores[name].iqm)
@@ -138,9 +144,14 @@ def _value(scores: Summary, board: Scoreboard) -> str:
 
 
 def interval(scores: Summary, estimated: bool = False) -> str:
-    """`iqm [low, high]`, or the number alone where all seeds agree to what is shown.
+    """`iqm [low, high]`, or the number alone where all seeds agree to what is shown; with the count
+    where some seeds are not finite, and so are not in it."""
+    text = _interval(scores, estimated)
+    return text if scores.whole else f"{text} ({len(scores.seeds)} of {scores.of} finite)"
 
-    An estimate has the digits that its interval supports. One seed has no interval; its estimate
+
+def _interval(scores: Summary, estimated: bool) -> str:
+    """An estimate has the digits that its interval supports. One seed has no interval; its estimate
     has the standard error of sampling behind it, where that is known, as `iqm ± error`."""
     if scores.ci95 is None:
         error = scores.stderr[0] if scores.stderr else None
@@ -239,7 +250,7 @@ def terminal(table: Ranking, width: int) -> RichTable:
         for note in table.notes
     ]
     titles = [heading.short for heading in table.headings]
-    texts = [[cell.text.split(" [")[0] for cell in row] for row in table.all_rows]
+    texts = [[INTERVAL.sub("", cell.text) for cell in row] for row in table.all_rows]
     fit, left_out = _that_fit(titles, texts, width)
     if left_out:
         notes.append(f"In the report and not here, for want of width: {', '.join(left_out)}.")

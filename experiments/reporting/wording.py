@@ -14,6 +14,10 @@ from fdiv.statistics import FEW_SEEDS, FEW_SEEDS_NOTE, ONE_SEED_NOTE
 
 LINES = {"-": "solid", "--": "dashed", "-.": "dash-dotted", ":": "dotted"}  # matplotlib's
 INTERVAL = "[95% interval]"  # as a table's note names what stands in brackets
+LOST = (
+    "n of m finite: what is shown is of these seeds alone. Such a method stands below those whose "
+    "seeds are all finite, is never marked best, and is not compared with others."
+)
 UNEQUAL = 1.01  # the most tokens learned from over the least, from which on they differ
 
 
@@ -94,6 +98,7 @@ def under_table(result: RunResult, shown: Collection[str], references: Iterable[
         board.values,
         *(text.format(**words) for name, text in board.notes.items() if name in shown),
         *(meanings[name] for name in references),
+        *_lost(result, shown),
         *_bold(result, board),
         _status(result),
     ]
@@ -115,6 +120,13 @@ def _seeds(result: RunResult, board: Scoreboard) -> list[str]:
             "the digits that these support."
         )
     return said
+
+
+def _lost(result: RunResult, shown: Collection[str]) -> list[str]:
+    """What the count beside a number means, where some method has lost seeds."""
+    scores = ({**m.metrics, "gap": m.gap} for m in result.methods.values())
+    columns = (own for each in scores for name, own in each.items() if name in shown)
+    return [LOST] if any(own and not own.whole for own in columns) else []
 
 
 def _bold(result: RunResult, board: Scoreboard) -> list[str]:

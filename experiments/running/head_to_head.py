@@ -22,6 +22,7 @@ from experiments.evaluation.class_optimum import ClassOptima
 from experiments.evaluation.evaluator import Evaluator, judging_keys
 from experiments.reporting import schema, scoreboards
 from experiments.reporting.schema import RunResult
+from experiments.reporting.settings import spelled
 from experiments.running import method, ready, resume, runs, teacher, train
 from experiments.running.alarms import standing_still
 from experiments.running.console import Screen
@@ -210,7 +211,6 @@ def _introduce(
 ) -> None:
     """The resolved config and how it differs from the preset."""
     plain, budget = configs.as_dict(config), config.budget
-    spelled = lambda fields: ", ".join(f"{k} {v}" for k, v in fields.items() if v is not None)
     recorder.say(f"{preset}: {spelled(plain['benchmark'])}")
     seeds = f"{budget.seeds} seed{'s'[: budget.seeds > 1]}"
     data = f"{budget.demos} demos a seed" if budget.demos else "fresh demos"

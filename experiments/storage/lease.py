@@ -33,8 +33,9 @@ class Seen(NamedTuple):
     deaths: int  # earlier holders, and this one if it lapsed, that never gave it back
 
     def held(self, seconds: float) -> bool:
-        """Whether somebody may be working."""
-        return self.holder is not None and self.age <= seconds
+        """Whether somebody may be working. A lease that is dated further ahead than it lasts (the
+        server's clock was set back) is as dead as an old one: a holder that lives dates it anew."""
+        return self.holder is not None and abs(self.age) <= seconds
 
 
 class Lease:
@@ -106,7 +107,7 @@ def read(folder: Path, seconds: float) -> dict[str, Seen]:
         before = newest.get(name)
         text, age = _text(path), now - path.stat().st_mtime
         holder = _holder(text)
-        died = text == DIED or (holder is not None and age > seconds)
+        died = text == DIED or (holder is not None and abs(age) > seconds)
         newest[name] = Seen(int(generation), holder, age, (before.deaths if before else 0) + died)
     return newest
 

@@ -43,11 +43,13 @@ def plan(grid: Positional[Path], out: Path, cost: bool = True) -> int:
 
 
 def run(dir: Dir, local: int = 1, worker: bool = False, launcher: str = "", lapse: float = 120.0,
-        share: int | None = None, task: int | None = None, most: int = 0) -> int:  # fmt: skip
+        share: int | None = None, task: int | None = None, most: int = 0,
+        trust: bool = False) -> int:  # fmt: skip
     """Run what is missing with --local N workers here. --task (with --share) is for the tasks of an
     array, --lapse how many seconds without a sign make a worker dead, --launcher what starts a line
-    as a process of its own."""
+    as a process of its own, --trust runs the plan of another user."""
     sweep = SweepFolder(dir, lapse)
+    sweep.refuse_strangers(trust)
     if worker or task is not None:
         from experiments.storage import lease
         from experiments.sweep import slurm, work
@@ -78,11 +80,13 @@ def submit(
     flags: Flags = DEFAULT,
     dry_run: bool = False,
     lapse: float = 120.0,
+    trust: bool = False,
 ) -> int:
     """Queue on SLURM what is neither done, nor at work, nor queued already; --dry-run prints it."""
     from experiments.sweep import slurm
 
     sweep = SweepFolder(dir, lapse)
+    sweep.refuse_strangers(trust)
     if not dry_run:
         sweep.stop.unlink(missing_ok=True)
     jobs = slurm.submit(sweep, read_site(site, flags), dry_run)
@@ -93,17 +97,25 @@ def submit(
 
 
 def resume(
-    dir: Dir, local: int = 0, site: Path | None = None, flags: Flags = DEFAULT, lapse: float = 120.0
+    dir: Dir,
+    local: int = 0,
+    site: Path | None = None,
+    flags: Flags = DEFAULT,
+    lapse: float = 120.0,
+    trust: bool = False,
 ) -> int:
     """Run what is missing, the failed ones too: with --local N here, else on SLURM, as submitted
     last unless told anew."""
     from experiments.sweep import slurm
 
+    SweepFolder(dir, lapse).refuse_strangers(trust)
     if site is None and flags == DEFAULT:
         flags = slurm.last_site(SweepFolder(dir))
     again = SweepFolder(dir, lapse).forget_failures()
     print(f"{again} failed lines are open again." if again else "No line had failed.", flush=True)
-    return run(dir, local=local, lapse=lapse) if local else submit(dir, site, flags, lapse=lapse)
+    if local:
+        return run(dir, local=local, lapse=lapse, trust=trust)
+    return submit(dir, site, flags, lapse=lapse, trust=trust)
 
 
 def status(dir: Dir, every: bool = False, lapse: float = 120.0) -> int:

@@ -3,7 +3,7 @@ grid."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from experiments.reporting import merge, results, schema, scoreboards
 from experiments.reporting.pictures import Drawn
 from experiments.reporting.schema import RunResult
 from experiments.sweep import axis as axis_picture
+from experiments.sweep import tasks
 from experiments.sweep.folder import Line, SweepFolder
 from fdiv.types import UsageError
 
@@ -31,6 +32,7 @@ def collect(sweep: SweepFolder, axis: str | None, partial: bool) -> int:
             "dir", str(sweep.path), problem, "Use resume, or collect with --partial True."
         )
     axis = _axis(sweep, axis)
+    tasks.refuse_mixed(sweep, lines)
     table = pyarrow.Table.from_pylist(rows(sweep, lines))
     draft = sweep.path / ".collected.draft"
     pyarrow.parquet.write_table(table, draft)
@@ -57,9 +59,15 @@ def _sound(sweep: SweepFolder, line: Line) -> bool:
 
 def parts(sweep: SweepFolder, lines: Sequence[Line], axis: str) -> list[merge.Part]:
     """The runs that are merged: over an axis of settings, a method's entry names its value."""
-    entries = axis not in ("", "methods")
-    text = lambda line: _plain(line["point"].get(axis), as_text=True) if entries else ""
-    return [merge.Part(sweep.run(line), str(text(line))) for line in lines]
+    shown = [] if axis in ("", "methods") else [axis]
+    apart = [name for name in tasks.apart(sweep, lines) if name != axis]
+    return [merge.Part(sweep.run(line), _entry(line["point"], shown, apart)) for line in lines]
+
+
+def _entry(point: Mapping[str, Any], shown: Sequence[str], apart: Sequence[str]) -> str:
+    """What is added to a method's name: the value of the axis, and what tells its task apart."""
+    words = [str(_plain(point.get(name), as_text=True)) for name in shown]
+    return ", ".join(words + [f"{name} {_plain(point.get(name), as_text=True)}" for name in apart])
 
 
 def merged(sweep: SweepFolder, lines: Sequence[Line], axis: str) -> RunResult:
@@ -70,6 +78,15 @@ def merged(sweep: SweepFolder, lines: Sequence[Line], axis: str) -> RunResult:
         "that share an entry are pooled. "
         "What the class can do at best, and the start, are means over the runs."
     )
+    apart = [name for name in tasks.apart(sweep, lines) if name != axis]
+    if apart:
+        note += f" Runs that differ in {', '.join(apart)} are of different tasks and kept apart."
+    pooled = [name for name in _axes(sweep) if name not in (axis, "methods", *apart)]
+    if pooled:
+        note += f" Pooled over {', '.join(pooled)}."
+    versions = tasks.versions(sweep, lines)
+    if len(versions) > 1:
+        note += f" They were made by different versions of the code: {', '.join(versions)}."
     return merge.merge(parts(sweep, lines, axis), note)
 
 

@@ -74,18 +74,19 @@ def parsed(preset: str, words: Sequence[str], where: str) -> Config:
         quick = _quickly(preset, given)
         if quick is not None and shape in _agree:
             return quick
-        config = _by_command_line(preset, _words(preset, given), where)
+        config = _by_command_line(preset, command_line(preset, given), where)
         if quick is not None:
             _agree[shape] = quick == config
         return config
-    return _by_command_line(preset, _words(preset, given), where)
+    return _by_command_line(preset, command_line(preset, given), where)
 
 
 _agree: dict[tuple, bool] = {}  # shape -> whether its first line was the same both ways
 
 
-def _words(preset: str, given: Iterable[Given]) -> list[str]:
-    """The command line of a line; a flag that is true or false takes YAML's words for it too."""
+def command_line(preset: str, given: Iterable[Given]) -> list[str]:
+    """A line as the command line takes it, under the names of today. A flag that is true or false
+    takes YAML's words for these too."""
     leaves, words = _leaves(preset, len(cli.IMPORTED)), []
     for flag, values in given:
         leaf = leaves.get(flag)

@@ -11,6 +11,8 @@ slurm/                what was submitted
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -52,6 +54,22 @@ class SweepFolder:
             fix = "Make it first: python -m experiments.sweep plan GRID --out DIR."
             raise UsageError("dir", str(path), "holds no plan of a sweep.", fix)
         self.lines = read_plan(self.path / "plan.jsonl")
+        self.trusted = False  # though the plan is another user's
+
+    def refuse_strangers(self, trust: bool) -> None:
+        """Raise `UsageError` where somebody else can have written the plan, unless it is trusted:
+        to run it is to execute the files that it imports, with whatever flags it has."""
+        status = (self.path / "plan.jsonl").stat()
+        foreign = status.st_uid != os.geteuid()
+        imports = list(dict.fromkeys(path for line in self.lines for path in line["imports"]))
+        if (foreign or status.st_mode & stat.S_IWOTH) and not trust:
+            whose = f"is of user {status.st_uid}, not yours" if foreign else "is anybody's to write"
+            named = f", and it executes {', '.join(imports)}" if imports else ""
+            fix = "Read its plan.jsonl, then say --trust True."
+            raise UsageError("dir", str(self.path), f"its plan {whose}{named}.", fix)
+        if imports:
+            print(f"Each line executes {', '.join(imports)}.", flush=True)
+        self.trusted = trust
 
     def run(self, line: Line) -> Path:
         """Where a line's run goes."""

@@ -57,6 +57,7 @@ def _start(sweep: SweepFolder, slot: int, launcher: str) -> subprocess.Popen:
     chosen = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
     words = ["run", str(sweep.path), "--worker", "True", "--lapse", str(sweep.lapse)]
     words += ["--launcher", launcher] if launcher else []
+    words += ["--trust", "True"] if sweep.trusted else []
     with (sweep.path / "logs" / f"worker-{slot}.log").open("ab") as log:
         command = [sys.executable, "-m", "experiments.sweep", *words]
         return subprocess.Popen(

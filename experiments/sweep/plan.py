@@ -55,7 +55,7 @@ def resolve(number: int, point: grid.Point, imports: Sequence[str] = ()) -> Line
     return {
         "line": number,
         "preset": preset,
-        "flags": words,
+        "flags": flags.command_line(str(preset), flags.spelled(words)),
         "point": {"preset": preset} | resolved,
         "imports": list(imports),
         "config": identity,

@@ -6,6 +6,7 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from experiments import escapes
 from experiments.sweep import scalars
@@ -56,9 +57,11 @@ def read_site(path: Path | None, flags: Site) -> Site:
         if unknown := sorted(set(given) - set(kinds)):
             known = f"Known: {', '.join(sorted(kinds))}."
             raise UsageError("site", ", ".join(unknown), "is nothing that a site has.", known)
-        own = {k: _typed(k, v, kinds[k]) for k, v in given.items() if v is not None}
+        own: dict[str, Any] = {k: _typed(k, v, kinds[k]) for k, v in given.items() if v is not None}
         site = dataclasses.replace(site, **own)
-    asked = {k: v for k, v in dataclasses.asdict(flags).items() if v != getattr(default, k)}
+    asked: dict[str, Any] = {
+        k: v for k, v in dataclasses.asdict(flags).items() if v != getattr(default, k)
+    }
     return checked(dataclasses.replace(site, **asked))
 
 

@@ -71,6 +71,7 @@ def _array(sweep: SweepFolder, site: Site, shares: list[list[int]], dry_run: boo
             "--launcher",
             f"srun --overlap --kill-on-bad-exit=1 --nodes={site.nodes} --ntasks={site.nodes}",
         ]
+    words += ["--trust", "True"] if sweep.trusted else []
     command = ["sbatch", "--parsable", *words, "--lapse", str(sweep.lapse)]
     print(f"{shlex.join(command)}\n" + (f"\n{script}" if dry_run else ""), end="")
     if dry_run:

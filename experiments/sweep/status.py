@@ -49,7 +49,8 @@ def _row(sweep: SweepFolder, line: Line, seen: lease.Seen | None, waiting: bool)
                 f"on {seen.holder.get('host', 'a host')}" if seen.holder else "",
             )
         elif state is None and seen and seen.deaths:
-            state, reason = "preempted", f"its worker died: no sign for {seen.age:.0f} s"
+            sign = f"no sign for {seen.age:.0f} s" if seen.age >= 0 else "its lease is dated ahead"
+            state, reason = "preempted", f"its worker died: {sign}"
         if waiting and state != "running":
             state, reason = (
                 "queued",
@@ -105,10 +106,8 @@ def show(found: list[Row], every: bool) -> None:
     from rich.table import Table
 
     counts = Counter(row.state for row in found)
-    console = Console()
-    console.print(
-        ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state]), markup=False
-    )
+    console = Console(markup=False, emoji=False, highlight=False)  # names and reasons as they are
+    console.print(", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state]))
     worth = [row for row in found if every or row.reason or row.state == "running"]
     if worth:
         table = Table(*Row._fields, box=None, padding=(0, 1), header_style="bold")

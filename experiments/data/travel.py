@@ -1,0 +1,77 @@
+"""What a process has read of a file, as JSON for the others: bytes are text of Latin-1, where each
+byte is one character."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.data.layouts import Columns
+from experiments.data.rows import Found, Piece
+from fdiv.benchmarks.text_rows import Row
+from fdiv.types import UsageError
+
+Json = Any  # what `json` reads
+
+
+def piece_as_json(piece: Piece) -> Json:
+    """A share of one file."""
+    own = piece._asdict() | {"found": [_found_as_json(found) for found in piece.found]}
+    columns = piece.columns
+    if columns is not None:
+        sets = {"optional": sorted(columns.optional), "known": sorted(columns.known)}
+        own["columns"] = columns._asdict() | sets
+    return own | {"bad": list(piece.bad), "seen": dict(piece.seen), "fields": dict(piece.fields)}
+
+
+def piece_of_json(data: Json) -> Piece:
+    """The same, read."""
+    columns = data["columns"]
+    if columns is not None:
+        sets = {name: frozenset(columns[name]) for name in ("optional", "known")}
+        columns = Columns(**columns | sets | {"prompt": tuple(columns["prompt"])})
+    found = [_found_of_json(each) for each in data["found"]]
+    bad = [(number, reason) for number, reason in data["bad"]]
+    return Piece(**data | {"found": found, "bad": bad, "columns": columns})
+
+
+def error_as_json(error: Exception | None) -> Json:
+    """What reading ended in."""
+    if error is None:
+        return None
+    if isinstance(error, UsageError):
+        return [error.field, _plain(error.value), error.problem, error.fix]
+    return f"{type(error).__name__}: {error}"
+
+
+def error_of_json(data: Json) -> Exception | None:
+    """The same, to be raised in every process. An error of no known kind keeps its words alone."""
+    if data is None:
+        return None
+    return RuntimeError(data) if isinstance(data, str) else UsageError(*data)
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _found_as_json(found: Found) -> Json:
+    without = None if found.without is None else _row_as_json(found.without)
+    return [_row_as_json(found.row), found.number, found.prompted, without, found.clean]
+
+
+def _found_of_json(data: Json) -> Found:
+    row, number, prompted, without, clean = data
+    shorter = None if without is None else _row_of_json(without)
+    return Found(_row_of_json(row), number, prompted, shorter, clean)
+
+
+def _row_as_json(row: Row) -> Json:
+    text = [None if side is None else side.decode("latin-1") for side in row[:3]]
+    return [*text, row.liked, row.conversation, list(row.stretches)]
+
+
+def _row_of_json(data: Json) -> Row:
+    prompt, completion, rejected, liked, conversation, stretches = data
+    other = None if rejected is None else rejected.encode("latin-1")
+    sides = (prompt.encode("latin-1"), completion.encode("latin-1"), other)
+    return Row(*sides, liked, conversation, tuple(stretches))
