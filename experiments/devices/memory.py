@@ -21,7 +21,7 @@ def of_machine() -> int:
 def _limit(path: Path) -> int:
     """The number in a file, or 0 where there is none."""
     try:
-        text = path.read_text().strip()
+        text = path.read_text(encoding="utf-8").strip()
     except OSError:
         return 0
     return int(text) if text.isdigit() else 0

@@ -234,7 +234,7 @@ def _depends_on_locale(node: ast.AST) -> bool:
     owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
     given = {k.arg: k.value for k in node.keywords}
     if name in ("read_text", "write_text"):
-        return owner != "escapes"
+        return method and owner not in ("escapes", "files", "whole")  # these say it themselves
     if name in ("run", "Popen", "check_output", "TemporaryFile", "NamedTemporaryFile"):
         if name.endswith("File"):
             return "b" not in _mode(given, node.args[:1], "w+b")
