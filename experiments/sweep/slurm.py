@@ -79,7 +79,9 @@ def _array(sweep: SweepFolder, site: Site, shares: list[list[int]], dry_run: boo
     files.write_text(place, script)
     record = {"job": None, "shares": shares, "site": dataclasses.asdict(site)}
     files.write_checked(place.with_suffix(".json"), record)  # before it can start
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, encoding="utf-8", errors="replace"
+    )
     if done.returncode:
         place.with_suffix(".json").unlink()
         raise UsageError(
