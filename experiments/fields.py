@@ -227,6 +227,42 @@ def _plain(preset: Config) -> dict[str, Any]:
 _remembered = functools.lru_cache(maxsize=16)(as_dict)
 
 
+def takes(config: Config, name: str) -> Callable[[str, object], bool]:
+    """Whether this method's part of a run reads a field, by the name of its flag, and takes a value
+    for it: what may be advised."""
+    alone = dataclasses.replace(config, methods=(name,))
+
+    def taken(field: str, value: object) -> bool:
+        group, _, own = field.partition(".")
+        try:
+            if own:
+                owner = getattr(alone, group)
+                if getattr(owner, own) == value:
+                    return False  # it is so already
+                changed = dataclasses.replace(
+                    alone, **{group: dataclasses.replace(owner, **{own: value})}
+                )
+            else:
+                changed = dataclasses.replace(
+                    alone,
+                    **{
+                        LIFTED[field]: dataclasses.replace(
+                            getattr(alone, LIFTED[field]), **{field: value}
+                        )
+                    },
+                )
+            methods = resolve(changed)
+            for method in methods.values():
+                method.check()
+        except (UsageError, AttributeError, KeyError, TypeError):
+            return False
+        if field == "learning_rate":  # of the policy, not of the warm start alone
+            return any(method.learning_rate is None for method in methods.values())
+        return reader(field).reads(Case(changed, methods))
+
+    return taken
+
+
 def refuse_unread(config: Config, preset: Config) -> None:
     """Raise `UsageError` for the first option that differs from the preset's and that no part of
     the run reads."""

@@ -36,7 +36,9 @@ def _alpha(a: float) -> dict[str, str]:
         )
     return {
         "Amari alpha": f"{2 * a - 1:g}",
-        "f-DPO alpha": f"{1 - a:g}",
+        "f-DPO alpha": f"{a:g}, p the reference and q the policy",
+        "TRL f_alpha_divergence_coef": f"{1 - a:g}, p the reference and q the policy",
+        "alpha-DPG alpha": f"{1 - a:g}, p the target",
         "p and q swapped": f"alpha:{1 - a:g}",
         "Renyi": renyi,
     }

@@ -18,85 +18,29 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.nn import log_sigmoid, softplus
 
+from fdiv.generators import from_generator
+from fdiv.log_space import (
+    INF,
+    deficit,
+    excess,
+    exp,
+    expm1,
+    mass_times_expm1,
+    member,
+    nearby,
+)
 from fdiv.types import Divergence, UsageError
 
-INF, LOG2 = math.inf, math.log(2.0)
+__all__ = ["FAMILY", "Card", "Entry", "from_generator", "member", "parse", "swapped"]
+LOG2 = math.log(2.0)
+NEAR = 1.0  # |s| up to which a member is written with `excess`
+FAR = 40.0  # |s| up to which e^s has room in single precision for what is made of it
 STEEPEST = 64.0  # |a| of alpha: e^{a s} leaves single precision at s = 88 / a
 LIGHTEST = 1e-6  # weight of a mixture, which single precision still tells from none
-
-
-def _bounded_slope(x: Array) -> Array:
-    """e^x kept a factor e below overflow: the derivative to use where the value itself may be
-    inf."""
-    return jnp.exp(jnp.minimum(x, math.log(float(jnp.finfo(x.dtype).max)) - 1.0))
-
-
-@jax.custom_jvp
-def _exp(x):
-    return jnp.exp(x)
-
-
-@jax.custom_jvp
-def _expm1(x):
-    return jnp.expm1(x)
-
-
-_exp.defjvp(lambda primals, tangents: (_exp(*primals), _bounded_slope(*primals) * tangents[0]))
-_expm1.defjvp(lambda primals, tangents: (_expm1(*primals), _bounded_slope(*primals) * tangents[0]))
-
-
-def _mass_times_expm1(log_mass: Array, c: float, s: Array) -> Array:
-    """e^log_mass (e^{c s} - 1) / c without overflow between the factors; the limit e^log_mass s at
-    c = 0."""
-    if c == 0:
-        return _exp(log_mass) * s
-    small = jnp.abs(c * s) < 1
-    near = _exp(log_mass) * _expm1(jnp.where(small, c * s, 0.0))
-    return jnp.where(small, near, _exp(log_mass + c * s) - _exp(log_mass)) / c
-
-
-def _edge(constant: float, log_mass: Array) -> Array:
-    """`constant * mass`, the perspective's value where the other mass is zero; an infinite value
-    carries no gradient."""
-    return jnp.full_like(log_mass, INF) if math.isinf(constant) else constant * _exp(log_mass)
-
-
-def member(
-    name: str,
-    perspective: Callable,
-    witness: Callable,
-    reward: Callable,
-    *,
-    f0: float,
-    slope: float,
-):
-    """A divergence from its three formulas, `f0 = f(0)` and `slope = f'(inf)` saying what disjoint
-    supports cost."""
-
-    def extended(log_p: Array, log_q: Array) -> Array:
-        dtype = jnp.promote_types(
-            jnp.result_type(log_p, log_q), jnp.float32
-        )  # half precision would lose the difference
-        log_p, log_q = jnp.broadcast_arrays(jnp.asarray(log_p, dtype), jnp.asarray(log_q, dtype))
-        no_p, no_q = jnp.isneginf(log_p), jnp.isneginf(log_q)
-        inner_p, inner_q = (jnp.where(no_p | no_q, 0.0, x) for x in (log_p, log_q))
-        value = perspective(inner_p, inner_q)
-        value = jnp.where(no_p, _edge(f0, jnp.where(no_q, 0.0, log_q)), value)
-        value = jnp.where(no_q, _edge(slope, jnp.where(no_p, 0.0, log_p)), value)
-        return jnp.where(no_p & no_q, 0.0, value)
-
-    def real(function: Callable) -> Callable:
-        return lambda s: function(
-            jnp.asarray(s, jnp.promote_types(jnp.result_type(s), jnp.float32))
-        )
-
-    return Divergence(name, extended, real(witness), real(reward))
 
 
 def swapped(d: Divergence, name: str | None = None) -> Divergence:
@@ -120,33 +64,29 @@ def _spelled(name: str, parameter: float) -> str:
 
 
 def forward_kl() -> Divergence:
-    return member(
-        "forward_kl",
-        lambda lp, lq: _exp(lp) * (lp - lq) - _exp(lp) + _exp(lq),
-        lambda s: s,
-        lambda s: _expm1(s),
-        f0=1.0,
-        slope=INF,
-    )
+    def perspective(lp, lq):
+        far = lambda s: exp(lp) * s - exp(lp) + exp(lq)
+        return nearby(lp - lq, NEAR, lambda s: exp(lp) * excess(-s), far)
+
+    return member("forward_kl", perspective, lambda s: s, lambda s: expm1(s), f0=1.0, slope=INF)
 
 
 def reverse_kl() -> Divergence:
-    return member(
-        "reverse_kl",
-        lambda lp, lq: _exp(lq) * (lq - lp) - _exp(lq) + _exp(lp),
-        lambda s: -_expm1(-s),
-        lambda s: s,
-        f0=INF,
-        slope=1.0,
-    )
+    def perspective(lp, lq):
+        far = lambda s: exp(lq) * -s - exp(lq) + exp(lp)
+        return nearby(lp - lq, NEAR, lambda s: exp(lq) * excess(s), far)
+
+    return member("reverse_kl", perspective, lambda s: -expm1(-s), lambda s: s, f0=INF, slope=1.0)
+
+
+def _js_perspective(lp: Array, lq: Array) -> Array:
+    return _gjs_perspective(0.5, lp, lq)
 
 
 def js() -> Divergence:
     return member(
         "js",
-        lambda lp, lq: (
-            0.5 * (_exp(lp) * (LOG2 - softplus(lq - lp)) + _exp(lq) * (LOG2 - softplus(lp - lq)))
-        ),
+        _js_perspective,
         lambda s: 0.5 * (LOG2 - softplus(-s)),
         lambda s: 0.5 * (softplus(s) - LOG2),
         f0=0.5 * LOG2,
@@ -156,18 +96,38 @@ def js() -> Divergence:
 
 def _mixture(w: float) -> tuple[Callable, Callable]:
     """log(m) and log(u / m) as functions of s, m = w u + 1 - w being the mixture w p + (1-w) q over
-    q."""
+    q. Both are of first order in s, and a weight near 0 or 1 makes them smaller still."""
     inside, outside = math.log(w), math.log1p(-w)
-    return lambda s: jnp.logaddexp(
-        inside + s, outside
-    ), lambda s: -jnp.logaddexp(inside, outside - s)
+
+    def log_m(s):
+        near = lambda s: jnp.log1p(w * jnp.expm1(s))
+        return nearby(s, FAR, near, lambda s: jnp.logaddexp(inside + s, outside))
+
+    def log_u_m(s):
+        near = lambda s: -jnp.log1p((1 - w) * jnp.expm1(-s))
+        return nearby(s, FAR, near, lambda s: -jnp.logaddexp(inside, outside - s))
+
+    return log_m, log_u_m
+
+
+def _gjs_perspective(b: float, lp: Array, lq: Array) -> Array:
+    """b p log(p / m) + (1-b) q log(q / m), m = b p + (1-b) q. As p - m = (1-b) (p - q) and
+    q - m = b (q - p), what both terms have of first order cancels; it is left out of each."""
+    log_m, log_u_m = _mixture(b)
+
+    def near(s):
+        of_p, of_q = deficit((1 - b) * jnp.expm1(-s)), deficit(b * jnp.expm1(s))
+        return b * exp(lp) * of_p + (1 - b) * exp(lq) * of_q
+
+    far = lambda s: b * exp(lp) * log_u_m(s) - (1 - b) * exp(lq) * log_m(s)
+    return nearby(lp - lq, FAR, near, far)
 
 
 def gjs(b: float) -> Divergence:
     log_m, log_u_m = _mixture(b)
     return member(
-        _spelled("gjs", b),
-        lambda lp, lq: b * _exp(lp) * log_u_m(lp - lq) - (1 - b) * _exp(lq) * log_m(lp - lq),
+        f"gjs:{b:g}",
+        lambda lp, lq: _gjs_perspective(b, lp, lq),
         lambda s: b * log_u_m(s),
         lambda s: (1 - b) * log_m(s),
         f0=-(1 - b) * math.log1p(-b),
@@ -176,12 +136,24 @@ def gjs(b: float) -> Divergence:
 
 
 def skew_kl(l: float) -> Divergence:
-    log_m, log_u_m = _mixture(l)
+    """With z = m / u - 1 = (1-l) (1/u - 1): f = u (z - log(1 + z)), and with w = u / m - 1:
+    f' = (1-l) w - (w - log(1 + w)), u f' - f = (1-l) w."""
+    _, log_u_m = _mixture(l)
+
+    def perspective(lp, lq):
+        near = lambda s: exp(lp) * deficit((1 - l) * jnp.expm1(-s))
+        far = lambda s: exp(lp) * log_u_m(s) - (1 - l) * (exp(lp) - exp(lq))
+        return nearby(lp - lq, FAR, near, far)
+
+    def witness(s):
+        near = lambda x: (1 - l) * expm1(x) - deficit(expm1(x))
+        return nearby(log_u_m(s), NEAR, near, lambda x: x - l * expm1(x))
+
     return member(
-        _spelled("skew_kl", l),
-        lambda lp, lq: _exp(lp) * log_u_m(lp - lq) - (1 - l) * (_exp(lp) - _exp(lq)),
-        lambda s: log_u_m(s) + (1 - l) * _expm1(-log_m(s)),
-        lambda s: (1 - l) * _expm1(log_u_m(s)),
+        f"skew_kl:{l:g}",
+        perspective,
+        witness,
+        lambda s: (1 - l) * expm1(log_u_m(s)),
         f0=1 - l,
         slope=-math.log(l) - (1 - l),
     )
@@ -192,11 +164,15 @@ def skew_reverse_kl(l: float) -> Divergence:
 
 
 def hellinger2() -> Divergence:
+    def perspective(lp, lq):
+        far = lambda s: (exp(lp / 2) - exp(lq / 2)) ** 2
+        return nearby(lp - lq, NEAR, lambda s: exp(lq) * expm1(s / 2) ** 2, far)
+
     return member(
         "hellinger2",
-        lambda lp, lq: (_exp(lp / 2) - _exp(lq / 2)) ** 2,
-        lambda s: -_expm1(-s / 2),
-        lambda s: _expm1(s / 2),
+        perspective,
+        lambda s: -expm1(-s / 2),
+        lambda s: expm1(s / 2),
         f0=1.0,
         slope=1.0,
     )
@@ -205,17 +181,24 @@ def hellinger2() -> Divergence:
 def tv() -> Divergence:
     half_sign = lambda s: 0.5 * jnp.sign(s)  # 0 at the kink, which jnp.abs would not give
     half_size = lambda x: x * half_sign(x)
-    return member(
-        "tv", lambda lp, lq: half_size(_exp(lp) - _exp(lq)), half_sign, half_sign, f0=0.5, slope=0.5
-    )
+
+    def perspective(lp, lq):
+        far = lambda s: half_size(exp(lp) - exp(lq))
+        return nearby(lp - lq, NEAR, lambda s: half_size(exp(lq) * expm1(s)), far)
+
+    return member("tv", perspective, half_sign, half_sign, f0=0.5, slope=0.5)
 
 
 def pearson_chi2() -> Divergence:
+    def perspective(lp, lq):
+        far = lambda s: mass_times_expm1(lp, 1.0, s) - (exp(lp) - exp(lq))
+        return nearby(lp - lq, NEAR, lambda s: exp(lq) * expm1(s) ** 2, far)
+
     return member(
         "pearson_chi2",
-        lambda lp, lq: _mass_times_expm1(lp, 1.0, lp - lq) - (_exp(lp) - _exp(lq)),
-        lambda s: 2 * _expm1(s),
-        lambda s: _expm1(2 * s),
+        perspective,
+        lambda s: 2 * expm1(s),
+        lambda s: expm1(2 * s),
         f0=1.0,
         slope=INF,
     )
@@ -226,129 +209,56 @@ def neyman_chi2() -> Divergence:
 
 
 def jeffreys() -> Divergence:
+    def perspective(lp, lq):
+        far = lambda s: (exp(lp) - exp(lq)) * s
+        return nearby(lp - lq, NEAR, lambda s: exp(lq) * expm1(s) * s, far)
+
     return member(
         "jeffreys",
-        lambda lp, lq: (_exp(lp) - _exp(lq)) * (lp - lq),
-        lambda s: s - _expm1(-s),
-        lambda s: s + _expm1(s),
+        perspective,
+        lambda s: s - expm1(-s),
+        lambda s: s + expm1(s),
         f0=INF,
         slope=INF,
     )
 
 
 def alpha(a: float) -> Divergence:
-    scaled = lambda c: lambda s: s if c == 0 else _expm1(c * s) / c
+    scaled = lambda c: lambda s: s if c == 0 else expm1(c * s) / c
+    beyond = lambda c: lambda s: 0.0 if c == 0 else excess(c * s) / c  # that less s
 
     def perspective(lp, lq):
         # (u^a - a u - (1-a)) / (a (a-1)) about whichever of a = 0, 1 is nearer: both limits are
         # exact
         if a >= 0.5:
-            return (_mass_times_expm1(lp, a - 1, lp - lq) - (_exp(lp) - _exp(lq))) / a
-        return (_mass_times_expm1(lq, a, lp - lq) - (_exp(lp) - _exp(lq))) / (a - 1)
+            near = lambda s: exp(lp) * (excess(-s) + beyond(a - 1)(s)) / a
+            far = lambda s: (mass_times_expm1(lp, a - 1, s) - (exp(lp) - exp(lq))) / a
+        else:
+            near = lambda s: exp(lq) * (excess(s) - beyond(a)(s)) / (1 - a)
+            far = lambda s: (mass_times_expm1(lq, a, s) - (exp(lp) - exp(lq))) / (a - 1)
+        return nearby(lp - lq, NEAR / max(1.0, abs(a)), near, far)
 
     f0, slope = (1 / a if a > 0 else INF), (1 / (1 - a) if a < 1 else INF)
-    return member(_spelled("alpha", a), perspective, scaled(a - 1), scaled(a), f0=f0, slope=slope)
+    return member(f"alpha:{a:g}", perspective, scaled(a - 1), scaled(a), f0=f0, slope=slope)
 
 
 def log_d() -> Divergence:
+    def perspective(lp, lq):
+        def far(s):
+            both = (exp(lp) + exp(lq)) * softplus(-s)
+            return both - 2 * LOG2 * exp(lq) - (LOG2 - 1) * (exp(lp) - exp(lq))
+
+        near = lambda s: exp(lq) * excess(s) - 2 * _js_perspective(lp, lq)
+        return nearby(lp - lq, NEAR, near, far)
+
     return member(
         "log_d",
-        lambda lp, lq: (
-            (_exp(lp) + _exp(lq)) * softplus(lq - lp)
-            - 2 * LOG2 * _exp(lq)
-            - (LOG2 - 1) * (_exp(lp) - _exp(lq))
-        ),
-        lambda s: softplus(-s) - _expm1(-s) - LOG2,
+        perspective,
+        lambda s: softplus(-s) - expm1(-s) - LOG2,
         lambda s: log_sigmoid(s) + LOG2,
         f0=INF,
         slope=1 - LOG2,
     )
-
-
-# --- a user's own f -------------------------------------------------------------------------------
-
-
-def from_generator(f: Callable[[Array], Array], name: str = "custom") -> Divergence:
-    """A full member from a convex `f(u)` on u > 0 (elementwise, in jax.numpy), by automatic
-    differentiation.
-
-    `f` is normalised first: f(u) - f(1) - f'(1)(u - 1). In float32 the log-ratio is followed up to
-    |s| = 40 and held constant beyond (float64: 320). Raises `UsageError` naming the point u where
-    `f` is not finite or not convex."""
-    derivative = lambda u: jax.jvp(f, (u,), (jnp.ones_like(u),))[1]
-    with jax.enable_x64(True):
-        _refuse_unless_convex(f, derivative, name)
-        one = jnp.ones(())
-        f1, df1 = (
-            float(f(one)),
-            float(derivative(one - 1e-7) + derivative(one + 1e-7)) / 2,
-        )  # the middle slope of a kink
-        normal = lambda u: f(u) - f1 - df1 * (u - 1)
-        f0 = _limit([float(normal(jnp.asarray(u))) for u in (1e-100, 1e-200, 1e-300)])
-        slope = _limit([float(derivative(jnp.asarray(u))) - df1 for u in (1e100, 1e200, 1e300)])
-
-    def ratio(s: Array) -> Array:
-        most = 0.45 * math.log(float(jnp.finfo(s.dtype).max))  # leaves room for f(u) ~ u^2
-        return jnp.exp(jnp.clip(s, -most, most))
-
-    def reward(s: Array) -> Array:
-        u = ratio(s)
-        return u * (derivative(u) - df1) - normal(u)
-
-    perspective = lambda lp, lq: jnp.exp(lq) * normal(ratio(lp - lq))
-    return member(
-        name, perspective, lambda s: derivative(ratio(s)) - df1, reward, f0=f0, slope=slope
-    )
-
-
-def _limit(values: list[float]) -> float:
-    """The limit that values at ever more extreme points tend to: infinite if they still move."""
-    settled = math.isfinite(values[-1]) and abs(values[-1] - values[-2]) <= 1e-6 * (
-        1 + abs(values[-1])
-    )
-    return values[-1] if settled else INF
-
-
-def _refuse_unless_convex(f: Callable, derivative: Callable, name: str) -> None:
-    """Each tangent must stay below f at the neighbouring points of a log-spaced grid over u in
-    [e^-20, e^20]."""
-    u = np.exp(np.linspace(-20, 20, 4001))
-    value, slope = (np.asarray(g(jnp.asarray(u)), np.float64) for g in (f, derivative))
-    fix = "Give a convex f on u > 0, elementwise and in jax.numpy."
-    unsound = ~(np.isfinite(value) & np.isfinite(slope))
-    if unsound.any():
-        raise UsageError(
-            f"generator {name}",
-            f"f({u[unsound][0]:.6g})",
-            "f or its derivative is not finite there.",
-            fix,
-        )
-    step = np.diff(u)
-    scale = 1e-9 * (
-        1
-        + np.abs(value[:-1])
-        + np.abs(value[1:])
-        + (np.abs(slope[:-1]) + np.abs(slope[1:])) * u[1:]
-    )
-    above = np.diff(value) < slope[:-1] * step - scale
-    below = np.diff(value) > slope[1:] * step + scale
-    if (above | below).any():
-        at = u[:-1][above | below]
-        worst = at[np.argmin(np.abs(np.log(at)))]
-        raise UsageError(
-            f"generator {name}",
-            f"u = {worst:.6g}",
-            "f is not convex there: it falls below its own tangent.",
-            fix,
-        )
-    tangent_at_one = value[2000] + 0.5 * (slope[1999] + slope[2001]) * (u - 1)
-    if min((value - tangent_at_one)[1900], (value - tangent_at_one)[2100]) < 1e-9:
-        raise UsageError(
-            f"generator {name}",
-            "u = 1",
-            "f is straight around 1, so it tells no two laws apart.",
-            fix,
-        )
 
 
 # --- cards, the registry and its parser -----------------------------------------------------------

@@ -5,7 +5,7 @@ Plain divergence names are the sequence level; `_occupancy`, `_token` (the polic
 `_token_expert` name the others. `validation_nll` is the policy's NLL of held-out demonstrations in
 nats per token. `cross_entropy` is the policy's NLL of the expert's strings, `expert_nll` the
 expert's NLL of the policy's, both per string in nats: the coverage risk and the likelihood risk of
-Ji et al. 2023 (f-distill, arXiv 2307.15190)."""
+Wen, Li, Du & Mou 2023 (f-distill, arXiv 2307.15190)."""
 
 from __future__ import annotations
 

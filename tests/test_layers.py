@@ -16,6 +16,8 @@ LAYERS = [  # a module imports from earlier lines, or from its own
     {"fdiv.types"},
     {
         "fdiv.divergences",
+        "fdiv.generators",
+        "fdiv.log_space",
         "fdiv.tokens",
         "fdiv.checks",
         "fdiv.head",

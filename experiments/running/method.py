@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import assemble, devices
+from experiments import assemble, devices, fields
 from experiments import config as configs
 from experiments.devices import processes
 from experiments.evaluation.evaluator import Measured, Own, own_divergence
 from experiments.reporting import results, schema
 from experiments.reporting.schema import MethodResult, Trial
 from experiments.running import finite, train, trials
-from experiments.running.alarms import alarms, standing_still
+from experiments.running.alarms import alarms, ending, standing_still
 from experiments.running.context import RunContext
 from experiments.running.program import CompiledMethod, Progress, TrainState
 from experiments.running.record import Report
@@ -93,13 +94,14 @@ def _train(
 
     still = [alarm.message for alarm in standing_still(method, config.budget.updates)]
     raised: list[str] = []
+    takes = fields.takes(config, name)
     stops = train.curve(config.budget.updates, config.evaluation.evaluations)
     for progress in train.fit(training, evaluate, stops):
         update, seconds, tokens, measured, _ = progress
         recorder.progress(Report(name, update, compiled.updates, seconds, tokens, measured))
         if measured:
             warm = update > method.warmup
-            alarms_now = alarms(measured, context.expert, method.kind, warm=warm)
+            alarms_now = alarms(measured, context.expert, takes, warm=warm)
             raised = still + [alarm.message for alarm in alarms_now]
             log = compiled.layout.host(progress.train_state.log)
             if config.saving.not_finite == "stop" and np.all(log.broke):
@@ -135,6 +137,10 @@ def _result(
     _search_class(context)
     best = context.class_optima.of(claim) if context.class_optima.available and own else None
     reason = outcome.reason or _not_finite(final)
+    gap = results.gap_of(own(final), best) if own else None
+    # a policy that never moved has an alarm of its own
+    judged = not reason and method.warmup < context.config.budget.updates
+    ended = _ending(context, name, gap.iqm) if judged and gap is not None else []
     return MethodResult(
         minimises=claim.minimises,
         level=claim.plain_level,
@@ -151,12 +157,33 @@ def _result(
         learning_rate=rate,
         trials=tried,
         best=best.value if best else None,
-        gap=results.gap_of(own(final), best) if own else None,
+        gap=gap,
         metrics=metrics,
         infinite=infinite,
-        alarms=outcome.alarms,
+        alarms=outcome.alarms + ended,
         temperatures=_at_temperatures(context, params) if name == "sft" else [],
     )
+
+
+def _ending(context: RunContext, name: str, gap: float) -> list[str]:
+    """What its learning curve, as the folder has it, says of how it ended."""
+    lines = [line for line in context.folder.lines("metrics.jsonl") if line["method"] == name]
+    curve: dict[int, list[float]] = {}
+    for line in lines:
+        if line.get("own") is not None:
+            curve.setdefault(line["update"], []).append(line["own"])
+    if not curve:
+        return []
+    end = max(curve)
+    norms = [
+        line["gradient_norm"]
+        for line in lines
+        if line["update"] == end and line.get("gradient_norm") is not None
+    ]
+    own = {update: float(np.median(values)) for update, values in curve.items()}
+    gradient = float(np.median(norms)) if norms else math.nan
+    takes = fields.takes(context.config, name)
+    return [alarm.message for alarm in ending(own, gap, gradient, takes)]
 
 
 def _not_finite(measured: Mapping[str, np.ndarray]) -> str:

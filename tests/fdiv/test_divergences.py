@@ -269,6 +269,38 @@ def test_disjoint_supports_cost_what_the_limit_says(spec):
         assert near > 50 if math.isinf(limit) else near == pytest.approx(limit, abs=1e-6)
 
 
+CLOSE = [*MORE, "gjs:0.999999", "gjs:0.000001", "skew_kl:0.999999", "skew_kl:0.9999"]
+CLOSE += ["skew_kl:0.000001", "skew_reverse_kl:0.999999", "alpha:0.9999", "alpha:3"]
+
+
+@pytest.mark.parametrize("spec", CLOSE)
+def test_single_precision_near_equality(spec):
+    """Identical laws have divergence 0 to the bit, no law a negative one at any point, and log-
+    ratios of 1e-4 and more, where terms of first order would leave no digit, four digits."""
+    d = divergences.parse(spec)
+    draw = np.random.default_rng(0)
+    s = np.concatenate([[0.0], np.geomspace(1e-4, 8, 60), -np.geomspace(1e-4, 8, 60)])
+    log_q = np.log(draw.dirichlet(np.ones(len(s)))).astype(np.float32)
+    log_p = (log_q + s).astype(np.float32)
+    wide = np.asarray(
+        jax.jit(d.perspective)(jnp.asarray(log_p, jnp.float64), jnp.asarray(log_q, jnp.float64))
+    )
+    slopes = [np.asarray(side(jnp.asarray(s))) for side in (d.witness, d.reward)]
+    with jax.enable_x64(False):
+        narrow = np.asarray(d.perspective(jnp.asarray(log_p), jnp.asarray(log_q)))
+        same = np.asarray(d.perspective(jnp.asarray(log_q), jnp.asarray(log_q)))
+        assert not same.any()
+        found = [np.asarray(side(jnp.asarray(s, jnp.float32))) for side in (d.witness, d.reward)]
+    assert narrow.min() >= 0
+    np.testing.assert_allclose(narrow, wide, rtol=2e-4)
+    small = max(1e-30, 1e-7 * float(np.abs(slopes).max())) if spec == "js" else 1e-12
+    for got, wanted in zip(found, slopes):
+        np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=max(small, 2e-7 * (spec in LOOSE)))
+
+
+LOOSE = ("js", "log_d", "jeffreys")  # whose witness or reward is a difference of numbers like 1
+
+
 # --- names, parsing, a user's own -----------------------------------------------------------------
 
 
@@ -283,9 +315,78 @@ def test_every_member_has_a_card_and_parses_to_itself(spec):
 
 def test_conventions():
     assert equivalents("alpha:0.3")["Amari alpha"] == "-0.4"
-    assert equivalents("alpha:0.3")["f-DPO alpha"] == "0.7"
     assert equivalents("alpha:0.3")["p and q swapped"] == "alpha:0.7"
     assert equivalents("skew_reverse_kl:0.1")["GKD beta of the same mixture"] == "0.9"
+
+
+def as_published(convention: str, parameter: float, p: np.ndarray, q: np.ndarray) -> float:
+    """Each source's own formula, of masses p and q in the order that the card's note says."""
+    x, kl = parameter, lambda a, b: float(np.sum(a * np.log(a / b)))
+    if convention == "Amari alpha":
+        # 4 / (1 - A^2) (1 - sum p^((1+A)/2) q^((1-A)/2))
+        return 4 / (1 - x**2) * (1 - np.sum(p ** ((1 + x) / 2) * q ** ((1 - x) / 2)))
+    if convention == "f-DPO alpha":
+        # E_ref[f(pi / ref)], f(u) = (u^(1-a) - (1-a) u - a) / (a (a-1)); p is ref, q is pi
+        u = q / p
+        return np.sum(p * (u ** (1 - x) - (1 - x) * u - x)) / (x * (x - 1))
+    if convention == "TRL f_alpha_divergence_coef":
+        # f'(u) = (u^(c-1) - 1) / (c-1) of u = pi / ref, so f(u) = (u^c - c u - (1-c)) / (c (c-1))
+        u = q / p
+        return np.sum(p * (u**x - x * u - (1 - x))) / (x * (x - 1))
+    if convention == "alpha-DPG alpha":
+        # 1 at reverse KL and 0 at KL(target||policy): E_p[(p/q)^-A] in place of E_p[(q/p)^A]
+        return np.sum(p * ((p / q) ** -x - 1)) / (x * (x - 1))
+    if convention == "GKD beta":
+        m = x * p + (1 - x) * q
+        return x * kl(p, m) + (1 - x) * kl(q, m)
+    if convention == "DistiLLM lambda":
+        return kl(p, x * p + (1 - x) * q)
+    if convention == "DistiLLM lambda, reversed":
+        return kl(q, x * q + (1 - x) * p)
+    raise KeyError(convention)
+
+
+@pytest.mark.parametrize(
+    ("spec", "row", "convention"),
+    [
+        *(
+            (spec, name, name)
+            for spec in ("alpha:0.3", "alpha:0.8")
+            for name in (
+                "Amari alpha",
+                "f-DPO alpha",
+                "TRL f_alpha_divergence_coef",
+                "alpha-DPG alpha",
+            )
+        ),
+        ("gjs:0.2", "GKD beta", "GKD beta"),
+        ("skew_kl:0.2", "DistiLLM lambda", "DistiLLM lambda"),
+        ("skew_reverse_kl:0.2", "DistiLLM lambda", "DistiLLM lambda, reversed"),
+    ],
+)
+def test_converters_give_the_sources_value(spec, row, convention):
+    """With the parameter that the card prints, the source's formula has the member's value, and in
+    the other orientation that of what the card calls it when p and q are swapped."""
+    parameter = float(equivalents(spec)[row].partition(",")[0])
+    for a, b in (((1, 6, 1.0), spec), ((2, 6, 3.0), spec)):
+        log_p, log_q = pair(a)
+        p, q = np.exp(log_p), np.exp(log_q)
+        ours = value(divergences.parse(b), log_p, log_q)
+        assert as_published(convention, parameter, p, q) == pytest.approx(ours, rel=1e-9)
+        swapped = divergences.parse(equivalents(spec)["p and q swapped"])
+        assert value(swapped, log_q, log_p) == pytest.approx(ours, rel=1e-9)
+        if "skew" not in spec and spec != "gjs:0.5":  # the two orientations do differ
+            assert as_published(convention, parameter, q, p) != pytest.approx(ours, rel=1e-3)
+
+
+def test_a_mixture_has_the_same_weights_in_gkd():
+    """skew_kl:l is KL(p||m) and skew_reverse_kl:l KL(q||m'), m = b p + (1-b) q with GKD's b."""
+    log_p, log_q = pair((1, 6, 1.0))
+    p, q = np.exp(log_p), np.exp(log_q)
+    for spec, own in (("skew_kl:0.2", p), ("skew_reverse_kl:0.2", q)):
+        b = float(equivalents(spec)["GKD beta of the same mixture"])
+        wanted = np.sum(own * np.log(own / (b * p + (1 - b) * q)))
+        assert value(divergences.parse(spec), log_p, log_q) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(
@@ -331,12 +432,81 @@ def test_a_generator_becomes_the_member_it_generates(f, spec):
         assert float(mine.perspective(*ends)) == pytest.approx(float(known.perspective(*ends)))
 
 
+GENERATORS = {
+    "forward_kl": lambda u: u * jnp.log(u),
+    "reverse_kl": lambda u: -jnp.log(u),
+    "js": lambda u: (u * jnp.log(u) - (u + 1) * jnp.log((u + 1) / 2)) / 2,
+    "gjs:0.1": lambda u: 0.1 * u * jnp.log(u / (0.1 * u + 0.9)) - 0.9 * jnp.log(0.1 * u + 0.9),
+    "tv": lambda u: jnp.abs(u - 1) / 2,
+    "pearson_chi2": lambda u: (u - 1) ** 2,
+    "neyman_chi2": lambda u: (1 - u) ** 2 / u,
+    "jeffreys": lambda u: (u - 1) * jnp.log(u),
+    "hellinger2": lambda u: (jnp.sqrt(u) - 1) ** 2,
+    "alpha:0.05": lambda u: u**0.05 / (0.05 * (0.05 - 1)),
+    "alpha:1.5": lambda u: u**1.5 / 0.75,
+}
+
+
+@pytest.mark.parametrize("spec", GENERATORS)
+def test_a_generator_follows_f_into_its_tails(spec):
+    """Single precision, |s| up to 100: the member's own values, slopes and limits."""
+    with jax.enable_x64(False):
+        mine, known = divergences.from_generator(GENERATORS[spec], "mine"), divergences.parse(spec)
+        s = np.concatenate([np.linspace(-100, 100, 401), np.linspace(-2, 2, 81)])
+        s = jnp.asarray(s, jnp.float32)
+        log_q = jnp.where(s > 0, -3 - s, -3.0)
+        log_p = log_q + s
+        for got, wanted in (
+            (mine.witness(s), known.witness(s)),
+            (mine.reward(s), known.reward(s)),
+            (mine.perspective(log_p, log_q), known.perspective(log_p, log_q)),
+        ):
+            got, wanted = np.asarray(got), np.asarray(wanted)
+            fits = np.abs(wanted) < 1e36
+            np.testing.assert_allclose(got[fits], wanted[fits], rtol=3e-5, atol=3e-6)
+        for slope in jax.vmap(jax.grad(mine.perspective, (0, 1)))(log_p, log_q):
+            assert np.isfinite(slope).all()
+        assert float(mine.perspective(log_p[200], log_p[200])) == 0
+        nothing, all_of_it = jnp.asarray(-jnp.inf), jnp.zeros(())
+        for ends in ((nothing, all_of_it), (all_of_it, nothing)):
+            limit = float(known.perspective(*ends))
+            assert float(mine.perspective(*ends)) == pytest.approx(limit, rel=1e-4)
+
+
+def test_the_example_of_the_pages():
+    """Le Cam's (u-1)^2 / (2 (u+1)) has f(0) = f'(inf) = 1/2; with f's own formula, p = .9 and
+    q = .1 at one outcome and the other way at the other: .8^2 / 2 twice = .64."""
+    d = divergences.from_generator(lambda u: (u - 1) ** 2 / (2 * (u + 1)), "le_cam")
+    nothing, all_of_it = jnp.asarray(-jnp.inf), jnp.zeros(())
+    assert float(d.perspective(nothing, all_of_it)) == pytest.approx(0.5)
+    assert float(d.perspective(all_of_it, nothing)) == pytest.approx(0.5)
+    far = [
+        float(d.perspective(jnp.asarray(a), jnp.asarray(b)))
+        for a, b in ((-0.0, -60.0), (-60.0, 0.0))
+    ]
+    assert far == pytest.approx([0.5, 0.5])
+    p = jnp.log(jnp.array([0.9, 0.1]))
+    assert value(d, p, p[::-1]) == pytest.approx(0.64)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_a_divergence_of_any_scale(scale):
+    d = divergences.from_generator(lambda u: scale * GENERATORS["js"](u), "scaled")
+    log_p, log_q = pair((4, 6, 1.0))
+    wanted = scale * value(divergences.js(), log_p, log_q)
+    assert value(d, log_p, log_q) == pytest.approx(wanted, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("f", "says"),
     [
         (lambda u: -u * jnp.log(u), "not convex"),
         (lambda u: jnp.sin(u) + u, "not convex"),
+        (lambda u: -1e-9 * u * jnp.log(u), "not convex"),
         (lambda u: 2 * u + 1, "straight"),
+        (lambda u: jnp.maximum(u - 2, 0), "straight from about u = 0 to 2"),
+        (lambda u: jnp.maximum(jnp.abs(u - 1) - 0.2, 0), r"straight from about u = 0.79\d to 1.2"),
+        (lambda u: jnp.maximum(jnp.abs(u - 1) - 0.01, 0), "not strictly convex at 1"),
         (lambda u: jnp.where(u < 5, (u - 1) ** 2, 16.0), "u = 4.9"),
         (lambda u: jnp.log(u - 2), "not finite"),
     ],
