@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fdiv import tokens as tk
+from fdiv.head import Head, log_law
 from fdiv.lm.block import (
     EVERYTHING,
     INITIAL,
@@ -25,10 +26,9 @@ from fdiv.lm.block import (
     RMSNorm,
     narrowed,
     rotation,
-    softcap,
 )
 from fdiv.lm.spec import Spec
-from fdiv.types import PAD, Params, Policy, Sequences, UsageError
+from fdiv.types import PAD, Params, Policy, Readout, Sequences, UsageError
 
 
 class Cache(NamedTuple):
@@ -109,11 +109,10 @@ def head_weights(spec: Spec, params: Params) -> Array:
     return params["params"]["embedding" if spec.tied else "head"]
 
 
-def logits(spec: Spec, compute: Compute, params: Params, x: Array) -> Array:
-    """Of the next token, from features [..., width] -> [..., V], in float32."""
-    x, weights = (narrowed(a, compute.narrow) for a in (x, head_weights(spec, params)))
-    y = jnp.matmul(x, weights.T, preferred_element_type=jnp.float32)
-    return softcap(y, spec.final_cap)
+def readout_of(spec: Spec, compute: Compute, params: Params) -> Readout:
+    """The head as data; its products are taken in the type of the weights."""
+    weights = narrowed(head_weights(spec, params), compute.narrow)
+    return Readout(weights, softcap=spec.final_cap)
 
 
 def layer_of(params: Params, layer: int) -> Params:
@@ -152,8 +151,11 @@ def policy(spec: Spec, compute: Compute | None = None, bos: int | None = None) -
         before = jnp.argmax(tokens != PAD, axis=1)
         return turned(read(params, turned(tokens, before))[0], -before)
 
+    def readout(params: Params) -> Readout:
+        return readout_of(spec, compute, params)
+
     def head(params: Params, x: Array) -> Array:
-        return jax.nn.log_softmax(logits(spec, compute, params, x))
+        return log_law(Head(x, readout(params)))
 
     def start(params: Params, prompts: Sequences, horizon: int) -> Cache:
         return _start(spec, compute, bos, read, params, prompts, horizon)
@@ -163,7 +165,7 @@ def policy(spec: Spec, compute: Compute | None = None, bos: int | None = None) -
         cache, x = _step(spec, compute, params, cache, token)
         return cache, head(params, x)
 
-    return Policy(init, features, head, start, step)
+    return Policy(init, features, head, start, step, readout)
 
 
 def _check_length(spec: Spec, length: int) -> None:

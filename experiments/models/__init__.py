@@ -1,0 +1,8 @@
+"""Files of pretrained language models, read and written.
+
+- `folder`: a model from a Hugging Face folder or a GGUF file, and a folder from a model
+- `safetensor_files`, `gguf_files`: tensors by their names
+- `gguf_tokenizer`: a tokenizer.json of what a GGUF file says
+- `varied`: strings that tokenizers disagree on
+- `libraries`: what has to be installed for each
+"""

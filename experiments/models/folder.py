@@ -1,0 +1,100 @@
+"""A language model from disk, and back: a folder in the Hugging Face layout, or a GGUF file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.models import gguf_files, safetensor_files
+from fdiv.lm import weights
+from fdiv.lm.spec import Spec, from_config, to_config
+from fdiv.types import Params, UsageError
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+# fields of a config that say nothing about numbers, and go with a model wherever it is written
+CARRIED = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+class Checkpoint(NamedTuple):
+    """A pretrained model: what it is and what it has learned."""
+
+    spec: Spec
+    params: Params  # numpy, layers stacked
+    config: dict[str, Any]  # as it was read
+
+
+def read(path: Path, dtype: Any = np.float32) -> Checkpoint:
+    """The model of a folder or a GGUF file, its parameters in `dtype`. Raises `UsageError` with
+    what is missing, unknown or broken."""
+    tensors: weights.Tensors
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UsageError("path", str(path), "is not there.", "Give a folder or a GGUF file.")
+        tensors = file = gguf_files.File(path)
+        config = gguf_files.config(file)
+    else:
+        config = read_config(path)
+        tensors = None  # pyrefly: ignore[bad-assignment]: the config is judged before weights
+    spec = from_config(config)
+    if tensors is None:
+        tensors = safetensor_files.Files(path)
+    return Checkpoint(spec, weights.load(spec, tensors, dtype), config)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.json of a folder. Raises `UsageError` where there is none."""
+    if not path.is_dir():
+        problem = "is no folder." if path.exists() else "is not there."
+        raise UsageError("path", str(path), problem, "Give a model's folder or a GGUF file.")
+    if not (path / CONFIG).is_file():
+        problem = f"holds no {CONFIG}."
+        raise UsageError("path", str(path), problem, "Give a folder in the Hugging Face layout.")
+    try:
+        config = json.loads((path / CONFIG).read_text())
+    except ValueError as error:
+        problem = f"is no JSON ({error})."
+        raise UsageError("path", str(path / CONFIG), problem, "Fetch the file again.") from error
+    if not isinstance(config, dict):
+        raise UsageError("path", str(path / CONFIG), "holds no fields.", "Fetch the file again.")
+    return config
+
+
+def write(
+    path: Path,
+    spec: Spec,
+    params: Params,
+    config: dict[str, Any] | None = None,
+    more: Callable[[Path], None] | None = None,
+    shard: int = safetensor_files.SHARD,
+) -> None:
+    """A folder of a model, in the type that its spec says: there whole or not at all. `more` puts
+    other files beside it. Raises `UsageError` where the folder is there already."""
+    if path.exists():
+        raise UsageError("to", str(path), "is there already.", "Give another folder, or remove it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        draft.chmod(0o755)
+        carried = {k: v for k, v in (config or {}).items() if k in CARRIED and v is not None}
+        (draft / CONFIG).write_text(json.dumps(to_config(spec) | carried, indent=2) + "\n")
+        safetensor_files.write(draft, weights.stored(spec, params, _numpy(spec.dtype)), shard)
+        if more is not None:
+            more(draft)
+        os.replace(draft, path)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _numpy(dtype: str) -> Any:
+    """A type of files as numpy knows it, bfloat16 by the extension that jax brings."""
+    import ml_dtypes
+
+    return ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)

@@ -1,0 +1,98 @@
+"""GGUF files: what differs from the checkpoint that they were made from is undone."""
+
+import numpy as np
+import pytest
+from language_models import CASES, random_tensors, spec_of
+
+from experiments.models import folder, gguf_files, gguf_tokenizer
+from fdiv.lm import weights
+from fdiv.types import UsageError
+
+gguf = pytest.importorskip("gguf", reason="needs the extra gguf: make test-hf")
+SHORT = {theirs: own for own, theirs in {**gguf_files.LAYER, **gguf_files.OUTSIDE}.items()}
+
+
+def file_name(name):
+    """A tensor's name in a GGUF file."""
+    stem, _, kind = name.rpartition(".")
+    if stem in SHORT:
+        return f"{SHORT[stem]}.{kind}"
+    _, _, layer, own = stem.split(".", 3)
+    return f"blk.{layer}.{SHORT[own]}.{kind}"
+
+
+def written(path, case, architecture, **more):
+    """A GGUF file of a tiny model, as llama.cpp converts one: eps in float32, llama's queries and
+    keys with the two numbers that turn together side by side."""
+    spec = spec_of(case)
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(spec.layers)
+    writer.add_context_length(spec.max_length)
+    writer.add_embedding_length(spec.width)
+    writer.add_feed_forward_length(spec.hidden)
+    writer.add_head_count(spec.heads)
+    writer.add_head_count_kv(spec.kv_heads)
+    writer.add_key_length(spec.head_dim)
+    writer.add_layer_norm_rms_eps(spec.eps)
+    writer.add_rope_freq_base(spec.ropes[0].theta)
+    writer.add_vocab_size(spec.vocab)
+    for name, value in more.items():
+        writer.add_string(name.replace("__", "."), value)
+    for name, array in random_tensors(spec).items():
+        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
+            halves = array.reshape(-1, 2, spec.head_dim // 2, spec.width)
+            array = halves.swapaxes(1, 2).reshape(array.shape)
+        writer.add_tensor(file_name(name), np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    "case, architecture",
+    [("smollm2", "llama"), ("llama", "llama"), ("qwen2", "qwen2"), ("qwen3", "qwen3")],
+)
+def test_a_file_reads_as_the_checkpoint_that_it_was_made_from(case, architecture, tmp_path):
+    read = folder.read(written(tmp_path / "model.gguf", case, architecture))
+    spec = spec_of(case)
+    assert read.spec == spec
+    assert read.spec.eps in (1e-5, 1e-6)  # not 9.999999747378752e-06
+    for name, array in weights.stored(spec, read.params):
+        np.testing.assert_array_equal(array, random_tensors(spec)[name])
+
+
+def test_quantised_tensors_are_made_plain(tmp_path):
+    """Q8_0 keeps a number within 1/254 of the largest of its 32 neighbours."""
+    array = np.random.RandomState(0).standard_normal((4, 64)).astype(np.float32)
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    kind = gguf.GGMLQuantizationType.Q8_0
+    packed = gguf.quantize(array, kind)
+    writer.add_tensor("output.weight", packed, raw_shape=packed.shape, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    file = gguf_files.File(tmp_path / "model.gguf")
+    assert file.shapes() == {"lm_head.weight": (4, 64)}
+    np.testing.assert_allclose(file.rows("lm_head.weight", 1, 3), array[1:3], atol=0.02)
+
+
+def test_what_is_not_read_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="gemma3"):
+        folder.read(written(tmp_path / "a.gguf", "smollm2", "gemma3"))
+    scaled = {"llama__rope__scaling__type": "yarn"}
+    with pytest.raises(UsageError, match="yarn"):
+        folder.read(written(tmp_path / "b.gguf", "smollm2", "llama", **scaled))
+    (tmp_path / "c.gguf").write_bytes((tmp_path / "b.gguf").read_bytes()[:5000])
+    with pytest.raises(UsageError, match="cut short"):
+        folder.read(tmp_path / "c.gguf")
+    with pytest.raises(UsageError, match="not there"):
+        folder.read(tmp_path / "d.gguf")
+    with pytest.raises(UsageError, match="tokenizer"):
+        gguf_tokenizer.tokenizer({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "other"})
+
+
+def test_the_cases_cover_what_is_read():
+    assert {CASES[c]["model_type"] for c in ("smollm2", "qwen2", "qwen3")} == set(gguf_files.READ)
