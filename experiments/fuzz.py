@@ -26,7 +26,12 @@ from experiments.config import Config
 from fdiv.types import UsageError
 
 LIMIT = 2.0  # seconds of processor time
-SKIPPED = ("out", "cache", "report", "benchmark.path", "devices.coordinator")
+FILES = ("path", "prompt_field", "completion_field", "rejected_field", "label_field")
+SKIPPED = (  # what is looked for outside the config
+    *("out", "cache", "report", "devices.coordinator"),
+    *(f"benchmark.{name}" for name in FILES),
+)
+MOST_TASKS = 100  # that are built; of later ones the options alone are checked
 HUGE = (2**31 - 1, 2**31, 2**32, 10**9, 10**18, -(10**9))
 HOSTILE: dict[type, tuple[Any, ...]] = {
     int: (-1, 0, 1, *HUGE, 2.5, math.nan, True, "7"),
@@ -86,11 +91,16 @@ def main(argv: list[str] | None = None) -> int:
         f"{options.configs} configs: {len(outcome.accepted)} accepted, {refused} refused by "
         f"{len(outcome.refused)} options; slowest {outcome.slowest[0]:.2f} s ({outcome.slowest[1]})"
     )
+    _show(outcome.faults)
     ran, late = trained(outcome.accepted, options.runs)
-    print(f"{ran} of those accepted ran two updates.")
-    for fault in (*outcome.faults, *late):
-        print(f"FAULT {fault.preset} {fault.changed}: {fault.problem}")
+    print(f"{ran} of those accepted were trained for two updates, {len(late)} with a fault.")
+    _show(late)
     return 1 if outcome.faults or late else 0
+
+
+def _show(faults: list[Fault]) -> None:
+    for fault in faults:
+        print(f"FAULT {fault.preset} {fault.changed}: {fault.problem}", flush=True)
 
 
 # --- configs --------------------------------------------------------------------------------------
@@ -237,6 +247,8 @@ def check(config: Config, preset: Config) -> None:
     validation.check(config, preset)
     devices.lay_out(config.budget.seeds, config.devices)
     task = _task(config)
+    if task is None:
+        return
     footprint.refuse(config, preset, task)
     components = assemble.components(config, task)
     shared = (config.benchmark, config.policy, config.scorer, config.penalty, config.control)
@@ -263,12 +275,13 @@ def _task(config: Config) -> Any:
     key = (config.benchmark, config.evaluation.exact_limit, suited)
     if key in TASKS:
         return TASKS[key]
-    columns = [value for field, value in vars(config.benchmark).items() if field.endswith("_field")]
-    rows = ("rows", getattr(config.benchmark, "path", "none"), *columns)
-    reading = TASKS[rows] if rows in TASKS else assemble.data(config)
+    if len(TASKS) >= MOST_TASKS:
+        return None
+    reading = TASKS["rows"] if of_text and "rows" in TASKS else assemble.data(config)
     task = assemble.task(assemble.fitted(config, reading), reading)
-    if len(TASKS) < 64:
-        TASKS.update({key: task, rows: reading})
+    TASKS[key] = task
+    if of_text:
+        TASKS["rows"] = reading
     return task
 
 
@@ -319,6 +332,8 @@ def _small(accepted: list[tuple[str, Config]]) -> Iterator[tuple[str, Config]]:
         rows = min(budget.demos, 16)
         own = replace(config, **BUDGET, batch_size=16 * parts, demos=rows, warm_up=0)
         task = _task(own)
+        if task is None:
+            continue
         sizes = footprint.Sizes(task.mdp.vocab, task.length)
         if sum(need.bytes for need in footprint.needs(own, sizes)) < LARGEST_RUN:
             yield name, own

@@ -14,7 +14,7 @@ from fdiv import tokens as tk
 from fdiv.policies import tabular
 from fdiv.ranges import LONGEST, MOST_SYMBOLS, check_ranges, ranged, seed_field
 from fdiv.rollout import demonstrations
-from fdiv.types import Model, TokenMDP
+from fdiv.types import Model, TokenMDP, UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Markov:
     """Most actions in a string, EOS included."""
     order: int = ranged(2, least=0, most=LONGEST)
     """How many tokens back the expert looks."""
-    concentration: float = ranged(0.5, above=0)
+    concentration: float = ranged(0.5, least=1e-3)
     """Dirichlet concentration of the rows: small is peaked, large is uniform."""
-    mean_length: float = ranged(5.0, above=0)
+    mean_length: float = ranged(5.0, least=1e-3, most=1e6)
     """Mean number of tokens before EOS, were there no horizon."""
     table_seed: int = seed_field()
     """Which chain."""
@@ -37,7 +37,12 @@ class Markov:
     def build(self) -> TokenMDP:
         """The task, its expert known exactly."""
         check_ranges(self)
-        automaton = tabular.markov(self.vocab + 1, self.horizon, self.order)
+        try:
+            automaton = tabular.markov(self.vocab + 1, self.horizon, self.order)
+            tabular.refuse_large(automaton, self.vocab + 1)
+        except UsageError as error:
+            fix = "Give a smaller one, or fewer symbols (vocab)."
+            raise UsageError("order", self.order, error.problem, fix) from error
         expert = Model(tabular.policy(automaton, self.vocab + 1), self._table(automaton.states))
         prompts = lambda key, n: tk.empty_prompts(n)
         demos = demonstrations(expert, prompts, self.horizon, self.vocab)

@@ -168,7 +168,11 @@ def _of_divergence(name: str, method: Method, pattern: str, argument: str) -> Me
         fix = f"Write, for instance, {name.strip().partition(':')[0]}:hellinger2."
         raise UsageError("methods", name, problem, fix)
     wanted = pattern.format(argument) if argument else method.divergence or ""
-    return dataclasses.replace(method, divergence=divergences.parse(wanted).name)
+    try:
+        divergence = divergences.parse(wanted)
+    except UsageError as error:
+        raise UsageError("methods", name, error.problem, error.fix) from error
+    return dataclasses.replace(method, divergence=divergence.name)
 
 
 def _penalty(name: str, argument: str) -> Penalty:
