@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from experiments import fields
 from experiments.assemble import Task
-from experiments.config import Config, replace, resolve
+from experiments.config import Config, prefixed, replace, resolve
 from experiments.devices import memory
 from experiments.devices.devices import chosen
 from fdiv.policies import Architecture
@@ -80,7 +80,8 @@ def needs(config: Config, sizes: Sizes) -> list[Need]:
     budget, seeds = config.budget, config.budget.seeds
     copies = 2 + moments(config)  # themselves, their gradient, and what the optimiser keeps
     named = lambda owner: tuple(f"{owner}.{size}" for size in SIZES)
-    own = parameters(config.policy, sizes)
+    with prefixed(policy=config.policy):
+        own = parameters(config.policy, sizes)
     counted = [
         Need("the policies' parameters", seeds * own * copies * REAL, ("seeds", *named("policy"))),
         Need(
@@ -97,7 +98,8 @@ def needs(config: Config, sizes: Sizes) -> list[Need]:
     ]
     scored = [what for method in resolve(config).values() for what in method.needs]
     if scored:
-        other = parameters(config.scorer, sizes) * seeds * copies * REAL
+        with prefixed(scorer=config.scorer):
+            other = parameters(config.scorer, sizes) * seeds * copies * REAL
         counted.append(Need("the scorers' parameters", other, ("seeds", *named("scorer"))))
     return counted
 
