@@ -19,8 +19,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments import cli
-from experiments.storage import whole
+from experiments import cli, paths
+from experiments.storage.whole import write_text
 from fdiv.checks import at_least, between, seeding
 from fdiv.ranges import check_ranges
 from fdiv.types import Method, UsageError
@@ -62,21 +62,39 @@ class Command:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure what the command line names; everything that is registered where it names nothing."""
+    flags: dict[str, Path] = {}
     try:
         names, options = _parse(cli.arguments(argv))
+        flags = paths.given(options)
         chosen = methods(names)
         expected = _expected(options.expect)
         page = _page(options.page)
+        for field, folder in (("out", options.out), ("page", options.page and options.page.parent)):
+            if folder:
+                paths.try_folder(field, folder)
         rows = card(options, chosen)
+        return _write(options, rows, page, expected, whole=not names)
     except UsageError as error:
         return cli.refused(error)
+    except OSError as error:
+        return cli.refused(paths.unusable(error, flags))
+
+
+def _write(
+    options: Options,
+    rows: dict[str, dict[str, Any]],
+    page: str,
+    expected: dict[str, str] | None,
+    whole: bool,
+) -> int:
+    """Show and write the card; 1 where a verdict is not the expected one."""
     from experiments.gradients import card as gradient_card
 
     gradient_card.show(rows)
     gradient_card.write(options.out, dataclasses.asdict(options), rows)
     if options.page is not None:
-        whole.write_text(options.page, gradient_card.with_table(page, rows))
-    changed = [] if expected is None else gradient_card.changes(rows, expected, whole=not names)
+        write_text(options.page, gradient_card.with_table(page, rows))
+    changed = [] if expected is None else gradient_card.changes(rows, expected, whole=whole)
     for line in changed:
         print(line)
     return 1 if changed else 0
@@ -90,7 +108,7 @@ def _parse(argv: list[str]) -> tuple[tuple[str, ...], Options]:
         args=argv,
         config=(tyro.conf.FlagConversionOff,),
     )
-    options = asked.options
+    options = paths.with_homes(asked.options)
     check_ranges(options)
     at_least("vocab", options.vocab, 2)
     at_least("horizon", options.horizon, 1)

@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import itertools
+import os
 import pkgutil
 import sys
 import textwrap
@@ -58,12 +59,16 @@ def run(
 ) -> int:
     """Parse `argv` and call `main(preset name, config)`. `adapt` turns each preset into the
     program's own config."""
+    flags: dict[str, Path] = {}
     try:
         argv = arguments(argv)
         preset, config = parse(program, argv, adapt)
+        flags = paths.given(config, _unnamed())
         return main(preset, config)
     except UsageError as error:
         return refused(error)
+    except OSError as error:
+        return refused(paths.unusable(error, flags))
     except KeyboardInterrupt:
         print("Left at once. The same command goes on from the last save.", file=sys.stderr)
         return STOPPED_EXIT
@@ -99,21 +104,27 @@ def load_plugins(argv: list[str]) -> list[str]:
     rest = []
     words = iter(argv)
     for argument in words:
-        if argument == "--import":
-            IMPORTED.append(_load(Path(next(words, ""))))
+        name, equals, value = argument.partition("=")
+        if name == "--import":
+            path = Path(value if equals else next(words, ""))
+            IMPORTED.append(_load(paths.expanded("import", path)))
         else:
             rest.append(argument)
     return rest
 
 
 def _load(path: Path) -> ModuleType:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError("import", str(path), "is not a file.", "Give a Python file.")
     spec = importlib.util.spec_from_file_location(f"imported_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UsageError("import", str(path), "is no Python file.", "Give one that ends in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where the types of its dataclasses' fields are looked up
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise paths.unusable(error, {"import": path}) from error
     spec.loader.exec_module(module)
     return module
 
@@ -182,6 +193,11 @@ def parse(
     config = tyro.extras.overridable_config_cli(
         choices, prog=f"python -m {program}", args=argv, config=marks
     )
+    return argv[0], paths.with_homes(config, _unnamed())
+
+
+def _unnamed() -> set[str]:
+    """The groups whose flags carry no prefix."""
     from experiments.config import LIFTED  # imported files come before it
 
-    return argv[0], paths.with_homes(config, unnamed=set(LIFTED.values()))
+    return set(LIFTED.values())

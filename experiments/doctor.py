@@ -7,6 +7,7 @@ alone."""
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 import shutil
 import subprocess
@@ -192,6 +193,11 @@ def main(argv: list[str] | None = None) -> int:
 
         cli.answer_version(argv)
     options = tyro.cli(Options, prog="python -m experiments.doctor", args=argv)
+    options = dataclasses.replace(
+        options,
+        out=Path(os.path.expanduser(options.out)),
+        cache=options.cache and Path(os.path.expanduser(options.cache)),
+    )
     return int(not all([_line(name, check, options) for name, check in CHECKS.items()]))
 
 

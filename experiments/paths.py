@@ -26,6 +26,18 @@ CAUSES = (  # numbers of the system's errors, what is wrong with the path, what 
 )
 
 
+def given(fields: Any, unnamed: Collection[str] = (), prefix: str = "") -> dict[str, Path]:
+    """The paths of a dataclass of flags, groups in groups, each by the name of its flag."""
+    known: dict[str, Path] = {}
+    for field in dataclasses.fields(fields):
+        value, name = getattr(fields, field.name), prefix + field.name
+        if isinstance(value, Path):
+            known[name] = value
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            known |= given(value, unnamed, prefix if field.name in unnamed else f"{name}.")
+    return known
+
+
 def expanded(field: str, path: Path) -> Path:
     """A path with the home folder in place of a leading `~`. Raises `UsageError` where the user it
     names, or this one, has no home."""
@@ -74,6 +86,9 @@ def unusable(error: OSError, flags: Mapping[str, Path | None], then: str = "") -
 
     `flags` are the paths that were given, by field; the longest that the refused one lies in is
     blamed, and the path alone where it lies in none. `then`: what to know besides the fix."""
+    if isinstance(error, BrokenPipeError):
+        problem, fix = "is read by nobody any more.", "Give it a reader that stays, or a file."
+        return UsageError("output", "a pipe", problem, _sentence(fix.rstrip("."), then))
     if error.filename is None:
         reason = error.strerror or " ".join(str(error).split())[:200] or type(error).__name__
         return UsageError("system", reason, "is what the system answered.", _sentence("", then))

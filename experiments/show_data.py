@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from experiments import cli
+from experiments import cli, paths
 from fdiv.benchmarks.text import Text
 from fdiv.checks import at_least
 from fdiv.types import UsageError
@@ -53,11 +53,14 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Read the file and print; `USAGE_EXIT` where it cannot be trained on."""
+    flags: dict[str, Path] = {}
     try:
         words = cli.arguments(argv)
         options = tyro.cli(
             Options, prog="python -m experiments.show_data", description=__doc__, args=words
         )
+        options = paths.with_homes(options)
+        flags = paths.given(options)
         at_least("rows", options.rows, 0)
         return show(_benchmark(options), options.rows)
     except UsageError as error:
@@ -65,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return cli.refused(paths.unusable(error, flags))
 
 
 def _benchmark(options: Options) -> Text:

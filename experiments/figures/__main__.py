@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import cli
+from experiments import cli, paths
 from experiments.figures import KEYS, STUDIES, figure, gallery
 from experiments.figures.common.base import Check, Figure, Result, Row, write_files
 from fdiv.ranges import check_ranges
@@ -33,6 +33,7 @@ OUT = Path("runs/figures")
 
 def main(argv: list[str] | None = None) -> int:
     """Make what the command line asks for."""
+    flags: dict[str, Path] = {}
     try:
         argv = cli.arguments(argv)
         if not argv or argv[0] in ("-h", "--help"):
@@ -41,13 +42,18 @@ def main(argv: list[str] | None = None) -> int:
         key, *rest = argv
         if key in PAGES:
             about = f"Every {PAGES[key][0]} at its default flags, and one page of them all."
-            return every(PAGES[key][1](), _folder(_parse(key, rest, [], about).out))
+            command = _parse(key, rest, [], about)
+            flags = paths.given(command)
+            return every(PAGES[key][1](), _folder(command.out))
         chosen = figure(_checked(key))
         start, rest = _preset(chosen, rest)
         command = _parse(key, rest, [("flags", start)], f"{chosen.title}. {chosen.claim}")
+        flags = paths.given(command)
         return one(key, command.flags, _folder(command.out))
     except UsageError as error:
         return cli.refused(error)
+    except OSError as error:
+        return cli.refused(paths.unusable(error, flags))
 
 
 PAGES = {
@@ -111,12 +117,14 @@ def _parse(key: str, argv: list[str], fields: list[tuple[str, Any]], description
     )
     command = dataclasses.make_dataclass("Command", [*bare, out], frozen=True)
     about = {"prog": f"{PROGRAM} {key}", "description": description}
-    return tyro.cli(command, args=argv, config=(tyro.conf.FlagConversionOff,), **about)
+    parsed = tyro.cli(command, args=argv, config=(tyro.conf.FlagConversionOff,), **about)
+    return paths.with_homes(parsed)
 
 
 def _folder(out: Path) -> Path:
     if out.exists() and not out.is_dir():
         raise UsageError("out", str(out), "is a file.", "Give a folder, new or of earlier figures.")
+    paths.try_folder("out", out)  # before the figure, which may train for hours
     return out
 
 

@@ -14,6 +14,7 @@ from experiments import escapes, paths
 def draft(path: Path) -> Iterator[Path]:
     """Where to write what is to be at `path`, under a name of the same suffix; it is renamed at
     the end, and removed where anything goes wrong. An `OSError` names `path`."""
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     place = path.with_name(f".draft-{os.getpid()}-{path.name}")
     with paths.naming(path, always=True):
         try:

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import FlagConversionOff, OmitArgPrefixes, Positional
 
-from experiments import cli
+from experiments import cli, paths
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.site import Site, read_site
 from fdiv.types import UsageError
@@ -26,6 +26,8 @@ def plan(grid: Positional[Path], out: Path, cost: bool = True) -> int:
     from experiments.sweep import plan as plans
     from experiments.sweep.cost import estimate
 
+    grid, out = paths.expanded("grid", grid), paths.expanded("out", out)
+    paths.refuse_blocked("out", out)
     sweep, same = plans.make(
         grid, out, [str(Path(path).resolve()) for path in cli.imported_files()]
     )
@@ -165,14 +167,19 @@ def _hours(seconds: float) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Parse and do; what cannot be done is said in one paragraph, exit code 2."""
+    flags: dict[str, Path] = {}
     try:
         argv = cli.arguments(argv)
+        if argv[1:] and not argv[1].startswith("-"):
+            flags = {"grid" if argv[0] == "plan" else "dir": Path(argv[1])}
         parse = tyro.extras.subcommand_cli_from_dict
         return parse(
             COMMANDS, prog="python -m experiments.sweep", args=argv, config=(FlagConversionOff,)
         )
     except UsageError as error:
         return cli.refused(error)
+    except OSError as error:
+        return cli.refused(paths.unusable(error, flags))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+from experiments import paths
 from experiments.storage import files, lease, shapes
 from fdiv.types import UsageError
 
@@ -49,7 +50,7 @@ class SweepFolder:
     """A planned sweep. Opening it raises `UsageError` where there is none."""
 
     def __init__(self, path: Path, lapse: float = 120.0):
-        self.path, self.lapse = Path(path), lapse
+        self.path, self.lapse = paths.expanded("dir", Path(path)), lapse
         if not (self.path / "plan.jsonl").is_file():
             fix = "Make it first: python -m experiments.sweep plan GRID --out DIR."
             raise UsageError("dir", str(path), "holds no plan of a sweep.", fix)

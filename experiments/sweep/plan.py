@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import cli, validation
+from experiments import cli, paths, validation
 from experiments import config as configs
 from experiments.storage import files
 from experiments.sweep import flags, grid
@@ -34,7 +34,7 @@ def make(source: Path, out: Path, imports: Sequence[str] = ()) -> tuple[SweepFol
     )
     _refuse_if_taken(out, lines)
     for part in PARTS:
-        (out / part).mkdir(parents=True, exist_ok=True)
+        paths.try_folder("out", out / part)
     files.write_text(out / "plan.jsonl", plan_text(lines))
     return SweepFolder(out), len(points) - len(lines)
 
@@ -112,13 +112,13 @@ def _build(config: configs.Config) -> None:
     """Refuse what can only be told from the task itself: strings too many to enumerate, a law that
     is not known."""
     from experiments import assemble
+    from experiments.running import ready
 
     reading = _reading(config.benchmark)
+    config = assemble.fitted(config, reading)
     task = assemble.task(config, reading)
-    components = assemble.components(config, task)
-    if reading is None:  # text has its teacher only in the run
-        for method in configs.resolve(config).values():
-            assemble.build(config, method, components)
+    # without tracing each line's first update, which would take hours for a large plan
+    ready.check(config, task, assemble.components(config, task), started=True)
 
 
 @functools.lru_cache(maxsize=4)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments import escapes
+from experiments import escapes, paths
 from experiments.sweep import scalars
 from experiments.sweep.folder import SweepFolder
 from fdiv.checks import at_least
@@ -48,6 +48,7 @@ def read_site(path: Path | None, flags: Site) -> Site:
     """The site of a file, with what the flags say instead of it. Raises `UsageError`."""
     default, site = Site(), Site()
     if path is not None:
+        path = paths.expanded("site", path)
         said = scalars.read("site", path)
         if not isinstance(said, dict | None):
             fix = "Give a YAML file of names and values."

@@ -4,12 +4,13 @@ flag that gave it."""
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 from pathlib import Path
 
 import pytest
 
-from experiments import cli, paths
+from experiments import cli, devices, figures, paths
 from experiments.storage import whole
 from fdiv.types import UsageError
 
@@ -164,3 +165,80 @@ def test_a_home_that_is_not_known_is_refused_under_its_flag(words, field):
     with pytest.raises(UsageError) as refused:
         cli.parse("experiments.compare", words)
     assert refused.value.field == field
+
+
+def command(module: str, *words: str) -> int:
+    """The exit code of `python -m experiments.MODULE WORDS`."""
+    return importlib.import_module(f"experiments.{module}").main(list(words))
+
+
+SCRIPTS = {  # a command with its path left out, the flag that is named
+    "figures": (["figures", "die", "--out={}"], "out"),
+    "figures all": (["figures", "all", "--out={}"], "out"),
+    "check_gradients": (["check_gradients", "sft", "--out={}"], "out"),
+    "sweep plan": (["sweep.__main__", "plan", "GRID", "--out={}"], "out"),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("place", [below_a_file, a_dangling_link], ids=lambda place: place.__name__)
+def test_every_script_tries_its_folder_before_it_works(name, place, tmp_path, monkeypatch, capsys):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("preset: two-template\nproduct: {seed: [0, 1]}\n")
+    monkeypatch.setattr("experiments.check_gradients.card", lambda *words: pytest.fail("it works"))
+    monkeypatch.setattr("experiments.figures.__main__.figure", figure_that_fails)
+    (module, *words), field = SCRIPTS[name]
+    module = "figures.__main__" if module == "figures" else module
+    path = place(tmp_path)
+    words = [word.format(path).replace("GRID", str(grid)) for word in words]
+    assert command(module, *words) == cli.USAGE_EXIT
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"error: {field} = " in said
+    assert REFUSED[place] in said
+
+
+def figure_that_fails(key: str):
+    """A figure whose making is a failure of the test."""
+    whole = figures.figure(key)
+    return whole._replace(make=lambda flags: pytest.fail("it works"))
+
+
+def test_a_page_an_import_and_a_site_that_cannot_be_read_are_named(tmp_path, capsys):
+    missing = str(tmp_path / "missing")
+    for module, words, field in (
+        ("check_gradients", ["sft", "--page", missing], "page"),
+        ("check_gradients", ["sft", "--expect", missing], "expect"),
+        ("card", [f"--import={missing}.py"], "import"),
+        ("show_data", [missing], "benchmark.path"),
+        ("sweep.__main__", ["status", missing], "dir"),
+        ("sweep.__main__", ["plan", missing, "--out", str(tmp_path / "sweep")], "grid"),
+    ):
+        assert command(module, *words) == cli.USAGE_EXIT
+        said = capsys.readouterr().err
+        assert f"error: {field} = " in said
+        assert "missing" in said
+
+
+def test_homes_are_put_in_by_every_script(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grid.yaml").write_text("preset: two-template\nproduct: {seed: [0, 1]}\n")
+    (tmp_path / "own.py").write_text("")
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n' * 2)
+    words = ["plan", "~/grid.yaml", "--out=~/sweep", "--cost", "False", "--import=~/own.py"]
+    assert command("sweep.__main__", *words) == 0
+    cli.IMPORTED.pop()
+    assert command("sweep.__main__", "status", "~/sweep") == 0
+    assert (tmp_path / "sweep/plan.jsonl").is_file()
+    assert command("figures.__main__", "die", "--out=~/figures") == 0
+    assert (tmp_path / "figures/die/die.csv").is_file()
+    command("show_data", "~/rows.jsonl")
+    assert "not a file" not in capsys.readouterr().err
+    assert not (tmp_path / "~").exists()
+
+
+def test_the_cache_of_the_environment_may_be_below_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("FDIV_CACHE", "~/cache")
+    assert devices.cache_folder(None) == tmp_path / "cache"
+    assert devices.cache_folder(Path("~/other")) == tmp_path / "other"
