@@ -12,10 +12,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from jax import Array
@@ -37,6 +36,7 @@ from fdiv.policies import Architecture, tabular
 from fdiv.types import UsageError
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
+Ends = tuple[np.ndarray, np.ndarray]  # low and high, [runs]
 Row = dict[str, float]  # column -> share of intervals that hold the truth
 LAWS: Mapping[str, Draw] = {
     "normal": lambda random, shape: random.standard_normal(shape),
@@ -61,7 +61,7 @@ class Options:
 
     seeds: tuple[int, ...] = (3, 5, 10)
     """Numbers of seeds."""
-    repetitions: int = 4000
+    repetitions: int = 2000
     """Intervals of each law."""
     runs: int = 1000
     """Runs of each number of seeds that are judged from samples; 0 for none."""
@@ -133,34 +133,37 @@ def over_laws(law: str, seeds: int, repetitions: int, seed: int = 0) -> Row:
     """How often each kind of interval over so many seeds holds the law's IQM."""
     random = np.random.default_rng([seed, seeds, list(LAWS).index(law)])
     truth = statistics.iqm(LAWS[law](random, (1, POPULATION))[0])
-    percentile = partial(statistics.bootstrap, repetitions=400)
-    kinds = dict(zip(KINDS, (percentile, winsorised, statistics.interval)))
+    kinds = dict(zip(KINDS, (percentile, winsorised, statistics.intervals)))
     scores = LAWS[law](random, (repetitions, seeds))
-    return {kind: coverage(scores, truth, of) for kind, of in kinds.items()}
+    return {kind: coverage(of(scores), truth) for kind, of in kinds.items()}
 
 
-def coverage(
-    scores: np.ndarray, truth: float, of: Callable[[np.ndarray], tuple[float, float]]
-) -> float:
-    """The share of runs [runs, seeds] whose interval holds the truth."""
-    ends = np.array([of(run) for run in scores])
-    return float(np.mean((ends[:, 0] <= truth) & (truth <= ends[:, 1])))
+def coverage(ends: Ends, truth: float) -> float:
+    """The share of intervals that hold the truth."""
+    low, high = ends
+    return float(np.mean((low <= truth) & (truth <= high)))
 
 
-def winsorised(scores: np.ndarray) -> tuple[float, float]:
+def percentile(scores: np.ndarray) -> Ends:
+    """The percentile bootstrap of each run."""
+    ends = np.array([statistics.bootstrap(run, repetitions=400) for run in scores])
+    return ends[:, 0], ends[:, 1]
+
+
+def winsorised(scores: np.ndarray) -> Ends:
     """IQM +- t se of a trimmed mean by the variance of the scores with those that are cut drawn in
     to the nearest that is kept, and as many degrees of freedom as scores are kept, less one.
 
     Source: Tukey & McLaughlin 1963 (Sankhya A 25)."""
     from scipy import stats  # slow to load
 
-    n, cut = len(scores), int(statistics.CUT * len(scores))
-    ranked = np.sort(scores)
-    drawn_in = np.clip(ranked, ranked[cut], ranked[n - 1 - cut])
-    kept = n - 2 * cut
-    error = drawn_in.std(ddof=1) * np.sqrt(n) / kept
-    half = float(stats.t.ppf(0.5 + statistics.CONFIDENCE / 2, kept - 1)) * error
-    middle = statistics.iqm(scores)
+    n = scores.shape[1]
+    cut = int(statistics.CUT * n)
+    ranked, kept = np.sort(scores, axis=1), n - 2 * cut
+    drawn_in = np.clip(ranked, ranked[:, [cut]], ranked[:, [n - 1 - cut]])
+    error = drawn_in.std(1, ddof=1) * np.sqrt(n) / kept
+    half = stats.t.ppf(0.5 + statistics.CONFIDENCE / 2, kept - 1) * error
+    middle = ranked[:, cut : n - cut].mean(1)
     return middle - half, middle + half
 
 
@@ -172,20 +175,19 @@ def from_samples(seeds: int, options: Options, names: Sequence[str] = METRICS) -
     truly score, each metric a row."""
     count = options.runs * seeds
     keys = judging_keys(options.seed, count)
-    shared = jax.numpy.repeat(keys[::seeds], seeds)  # one for all seeds of a run
-    tables, truth, estimated = _judges(count, options)
+    shared = jnp.repeat(keys[::seeds], seeds)  # one for all seeds of a run
+    truth, measured = _judged(count, jnp.concatenate([keys, shared]), options)
     truth["validation_nll"] = truth["cross_entropy"] / HORIZON  # all strings are as long
-    rows: dict[str, Row] = {name: {} for name in names}
-    for column, each in (("strings of each seed's own", keys), ("the same strings", shared)):
-        measured = estimated(each).estimates(tables)
-        for metric, row in rows.items():
-            scores = measured[metric].astype(float).reshape(options.runs, seeds)
-            row[column] = coverage(scores, statistics.iqm(truth[metric]), statistics.interval)
+    rows = {}
+    for name in names:
+        of = measured[name].astype(float).reshape(2, options.runs, seeds)
+        shares = (coverage(statistics.intervals(x), statistics.iqm(truth[name])) for x in of)
+        rows[name] = dict(zip(("strings of each seed's own", "the same strings"), shares))
     return rows
 
 
-def _judges(count: int, options: Options) -> tuple[Any, Measured, Callable[[Array], Evaluator]]:
-    """(tables of so many policies, their exact metrics, what estimates them, given keys).
+def _judged(count: int, keys: Array, options: Options) -> tuple[Measured, Measured]:
+    """(exact metrics of so many policies, their estimates twice over, by the keys' strings).
 
     The task has 27 strings, and its class of Markov policies does not hold the expert."""
     config = make_config(
@@ -193,7 +195,6 @@ def _judges(count: int, options: Options) -> tuple[Any, Measured, Callable[[Arra
         policy=Architecture("markov"),
         samples=options.samples,
     )
-    layout = devices.lay_out(count, config.devices)
     task = assemble.task(config)
     components = assemble.components(config, task)
     space = enumerated(task)
@@ -202,16 +203,16 @@ def _judges(count: int, options: Options) -> tuple[Any, Measured, Callable[[Arra
         expert = exact.known_law(space, known_expert(task))
         middle = tabular.nearest(automaton, space, expert).astype(np.float32)
     around = lambda key: middle + options.spread * jax.random.normal(key, middle.shape)
-    keys = jax.random.split(jax.random.key(options.seed), count)
-    tables = layout.put(jax.vmap(around)(keys))
+    tables = jax.vmap(around)(jax.random.split(jax.random.key(options.seed), count))
     family = [divergences.parse(name) for name in ("forward_kl", "reverse_kl", "js")]
     measure = exact_measures(task, family)
     of_table = lambda table: measure(exact.law(space, components.policy, table))
-    exactly, _ = layout.compile(of_table, tables)
-    truth = layout.host(exactly(tables))
+    truth = {name: np.asarray(x) for name, x in jax.jit(jax.vmap(of_table))(tables).items()}
+    layout = devices.lay_out(len(keys), config.devices)
+    twice = layout.put(jnp.concatenate([tables, tables]))
     hidden = task._replace(space=None)
-    estimated = lambda keys: Evaluator(config.evaluation, keys, hidden, components, layout, tables)
-    return tables, truth, estimated
+    evaluator = Evaluator(config.evaluation, keys, hidden, components, layout, twice)
+    return truth, evaluator.estimates(twice)
 
 
 if __name__ == "__main__":

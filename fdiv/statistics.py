@@ -99,11 +99,20 @@ def standard_error(scores) -> float:
     if runs < 2:
         return math.nan
     if tasks > 1:
-        error = float(_resampled(scores, iqm, 0, 2000).std())
-    else:
-        ranked = np.sort(scores[:, 0]) - scores.mean()
-        error = math.sqrt(max(0.0, float(ranked @ _weight_covariance(runs) @ ranked)))
-    return error * (math.sqrt(runs / (runs - 1)) if int(CUT * runs * tasks) == 0 else 1.0)
+        return float(_resampled(scores, iqm, 0, 2000).std()) * _whole(runs, tasks)
+    return float(_standard_errors(scores.T)[0])
+
+
+def _standard_errors(rows: np.ndarray) -> np.ndarray:
+    """Of the IQM of each row [rows, seeds]."""
+    ranked = np.sort(rows, axis=1) - rows.mean(1, keepdims=True)
+    variance = np.sum(ranked @ _weight_covariance(rows.shape[1]) * ranked, axis=1)
+    return np.sqrt(np.maximum(variance, 0.0)) * _whole(rows.shape[1], 1)
+
+
+def _whole(runs: int, tasks: int) -> float:
+    """The factor of a mean of which nothing is cut."""
+    return math.sqrt(runs / (runs - 1)) if int(CUT * runs * tasks) == 0 else 1.0
 
 
 @lru_cache
@@ -135,6 +144,13 @@ def interval(scores) -> tuple[float, float]:
     scores."""
     middle, half = iqm(scores), half_width(scores)
     return (middle - half, middle + half)
+
+
+def intervals(runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`interval` of many runs at once, for simulations: [runs, seeds] -> low and high [runs]."""
+    middle = _trimmed(runs)
+    half = _quantile(runs.shape[1] - 1) * _standard_errors(runs)
+    return middle - half, middle + half
 
 
 def half_width(scores) -> float:

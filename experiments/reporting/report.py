@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,7 +79,7 @@ def write(
         environment=environment,
         changed=changed,
         colour={name: style.method_colour(m) for name, m in result.methods.items()},
-        interval=tables.interval,
+        difference=partial(tables.interval, estimated=scoreboards.of_result(result).estimated),
     )
     whole.write_text(path, page)
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
 from experiments.assemble import Task
 from experiments.reporting.metrics import Metric, metric
-from experiments.reporting.schema import Kind, RunResult
+from experiments.reporting.schema import VARIED, Kind, RunResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +275,7 @@ def of_task(task: Task) -> Scoreboard:
 # name of a benchmark -> what its known law is called, and what it is: nobody knows the law of the
 # rows of a text
 KNOWN_LAWS = {
-    "text": ("teacher", "a larger model, trained on the same training rows"),
+    "text": ("teacher", "a larger model trained on the same training rows"),
     "rewarded": (RETURN.expert, RETURN.law),
 }
 
@@ -284,3 +285,13 @@ def of_result(result: RunResult) -> Scoreboard:
     board = dataclasses.replace(SCOREBOARDS[result.kind], penalty=result.penalty)
     expert, law = KNOWN_LAWS.get(result.benchmark.get("name", ""), (board.expert, board.law))
     return dataclasses.replace(board, expert=expert, law=law)
+
+
+def rows(benchmark: Mapping[str, Any], demos: int | str) -> str:
+    """Which rows methods learn from: demonstrations, comparisons or labels, as each reads."""
+    text = benchmark.get("name") == "text"
+    if demos == VARIED:
+        return "numbers of rows that vary"
+    if demos:
+        return f"{demos} {'training rows, drawn once,' if text else 'rows'} for each seed"
+    return "training rows drawn again at every update" if text else "new rows at every update"

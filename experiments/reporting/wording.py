@@ -4,7 +4,6 @@ and has: its kind, its seeds, its data, and what was drawn."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
 from experiments.evaluation.class_optimum import NEAR
 from experiments.reporting import scoreboards, style
@@ -24,16 +23,6 @@ UNEQUAL = 1.01  # the most tokens learned from over the least, from which on the
 # --- how a run was made ---------------------------------------------------------------------------
 
 
-def rows(benchmark: Mapping[str, Any], demos: int | str) -> str:
-    """Which rows methods learn from: demonstrations, comparisons or labels, as each reads."""
-    text = benchmark.get("name") == "text"
-    if demos == VARIED:
-        return "numbers of rows that vary"
-    if demos:
-        return f"{demos} {'training rows, drawn once,' if text else 'rows'} for each seed"
-    return "training rows drawn again at every update" if text else "new rows at every update"
-
-
 def lead(result: RunResult) -> list[str]:
     """What all methods have in common, and what not."""
     count, seeds = len(result.methods), result.seeds
@@ -41,10 +30,10 @@ def lead(result: RunResult) -> list[str]:
     if VARIED in (result.updates, result.batch_size):
         size = "updates or batches that vary"
     else:
-        size = f"{result.updates} updates of {result.batch_size} strings each"
+        size = f"{result.updates} updates, batches of {result.batch_size}"
     sentences = [
         f"{count} method{'s' if count != 1 else ''}, {seeds} seed{'s' if seeds != 1 else ''}, "
-        f"{size} ({rows(*of)})."
+        f"{size} ({scoreboards.rows(*of)})."
     ]
     if not merged(result) and count > 1:
         sentences.append(f"The same start and number of updates for every method; {_rates(result)}")
@@ -88,8 +77,8 @@ def under_table(result: RunResult, shown: Collection[str], references: Iterable[
         "expert": board.expert,
     }
     meanings = {
-        board.expert: f"{board.expert}: {board.law}, what it scores itself.",
-        "start": "start: what training began from, on average over seeds.",
+        board.expert: f"Row {board.expert}: what {board.law} scores itself.",
+        "start": "Row start: what training began from, on average over seeds.",
     }
     return [
         f"Rows in order of {board.metric(board.rank_by).title}. {_over_seeds(result.seeds)}; "
@@ -133,19 +122,18 @@ def _bold(result: RunResult, board: Scoreboard) -> list[str]:
     if result.seeds == 1 or len(result.methods) == 1:
         return []
     return [
-        "Best in bold where it differs from every other method by more than the error of the "
-        f"difference, seed by seed, and is not better than the {board.expert}'s own."
+        "Bold: the best, where its difference from every other method, seed by seed, is beyond its "
+        f"error. No value above the {board.expert}'s own is called best."
     ]
 
 
 def _status(result: RunResult) -> str:
-    known = any(m.gap for m in result.methods.values())
-    away = f", away: that so many seeds ended more than {NEAR:g} above the best of the class"
+    if not any(m.gap for m in result.methods.values()):
+        return "Status ok: finite to the end, and no alarm. How near to its best nobody knows here."
     return (
-        "Status ok: finite to the end, and no alarm"
-        f"{' ; near the best of the class where a gap is known' if known else ''}"
-        f"{away if known else ''}."
-    ).replace(" ;", ";")
+        f"Status ok: finite to the end, no alarm, and within {NEAR:g} of the best of the class; "
+        "away counts the seeds that ended further off."
+    )
 
 
 def status(m: MethodResult) -> str:

@@ -78,7 +78,9 @@ class Screen(Sink):
         """A method has moved: medians over its seeds are shown."""
         method, done, updates, seconds = report[:4]
         tokens = float(report.tokens.sum())
-        metrics = {name: float(np.median(x)) for name, x in (report.metrics or {}).items()}
+        medians = {name: float(np.median(x)) for name, x in (report.metrics or {}).items()}
+        # what nothing was measured of yet is no number, and no column
+        metrics = {name: x for name, x in medians.items() if not np.isnan(x)}
         row = self._rows[method]
         row.state, row.share = "running", done / updates
         row.speed = tokens / seconds if seconds else 0.0

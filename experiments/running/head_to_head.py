@@ -213,10 +213,10 @@ def _introduce(
     plain, budget = configs.as_dict(config), config.budget
     recorder.say(f"{preset}: {spelled(plain['benchmark'])}")
     seeds = f"{budget.seeds} seed{'s'[: budget.seeds > 1]}"
-    data = f"{budget.demos} demos a seed" if budget.demos else "fresh demos"
+    data = scoreboards.rows(plain["benchmark"], budget.demos)
     recorder.say(
-        f"policy {spelled(plain['policy'])}; {seeds} x {budget.updates} updates x "
-        f"{budget.batch_size} strings; {data}; learning rate {config.optimiser.learning_rate:g}"
+        f"policy {spelled(plain['policy'])}; {seeds} x {budget.updates} updates, batches "
+        f"of {budget.batch_size}; {data}; learning rate {config.optimiser.learning_rate:g}"
     )
     for name, each in configs.resolve(config).items():
         recorder.say(f"  {name:<12} {each.claim().sentence}")

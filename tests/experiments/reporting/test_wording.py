@@ -1,0 +1,304 @@
+"""Every sentence of a report and of a table is true of the run that it is said of."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from experiments.reporting import report, results, scoreboards, tables, wording
+from experiments.reporting.pictures import pictures
+from experiments.reporting.schema import VARIED, Gap, HistoryLine, MethodResult, RunResult
+from fdiv.types import Look
+
+TEXT = {"name": "text", "path": "rows.jsonl", "divergence": "reverse_kl"}
+TWO = {"name": "two_template"}
+REWARDED = {"name": "rewarded", "divergence": "reverse_kl"}
+ARITHMETIC = {"name": "arithmetic", "divergence": "reverse_kl"}
+SOLID, DASHED = Look("s", "-", "likelihood"), Look("^", "--", "discriminator")
+
+
+def method(look: Look = SOLID, level: str = "sequence", **scores: list[float]) -> MethodResult:
+    return MethodResult(
+        minimises="js" if look == DASHED else "forward_kl",
+        level=level,
+        target="A sentence.",
+        group="any",
+        published=False,
+        look=look,
+        status="ok",
+        reason="",
+        seconds=1.0,
+        compile_seconds=1.0,
+        tokens=100.0,
+        learning_rate=0.1,
+        metrics={name: results.summary(seeds) for name, seeds in scores.items()},
+    )
+
+
+def gap(*values: float) -> Gap:
+    of = vars(results.summary(list(values)))
+    return Gap(**of, ended_in=[0] * len(values), local_optima=[0.1])
+
+
+def run(kind, benchmark, methods, **fields) -> RunResult:
+    plain = RunResult(
+        complete=True,
+        kind=kind,
+        benchmark=benchmark,
+        policy={"name": "full"},
+        seeds=3,
+        updates=10,
+        batch_size=8,
+        demos=0,
+        trials=1,
+        frontier=[],
+        class_optimum={},
+        expert={},
+        start={},
+        methods=methods,
+        notes=[],
+    )
+    return dataclasses.replace(plain, **fields)
+
+
+NEAR, FAR = gap(0.0001, 0.0002, 0.0001), gap(33.7, 33.8, 33.6)
+EXACT = {
+    "a": dataclasses.replace(
+        method(js=[0.1, 0.11, 0.1], valid=[0.7, 0.71, 0.7], entropy=[2.0, 2.1, 2.0]), gap=NEAR
+    ),
+    "b": dataclasses.replace(
+        method(DASHED, js=[0.6, 0.61, 0.6], valid=[0.95, 0.94, 0.95], entropy=[1.0, 1.1, 1.0]),
+        gap=FAR,
+    ),
+}
+OWN = {
+    "sft": method(validation_nll=[2.0, 2.01, 2.02], entropy=[30.0, 31.0, 32.0]),
+    "dpo": method(level="return", validation_nll=[2.5, 2.51, 2.52], margin_accuracy=[0.6] * 3),
+}
+RETURN = {
+    "rloo": method(level="return", regret=[0.1, 0.11, 0.1], reward=[0.99, 0.98, 0.99]),
+    "sft": method(regret=[0.3, 0.31, 0.3], reward=[0.5, 0.51, 0.5]),
+}
+CHECKED = {
+    "grpo": method(level="return", greedy_accuracy=[0.9, 0.91, 0.92], penalty=[1.0, 1.2, 1.1]),
+    "ppo": method(level="return", greedy_accuracy=[0.89, 0.92, 0.9]),
+}
+ONE = {
+    name: dataclasses.replace(
+        m, metrics={k: results.summary(x.seeds[:1]) for k, x in m.metrics.items()}, gap=None
+    )
+    for name, m in OWN.items()
+}
+TEMPERED = {"temperatures": [{"temperature": 1.0, "entropy": 2.0, "valid": 0.7}]}
+
+
+class Said(NamedTuple):
+    """A run, patterns that its texts hold, and patterns that would be false of it."""
+
+    run: RunResult
+    true: tuple[str, ...]
+    false: tuple[str, ...]
+
+
+CASES = {
+    "exact": Said(
+        run(
+            "exact",
+            TWO,
+            EXACT,
+            expert={"js": 0.0, "valid": 0.88, "entropy": 2.5},
+            start={"js": 0.3, "valid": 0.2},
+            class_optimum={"js": {"valid": 0.8, "entropy": 2.6, "js": 0.09}},
+        ),
+        (
+            *("Rows in order of JS", "new rows at every update", "stars the best policy"),
+            *("Row expert: what the law that demonstrations come from", "Row start"),
+            *("Colour is the divergence minimised", "solid: likelihood; dashed: discriminator"),
+            *("The gap is floored", "Bold: the best", "3 of 3 away", "within 0.005", "IQM over 3"),
+            "The fine dotted line is the expert's own value",
+        ),
+        ("grey line", "Tokens learned from differ", "optimum of the regularised", "teacher", "±"),
+    ),
+    "exact, SFT at temperatures": Said(
+        run("exact", TWO, EXACT | {"sft": dataclasses.replace(EXACT["a"], **TEMPERED)}),
+        ("The grey line is the SFT policy",),
+        ("stars the best", "Row expert", "Row start", "fine dotted line"),
+    ),
+    "exact, unequal tokens": Said(
+        run("exact", TWO, EXACT | {"b": dataclasses.replace(EXACT["b"], tokens=250.0)}),
+        ("Tokens learned from differ: 100 for a, 250 for b",),
+        ("same budget", "budget"),
+    ),
+    "exact, fixed rows and trials": Said(
+        run("exact", TWO, EXACT, demos=40, trials=3),
+        ("40 rows for each seed", "the best of 3 learning rates"),
+        ("new rows", "fresh", "none was searched"),
+    ),
+    "exact, colours shared": Said(
+        run("exact", TWO, EXACT | {"c": dataclasses.replace(EXACT["a"], minimises="mine")}),
+        ("Each method has the colour, line and mark of the legend",),
+        ("Colour is the divergence minimised",),
+    ),
+    "return": Said(
+        run("return", REWARDED, RETURN, expert={"reward": 0.9, "regret": 0.0}),
+        (
+            *("Rows in order of regret", "Row optimum: what the optimum of the regularised"),
+            "Each method has the colour, line",
+        ),
+        ("The gap is floored", "Row expert", "Colour is the divergence", "grey line", "estimated"),
+    ),
+    "verified": Said(
+        run("verified", ARITHMETIC, CHECKED, start={"greedy_accuracy": 0.6}),
+        (
+            *("Rows in order of greedy accuracy", "held-out problems, of which each seed draws"),
+            *("error of sampling together", "nobody knows here", "from the last batch"),
+        ),
+        ("expert: what", "exact, by enumerating", "grey line", "The gap", "stars"),
+    ),
+    "own data": Said(
+        run("sampled", TEXT, OWN, start={"validation_nll": 5.0}),
+        (
+            *("training rows drawn again at every update", "estimated from samples"),
+            *("Rows in order of validation NLL", "Row start"),
+        ),
+        ("fresh", "demonstrations", "Row expert", "Row teacher", "expert's law", "grey line"),
+    ),
+    "own data, a teacher": Said(
+        run(
+            "sampled",
+            TEXT,
+            OWN | {"gkd": method(js_token=[0.1, 0.11, 0.12], validation_nll=[2.2] * 3)},
+            demos=300,
+            expert={"entropy": 28.0, "entropy_stderr": 0.5, "validation_nll": 1.9},
+        ),
+        (
+            *("Row teacher: what a larger model trained on the same", "law of the teacher"),
+            "300 training rows, drawn once, for each seed",
+        ),
+        ("Row expert", "the expert", "every update", "optimum"),
+    ),
+    "own data, one seed": Said(
+        run("sampled", TEXT, ONE, seeds=1),
+        ("Values of one seed", "there is no interval", "standard error of sampling alone"),
+        ("IQM", r"95% interval\]", "Bold", r"\[\d", "dots are seeds"),
+    ),
+    "two seeds": Said(
+        run("exact", TWO, EXACT, seeds=2),
+        ("Two seeds: the intervals rest on a single difference",),
+        ("One seed",),
+    ),
+    "a task with a reward, not enumerated": Said(
+        run("sampled", REWARDED, RETURN, expert={"reward": 0.9}),
+        ("Row optimum", "estimated from samples", "new rows"),
+        ("Row expert", "teacher", "exact, by"),
+    ),
+    "merged": Said(
+        run("exact", TWO, {"a @ 1": EXACT["a"], "a @ 2": EXACT["b"]}, demos=VARIED, updates=VARIED),
+        ("updates or batches that vary", "numbers of rows that vary"),
+        ("The same start", "varied", "learning rates are those"),
+    ),
+}
+
+
+def said(result: RunResult) -> str:
+    """Every sentence of the report's text, table and captions."""
+    history: list[HistoryLine] = [
+        {"method": name, "seed": i, "update": 1, "tokens": 1, "own": 0.5}
+        | {metric: x.seeds[i] for metric, x in m.metrics.items()}
+        for name, m in result.methods.items()
+        for i in range(len(next(iter(m.metrics.values())).seeds))
+    ]
+    best = {
+        name: dataclasses.replace(m, best=0.1 if m.gap else None)
+        for name, m in result.methods.items()
+    }
+    result = dataclasses.replace(result, methods=best)
+    captions = [picture.caption for picture in pictures(result, history) if _drawn(picture.heading)]
+    return "\n".join([*wording.lead(result), tables.markdown(tables.ranking(result)), *captions])
+
+
+def _drawn(heading: str) -> bool:
+    """Pictures of every kind of run; the two others need a frontier or a learned reward."""
+    return heading == "Learning curves" or "iversity" in heading
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_kind_of_run_is_told_what_is_true_of_it(name):
+    case = CASES[name]
+    text = said(case.run)
+    assert [pattern for pattern in case.true if not re.search(pattern, text)] == [], text
+    assert [pattern for pattern in case.false if re.search(pattern, text)] == [], text
+
+
+def test_a_report_of_own_data_calls_its_expert_a_teacher(tmp_path: Path):
+    whole = CASES["own data, a teacher"].run
+    samples = [
+        {"method": who, "seed": 0, "index": 0, "prompt": "p", "completion": f"{who} wrote"}
+        for who in ("data", "expert", "sft")
+    ]
+    surroundings = {"command": "x", "commit": "", "python": "3", "packages": {}, "devices": []}
+    report.write(tmp_path / "r.html", whole, [], samples, surroundings | {"cores": 2}, {})
+    html = (tmp_path / "r.html").read_text()
+    assert "<td>teacher</td><td>expert wrote</td>" in html
+    assert "<td>expert</td>" not in html
+
+
+@pytest.mark.parametrize("kind", scoreboards.SCOREBOARDS)
+def test_rows_are_ordered_by_a_column_that_is_shown(kind):
+    board = scoreboards.SCOREBOARDS[kind]
+    assert board.rank_by in board.columns
+
+
+STATUS = {
+    "ok": dataclasses.replace(EXACT["a"]),
+    "3 of 3 away": EXACT["b"],
+    "alarm": dataclasses.replace(EXACT["a"], alarms=["It has collapsed."]),
+    "diverged": dataclasses.replace(EXACT["b"], status="diverged"),
+}
+
+
+@pytest.mark.parametrize("status", STATUS)
+def test_a_method_is_ok_only_where_nothing_speaks_against_it(status):
+    assert wording.status(STATUS[status]) == status
+
+
+BOLD = {  # two methods' seeds, the expert's own value -> whose is bold in `valid`
+    "apart": ([0.7, 0.71, 0.7], [0.5, 0.51, 0.5], 0.88, "a"),
+    "apart, seed by seed": ([0.7, 0.5, 0.3], [0.69, 0.489, 0.29], 0.88, "a"),
+    "within the error": ([0.7, 0.72, 0.68], [0.69, 0.73, 0.66], 0.88, None),
+    "the same to what is shown": ([0.70001] * 3, [0.70002] * 3, 0.88, None),
+    "above the expert": ([0.95, 0.951, 0.95], [0.5, 0.51, 0.5], 0.88, None),
+    "one seed": ([0.7], [0.5], 0.88, None),
+}
+
+
+@pytest.mark.parametrize("name", BOLD)
+def test_only_a_winner_is_bold(name):
+    a, b, expert, winner = BOLD[name]
+    methods = {"a": method(js=a, valid=a), "b": method(js=b, valid=b)}
+    whole = run("exact", TWO, methods, expert={"valid": expert}, seeds=len(a))
+    table = tables.ranking(whole)
+    column = table.titles.index("valid")
+    assert [row[0].text for row in table.rows if row[column].best] == ([winner] if winner else [])
+
+
+DIGITS = {  # seeds, an estimate's standard error, estimated -> the cell
+    "exact": ([0.12345, 0.12355, 0.12346], None, False, r"0.1235 \[0.1233, 0.1236\]"),
+    "estimated": ([0.40, 0.55, 0.61], None, True, r"0.5 \[0.3, 0.8\]"),  # half-width .26
+    "estimated, sharp": ([0.501, 0.503, 0.502], None, True, r"0.502 \[0.500, 0.504\]"),
+    "large": ([30.0, 41.0, 52.0], None, True, r"41 \[14, 68\]"),  # 4.303 x 11 / sqrt(3) = 27.3
+    "one seed": ([0.5123], 0.02, True, "0.51 ± 0.020"),
+    "one seed, its error unknown": ([0.5123], None, True, "0.51"),
+    "one seed, exact": ([0.5123], None, False, "0.5123"),
+}
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_digits_are_those_that_the_error_supports(name):
+    seeds, error, estimated, cell = DIGITS[name]
+    scores = dataclasses.replace(results.summary(seeds), stderr=[error] if error else None)
+    assert re.fullmatch(cell, tables.interval(scores, estimated))
