@@ -194,6 +194,8 @@ class ClassOptima:
 
 
 def _optima(data: dict[str, Any]) -> dict[str, ClassOptimum]:
+    if not data:
+        raise ValueError("it holds no optimum")
     optima = {key: ClassOptimum(**value) for key, value in data.items()}
     shapes.check(optima, dict[str, ClassOptimum])
     return optima

@@ -83,11 +83,23 @@ def _result(context: RunContext, methods: dict[str, MethodResult], complete: boo
 
 def _report(folder: RunFolder, result: RunResult, changed: Mapping[str, object]) -> None:
     history = schema.history(folder.lines(METRICS))
+    if lacking := _without_end(result, history):
+        print(f"{METRICS} lacks the end of {', '.join(lacking)}: their curves are not whole.")
     drawn = pictures.draw(result, history, folder.path / "figures")
     environment = run_folder.environment()
     samples = folder.lines(SAMPLES)
     folder.list_figures()
     report.write(folder.path / "report.html", result, drawn, samples, environment, changed)
+
+
+def _without_end(result: RunResult, history: Sequence[schema.HistoryLine]) -> list[str]:
+    """Methods whose last evaluation is not among the lines on every seed: some were lost."""
+    ends = {(x["method"], x["seed"]) for x in history if x["update"] == result.updates}
+    return [
+        name
+        for name, m in result.methods.items()
+        if m.status == "ok" and any((name, seed) not in ends for seed in range(result.seeds))
+    ]
 
 
 def _show(context: RunContext, result: RunResult, ranking: tables.Ranking) -> None:

@@ -189,7 +189,7 @@ def split_lines(content: bytes, check: Callable[[dict[str, Any]], None]) -> Line
                 raise Damaged(f"it is a {type(value).__name__}, not an object")
             check(value)
         except SHAPE as error:
-            if number != last:
+            if number != last or not text.startswith(b"{"):
                 bad.append((number, text, _reason(error)))
         else:
             good.append((text, value))

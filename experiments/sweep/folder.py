@@ -23,6 +23,7 @@ from fdiv.types import UsageError
 
 COUNT = "of"  # the field of a plan's line that says how many there are
 PARTS = ("runs", "ends", "leases", "logs", "slurm")
+STATES = ("done", "failed", "refused", "preempted")  # how an attempt at a line may end
 MOST_DEATHS = 3  # a line that has cost so many workers is not tried again until `resume`
 
 
@@ -146,6 +147,8 @@ def name(line: Line) -> str:
 
 def _end(data: dict[str, Any]) -> End:
     shapes.check(data, End)
+    if data["state"] not in STATES:
+        raise ValueError(f"its state is {data['state'][:40]!r}")
     return cast(End, {name: data[name] for name in End.__annotations__})
 
 
