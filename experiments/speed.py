@@ -4,7 +4,8 @@ writes nothing.
 The limit that a method is held against is sampling alone: as many strings of the same policy, on
 the same seeds side by side, and nothing learned from them. A teacher, where the benchmark has one,
 is used untrained: its speed is the same. `python -m experiments.speed start [PRESET] [flags]` times
-what comes before the first update."""
+what comes before the first update; `python -m experiments.speed head [flags]` a divergence over a
+large vocabulary."""
 
 from __future__ import annotations
 
@@ -198,4 +199,8 @@ if __name__ == "__main__":
         from experiments.running import start_up
 
         sys.exit(start_up.main(sys.argv[2:]))
+    if sys.argv[1:2] == ["head"]:
+        from experiments.running import head_speed
+
+        sys.exit(head_speed.main(sys.argv[2:]))
     sys.exit(cli.run(main, "experiments.speed"))

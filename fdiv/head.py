@@ -221,6 +221,7 @@ def _chunks(counts: Array, vocab: int, chunk: int | None) -> _Chunks:
     if size >= tokens:
         return _Chunks(counts, None, tokens, 1)
     number = -(-tokens // size)
+    size = -(-tokens // number)  # chunks of one size, so that the last one is not mostly empty
     order = jnp.argsort(~counts, axis=1, stable=True).astype(jnp.int32)
     order = jnp.where(jnp.take_along_axis(counts, order, axis=1), order, tokens)
     order = jnp.pad(order, [(0, 0), (0, number * size - tokens)], constant_values=tokens)

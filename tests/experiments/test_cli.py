@@ -10,7 +10,7 @@ import pytest
 
 from experiments import card, check_gradients, cli, compare, doctor, show_data, speed, train
 from experiments.figures import __main__ as figures
-from experiments.running import start_up
+from experiments.running import head_speed, start_up
 from experiments.sweep import __main__ as sweep
 
 COMMANDS = {
@@ -256,6 +256,17 @@ def test_speed_start_has_help(capsys):
     assert "python -m experiments.speed start" in capsys.readouterr().out
 
 
+def test_speed_head_prints_memory_and_time_of_three_ways(capsys):
+    """At this size a chunk holds all, so that no fifteenth is saved: exit code 1."""
+    small = ["--tokens", "64", "--timed-tokens", "8", "--width", "4", "--repetitions", "1"]
+    assert head_speed.main(["--vocabularies", "32", *small]) == 1
+    printed = capsys.readouterr().out
+    for way in ("plain", "checkpointed", "fused"):
+        assert f" {way} " in printed
+    assert head_speed.main(["--vocabularies", "1", *small]) == 2
+    assert head_speed.main(["--divergence", "nothing", *small]) == 2
+
+
 def test_a_method_that_lacks_its_expert_is_refused_before_anything_is_written(tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"prompt": "q{i}", "completion": "a{i}"}}\n' for i in range(40)))
@@ -269,6 +280,7 @@ def test_a_method_that_lacks_its_expert_is_refused_before_anything_is_written(tm
 SCRIPTS = {
     **{name: functools.partial(cli.run, main, name) for name, (main, _) in COMMANDS.items()},
     "speed start": start_up.main,
+    "speed head": head_speed.main,
     "card": card.main,
     "check_gradients": check_gradients.main,
     "doctor": doctor.main,
