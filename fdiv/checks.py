@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 
 from fdiv.ranges import LARGEST_SEED, Range, check_value
-from fdiv.types import Components, Method, Model, TokenMDP, UsageError
+from fdiv.types import Components, Method, Model, Params, Policy, TokenMDP, UsageError
 
 
 def at_least(field: str, value: float, least: float) -> None:
@@ -77,7 +78,7 @@ def buildable(method: Method, components: Components) -> None:
 def one_vocabulary(components: Components) -> None:
     """Policy, expert and reference all give a law over the task's V symbols, or a `UsageError`."""
     mdp = components.mdp
-    own = Model(components.policy, jax.eval_shape(components.policy.init, jax.random.key(0)))
+    own = Model(components.policy, _initial(components.policy))
     reference = None if mdp.regulariser is None else mdp.regulariser.reference
     models = {"policy": own, "expert": mdp.expert, "reference": reference}
     for name, model in models.items():
@@ -90,5 +91,23 @@ def one_vocabulary(components: Components) -> None:
 
 def _symbols(model: Model) -> int:
     """V of a model's next-token laws, without computing any."""
-    read = lambda params, tokens: model.policy.head(params, model.policy.trunk(params, tokens))
-    return jax.eval_shape(read, model.params, jnp.zeros((1, 1), jnp.int32)).shape[-1]
+    leaves, tree = jax.tree.flatten(model.params)
+    return _symbols_of(
+        model.policy, tree, tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves)
+    )
+
+
+# a deep network is slow to trace, and all methods of a run ask for the same
+
+
+@functools.lru_cache(maxsize=32)
+def _initial(policy: Policy) -> Params:
+    """The shapes of a policy's parameters."""
+    return jax.eval_shape(policy.init, jax.random.key(0))
+
+
+@functools.lru_cache(maxsize=32)
+def _symbols_of(policy: Policy, tree: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> int:
+    params = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
+    read = lambda params, tokens: policy.head(params, policy.trunk(params, tokens))
+    return jax.eval_shape(read, params, jnp.zeros((1, 1), jnp.int32)).shape[-1]

@@ -56,4 +56,5 @@ class Markov:
         rows = np.maximum(draw.dirichlet(np.full(self.vocab, self.concentration), states), 1e-4)
         rows /= rows.sum(1, keepdims=True)
         hazard = draw.beta(2.0, 2.0 * self.mean_length, (states, 1))
+        hazard = np.clip(hazard, 1e-9, 1 - 1e-9)  # an extreme mean rounds to 0 or 1
         return np.log(np.concatenate([(1 - hazard) * rows, hazard], axis=1))

@@ -66,8 +66,10 @@ class Rewarded:
         self._check()
         try:
             base = self.base.build()
-        except UsageError as error:
-            raise error.under("base") from error
+            exact.refuse_unless_enumerable(base.vocab, base.horizon, base.eos)
+        except UsageError as error:  # there is no limit to raise here
+            fix = error.fix.replace(", or raise the limit", "")
+            raise UsageError(f"base.{error.field}", error.value, error.problem, fix) from error
         score = self._score(base)
         with jax.enable_x64(True):
             space = exact.enumerate_strings(base.vocab, base.horizon, base.eos)

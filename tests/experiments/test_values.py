@@ -270,6 +270,14 @@ def test_moments_of_an_optimiser(optimiser, kept):
     assert footprint.moments(make_config(optimiser=optimiser, warm_up=5)) == kept
 
 
+@pytest.mark.parametrize("field", ["vocab", "horizon"])
+def test_the_language_of_a_reward_is_named_where_it_is_too_large(field):
+    config = set_to(make_config(benchmark=Rewarded()), f"benchmark.base.{field}", 1000)
+    with pytest.raises(UsageError, match="over the limit") as refused:
+        assemble.task(config)
+    assert refused.value.field == "benchmark.base.horizon"
+
+
 def test_enumerated_strings_and_rows_are_counted_before_they_are_made():
     long = make_config(exact_limit=2**31 - 1)
     long = set_to(long, "benchmark.horizon", 19)  # 3^19 = 1,162,261,467 strings
