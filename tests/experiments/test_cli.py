@@ -8,7 +8,18 @@ import json
 
 import pytest
 
-from experiments import card, check_gradients, cli, compare, doctor, show_data, speed, train
+from experiments import (
+    card,
+    check_gradients,
+    check_model,
+    cli,
+    compare,
+    doctor,
+    show_data,
+    smollm2,
+    speed,
+    train,
+)
 from experiments.figures import __main__ as figures
 from experiments.running import head_speed, start_up
 from experiments.sweep import __main__ as sweep
@@ -286,6 +297,8 @@ SCRIPTS = {
     "doctor": doctor.main,
     "figures": figures.main,
     "show_data": show_data.main,
+    "check_model": check_model.main,
+    "smollm2": smollm2.main,
     "sweep": sweep.main,
 }
 
