@@ -300,7 +300,8 @@ def _check_summary(name: str, one: Summary) -> None:
 
 def _summary(data: Json, of: type[Scores] = Summary) -> Scores:
     """Earlier results gave one seed an interval of no width; there is none."""
-    return of(**data | ({"ci95": None} if len(data["seeds"]) == 1 else {}))
+    scores = of(**data)
+    return dataclasses.replace(scores, ci95=None) if len(scores.seeds) == 1 else scores
 
 
 def _look_of_kind(kind: str) -> Look:
