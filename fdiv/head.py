@@ -42,7 +42,8 @@ from jax.custom_derivatives import SymbolicZero
 from fdiv.checks import present
 from fdiv.types import Divergence, Readout, UsageError
 
-CHUNK_ELEMENTS = 1 << 23  # of one array [chunk, V]: 32 MiB in float32
+CHUNK_ELEMENTS = 1 << 22  # of one array [chunk, V]: 16 MiB in float32
+FEWEST_TOKENS = 56  # of a chunk: with fewer, adding to dW takes longer than computing it
 # into how many contiguous parts rows are parted over devices: tokens are not moved between them
 _ROW_BLOCKS = contextvars.ContextVar("row_blocks", default=1)
 
@@ -217,7 +218,7 @@ class _Chunks(NamedTuple):
 def _chunks(counts: Array, vocab: int, chunk: int | None) -> _Chunks:
     """Of tokens [blocks, M], those that count."""
     blocks, tokens = counts.shape
-    size = max(1, (chunk or max(1, CHUNK_ELEMENTS // vocab)) // blocks)
+    size = max(1, (chunk or max(FEWEST_TOKENS, CHUNK_ELEMENTS // vocab)) // blocks)
     if size >= tokens:
         return _Chunks(counts, None, tokens, 1)
     number = -(-tokens // size)
@@ -541,8 +542,8 @@ def divergence(
     nats; a scalar.
 
     `weights` is [...] as features are [..., D]: tokens of weight 0 are not computed. The two may
-    differ in width, not in V. `chunk`: tokens at once, by default `CHUNK_ELEMENTS / V`. Raises
-    `UsageError` for unlike vocabularies."""
+    differ in width, not in V. `chunk`: tokens at once, by default `CHUNK_ELEMENTS / V`, or
+    `FEWEST_TOKENS` if that is more. Raises `UsageError` for unlike vocabularies."""
     return _summed(_divergence_at(d), (own, target), (), weights, chunk)
 
 

@@ -361,6 +361,7 @@ def test_a_transformer_goes_through_its_readout(monkeypatch):
 
     wanted = losses(policy._replace(readout=None))
     monkeypatch.setattr(head, "CHUNK_ELEMENTS", 5 * V)
+    monkeypatch.setattr(head, "FEWEST_TOKENS", 5)
     near(losses(policy), wanted, 1e-5)
 
 
@@ -407,6 +408,7 @@ METHODS = {
 def test_no_method_holds_all_tokens_and_symbols(name, monkeypatch):
     """Neither in its preparation nor in its loss and gradient; without a readout all of them do."""
     monkeypatch.setattr(head, "CHUNK_ELEMENTS", 5 * V)
+    monkeypatch.setattr(head, "FEWEST_TOKENS", 5)
     _, params, _, strings = transformer()
 
     def largest(policy):
