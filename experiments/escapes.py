@@ -35,6 +35,15 @@ def finite_json(value: Any) -> Any:
     return value
 
 
+def numbers(value: Any) -> Any:
+    """Numbers that `finite_json` wrote, read: the other way round. For data without other words."""
+    if isinstance(value, dict):
+        return {key: numbers(x) for key, x in value.items()}
+    if isinstance(value, list):
+        return [numbers(x) for x in value]
+    return math.nan if value is None else float(value) if value in ("inf", "-inf") else value
+
+
 def one_line(text: str) -> str:
     """Text without line breaks, tabs and other control characters: each stretch of them is one
     space."""

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from experiments import escapes
 from experiments.assemble import Task
 from experiments.config import Evaluation
 from experiments.evaluation.evaluator import (
@@ -196,7 +197,7 @@ class ClassOptima:
 def _optima(data: dict[str, Any]) -> dict[str, ClassOptimum]:
     if not data:
         raise ValueError("it holds no optimum")
-    optima = {key: ClassOptimum(**value) for key, value in data.items()}
+    optima = {key: ClassOptimum(**escapes.numbers(value)) for key, value in data.items()}
     shapes.check(optima, dict[str, ClassOptimum])
     return optima
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from experiments import escapes
 from experiments.evaluation.frontier import FrontierPoint
 from experiments.reporting import metrics as table
 from experiments.storage import files, shapes
@@ -281,7 +282,7 @@ def method(data: Json) -> MethodResult:
     fields["metrics"] = {table.current(n): _summary(s) for n, s in data["metrics"].items()}
     fields["infinite"] = [table.current(name) for name in data["infinite"]]
     fields["gap"] = _summary(data["gap"], Gap) if data["gap"] else None
-    fields["trials"] = [Trial(**x) for x in data.get("trials", [])]
+    fields["trials"] = [Trial(**escapes.numbers(x)) for x in data.get("trials", [])]
     fields["temperatures"] = [table.current_names(x) for x in data.get("temperatures", [])]
     fields["against"] = _comparison(data["against"]) if data.get("against") else None
     result = MethodResult(**fields)

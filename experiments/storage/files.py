@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
+from experiments import escapes
 from experiments.storage import whole
 from fdiv.types import UsageError
 
@@ -34,13 +35,15 @@ class Damaged(ValueError):
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, default=plain) + "\n")
+    """Write whole or not at all. Infinity, for which JSON has no name, is the string "inf"
+    (`escapes.finite_json`), and NaN is null."""
+    own = escapes.finite_json(json.loads(json.dumps(value, default=plain)))
+    write_text(path, json.dumps(own, indent=1, allow_nan=False) + "\n")
 
 
 def write_checked(path: Path, value: Mapping[str, Any]) -> None:
     """The same of an object, with a checksum for `read`."""
-    own = json.loads(json.dumps(value, default=plain))
+    own = escapes.finite_json(json.loads(json.dumps(value, default=plain)))
     write_json(path, {**own, CHECKSUM: checksum(own)})
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from experiments import paths
+from experiments import escapes, paths
 from experiments.config import difference
 from experiments.storage import files
 from experiments.storage.files import write_json
@@ -43,13 +43,18 @@ def file_name(method: str) -> str:
     return method.replace(":", "-").replace("/", "-")
 
 
+def _as_kept(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity as a file gives it back."""
+    return escapes.finite_json(json.loads(json.dumps(identity, default=files.plain)))
+
+
 class RunFolder:
     """The folder of one config. Opening it raises `UsageError` if it holds anything else; nothing
     is then touched. What another config left there before its first update was finished is no
     obstacle: `create` clears it away."""
 
     def __init__(self, out: Path, identity: dict[str, Any]):
-        self.path, self._identity = Path(out), json.loads(json.dumps(identity, default=files.plain))
+        self.path, self._identity = Path(out), _as_kept(identity)
         self.refuse_if_taken()
 
     def refuse_if_taken(self) -> None:

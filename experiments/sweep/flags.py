@@ -110,7 +110,7 @@ def _by_command_line(preset: str, words: Sequence[str], where: str) -> Config:
 def _quickly(preset: str, given: Sequence[Given]) -> Config | None:
     """The config from each value alone; None where a flag or a value is not known to be one."""
     leaves = _leaves(preset, len(cli.IMPORTED))
-    config = cli.presets()[preset][1] if preset in cli.presets() else None
+    config = presets(len(cli.IMPORTED)).get(preset)
     if config is None or any(flag not in leaves for flag, _ in given):
         return None
     for flag, values in given:
@@ -149,10 +149,16 @@ def _value(kind: Any, words: tuple[str, ...]) -> Any:
 
 
 @functools.cache
+def presets(imported: int) -> dict[str, Config]:
+    """The configs of all presets, with those of so many imported files."""
+    return {name: config for name, (_, config) in cli.presets().items()}
+
+
+@functools.cache
 def _leaves(preset: str, imported: int) -> dict[str, Leaf]:
     """The flags of a preset whose values are no groups; `imported` files may bring more presets."""
-    known = cli.presets()
-    return dict(_of(known[preset][1], (), "")) if preset in known else {}
+    known = presets(imported)
+    return dict(_of(known[preset], (), "")) if preset in known else {}
 
 
 def _of(node: Any, path: tuple[str, ...], prefix: str) -> Iterable[tuple[str, Leaf]]:

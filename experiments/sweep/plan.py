@@ -14,6 +14,7 @@ from experiments import config as configs
 from experiments.storage import files
 from experiments.sweep import flags, grid
 from experiments.sweep.folder import PARTS, Line, SweepFolder, plan_text, sound_lines
+from fdiv import ranges
 from fdiv.types import UsageError
 
 SHOWN = 24  # words of a point in an error
@@ -83,12 +84,27 @@ def _checked(preset: str, words: tuple[str, ...], imported: int, where: str) -> 
     known = (preset, words, imported)
     if known not in _configs:
         config = flags.parsed(preset, words, where)
-        validation.check(config, cli.presets()[preset][1])
-        _build(_of_task(config))
+        _validate(preset, config, imported)
         _configs[known] = config
     return _configs[known]
 
 
+def _validate(preset: str, config: configs.Config, imported: int) -> None:
+    """All checks of a config, once for those that differ in their seed alone: of these the seed's
+    range is looked at."""
+    shape = (preset, imported, configs.replace(config, seed=0))
+    try:
+        if shape in _sound:
+            return ranges.check_ranges(config.budget)
+    except TypeError:  # a user's own group may hold what has no hash
+        shape = None
+    validation.check(config, flags.presets(imported)[preset])
+    _build(_of_task(config))
+    if shape is not None:
+        _sound.add(shape)
+
+
+_sound: set[tuple] = set()  # configs that have passed all checks, their seed 0
 _configs: dict[tuple, configs.Config] = {}  # of lines, which the estimate of costs asks for again
 
 

@@ -6,21 +6,25 @@ from __future__ import annotations
 import ast
 import csv
 import dataclasses
+import functools
 import html
 import io
 import json
+import math
 import re
 import shlex
 import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from experiments import cli, escapes
 from experiments.gradients import card
-from experiments.reporting import report, results, style, tables
-from experiments.reporting.schema import MethodResult, RunResult
+from experiments.reporting import report, results, schema, style, tables
+from experiments.reporting.schema import MethodResult, RunResult, Trial
+from experiments.storage import files
 from fdiv.types import Look
 
 ROOT = Path(__file__).parents[2]
@@ -212,6 +216,24 @@ def test_json_holds_what_json_can():
     plain = escapes.finite_json(given)
     assert plain == {"a": [None, "inf"], "b": {"c": "-inf"}, "d": [1, True, "x"]}
     assert json.dumps(plain, allow_nan=False)
+    again = escapes.numbers(plain | {"d": [1]})
+    assert math.isnan(again["a"][0])
+    assert (again["a"][1], again["b"], again["d"]) == (math.inf, {"c": -math.inf}, [1])
+
+
+def test_what_a_run_writes_is_json_for_other_programs(tmp_path):
+    """A learning rate that diverged has no finite score, and a policy no finite divergence."""
+    strict = functools.partial(json.loads, parse_constant=pytest.fail)
+    value = {"score": float("inf"), "row": np.array([np.nan, 1.0])}
+    files.write_checked(tmp_path / "a.json", value)
+    assert strict((tmp_path / "a.json").read_text())["score"] == "inf"
+    assert files.load(tmp_path / "a.json", dict)["row"] == [None, 1.0]
+    result = run(["sft"])
+    trials = [Trial(0.1, float("inf")), Trial(0.2, 1.0)]
+    tried = dataclasses.replace(result.methods["sft"], trials=trials)
+    schema.write(tmp_path / "r.json", dataclasses.replace(result, methods={"sft": tried}))
+    strict((tmp_path / "r.json").read_text())
+    assert schema.read(tmp_path / "r.json").methods["sft"].trials == trials
 
 
 # --- locales --------------------------------------------------------------------------------------
