@@ -253,7 +253,7 @@ def _sound(source: Source) -> Iterator[None]:
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         problem = f"is not {source.kind} that can be read ({_brief(error)})."
         raise refuse(source.path, problem, f"Give a sound {source.kind} file.") from error
 

@@ -6,6 +6,8 @@ import ast
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from experiments.data import files
@@ -89,3 +91,17 @@ def test_nothing_reads_data_that_could_run():
                 if isinstance(node, ast.Call):
                     given = {k.arg: ast.unparse(k.value) for k in node.keywords}
                     assert given.get("allow_pickle", "False") == "False", path
+
+
+def test_a_tables_names_and_cells_that_are_no_text(tmp_path):
+    """A cell is a bad row, a name is an error of the file."""
+    cells = pa.array([b"ok", b"\xff\xfe", b"fine"])
+    prompts = pa.Array.from_buffers(pa.string(), 3, cells.buffers())
+    path = tmp_path / "cells.parquet"
+    pq.write_table(pa.table({"prompt": prompts, "completion": ["a", "b", "c"]}), path)
+    part = files.read_share(Text(path=path), Share(0, 1))
+    assert [number for number, _ in part.pieces[0].bad] == [2]
+    named = tmp_path / "named.parquet"
+    pq.write_table(pa.table({"promptQZQZ": ["a"], "completion": ["b"]}), named, store_schema=False)
+    named.write_bytes(named.read_bytes().replace(b"QZQZ", b"\xff\xfe\xfd\xfc"))
+    assert isinstance(files.read_share(Text(path=named), Share(0, 1)).error, UsageError)
