@@ -25,7 +25,10 @@ def test_a_small_grid(made):
     for cell in cells.values():
         for key, most in (("quality", 1.0), ("diversity", 6 * np.log(3))):
             low, high = cell[key]["ci95"]
-            assert 0 < low <= cell[key]["mean"] <= high <= most
+            assert 0 < cell[key]["mean"] <= most
+            # of two seeds: mean +- 12.706 |a - b| / 2
+            apart = abs(np.subtract(*cell[key]["seeds"]))
+            assert high - low == pytest.approx(12.706 * apart, rel=1e-3)
             assert len(cell[key]["seeds"]) == 2
     assert sorted(values["by_quality"]["js"]) == [0.0, 0.3]
 
