@@ -123,7 +123,8 @@ def discriminator(
         return jax.lax.scan(step, state, jax.random.split(key, steps))[0]
 
     def check(state, held_out: Evidence, samples: Evidence, demos: Evidence) -> dict:
-        return health(*(logits_of(state[0], x) for x in (held_out, samples, demos))) | {
+        logits = [logits_of(state[0], x) for x in (held_out, samples, demos)]
+        return health(logits[0], logits[1], logits[2]) | {
             "length_accuracy": length_accuracy(
                 demos.sequences, samples.sequences, held_out.sequences
             )
@@ -190,31 +191,44 @@ def roughness(
 # --- health ---------------------------------------------------------------------------------------
 
 
-def health(held_out: Array, samples: Array, demos: Array) -> dict[str, Array]:
+class Places(NamedTuple):
+    """For `health`: which logits [B, K] count, of each of its three arguments."""
+
+    held_out: Array
+    samples: Array
+    demos: Array
+
+
+def health(
+    held_out: Array, samples: Array, demos: Array, places: Places | None = None
+) -> dict[str, Array]:
     """From logits [B, K] on held-out demonstrations, fresh samples and the training demonstrations.
 
     `d_accuracy` is on strings the discriminator has not seen; `d_accuracy_train` has the training
     demonstrations in their place, so the difference is overfitting. `d_calibration` is the expected
-    calibration error over ten bins (Guo et al. 2017), `d_saturated` the share of |logit| > 10."""
-    right = lambda real: 0.5 * (_share(real > 0) + _share(samples <= 0))
+    calibration error over ten bins (Guo et al. 2017), `d_saturated` the share of |logit| > 10.
+    `places` leaves out what is no action; None: every logit counts."""
+    if places is None:
+        places = Places(*(jnp.ones_like(x, bool) for x in (held_out, samples, demos)))
+    real, fake, seen = places
+    right = lambda logits, where: 0.5 * (_share(logits > 0, where) + _share(samples <= 0, fake))
+    large = lambda logits, where: _share(jnp.abs(logits) > 10, where)
     return {
-        "d_accuracy": right(held_out),
-        "d_accuracy_train": right(demos),
-        "d_calibration": _calibration(held_out, samples),
-        "d_saturated": 0.5 * (_share(jnp.abs(held_out) > 10) + _share(jnp.abs(samples) > 10)),
+        "d_accuracy": right(held_out, real),
+        "d_accuracy_train": right(demos, seen),
+        "d_calibration": _calibration(held_out, samples, real, fake),
+        "d_saturated": 0.5 * (large(held_out, real) + large(samples, fake)),
     }
 
 
-def _share(x: Array) -> Array:
-    return jnp.mean(x.astype(jnp.float32))
+def _share(x: Array, where: Array) -> Array:
+    return jnp.mean(x.astype(jnp.float32), where=where)
 
 
-def _calibration(real: Array, fake: Array) -> Array:
+def _calibration(real: Array, fake: Array, real_at: Array, fake_at: Array) -> Array:
     logits = jnp.concatenate([real.ravel(), fake.ravel()])
     label = jnp.concatenate([jnp.ones(real.size), jnp.zeros(fake.size)])
-    weight = jnp.concatenate(
-        [jnp.full(real.size, 0.5 / real.size), jnp.full(fake.size, 0.5 / fake.size)]
-    )
+    weight = jnp.concatenate([0.5 * at.ravel() / at.sum() for at in (real_at, fake_at)])
     return calibration(Predictions(logits, label, weight))
 
 

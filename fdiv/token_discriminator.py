@@ -20,7 +20,7 @@ from jax.nn import softplus
 
 from fdiv import tokens as tk
 from fdiv.checks import present
-from fdiv.discriminator import State, Training, health, length_accuracy
+from fdiv.discriminator import Places, State, Training, health, length_accuracy
 from fdiv.types import Components, Divergence, Params, Sequences
 
 
@@ -98,17 +98,14 @@ def token_discriminator(
         """On held-out demonstrations, fresh tokens of the policy, and training demonstrations."""
 
         def logits(x: Prefixes, tokens: Array) -> Array:
-            mask = x.sequences.mask
-            picked = tk.pick(ratio_of(state[0], x), tokens, mask)
-            # a place without an action repeats the string's first one
-            first = jnp.argmax(mask, axis=1)[:, None]
-            return jnp.where(mask, picked, jnp.take_along_axis(picked, first, axis=1))
+            return tk.pick(ratio_of(state[0], x), tokens, x.sequences.mask)
 
         fresh = jax.random.categorical(key, held_out.log_q)
         measured = health(
             logits(held_out, held_out.sequences.tokens),
             logits(held_out, fresh),
             logits(demos, demos.sequences.tokens),
+            Places(held_out.sequences.mask, held_out.sequences.mask, demos.sequences.mask),
         )
         lengths = length_accuracy(demos.sequences, demos.sequences, held_out.sequences)
         return measured | {"length_accuracy": lengths}

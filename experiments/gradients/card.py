@@ -26,7 +26,17 @@ TITLES = {
     "token": "token,\npolicy's prefixes",
     "token_expert": "token,\nexpert's prefixes",
 }
-COLUMNS = ("objective", "verdict", "cosine", "norm ratio", "rel. error", "variance", "trained")
+COLUMNS = (
+    "objective",
+    "verdict",
+    "cosine",
+    "norm ratio",
+    "rel. error",
+    "variance",
+    "trained",
+    "batches of 2",
+    "off ratio 1",
+)
 MARKS = ("<!-- card: begin -->", "<!-- card: end -->")  # in a page that holds a card
 EXACT = 1e-6
 # Even steps of colour are even steps of the angle, since most cosines are close to 1.
@@ -43,8 +53,10 @@ def show(rows: Rows) -> None:
     table = Table(box=None, padding=(0, 1), header_style="bold", caption_justify="left")
     table.caption = (
         "Cosine, norm ratio and relative error are against what the objective claims; the "
-        "variance is one string's (trace of covariance). Discriminators are optimal; the last "
-        "column is the cosine with a trained one."
+        "variance is one string's (trace of covariance). Discriminators are optimal; `trained` is "
+        "the cosine with a trained one. `batches of 2`: cosine and norm ratio of the expectation "
+        "over batches of two strings against the population's. `off ratio 1`: relative error of "
+        "the clip after the policy has moved."
     )
     for title in COLUMNS:
         table.add_column(title, justify="left" if title in COLUMNS[:2] else "right")
@@ -62,7 +74,15 @@ def _lines(rows: Rows) -> Iterator[list[str]]:
                 f"{row['relative_error']:.1e} {row['variance']:.3g}"
             ).split()
             trained = rows.get(f"{label} (trained)")
-            yield [label, row["verdict"], *numbers, f"{trained['cosine']:.4f}" if trained else ""]
+            few, moved = row.get("in_batches"), row.get("off_ratio")
+            yield [
+                label,
+                row["verdict"],
+                *numbers,
+                f"{trained['cosine']:.4f}" if trained else "",
+                f"{few['cosine']:.4f} x {few['norm_ratio']:.4f}" if few else "",
+                "" if moved is None else f"{moved:.1e}",
+            ]
 
 
 def markdown(rows: Rows) -> str:

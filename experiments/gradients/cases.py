@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.gradients import targets
+from experiments.gradients import batches, targets
+from experiments.gradients.batches import InBatches
 from experiments.gradients.targets import QUICK, Targets
 from experiments.gradients.world import BETA, World
 from fdiv import tokens as tk
@@ -63,6 +64,8 @@ class Measured(NamedTuple):
     variance: float  # of one string's estimate: the trace of its covariance
     critic: str | None  # "optimal" or "trained", where a critic is learned
     at_expert: float  # norm of the gradient where the policy is the expert, over its norm here
+    in_batches: InBatches | None = None  # where it has a baseline
+    off_ratio: float | None = None  # where it has a clip
 
 
 def measure(world: World, case: Case, trained: dict[Any, Params]) -> list[Measured]:
@@ -71,9 +74,10 @@ def measure(world: World, case: Case, trained: dict[Any, Params]) -> list[Measur
     `trained` keeps discriminators that serve several cases.
     """
     method = case.method
-    if isinstance(method, Adversarial):  # `prepare` must not move the discriminator
-        method = dataclasses.replace(method, discriminator_learning_rate=1e-30)
-    enumerated, sampled = (method.build(components) for components in (world.exact, world.sampled))
+    enumerated, sampled = (
+        method.build(batches.still(method, components))
+        for components in (world.exact, world.sampled)
+    )
     start = jax.jit(enumerated.init, compiler_options=QUICK)(jax.random.key(0), world.params)
     comparing = method.reads != "demos"
     population: Sequences | Pairs = world.demos
@@ -100,7 +104,13 @@ def measure(world: World, case: Case, trained: dict[Any, Params]) -> list[Measur
         keys = jax.random.split(jax.random.key(1), BATCHES)
         here, there, variance = gradients_and_variance(aux, keys)
         share = float(jnp.linalg.norm(there) / jnp.maximum(jnp.linalg.norm(here), 1e-300))
-        measured.append(Measured(np.asarray(here), float(variance), name, share))
+        numbers = Measured(np.asarray(here), float(variance), name, share)
+        if name != "trained":
+            numbers = numbers._replace(
+                in_batches=batches.in_batches(world, method, aux, numbers.gradient),
+                off_ratio=batches.off_ratio(world, method, aux),
+            )
+        measured.append(numbers)
     return measured
 
 
@@ -155,6 +165,8 @@ def row(
         "verdict": verdict,
         **targets.against(gradient, candidates.of(claim)),
         "variance": measured.variance,
+        "in_batches": measured.in_batches and measured.in_batches._asdict(),
+        "off_ratio": measured.off_ratio,
         "against": targets.against_all(gradient, candidates),
     }
 

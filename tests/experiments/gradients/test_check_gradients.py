@@ -6,13 +6,17 @@ from __future__ import annotations
 import itertools
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import check_gradients, cli
-from experiments.gradients import card, cases, targets
-from experiments.gradients.world import random_world
+from experiments.gradients import batches, card, cases, targets
+from experiments.gradients.world import random_world, rewarded
 from fdiv import divergences, objectives
+from fdiv.exact import expected_gradient
+from fdiv.objectives import grpo
 from fdiv.objectives.adversarial import Adversarial
 from fdiv.objectives.distill import Distill
 from fdiv.objectives.policy_gradient import PolicyGradient
@@ -126,6 +130,50 @@ def test_variance_is_that_of_one_string():
         mean, square = mean + mass * each, square + mass * np.sum(each**2)
     np.testing.assert_allclose(measured.gradient, mean.ravel(), atol=1e-12)
     assert measured.variance == pytest.approx(square - np.sum(mean**2), rel=0.2)  # of 256 batches
+
+
+BATCHES = [  # size of the expectation over batches of two beside the population's; None: turned
+    ("grpo", {}, 0.5),
+    ("grpo_std", {}, None),
+    ("rloo", {}, 1.0),
+    ("reverse_kl", {}, 1.0),
+    ("reverse_kl", {"baseline": "mean"}, 0.5),
+]
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(("name", "fields", "size"), BATCHES)
+def test_batches_of_two(name, fields, size):
+    """What one population does not show: a mean of two that counts the answer itself halves the
+    gradient, one that leaves it out keeps it; dividing by the deviation of two turns it."""
+    world = rewarded(random_world(3, 2, 0.5, 0), "reverse_kl")
+    method = objectives.resolve(name, **fields)
+    objective = method.build(world.exact)
+    aux = objective.init(jax.random.key(0), world.params)
+    population = jax.jit(lambda x: expected_gradient(objective, x, world.demos, aux))(world.params)
+    found = batches.in_batches(world, method, aux, np.ravel(population))
+    if size is None:
+        assert found.cosine < 0.999
+    else:
+        assert found == pytest.approx((1, size))
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_clip_on_the_wrong_side_shows_once_the_policy_has_moved(monkeypatch, wrong):
+    """The larger of rho A and clip(rho) A in place of the smaller is the same at ratio 1."""
+
+    def larger(batch, log_q, clip, ratio="token"):
+        rho = jnp.exp(log_q - batch.log_old)
+        return jnp.maximum(rho * batch.advantages, rho.clip(1 - clip, 1 + clip) * batch.advantages)
+
+    if wrong:
+        monkeypatch.setattr(grpo, "clipped", larger)
+    world = rewarded(random_world(3, 2, 0.5, 0), "reverse_kl")
+    method = objectives.resolve("grpo")
+    aux = method.build(world.exact).init(jax.random.key(0), world.params)
+    error = batches.off_ratio(world, method, aux)
+    assert error > 0.01 if wrong else error < 1e-12
 
 
 # --- the words ------------------------------------------------------------------------------------

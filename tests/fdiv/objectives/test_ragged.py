@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("double")
 
 V, EOS, H, BETA = 3, 2, 3, 0.3
 STRINGS = ((2,), (0, 1, 2), (1, 2), (0, 0, 1))  # of 1, 3, 2 and 3 actions; the last has no EOS
+SIZES = [len(x) for x in STRINGS]
 SCORES = (1.0, 0.0, 0.4, -0.3)
 PROMPT = 1  # where there is one, its last token
 
@@ -294,10 +295,22 @@ def test_advantages_of_fdpg_are_of_whole_strings():
     same(actions(batch.advantages, batch.sequences), wanted)
 
 
+def test_a_token_discriminators_accuracy_counts_actions_alone():
+    """Each action once, whatever the strings' lengths: on 9 actions of four strings."""
+    fields = {"level": "token", "warmup": 0, "discriminator_learning_rate": 1e-12}
+    known = lambda aux: aux._replace(discriminator=(jnp.asarray(LOGIT), aux.discriminator[1]))
+    *_, metrics = prepared("gail", components(), known, **fields)
+    logits = np.concatenate([LOGIT[rows_of(x), list(x)] for x in STRINGS])
+    # held-out and training demonstrations are the same strings, judged beside the same samples
+    assert float(metrics["d_accuracy"]) == pytest.approx(float(metrics["d_accuracy_train"]))
+    rights = 2 * float(metrics["d_accuracy"]) - np.mean(logits > 0)
+    assert rights * sum(SIZES) == pytest.approx(round(rights * sum(SIZES)), abs=1e-4)
+    assert 0 <= rights <= 1
+
+
 # --- losses ---------------------------------------------------------------------------------------
 
 FIRST, SECOND = STRINGS, (*STRINGS[1:], STRINGS[0])  # what is preferred to what
-SIZES = [len(x) for x in STRINGS]
 
 
 def log_ratio(logits: np.ndarray, x) -> float:

@@ -1,0 +1,131 @@
+"""What an expectation over all strings at once does not show: batches of two, and a policy that has
+moved since its strings were drawn.
+
+In the card's population every baseline is the same constant, so one that counts the answer itself
+cannot be told from one that does not; and every ratio q / q_old is 1, so a clip on the wrong side
+changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.gradients.world import World
+from fdiv import tokens as tk
+from fdiv.checks import present
+from fdiv.objectives.adversarial import Adversarial
+from fdiv.objectives.grpo import Grpo
+from fdiv.objectives.policy_gradient import PolicyGradient
+from fdiv.objectives.ppo import Ppo
+from fdiv.objectives.reinforce import Reinforce, Rloo
+from fdiv.penalties import Drawn
+from fdiv.types import Components, Method, Params, Sequences
+
+QUICK = {"xla_backend_optimization_level": 0}
+SIZE = 2  # answers in a group
+MOVED = 0.5  # standard deviation of the logits that the policy has moved by
+
+
+class InBatches(NamedTuple):
+    """Against the same objective's gradient in the population: a mean that counts the answer itself
+    shrinks it by 1 - 1/2, and nothing may turn it."""
+
+    cosine: float
+    norm_ratio: float
+
+
+def frozen(rate: Any, betas: tuple[float, float] = (0.9, 0.999)) -> optax.GradientTransformation:
+    """An optimiser under which what is learned beside the policy stays as it is."""
+    return optax.set_to_zero()
+
+
+def still(method: Method, components: Components) -> Components:
+    """Components whose discriminator does not move in `prepare`."""
+    return components._replace(optimiser=frozen) if isinstance(method, Adversarial) else components
+
+
+def in_batches(world: World, method: Method, aux: Any, population: np.ndarray) -> InBatches | None:
+    """The exact expectation over all batches of two strings, or nothing where no batch has a
+    baseline."""
+    kinds = (PolicyGradient, Adversarial, Reinforce, Rloo, Grpo)
+    if not isinstance(method, kinds) or getattr(method, "level", "") == "token":
+        return None
+    if isinstance(method, (Rloo, Grpo)):
+        method = dataclasses.replace(method, group=SIZE)
+    every, policy = world.space.sequences, world.exact.policy
+    tokens, mask = jnp.asarray(every.tokens), jnp.asarray(every.mask)
+
+    def gradient(rows: jax.Array) -> jax.Array:
+        strings = Sequences(tokens[rows], mask[rows], jnp.ones(SIZE))
+
+        def rollout(key, policy, params, prompts):
+            return strings, tk.log_probs(policy, params, strings, world.space.vocab)
+
+        given = lambda key, n: strings
+        mdp = world.sampled.mdp._replace(held_out=given)
+        kit = still(method, world.sampled._replace(rollout=rollout, mdp=mdp))
+        objective = method.build(kit)
+        after, batch, _ = objective.prepare(jax.random.key(0), world.params, aux, strings)
+        return jax.grad(lambda x: objective.loss(x, after, batch)[0])(world.params).ravel()
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def expected(groups: jax.Array) -> jax.Array:
+        log_q = tk.log_probs(
+            policy, world.params, Sequences(tokens, mask, tokens[:, 0]), world.space.vocab
+        )
+        chance = jnp.exp(log_q.sum(1)[groups].sum(1))
+        return chance @ jax.lax.map(gradient, groups, batch_size=256)
+
+    groups = jnp.asarray(list(itertools.product(range(len(every.tokens)), repeat=SIZE)))
+    found = np.asarray(expected(groups))
+    sizes = np.linalg.norm(found), np.linalg.norm(population)
+    cosine = found @ population / max(sizes[0] * sizes[1], 1e-300)
+    return InBatches(float(cosine), float(sizes[0] / max(sizes[1], 1e-300)))
+
+
+def off_ratio(world: World, method: Method, aux: Any) -> float | None:
+    """Relative error of a clipped objective's gradient after the policy has moved, against the
+    rule written out: an action counts rho A grad log q unless A > 0 and rho > 1 + clip, or A < 0
+    and rho < 1 - clip. Nothing for an objective without a clip, or whose loss holds more than
+    that."""
+    if not isinstance(method, (Grpo, Ppo)) or getattr(method, "entropy", 0.0):
+        return None
+    penalty = method.penalty
+    if penalty is not None and (penalty.placement != "reward" or penalty.estimator == "exact"):
+        return None
+    objective, policy = method.build(world.exact), world.exact.policy
+    noise = np.random.default_rng(0).standard_normal(np.shape(world.params))
+    moved = world.params + MOVED * jnp.asarray(noise)
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def both(aux: Any) -> tuple[jax.Array, jax.Array]:
+        after, batch, _ = objective.prepare(jax.random.key(0), world.params, aux, world.demos)
+        found = jax.grad(lambda x: objective.loss(x, after, batch)[0])(moved)
+        return found.ravel(), _by_rule(policy, moved, batch, method, world.space.vocab)
+
+    found, wanted = both(aux)
+    size = jnp.maximum(jnp.linalg.norm(wanted), 1e-300)
+    return float(jnp.linalg.norm(found - wanted) / size)
+
+
+def _by_rule(policy: Any, moved: Params, x: Drawn, method: Grpo | Ppo, vocab: int) -> jax.Array:
+    """Minus the sum over actions that count of weight rho A grad log q."""
+    strings = x.sequences
+    change = tk.log_probs(policy, moved, strings, vocab) - x.log_old
+    if getattr(method, "ratio", "token") == "sequence":
+        raise ValueError("the rule is written for ratios of tokens")
+    rho, gain = jnp.exp(change), present(x.advantages, "advantages")
+    stopped = ((gain > 0) & (rho > 1 + method.clip)) | ((gain < 0) & (rho < 1 - method.clip))
+    paid = jnp.where(strings.mask & ~stopped, rho * gain, 0.0) * strings.weight[:, None]
+
+    def value(params: Params) -> jax.Array:
+        return -jnp.sum(paid * tk.log_probs(policy, params, strings, vocab))
+
+    return jax.grad(value)(moved).ravel()
