@@ -322,7 +322,7 @@ def trained(accepted: list[tuple[str, Config]], most: int) -> tuple[int, list[Fa
 def _small(accepted: list[tuple[str, Config]]) -> Iterator[tuple[str, Config]]:
     """Those that are quick to run once their budget is small."""
     from experiments import footprint
-    from experiments.config import replace
+    from experiments.config import replace, resolve
 
     for name, config in accepted:
         budget = config.budget
@@ -330,13 +330,22 @@ def _small(accepted: list[tuple[str, Config]]) -> Iterator[tuple[str, Config]]:
         if parts > 64:
             continue
         rows = min(budget.demos, 16)
-        own = replace(config, **BUDGET, batch_size=16 * parts, demos=rows, warm_up=0)
+        groups = math.lcm(*map(_group, resolve(config).values()))
+        if groups > 64:
+            continue
+        size = 2 * parts * groups
+        own = replace(config, **BUDGET, batch_size=size, demos=rows, warm_up=0)
         task = _task(own)
         if task is None:
             continue
         sizes = footprint.Sizes(task.mdp.vocab, task.length)
         if sum(need.bytes for need in footprint.needs(own, sizes)) < LARGEST_RUN:
             yield name, own
+
+
+def _group(method: Any) -> int:
+    """Answers of a method to one prompt."""
+    return getattr(getattr(method, "following", method), "group", None) or 1
 
 
 def two_updates(config: Config, name: str) -> None:

@@ -8,7 +8,7 @@ from experiments.fields import refuse_out_of_range, refuse_unread
 from fdiv import objectives
 from fdiv.benchmarks.text import VOCAB, Text
 from fdiv.policies import Architecture
-from fdiv.types import UsageError
+from fdiv.types import Method, UsageError
 
 
 def check(config: Config, preset: Config) -> None:
@@ -70,6 +70,7 @@ def _check_methods(config: Config) -> None:
     for name, method in resolve(config).items():
         with prefixed(**objectives.parts(method)):
             method.check()
+        _check_groups(config, name, method)
         if config.budget.epochs * config.budget.minibatches > 1 and not method.reusable:
             problem = f"{name} learns from samples of the policy as it is, good for one step."
             value = (config.budget.epochs, config.budget.minibatches)
@@ -79,3 +80,13 @@ def _check_methods(config: Config) -> None:
                 problem,
                 f"Leave both at 1, or leave {name} out.",
             )
+
+
+def _check_groups(config: Config, name: str, method: Method) -> None:
+    """A batch holds whole groups of answers to one prompt."""
+    group = getattr(getattr(method, "following", method), "group", None)
+    if group and config.budget.batch_size % group:
+        problem = f"does not divide into {name}'s groups of {group} answers to a prompt."
+        raise UsageError(
+            "batch_size", config.budget.batch_size, problem, f"Give a multiple of {group}."
+        )

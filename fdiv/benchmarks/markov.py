@@ -16,6 +16,8 @@ from fdiv.ranges import LONGEST, MOST_SYMBOLS, check_ranges, ranged, seed_field
 from fdiv.rollout import demonstrations
 from fdiv.types import Model, TokenMDP, UsageError
 
+MOST_DRAWN = 1 << 22  # numbers of a chain, each of which is drawn
+
 
 @dataclasses.dataclass(frozen=True)
 class Markov:
@@ -39,7 +41,7 @@ class Markov:
         check_ranges(self)
         try:
             automaton = tabular.markov(self.vocab + 1, self.horizon, self.order)
-            tabular.refuse_large(automaton, self.vocab + 1)
+            tabular.refuse_large(automaton, self.vocab + 1, MOST_DRAWN)
         except UsageError as error:
             fix = "Give a smaller one, or fewer symbols (vocab)."
             raise UsageError("order", self.order, error.problem, fix) from error

@@ -22,7 +22,7 @@ from fdiv import divergences
 from fdiv import tokens as tk
 from fdiv.benchmarks import text_rows
 from fdiv.benchmarks.text_rows import Cut, Row, Split, demonstrated
-from fdiv.ranges import LONGEST, MOST_LAYERS, check_ranges, ranged
+from fdiv.ranges import MOST_LAYERS, check_ranges, ranged
 from fdiv.types import PAD, Model, Pairs, Regulariser, Sequences, TokenMDP, UsageError
 
 Rows = TypeVar("Rows", Sequences, Pairs)
@@ -31,6 +31,7 @@ VOCAB = 257
 PROMPT_LENGTH, HORIZON = 48, 64  # where nothing is fitted: docstrings and plain text
 FITTED = 0.9  # share of a file's prompts and answers that fitted lengths keep whole
 STEP = 8  # fitted lengths are multiples of it
+LONGEST_TEXT = 1 << 14  # of lengths that are given: every row is padded to them
 MOST = {"prompt_length": 256, "horizon": 512}  # and no longer than this
 
 
@@ -51,10 +52,10 @@ class Text:
     """Column of the completions that were not preferred; none: rejected, beside chosen."""
     label_field: str | None = None
     """Column that says whether a completion is liked; none: label."""
-    prompt_length: int | None = ranged(None, least=0, most=LONGEST)
+    prompt_length: int | None = ranged(None, least=0, most=LONGEST_TEXT)
     """Bytes of a prompt that the policy sees, the last ones; none: as many as 9 of 10 of the file's
     prompts have, at most 256 (48 for docstrings and plain text)."""
-    horizon: int | None = ranged(None, least=1, most=LONGEST)
+    horizon: int | None = ranged(None, least=1, most=LONGEST_TEXT)
     """Bytes of a completion that it learns and writes, the first ones, EOS included; none: such
     that 9 of 10 of the file's are whole, at most 512 (64 for docstrings and plain text)."""
     validation: float = ranged(0.05, above=0, below=1)

@@ -85,14 +85,14 @@ def read(automaton: Automaton, tokens: Array) -> Array:
     return states.T
 
 
-def refuse_large(automaton: Automaton, vocab: int) -> None:
-    """Raise `UsageError` for a table of more than `MOST_ENTRIES`."""
-    if automaton.states * vocab > MOST_ENTRIES:
-        raise _too_large(f"{automaton.states:,}", f" of {vocab:,} entries")
+def refuse_large(automaton: Automaton, vocab: int, most: int = MOST_ENTRIES) -> None:
+    """Raise `UsageError` for a table of more than `most` entries."""
+    if automaton.states * vocab > most:
+        raise _too_large(f"{automaton.states:,}", f" of {vocab:,} entries", most)
 
 
-def _too_large(states: str, entries: str = "") -> UsageError:
-    problem = f"it would need {states} states{entries}, and a table has {MOST_ENTRIES:,} at most."
+def _too_large(states: str, entries: str = "", most: int = MOST_ENTRIES) -> UsageError:
+    problem = f"it would need {states} states{entries}, over the most of {most:,} entries."
     return UsageError(
         "states", states, problem, "Use a smaller order or horizon, or the transformer."
     )

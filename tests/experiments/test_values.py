@@ -185,6 +185,7 @@ QUICK = {
     "layers": lambda: Architecture("transformer", layers=2**32).policy(3, 6),
     "chain": lambda: Markov(order=10**9).build(),
     "chain of an order": lambda: Markov(order=60_000).build(),
+    "chain of many numbers": lambda: Markov(order=11).build(),
 }
 
 
@@ -283,6 +284,14 @@ def test_enumerated_strings_and_rows_are_counted_before_they_are_made():
     long = set_to(long, "benchmark.horizon", 19)  # 3^19 = 1,162,261,467 strings
     with pytest.raises(UsageError, match="exact_limit"):
         assemble.task(long)
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo", "bt_rloo", "bt_grpo"])
+def test_a_batch_that_holds_no_whole_groups_is_refused_before_anything_is_trained(name):
+    config = make_config(benchmark=Rewarded(), methods=("sft", name), batch_size=500)
+    with pytest.raises(UsageError, match="multiple of 8") as refused:
+        validation.check(config, config)
+    assert refused.value.field == "batch_size"
 
 
 # --- runs that would do nothing -------------------------------------------------------------------
