@@ -31,7 +31,7 @@ from experiments.running.json_lines import JsonLines
 from experiments.running.record import Recorder, Sink
 from experiments.running.runs import Runs
 from experiments.running.stopping import Interrupted, StopFlag
-from experiments.storage import run_lease
+from experiments.storage import checkpoints, run_lease
 from experiments.storage.run_folder import RunFolder, write_json
 from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.types import Components, Params, UsageError
@@ -85,11 +85,20 @@ def _run(preset: str, config: Config, default: Config, stop: StopFlag) -> int:
         with stop.at_once():
             folder.refuse_if_taken()  # by a run that came between
             folder.create(preset, changed)
+            _refuse_other_formats(folder, config)
             if reading and reading.bad:
                 rows = [{"row": number, "reason": reason} for number, reason in reading.bad]
                 write_json(folder.path / "bad_rows.json", rows)
         launch = Launch(preset, changed, config, task, components, layout, folder, stop)
         return _train_and_finish(launch, reading)
+
+
+def _refuse_other_formats(folder: RunFolder, config: Config) -> None:
+    """Raise `UsageError` for saves of another version's format that the run would come to."""
+    lacking = [n for n in configs.resolve(config) if folder.method(n, schema.method) is None]
+    begun = ["start", *lacking, *(f"{name}-trials" for name in lacking)]
+    for name in begun if lacking else ():
+        checkpoints.refuse_other_format(folder.checkpoints(name))
 
 
 class Launch(NamedTuple):
@@ -192,6 +201,8 @@ def _identity(config: Config, reading: Reading | None) -> dict[str, Any]:
         identity["data"] = reading.digest()
     if cli.IMPORTED:
         identity["imports"] = cli.imported()
+    if jnp.result_type(float) == jnp.float64:  # its saves hold other numbers
+        identity["jax_enable_x64"] = True
     return identity
 
 

@@ -152,6 +152,8 @@ def _folder(config: Config, text: Text, reading: Reading, own: Config) -> Path:
         "version": VERSION,
         "format": checkpoints.FORMAT,  # teachers kept in another format are left alone
     }
+    if jnp.result_type(float) == jnp.float64:
+        key["x64"] = True
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
     return folder(config) / digest
 

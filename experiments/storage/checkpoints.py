@@ -86,6 +86,19 @@ def restore(folder: Path, like: Tree) -> tuple[Tree, About] | None:
     return None
 
 
+def refuse_other_format(folder: Path) -> None:
+    """Raise `UsageError` where `restore` will, without reading the arrays: before other parts of
+    the run are trained. What is damaged is left to `restore`."""
+    for place in reversed(_places(folder)):
+        with contextlib.suppress(Exception):
+            number = _read_about(place)["format"]
+            break
+    else:
+        return
+    if number != FORMAT:
+        raise _other_format(place, number)
+
+
 def _other_format(place: Path, number: int) -> UsageError:
     whose = "an older" if number < FORMAT else "a newer"
     return UsageError(

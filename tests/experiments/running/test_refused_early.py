@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import pytest
 
 from experiments import cli, compare
@@ -125,3 +126,26 @@ def test_a_path_that_cannot_be_used_is_refused_under_its_flag(
     said = " ".join(capsys.readouterr().err.split())
     assert f"error: {PLACES[flag]} = '{place}" in said.replace("' ", "'")
     assert ("lies below a file" if kind == "below a file" else "is a link to") in said
+
+
+def test_a_save_of_another_version_is_refused_before_the_methods_before_it_train(
+    nothing_trained, tmp_path, capsys
+):
+    words = ["two-template", "--methods", "sft", "js", *TINY]
+    assert run(words, tmp_path / "run") == 0
+    place = tmp_path / "run/checkpoints/js/000000001"
+    place.mkdir(parents=True)
+    (place / "about.json").write_text('{"checksum": "0", "update": 1}')
+    assert run(words, tmp_path / "run") == cli.USAGE_EXIT
+    assert "format 1 by an older version" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_in_double_precision_is_another_config(nothing_trained, tmp_path, capsys):
+    """Its saves hold other numbers: going on from them in single precision is no going on."""
+    words = ["two-template", "--methods", "sft", *TINY]
+    assert run(words, tmp_path / "run") == 0
+    (tmp_path / "run/methods/sft.json").write_text("{}")
+    with jax.enable_x64(True):
+        assert run(words, tmp_path / "run") == cli.USAGE_EXIT
+    said = " ".join(capsys.readouterr().err.split())
+    assert "jax_enable_x64 is None there and True here" in said

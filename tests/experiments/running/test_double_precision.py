@@ -1,0 +1,62 @@
+"""With JAX_ENABLE_X64=1 every preset's program is traced to its end: no number's type follows from
+a default that the switch changes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import assemble, cli
+from experiments import config as configs
+from experiments.devices.seeds import SeedLayout
+from experiments.running import program, runs, teacher
+from experiments.running.runs import Runs
+
+METHODS = {  # preset -> methods of it, one of each way to learn
+    "two-template": ("sft", "gail"),
+    "markov": ("js",),
+    "rlhf": ("rloo", "ppo", "dpo", "fdpg:reverse_kl"),
+    "rlhf-markov": ("kto",),
+    "preferences": ("ipo",),
+    "demos-vs-preferences": ("airl", "bt_rloo"),
+    "arithmetic": ("grpo",),
+    "text": ("sft", "distill:js"),
+}
+
+
+class Traced(SeedLayout):
+    """Compiles nothing: a program is only traced."""
+
+    def compile(self, function, *arguments, shared=(), donate=()):
+        axes = tuple(None if i in shared else 0 for i in range(len(arguments)))
+        return jax.eval_shape(jax.vmap(function, in_axes=axes), *arguments), 0.0
+
+
+def test_every_preset_is_in_the_table():
+    assert set(METHODS) == set(cli.presets())
+
+
+@pytest.mark.parametrize("preset", METHODS)
+def test_a_preset_trains_in_double_precision(preset, double, monkeypatch):
+    monkeypatch.setattr(program, "_memory_bytes", lambda compiled: 0)
+    given = cli.presets()[preset][1]
+    small = {"batch_size": 16, "updates": 2, "seeds": 1, "demos": min(given.budget.demos, 16)}
+    config = configs.replace(given, methods=METHODS[preset], **small)
+    reading = assemble.data(config)
+    config = assemble.fitted(config, reading)
+    task = assemble.task(config, reading)
+    task = task._replace(
+        mdp=task.mdp._replace(expert=teacher.untrained(config, task) or task.mdp.expert)
+    )
+    components, keys = assemble.components(config, task), assemble.seed_keys(config, 1)
+    start, layout = runs.starts(config, task, components, keys), Traced(1, jax.devices()[:1])
+    tokens = task.mdp.demos(keys[0], 2).tokens
+    assert tokens.dtype == np.int32
+    for method in configs.resolve(config).values():
+        objective = assemble.build(config, method, components)
+        rows = runs.fixed_rows(config.budget, task.mdp, keys, method.reads)
+        own = Runs(keys, start, jnp.full(1, 0.1), rows)
+        train_state = program.begin(config, objective, own)
+        program.build(config, task, objective, layout, train_state, method.reads)
