@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         page = _page(options.page)
         for field, folder in (("out", options.out), ("page", options.page and options.page.parent)):
             if folder:
-                paths.try_folder(field, folder)
+                paths.try_and_leave(field, folder)
         rows = card(options, chosen)
         return _write(options, rows, page, expected, whole=not names)
     except UsageError as error:

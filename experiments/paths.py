@@ -146,6 +146,16 @@ def refuse_blocked(field: str, folder: Path) -> None:
         raise unusable(error, {field: folder})
 
 
+def try_and_leave(field: str, folder: Path) -> None:
+    """The same as `try_folder`, which leaves nothing behind: for what is written much later, or may
+    still be refused."""
+    before = [p for p in (folder, *folder.parents) if not os.path.lexists(p)]
+    try_folder(field, folder)
+    for made in before:
+        with contextlib.suppress(OSError):
+            made.rmdir()
+
+
 def try_folder(field: str, folder: Path) -> None:
     """Make a folder and write a file in it, which is taken away again: what only the end of a run
     writes is not refused then.

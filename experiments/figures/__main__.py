@@ -124,7 +124,7 @@ def _parse(key: str, argv: list[str], fields: list[tuple[str, Any]], description
 def _folder(out: Path) -> Path:
     if out.exists() and not out.is_dir():
         raise UsageError("out", str(out), "is a file.", "Give a folder, new or of earlier figures.")
-    paths.try_folder("out", out)  # before the figure, which may train for hours
+    paths.try_and_leave("out", out)  # before the figure, which may train for hours
     return out
 
 

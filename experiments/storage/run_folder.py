@@ -30,7 +30,6 @@ RESULTS = ("results.json", "report.html", *TABLES, "class_optimum.json")
 # what a start writes before its first update
 LEFT = ("config.json", "environment.json", "bad_rows.json", "metrics.jsonl", "samples.jsonl")
 FILES = (*LEFT, *RESULTS, "files.json")
-OWN = {*FOLDERS, *FILES, "leases"}
 PASSING = ("draft-", "old-")  # folders of saves that are being written or thrown away
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 
@@ -66,17 +65,29 @@ class RunFolder:
             if not self.path.is_dir():
                 fix = "Give a folder, new or of an earlier run of this config."
                 raise UsageError("out", str(self.path), "is a file.", fix)
-            if self._work():
+            if self._work() or not self._could_be_begun():
                 self._refuse_unless_own()
             elif (foreign := self._foreign()) and not (self.path / "config.json").exists():
                 problem = f"holds files that are no run's, such as {foreign[0]}."
                 fix = "Give a new or empty folder."
                 raise UsageError("out", str(self.path), problem, fix)
 
+    def _could_be_begun(self) -> bool:
+        """Whether config.json is a run's, if there is one, and not that of a model, say."""
+        config = self.path / "config.json"
+        try:
+            return files.load(config, lambda data: data.keys() >= {"preset", "changed", "config"})
+        except FileNotFoundError:
+            return True
+        except files.Damaged:
+            return config.is_dir()  # which is set aside
+
     def _foreign(self) -> list[str]:
-        """What a run would not write there."""
-        names = sorted(path.name for path in self.path.iterdir())
-        return [name for name in names if name not in OWN and not name.startswith(".draft-")]
+        """What a run would not leave there before it writes config.json."""
+        places = sorted(self.path.iterdir())
+        empty = {p for p in places if p.name in FOLDERS and p.is_dir() and not any(p.iterdir())}
+        others = [p.name for p in places if p not in empty]
+        return [name for name in others if name != "leases" and not name.startswith(".draft-")]
 
     def _work(self) -> bool:
         """Whether there is anything in the folder that took a finished update to make."""

@@ -15,14 +15,14 @@ from experiments.running import program, runs, teacher
 from experiments.running.runs import Runs
 
 METHODS = {  # preset -> methods of it, one of each way to learn
-    "two-template": ("sft", "gail"),
+    "two-template": ("gail",),
     "markov": ("js",),
-    "rlhf": ("rloo", "ppo", "dpo", "fdpg:reverse_kl"),
+    "rlhf": ("ppo", "dpo"),
     "rlhf-markov": ("kto",),
     "preferences": ("ipo",),
     "demos-vs-preferences": ("airl", "bt_rloo"),
     "arithmetic": ("grpo",),
-    "text": ("sft", "distill:js"),
+    "text": ("sft",),
 }
 
 

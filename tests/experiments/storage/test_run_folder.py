@@ -20,7 +20,6 @@ NO_WORK = {  # what a start leaves that was refused or killed before its first u
     "samples.jsonl": '{"method": "start"}\n',
     "checkpoints/sft/draft-000000003/arrays": "x",
     "bad_rows.json": "[]",
-    "config.json": "{half",
 }
 
 
@@ -66,10 +65,25 @@ def test_a_start_that_was_killed_before_its_config_is_no_obstacle(tmp_path):
     assert claimed(tmp_path / "run", 0).begun
 
 
-def test_files_of_something_else_are_left_alone(tmp_path):
-    (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(UsageError, match="holds files that are no run's"):
+FOREIGN = {  # what is no run's, and what is said of it
+    "thesis.tex": "holds files that are no run's",
+    "samples.jsonl": "holds files that are no run's",
+    "figures/own.png": "holds files that are no run's",
+    "metrics.jsonl": "holds files that are no run's",
+    "config.json": "another config|damaged config.json",
+}
+
+
+@pytest.mark.parametrize("text", ['{"config": {"seed": 3}}', '{"hidden_size": 64}', "{half"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_of_something_else_are_left_alone(name, text, tmp_path):
+    """A model's folder has a config.json too."""
+    put(tmp_path, name, text)
+    if name == "config.json":
+        put(tmp_path, "model.safetensors", "x")
+    with pytest.raises(UsageError, match=FOREIGN[name]):
         RunFolder(tmp_path, {"seed": 0})
+    assert (tmp_path / name).read_text() == text
 
 
 @pytest.mark.parametrize("name", ["report.html", "table.md", "metrics.jsonl", "figures"])
