@@ -12,6 +12,9 @@ from fdiv import tokens as tk
 from fdiv.checks import present
 from fdiv.types import PAD, Model, Params, Policy, Readout, Rollout, Sequences
 
+# (uniforms [B], log-probs [B, V]) -> tokens [B]
+Choose = Callable[[Array, Array], Array]
+
 
 def last_tokens(prompts: Sequences) -> Array:
     """The last token of each prompt, `PAD` where the prompt is empty. [B]"""
@@ -39,48 +42,90 @@ def likeliest(uniform: Array, log_probs: Array) -> Array:
     return jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
 
 
-def greedy(horizon: int, eos: int | None) -> Rollout:
+def among(tokens: Array, choose: Choose = draw) -> Choose:
+    """`choose` from these tokens [N] alone. What others would have had goes to all of these in
+    proportion, and the log-prob that is reported of the chosen one is the model's own."""
+    return lambda uniform, log_probs: tokens[choose(uniform, log_probs[:, tokens])]
+
+
+def greedy(horizon: int, eos: tk.Eos) -> Rollout:
     """As `sampler`, but every action is the likeliest, so the key changes nothing."""
     return sampler(horizon, eos, likeliest)
 
 
-def sampler(
-    horizon: int, eos: int | None, choose: Callable[[Array, Array], Array] = draw
-) -> Rollout:
+def sampler(horizon: int, eos: tk.Eos, choose: Choose = draw) -> Rollout:
     """(key, policy, params, prompts [B, P]) -> sampled strings [B, P + horizon] and the log-probs
     of their actions."""
 
     def rollout(
         key: Array, policy: Policy, params: Params, prompts: Sequences
     ) -> tuple[Sequences, Array]:
-        batch, width = prompts.tokens.shape
-        uniforms = jax.random.uniform(key, (horizon, batch))
-
-        def act(carry, uniform):
-            cache, token, alive = carry
-            cache, log_probs = policy.step(params, cache, token)
-            token = choose(uniform, log_probs)
-            log_prob = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
-            action = jnp.where(alive, token, PAD)
-            if eos is not None:
-                alive &= token != eos
-            return (cache, token, alive), (action, jnp.where(action != PAD, log_prob, 0.0))
-
-        first = (
-            policy.start(params, prompts, horizon),
-            last_tokens(prompts),
-            jnp.ones(batch, bool),
-        )
+        uniforms = jax.random.uniform(key, (horizon, prompts.tokens.shape[0]))
+        act = _act(policy, params, eos, choose)
+        first = _first(policy, params, prompts, horizon)
         _, (actions, log_probs) = jax.lax.scan(act, first, uniforms)
-        sequences = tk.append(prompts, actions.T, eos)
-        if width == 0:
-            return sequences, log_probs.T
-        order = jnp.maximum(jnp.cumsum(sequences.mask, axis=1) - 1, 0)
-        return sequences, jnp.where(
-            sequences.mask, jnp.take_along_axis(log_probs.T, order, axis=1), 0.0
-        )
+        return _placed(prompts, actions.T, log_probs.T, eos)
 
     return rollout
+
+
+def until_ended(horizon: int, eos: tk.Eos, choose: Choose = draw) -> Rollout:
+    """The strings and log-probs of `sampler`, and no step is taken once every string has ended."""
+
+    def rollout(
+        key: Array, policy: Policy, params: Params, prompts: Sequences
+    ) -> tuple[Sequences, Array]:
+        batch = prompts.tokens.shape[0]
+        uniforms = jax.random.uniform(key, (horizon, batch))
+        act = _act(policy, params, eos, choose)
+
+        def step(state):
+            i, carry, actions, log_probs = state
+            carry, (action, log_prob) = act(carry, uniforms[i])
+            return i + 1, carry, actions.at[i].set(action), log_probs.at[i].set(log_prob)
+
+        more = lambda state: (state[0] < horizon) & jnp.any(state[1][2])
+        carry = _first(policy, params, prompts, horizon)
+        actions = jnp.full((horizon, batch), PAD, jnp.int32)
+        state = (jnp.asarray(0), carry, actions, jnp.zeros((horizon, batch)))
+        _, _, actions, log_probs = jax.lax.while_loop(more, step, state)
+        return _placed(prompts, actions.T, log_probs.T, eos)
+
+    return rollout
+
+
+def _first(policy: Policy, params: Params, prompts: Sequences, horizon: int):
+    """What a step carries on: the cache, the token to read, whether each string goes on."""
+    batch = prompts.tokens.shape[0]
+    return policy.start(params, prompts, horizon), last_tokens(prompts), jnp.ones(batch, bool)
+
+
+def _act(policy: Policy, params: Params, eos: tk.Eos, choose: Choose) -> Callable:
+    """One step: (carry, uniforms [B]) -> carry, (actions [B], their log-probs [B])."""
+
+    def act(carry, uniform):
+        cache, token, alive = carry
+        cache, log_probs = policy.step(params, cache, token)
+        token = choose(uniform, log_probs)
+        log_prob = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
+        action = jnp.where(alive, token, PAD)
+        if eos is not None:
+            alive &= ~tk.is_eos(token, eos)
+        return (cache, token, alive), (action, jnp.where(action != PAD, log_prob, 0.0))
+
+    return act
+
+
+def _placed(
+    prompts: Sequences, actions: Array, log_probs: Array, eos: tk.Eos
+) -> tuple[Sequences, Array]:
+    """Actions [B, H] right after their prompts, and their log-probs at the same places."""
+    sequences = tk.append(prompts, actions, eos)
+    if prompts.tokens.shape[1] == 0:
+        return sequences, log_probs
+    order = jnp.maximum(jnp.cumsum(sequences.mask, axis=1) - 1, 0)
+    taken = jnp.take_along_axis(log_probs, order, axis=1)
+    return sequences, jnp.where(sequences.mask, taken, 0.0)
 
 
 def demonstrations(

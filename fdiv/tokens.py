@@ -16,6 +16,7 @@ from fdiv import head
 from fdiv.types import PAD, Params, Policy, Scorer, Sequences, UsageError
 
 Aggregate = Literal["string", "token", "string_mean", "constant"]
+Eos = int | tuple[int, ...] | None  # what ends a string; None: nothing does before the horizon
 CHUNK_ELEMENTS = (
     1 << 26
 )  # a [B, T, V] array of more elements than this is made a stretch of T at a time
@@ -42,22 +43,27 @@ def lengths(sequences: Sequences) -> Array:
     return sequences.mask.sum(1)
 
 
-def ended(sequences: Sequences, eos: int | None) -> Array:
+def is_eos(tokens: Array, eos: int | tuple[int, ...]) -> Array:
+    """Whether each token ends a string; a pretrained model may have several that do."""
+    return jnp.isin(tokens, jnp.asarray(eos)) if isinstance(eos, tuple) else tokens == eos
+
+
+def ended(sequences: Sequences, eos: Eos) -> Array:
     """Whether each string's last action is EOS, [B] (all of them where strings have no EOS)."""
     if eos is None:
         return jnp.ones(sequences.tokens.shape[0], bool)
-    return jnp.any(sequences.mask & (sequences.tokens == eos), axis=1)
+    return jnp.any(sequences.mask & is_eos(sequences.tokens, eos), axis=1)
 
 
-def cut_after_eos(tokens: Array, eos: int | None) -> tuple[Array, Array]:
+def cut_after_eos(tokens: Array, eos: Eos) -> tuple[Array, Array]:
     """Actions [B, T] -> the same with `PAD` after the first EOS, and the mask of what is left."""
     alive = tokens != PAD
     if eos is not None:
-        alive &= jnp.cumsum(previous(tokens) == eos, axis=1) == 0
+        alive &= jnp.cumsum(is_eos(previous(tokens), eos), axis=1) == 0
     return jnp.where(alive, tokens, PAD), alive
 
 
-def completions(actions: Array, eos: int | None) -> Sequences:
+def completions(actions: Array, eos: Eos) -> Sequences:
     """Strings without a prompt from raw actions [B, T]: cut after EOS, each of weight one."""
     tokens, mask = cut_after_eos(actions, eos)
     return Sequences(tokens, mask, jnp.ones(tokens.shape[0]))
@@ -83,7 +89,7 @@ def prompts_of(sequences: Sequences, horizon: int) -> Sequences:
     return Sequences(tokens, jnp.zeros_like(tokens, bool), sequences.weight)
 
 
-def append(prompts: Sequences, actions: Array, eos: int | None) -> Sequences:
+def append(prompts: Sequences, actions: Array, eos: Eos) -> Sequences:
     """Right-padded prompts [B, P] and actions [B, H] -> strings [B, P + H], each action right after
     its own prompt."""
     actions, _ = cut_after_eos(actions, eos)

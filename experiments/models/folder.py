@@ -30,22 +30,37 @@ class Checkpoint(NamedTuple):
     config: dict[str, Any]  # as it was read
 
 
+class Source(NamedTuple):
+    """A model whose weights are not read yet."""
+
+    path: Path
+    config: dict[str, Any]
+    spec: Spec
+    file: gguf_files.File | None  # None: a folder
+
+
 def read(path: Path, dtype: Any = np.float32) -> Checkpoint:
     """The model of a folder or a GGUF file, its parameters in `dtype`. Raises `UsageError` with
     what is missing, unknown or broken."""
-    tensors: weights.Tensors
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise UsageError("path", str(path), "is not there.", "Give a folder or a GGUF file.")
-        tensors = file = gguf_files.File(path)
-        config = gguf_files.config(file)
-    else:
+    return loaded(source(path), dtype)
+
+
+def source(path: Path) -> Source:
+    """What a folder or a GGUF file says of itself. Raises `UsageError` as `read` does."""
+    if path.suffix != ".gguf":
         config = read_config(path)
-        tensors = None  # pyrefly: ignore[bad-assignment]: the config is judged before weights
-    spec = from_config(config)
-    if tensors is None:
-        tensors = safetensor_files.Files(path)
-    return Checkpoint(spec, weights.load(spec, tensors, dtype), config)
+        return Source(path, config, from_config(config), None)
+    if not path.is_file():
+        raise UsageError("path", str(path), "is not there.", "Give a folder or a GGUF file.")
+    file = gguf_files.File(path)
+    config = gguf_files.config(file)
+    return Source(path, config, from_config(config), file)
+
+
+def loaded(source: Source, dtype: Any = np.float32) -> Checkpoint:
+    """With its weights. Raises `UsageError` as `read` does."""
+    tensors = source.file or safetensor_files.Files(source.path)
+    return Checkpoint(source.spec, weights.load(source.spec, tensors, dtype), source.config)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -25,10 +25,30 @@ def _digits_and_bytes(tokenizers: Any) -> list:
     return [digits, *_bytes(tokenizers)]
 
 
+def _pattern(digits: str) -> Callable[[Any], list]:
+    """Words with one mark before them, numbers of `digits`, punctuation and white space."""
+    pattern = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+        + digits
+        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+    def split(tokenizers: Any) -> list:
+        parts = tokenizers.pre_tokenizers
+        whole = parts.Split(tokenizers.Regex(pattern), "isolated")
+        return [whole, parts.ByteLevel(add_prefix_space=False, use_regex=False)]
+
+    return split
+
+
 SPLITS: dict[str, Callable[[Any], list]] = {
     "gpt-2": _bytes,
     "smollm": _digits_and_bytes,
+    "llama-bpe": _pattern(r"\p{N}{1,3}"),
+    "qwen2": _pattern(r"\p{N}"),
 }
+COMPOSED = ("qwen2",)  # text is put into its composed form first (NFC)
+UNMERGED = ("llama-bpe",)  # a word that is a token is one, whatever the merges make of it
 
 
 def tokenizer(fields: dict[str, Any]) -> Any:
@@ -46,38 +66,62 @@ def tokenizer(fields: dict[str, Any]) -> Any:
     tokens = fields["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges))
+    made = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocabulary, merges, ignore_merges=split in UNMERGED)
+    )
+    if split in COMPOSED:
+        made.normalizer = tokenizers.normalizers.NFC()
     made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(SPLITS[split](tokenizers))
     made.decoder = tokenizers.decoders.ByteLevel()
     whole = lambda i, special: tokenizers.AddedToken(tokens[i], special=special, normalized=False)
     kinds = fields["tokenizer.ggml.token_type"]
     made.add_special_tokens([whole(i, True) for i, k in enumerate(kinds) if k == CONTROL])
     made.add_tokens([whole(i, False) for i, k in enumerate(kinds) if k == USER_DEFINED])
+    bos = fields.get("tokenizer.ggml.bos_token_id")
+    if fields.get("tokenizer.ggml.add_bos_token", False) and bos is not None:
+        begin = tokens[bos]
+        made.post_processor = tokenizers.processors.TemplateProcessing(
+            f"{begin} $A", f"{begin} $A {begin} $B", [(begin, bos)]
+        )
     return made
 
 
-def write(folder: Path, fields: dict[str, Any]) -> None:
-    """tokenizer.json, tokenizer_config.json, the chat template and generation_config.json."""
-    tokenizer(fields).save(str(folder / "tokenizer.json"))
+def settings(fields: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizer_config.json of a file's fields, its chat template in it."""
     tokens = fields["tokenizer.ggml.tokens"]
-    ids = {
-        name: fields[f"tokenizer.ggml.{theirs}_token_id"]
-        for name, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
-        if f"tokenizer.ggml.{theirs}_token_id" in fields
-    }
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": bool(fields.get("tokenizer.ggml.add_bos_token", False)),
         "add_prefix_space": bool(fields.get("tokenizer.ggml.add_space_prefix", False)),
         "clean_up_tokenization_spaces": False,
-    } | {f"{name}_token": tokens[i] for name, i in ids.items()}
+    } | {f"{name}_token": tokens[i] for name, i in _ids(fields).items()}
     template = fields.get("tokenizer.chat_template")
-    if template:
-        (folder / "chat_template.jinja").write_text(template)
-        config["chat_template"] = template
+    return config | ({"chat_template": template} if template else {})
+
+
+def generation(fields: dict[str, Any]) -> dict[str, Any]:
+    """The generation_config.json of a file's fields; what ends a turn ends a text as well."""
+    found: dict[str, Any] = {f"{n}_token_id": i for n, i in _ids(fields).items() if n != "unk"}
+    turn = fields.get("tokenizer.ggml.eot_token_id")
+    if turn is not None and found.get("eos_token_id") not in (None, turn):
+        found["eos_token_id"] = [found["eos_token_id"], turn]
+    return found
+
+
+def _ids(fields: dict[str, Any]) -> dict[str, int]:
+    names = (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+    keys = {name: f"tokenizer.ggml.{theirs}_token_id" for name, theirs in names}
+    return {name: fields[key] for name, key in keys.items() if key in fields}
+
+
+def write(folder: Path, fields: dict[str, Any]) -> None:
+    """tokenizer.json, tokenizer_config.json, the chat template and generation_config.json."""
+    tokenizer(fields).save(str(folder / "tokenizer.json"))
+    config = settings(fields)
+    if "chat_template" in config:
+        (folder / "chat_template.jinja").write_text(config["chat_template"])
     _write_json(folder / "tokenizer_config.json", config)
-    generation = {f"{name}_token_id": i for name, i in ids.items() if name != "unk"}
-    _write_json(folder / "generation_config.json", generation)
+    _write_json(folder / "generation_config.json", generation(fields))
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

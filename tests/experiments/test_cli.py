@@ -15,6 +15,8 @@ from experiments import (
     cli,
     compare,
     doctor,
+    generate,
+    score,
     show_data,
     smollm2,
     speed,
@@ -299,6 +301,8 @@ SCRIPTS = {
     "show_data": show_data.main,
     "check_model": check_model.main,
     "smollm2": smollm2.main,
+    "generate": generate.main,
+    "score": score.main,
     "sweep": sweep.main,
 }
 

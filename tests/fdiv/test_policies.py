@@ -14,7 +14,7 @@ from fdiv import exact
 from fdiv import tokens as tk
 from fdiv.benchmarks import Markov, TwoTemplate
 from fdiv.policies import Architecture, tabular
-from fdiv.rollout import draw, sampler, tempered
+from fdiv.rollout import among, draw, likeliest, sampler, tempered, until_ended
 from fdiv.types import PAD, Sequences, UsageError
 
 V, EOS, P, H = 5, 4, 3, 6
@@ -229,6 +229,38 @@ def test_draw_follows_its_law_and_stays_inside():
     counts = np.bincount(np.asarray(draw(uniform, jnp.repeat(log_probs, 1000, 0))), minlength=4)
     np.testing.assert_array_equal(counts, [500, 0, 300, 200])
     assert int(draw(jnp.array([1.0 - 1e-7]), log_probs)[0]) == 3
+
+
+@pytest.mark.parametrize("prompted", [True, False])
+@pytest.mark.parametrize("eos", [EOS, (EOS,), (EOS, 0)])
+def test_no_step_after_the_last_end_changes_nothing(eos, prompted):
+    """The strings and log-probs of the whole loop, with one token that ends strings or two."""
+    policy, params = made("markov")
+    prompts = ragged_prompts() if prompted else tk.empty_prompts(64)
+    both = jax.jit(
+        lambda key: [loop(H, eos)(key, policy, params, prompts) for loop in (sampler, until_ended)]
+    )
+    (whole, log_probs), (early, early_log_probs) = both(jax.random.key(4))
+    np.testing.assert_array_equal(whole.tokens, early.tokens)
+    np.testing.assert_array_equal(whole.mask, early.mask)
+    np.testing.assert_array_equal(log_probs, early_log_probs)
+    ends = np.isin(whole.tokens, eos) & np.asarray(whole.mask)
+    assert ends.any()
+    assert ends.sum(1).max() == 1
+    assert np.asarray(tk.ended(whole, eos)).tolist() == ends.any(1).tolist()
+    if eos == (EOS,):
+        same = sampler(H, EOS)(jax.random.key(4), policy, params, prompts)[0]
+        np.testing.assert_array_equal(whole.tokens, same.tokens)
+
+
+def test_a_choice_among_tokens_is_of_these_alone():
+    """Probabilities .5, .1, .3, .1 of which the first and the last may not be: .25 and .75."""
+    log_probs = jnp.log(jnp.array([[0.5, 0.1, 0.3, 0.1]]))
+    some = jnp.array([1, 2])
+    uniforms = jnp.linspace(0, 1, 1000, endpoint=False)
+    drawn = among(some)(uniforms, jnp.tile(log_probs, (1000, 1)))
+    np.testing.assert_array_equal(np.bincount(drawn, minlength=4), [0, 250, 750, 0])
+    assert among(some, likeliest)(uniforms[:1], log_probs).tolist() == [2]
 
 
 def test_temperature_one_is_no_change_and_cold_is_greedy():

@@ -1,0 +1,155 @@
+"""What a language model writes: `python -m experiments.generate MODEL --prompt TEXT [flags]`
+
+Prints samples of what follows the prompt as plain text, those of several with a line between them.
+Tokens are drawn from the model's own law at `--temperature`; sampling options that come with a
+checkpoint are named on stderr and not used. Exit code 0, or 2 where it cannot be done, with the
+reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from experiments import cli, paths
+from fdiv.checks import at_least, positive
+from fdiv.types import UsageError
+
+if TYPE_CHECKING:
+    from experiments.models.ready import Ready
+
+BETWEEN = "-" * 40  # samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Continue a prompt, or answer it."""
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """A folder in the Hugging Face layout, or a GGUF file."""
+    prompt: str
+    """Text to continue; with --chat, what the user says."""
+    chat: bool = False
+    """Put the prompt into the model's chat template, and let the assistant answer."""
+    system: str | None = None
+    """What the system says before the user; with --chat."""
+    greedy: bool = False
+    """The likeliest token each time, in place of a draw."""
+    max_new_tokens: int = 128
+    """Tokens to write at most."""
+    temperature: float = 1.0
+    """What log-probs are divided by before they are normalised again."""
+    samples: int = 1
+    """Continuations to draw."""
+    seed: int = 0
+    """Of the draws."""
+    log_probs: bool = False
+    """Print each token with its number and its log-prob, in nats, in place of the text."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the samples; `USAGE_EXIT` where there can be none."""
+    flags: dict[str, Path] = {}
+    try:
+        words = cli.arguments(argv)
+        options = tyro.cli(
+            Options,
+            prog="python -m experiments.generate",
+            description=__doc__,
+            args=words,
+            config=(tyro.conf.FlagConversionOff,),
+        )
+        options = paths.with_homes(options)
+        flags = paths.given(options)
+        _check(options)
+        return generate(options)
+    except UsageError as error:
+        return cli.refused(error)
+    except OSError as error:
+        return cli.refused(paths.unusable(error, flags))
+
+
+def _check(options: Options) -> None:
+    at_least("max_new_tokens", options.max_new_tokens, 1)
+    at_least("samples", options.samples, 1)
+    positive("temperature", options.temperature)
+    if options.system is not None and not options.chat:
+        problem = "is part of a conversation, and none is asked for."
+        raise UsageError("system", options.system, problem, "Add --chat True.")
+    if options.greedy and options.samples > 1:
+        problem = "would be the same sample so many times: --greedy leaves nothing to draw."
+        raise UsageError("samples", options.samples, problem, "Leave one of them out.")
+
+
+def generate(options: Options) -> int:
+    """Draw and print."""
+    from experiments.models import ready
+
+    loaded = ready.read(options.model)
+    prompt = _prompt(options, loaded)
+    _notes(options, loaded, len(prompt))
+    drawn = ready.write(
+        loaded,
+        prompt,
+        options.samples,
+        options.max_new_tokens,
+        options.temperature,
+        options.greedy,
+        options.seed,
+    )
+    for i, (ids, log_probs) in enumerate(drawn):
+        if i:
+            print(BETWEEN)
+        if options.log_probs:
+            _table(loaded, ids, log_probs)
+        else:
+            print(loaded.words.continued(prompt, ids))
+    return 0
+
+
+def _prompt(options: Options, loaded: Ready) -> list[int]:
+    """Tokens of the prompt, as plain text or as a conversation."""
+    if not options.chat:
+        return loaded.words.prompt(options.prompt)
+    messages = [{"role": "user", "content": options.prompt}]
+    if options.system is not None:
+        messages.insert(0, {"role": "system", "content": options.system})
+    text = loaded.words.chat(messages)
+    # the template has written what begins a text
+    if not (ids := loaded.words.encode(text, special=False)):
+        problem = "makes an empty text of this conversation."
+        raise UsageError("chat_template", "", problem, "Mend the template.")
+    return ids
+
+
+def _notes(options: Options, loaded: Ready, size: int) -> None:
+    """What to know of the samples, on stderr."""
+    if loaded.words.biases:
+        given = ", ".join(f"{name} {value}" for name, value in loaded.words.biases.items())
+        print(f"not used, of generation_config.json: {given}", file=sys.stderr)
+    if not loaded.words.eos:
+        print("this model names no token that ends a text", file=sys.stderr)
+    if not options.prompt and not options.chat:
+        token = loaded.words.decode([loaded.words.bos or 0], special=True)
+        print(f"an empty prompt: {token} stands before the text", file=sys.stderr)
+    elif not options.chat and options.prompt[-1:].isspace():
+        said = "white space at its end is rarely followed by a word: tokens begin with their blank"
+        print(f"the prompt: {said}", file=sys.stderr)
+    longest, length = loaded.longest, size + options.max_new_tokens
+    if longest is not None and length > longest:
+        print(f"up to {length:,} tokens, and the model was made for {longest:,}", file=sys.stderr)
+
+
+def _table(loaded: Ready, ids: Sequence[int], log_probs: Sequence[float]) -> None:
+    """A line for each token, and their sum."""
+    for token, log_prob in zip(ids, log_probs):
+        print(f"{token:>8} {log_prob:>10.4f}  {loaded.words.decode([token], special=True)!r}")
+    print(f"{len(ids):>8} {sum(log_probs):>10.4f}  in all")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

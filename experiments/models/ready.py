@@ -1,0 +1,100 @@
+"""A pretrained model ready to read and write text: its policy on a device and its words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from experiments.models import folder, words
+from fdiv import rollout
+from fdiv import tokens as tk
+from fdiv.lm import model
+from fdiv.types import Params, Policy, Sequences, UsageError
+
+
+class Ready(NamedTuple):
+    """Strings here are lists of tokens, the token that begins every text among them."""
+
+    policy: Policy
+    params: Params
+    words: words.Words
+    longest: int | None  # tokens of text that the model was made for
+
+
+class Scores(NamedTuple):
+    """Of a text of n tokens, in nats."""
+
+    log_probs: np.ndarray  # [n - 1] of each token after the first
+    entropy: np.ndarray  # [n] of the law of what follows each token
+
+
+def read(path: Path) -> Ready:
+    """A folder or a GGUF file, computed in float32. Raises `UsageError` where it cannot be read."""
+    source = folder.source(path)
+    spec = source.spec
+    text = words.read(source)  # before the weights, which take the time
+    params = jax.tree.map(jnp.asarray, folder.loaded(source).params)
+    return Ready(model.policy(spec), params, text, spec.max_length)
+
+
+def score(ready: Ready, ids: Sequence[int]) -> Scores:
+    """What the model says of a text that is there. Raises `UsageError` for one without tokens."""
+    if not ids:
+        raise UsageError(
+            "text", "", "has no tokens, so there is nothing to score.", "Give some text."
+        )
+
+    @jax.jit
+    def law(params: Params, tokens: Array) -> tuple[Array, Array]:
+        # a column more, so that the law of what follows the last token is made too
+        strings = jnp.pad(tokens, [(0, 0), (0, 1)])
+        features = ready.policy.trunk(params, strings)[:, 1:]
+
+        def of(x: Array, follows: Array) -> tuple[Array, Array]:
+            log_probs = ready.policy.head(params, x)
+            finite = jnp.where(jnp.isneginf(log_probs), 0.0, log_probs)
+            entropy = -jnp.sum(jnp.exp(log_probs) * finite, axis=-1)
+            return jnp.take_along_axis(log_probs, follows[..., None], axis=-1)[..., 0], entropy
+
+        # pyrefly: ignore[bad-return]: as many arrays as `of` returns
+        return tk.by_stretches(of, ready.words.vocab, features, strings[:, 1:])
+
+    log_probs, entropy = law(ready.params, jnp.asarray([list(ids)], jnp.int32))
+    return Scores(np.asarray(log_probs)[0, :-1], np.asarray(entropy)[0])
+
+
+def write(
+    ready: Ready,
+    prompt: Sequence[int],
+    count: int,
+    horizon: int,
+    temperature: float = 1.0,
+    greedy: bool = False,
+    seed: int = 0,
+) -> list[tuple[list[int], list[float]]]:
+    """`count` continuations of a prompt: their tokens, the one that ends a text among them, and the
+    log-prob of each under the model at this temperature.
+
+    Rows of the embedding without a token keep their probability in these, and are never chosen."""
+    choose = rollout.likeliest if greedy else rollout.draw
+    known = ready.words.known()
+    if len(known) < ready.words.vocab:
+        choose = rollout.among(jnp.asarray(known), choose)
+    policy = ready.policy
+    if temperature != 1:
+        policy = rollout.tempered(policy, temperature)
+    sample = rollout.until_ended(horizon, ready.words.eos or None, choose)
+    tokens = jnp.tile(jnp.asarray(list(prompt), jnp.int32), (count, 1))
+    prompts = Sequences(tokens, jnp.zeros(tokens.shape, bool), jnp.ones(count))
+    draws = jax.jit(lambda key, params: sample(key, policy, params, prompts))
+    strings, log_probs = jax.device_get(draws(jax.random.key(seed), ready.params))
+    return [
+        (row[mask].tolist(), values[mask].tolist())
+        for row, mask, values in zip(strings.tokens, strings.mask, log_probs)
+    ]

@@ -1,0 +1,87 @@
+"""How likely a language model finds a text: `python -m experiments.score MODEL --text TEXT [flags]`
+
+Prints each token with its log-prob given those before it, and the entropy of the law that it was
+drawn from; the first token has nothing before it. `--json True` prints one line of JSON:
+{"ids": [n], "log_probs": [n - 1], "entropy": [n]}, in nats, where `log_probs[i]` is that of
+`ids[i + 1]` and `entropy[i]` is of the law of what follows `ids[i]`. Exit code 0, or 2 where it
+cannot be done, with the reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from experiments import cli, paths
+from fdiv.types import UsageError
+
+if TYPE_CHECKING:
+    from experiments.models.ready import Ready, Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Score a text."""
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """A folder in the Hugging Face layout, or a GGUF file."""
+    text: str
+    """What to score, as the tokenizer reads a whole text: with its first token, where it adds
+    one."""
+    json: bool = False
+    """One line of JSON."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the scores; `USAGE_EXIT` where there can be none."""
+    flags: dict[str, Path] = {}
+    try:
+        words = cli.arguments(argv)
+        options = tyro.cli(
+            Options,
+            prog="python -m experiments.score",
+            description=__doc__,
+            args=words,
+            config=(tyro.conf.FlagConversionOff,),
+        )
+        options = paths.with_homes(options)
+        flags = paths.given(options)
+        return score(options)
+    except UsageError as error:
+        return cli.refused(error)
+    except OSError as error:
+        return cli.refused(paths.unusable(error, flags))
+
+
+def score(options: Options) -> int:
+    """Compute and print."""
+    from experiments.models import ready
+
+    loaded = ready.read(options.model)
+    ids = loaded.words.encode(options.text)
+    scores = ready.score(loaded, ids)
+    if options.json:
+        lists = {name: array.tolist() for name, array in scores._asdict().items()}
+        print(json.dumps({"ids": ids, **lists}))
+    else:
+        _table(loaded, ids, scores)
+    return 0
+
+
+def _table(loaded: Ready, ids: list[int], scores: Scores) -> None:
+    """A line for each token, and what they sum to."""
+    print("   token   log-prob    entropy")
+    for i, token in enumerate(ids):
+        before = f"{scores.log_probs[i - 1]:>10.4f} {scores.entropy[i - 1]:>10.4f}" if i else ""
+        print(f"{token:>8} {before:>21}  {loaded.words.decode([token], special=True)!r}")
+    total = float(scores.log_probs.sum())
+    mean = f", {-total / (len(ids) - 1):.4f} nats a token" if len(ids) > 1 else ""
+    print(f"log-prob of all but the first: {total:.4f}{mean}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
