@@ -66,6 +66,8 @@ class Targets(NamedTuple):
         if claim.level == Level.token_expert:
             return self.exact["token_expert"][claim.minimises]
         own = self.exact[claim.plain_level][claim.minimises]
+        if claim.level != Level.token_policy:  # prefixes are whose strings they are
+            return own
         return _mixed(claim, own, self.exact["token_expert"][claim.minimises])
 
     def without_later(self, claim: Claim) -> np.ndarray:

@@ -4,10 +4,11 @@ several steps.
     loss = -E[ sum_k min(rho_k A_k, clip(rho_k, 1 - c, 1 + c) A_k) ],   rho = q / q_old
 
 A is the answer's score less the group's mean score, the same at each of its actions, plus what the
-penalty pays from there on, less the group's mean of that; `grpo_std` also divides it by the group's
-standard deviation (with n - 1, as published codes do), which weighs prompts by how alike their
-answers are. With the ratio of whole strings and `aggregate` string_mean it is GSPO, and A holds
-all that the answer earned. Published as well, and had by name: the penalty k3 in the loss
+penalty pays from there on, less the group's mean of that. `grpo_std` takes all that an answer
+earned less the group's mean of it, at each of its actions, and divides it by the group's standard
+deviation (with n - 1), as published codes do, which weighs prompts by how alike their answers are.
+With the ratio of whole strings A is the same without the division; with `aggregate` string_mean
+that is GSPO. Published as well, and had by name: the penalty k3 in the loss
 (`grpo_std:k3-loss`), whose gradient is another KL's. Sources: Shao et al. 2024 (arXiv 2402.03300);
 Liu et al. 2025 (Dr. GRPO, arXiv 2503.20783); Zheng et al. 2025 (GSPO, arXiv 2507.18071)."""
 
@@ -119,7 +120,8 @@ def grpo(
 
     def prepare(key, params, aux, batch):
         x = on.play(key, params, aux, batch, group)
-        advantage = grouped(x, "mean") if ratio == "token" else of_strings(x)
+        one_each = std or ratio == "sequence"
+        advantage = of_strings(x) if one_each else grouped(x, "mean")
         if std:
             advantage = advantage / (spread(x) + SMALL)
         aux, metrics = on.after(aux, x)
@@ -140,7 +142,7 @@ def grpo(
 
 def of_strings(x: Episodes) -> Array:
     """All that an answer earned less the group's mean of it, at each of its actions: one advantage
-    a string, as its one ratio wants. [B, H]"""
+    a string, as a ratio of strings and a deviation of strings' returns want. [B, H]"""
     return jnp.where(x.mask, within_groups(x, whole(x)[:, None], "mean"), 0.0)
 
 

@@ -152,6 +152,7 @@ def test_batches_of_two(name, fields, size):
     aux = objective.init(jax.random.key(0), world.params)
     population = jax.jit(lambda x: expected_gradient(objective, x, world.demos, aux))(world.params)
     found = batches.in_batches(world, method, aux, np.ravel(population))
+    assert found is not None
     if size is None:
         assert found.cosine < 0.999
     else:
@@ -173,6 +174,7 @@ def test_a_clip_on_the_wrong_side_shows_once_the_policy_has_moved(monkeypatch, w
     method = objectives.resolve("grpo")
     aux = method.build(world.exact).init(jax.random.key(0), world.params)
     error = batches.off_ratio(world, method, aux)
+    assert error is not None
     assert error > 0.01 if wrong else error < 1e-12
 
 
@@ -209,6 +211,20 @@ def test_verdicts():
     assert verdict(-axis[0]) == "ascends sequence js"
     assert verdict(axis[0] + 0.2 * axis[1]) == "biased: near sequence js"
     assert verdict(axis[0] + 2.0 * axis[1]) == "biased: far from sequence js"
+
+
+def test_the_numbers_are_against_what_is_claimed():
+    """The share of prefixes that are the policy's is of the token level alone."""
+    axis = np.eye(4)
+    levels = {"sequence": 0, "occupancy": 1, "token": 2, "token_expert": 3}
+    exact = {level: {"js": axis[i]} for level, i in levels.items()}
+    candidates = targets.Targets(exact, {"token": {}, "prefix": {}}, axis[3])
+    for level in (Level.sequence, Level.occupancy):
+        own = exact[level.plain]["js"]
+        for share in (0.0, 1.0):
+            np.testing.assert_array_equal(candidates.of(Claim("js", level, "", share)), own)
+    half = candidates.of(Claim("js", Level.token_policy, "", 0.5))
+    np.testing.assert_array_equal(half, (axis[2] + axis[3]) / 2)
 
 
 def test_what_has_changed():

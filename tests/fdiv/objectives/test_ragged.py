@@ -174,11 +174,9 @@ def test_the_deviation_of_a_group_is_that_of_whole_answers():
     *_, batch, _ = prepared("grpo_std", kit, group=2)
     whole = [score + charge[0] for score, charge in zip(SCORES, charges())]
     spread = np.repeat([np.std(whole[:2], ddof=1), np.std(whole[2:], ddof=1)], 2)
-    plain = advantages_by_hand(2, "mean", False)
-    same(
-        actions(batch.advantages, batch.sequences),
-        [x / (size + 1e-4) for x, size in zip(plain, spread)],
-    )
+    centred = less([[x] for x in whole], 2, "mean")
+    wanted = [list(x / (size + 1e-4)) * len(y) for x, size, y in zip(centred, spread, STRINGS)]
+    same(actions(batch.advantages, batch.sequences), wanted)
 
 
 def test_the_ratio_of_strings_has_one_advantage_a_string():
