@@ -266,6 +266,28 @@ def test_parameters_are_counted_as_they_are_made(name):
     assert footprint.parameters(architecture, sizes) == made
 
 
+def test_memory_by_hand():
+    """A Markov policy over 5 symbols has 6 x 5 numbers of 4 bytes, in 4 copies with Adam (itself,
+    its gradient, two moments), in each of 3 seeds: 1440. Eight fixed rows of 7 tokens of 5 bytes,
+    a seed: 840. A batch of 16 rows in 2 parts, each token with a row of 5 numbers:
+    3 x 7 x 16 x (5 + 20 / 2) = 5040. A hundred strings with a number for the expert and one for
+    each seed: 100 x 7 x (5 + 4 x 4) = 14,700."""
+    config = make_config(
+        methods=("sft",), seeds=3, demos=8, batch_size=16, minibatches=2, samples=4
+    )
+    counted = {need.what: need.bytes for need in footprint.needs(config, Sizes(5, 7, 100))}
+    assert counted == {
+        "the policies' parameters": 1440,
+        "the fixed rows": 840,
+        "a batch": 5040,
+        "the enumerated strings": 14_700,
+    }
+    drawn = footprint.needs(changed(config, samples=40), Sizes(5, 7))
+    assert {need.what: need.bytes for need in drawn}["the strings of an evaluation"] == (
+        3 * 7 * 40 * 25  # each token with its whole row
+    )
+
+
 @pytest.mark.parametrize(("optimiser", "kept"), [("adam", 2), ("lion", 1), ("sgd", 0)])
 def test_moments_of_an_optimiser(optimiser, kept):
     assert footprint.moments(make_config(optimiser=optimiser, warm_up=5)) == kept

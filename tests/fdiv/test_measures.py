@@ -4,6 +4,7 @@ arithmetic."""
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from laws import EVERY, law, random_models
 from fdiv import discriminator, divergences, exact, metrics, statistics
 from fdiv import tokens as tk
 from fdiv.rollout import sampler
-from fdiv.types import Components, Sequences, TokenMDP
+from fdiv.types import Components, Regulariser, Sequences, TokenMDP
 
 
 def strings(*rows):
@@ -89,6 +90,38 @@ def test_every_level_at_once_is_each_level_by_itself():
         assert float(found[name]) == pytest.approx(float(value), rel=1e-6), name
 
 
+def test_standard_errors_by_hand():
+    """Of 1 and 4: s = 3 / sqrt(2), so 3 / 2. Per token of strings of 1 and 2 tokens the ratio is
+    5 / 3; what is left of them is -2 / 3 and 2 / 3, with an error of 2 / 3, over a mean length of
+    1.5."""
+    nll = jnp.array([1.0, 4.0])
+    found = metrics.averages({"a": nll})
+    assert (float(found["a"]), float(found["a_stderr"])) == pytest.approx((2.5, 1.5))
+    x = jax.tree.map(jnp.asarray, strings([0], [0, 1]))
+    found = metrics.per_token("b", nll, x)
+    assert (float(found["b"]), float(found["b_stderr"])) == pytest.approx((5 / 3, 4 / 9))
+
+
+def test_returns_by_hand():
+    """Two strings with rewards 1 and 0, equally likely under the reference, beta = .5: at
+    q = (3/4, 1/4) the KL is .75 log 1.5 + .25 log .5 = .130812 and the return .75 - .5 x .130812 =
+    .684594; the most is .5 log((e^2 + 1) / 2) = .716890, so the regret is .032296. The other KL is
+    .5 log(2/3) + .5 log 2 = .143841."""
+    law = lambda *chances: SimpleNamespace(string=jnp.log(jnp.array(chances)))
+    score = lambda x: jnp.array([1.0, 0.0])
+    best = jax.nn.log_softmax(jnp.array([2.0, 0.0]))  # ref exp(r / beta)
+    space = SimpleNamespace(sequences=None)
+    for divergence, charged in (("reverse_kl", 0.130812), ("forward_kl", 0.143841)):
+        task = SimpleNamespace(score=score, regulariser=Regulariser(divergence, 0.5))
+        found = metrics.return_metrics(space, task, best, law(0.5, 0.5), law(0.75, 0.25))
+        assert float(found["divergence_to_reference"]) == pytest.approx(charged, abs=1e-5)
+        assert float(found["kl_to_reference"]) == pytest.approx(0.130812, abs=1e-5)
+        wanted = 0.75 - 0.5 * charged
+        assert float(found["regularised_return"]) == pytest.approx(wanted, abs=1e-5)
+        if divergence == "reverse_kl":
+            assert float(found["regret"]) == pytest.approx(0.032296, abs=1e-5)
+
+
 def test_diversity_by_hand():
     x = strings([0, 1, 0, 1], [0, 1, 2])  # bigrams 01 10 01 | 01 12: three of five are distinct
     assert metrics.distinct_n(x, 1) == pytest.approx(3 / 7)
@@ -131,9 +164,19 @@ def test_a_judge_of_length_alone():
 def test_iqm_and_its_percentile_bootstrap():
     scores = np.array([0.0, 1, 2, 3, 4, 5, 6, 100])
     assert statistics.iqm(scores) == pytest.approx((2 + 3 + 4 + 5) / 4)
+    # of the four in the middle, 2 3 4 8, the mean is 4.25 and the median 3.5
+    assert statistics.iqm([100.0, 9, 8, 4, 3, 2, 1, 0]) == 4.25
     low, high = statistics.bootstrap(scores)
     assert 1.0 < low < 3.0 and 4.0 < high < 60  # of its resamples few hold 100 three times
     assert (low, high) == statistics.bootstrap(scores)  # seeded
+
+
+def test_the_tails_of_a_percentile_bootstrap():
+    """Of two seeds 0 and 1 the resamples' means are 0, .5 and 1 with chances 1/4, 1/2 and 1/4: the
+    middle 40 % are all .5, the middle 60 % reach both ends."""
+    within = lambda share: statistics.bootstrap([0.0, 1], statistics.mean, confidence=share)
+    assert within(0.4) == (0.5, 0.5)
+    assert within(0.6) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("scores, t", [((1.0, 2), 12.7062), ((1.0, 2, 6), 4.3027)])
@@ -176,6 +219,8 @@ def test_paired_differences_and_probability_of_improvement():
     assert statistics.paired_difference(a, b).ci95 == (0.5, 0.5)
     wins = sum((x > y) + 0.5 * (x == y) for x, y in itertools.product(a, b)) / 16
     assert statistics.probability_of_improvement(a, b)[0] == pytest.approx(wins)
+    # of 1-1, 1-3, 2-1 and 2-3 one is won and one is a tie
+    assert statistics.probability_of_improvement([1.0, 2], [1.0, 3])[0] == 0.375
     with pytest.raises(ValueError, match="same seeds"):
         statistics.paired_difference(a, b[:2])
 

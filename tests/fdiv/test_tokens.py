@@ -82,6 +82,11 @@ def test_weights_give_each_average():
     assert total("token") == pytest.approx((3 + 12) / 5)
     assert total("string_mean") == pytest.approx((1.5 + 4) / 2)
     assert total("constant") == pytest.approx((3 + 12) / (2 * 4))
+    strings = strings._replace(weight=jnp.array([1.0, 3.0]))  # the second counts three times
+    assert total("string") == pytest.approx((3 + 3 * 12) / 4)
+    assert total("token") == pytest.approx((3 + 3 * 12) / (2 + 3 * 3))
+    assert total("string_mean") == pytest.approx((1.5 + 3 * 4) / 4)
+    assert total("constant") == pytest.approx((3 + 3 * 12) / (4 * 4))
     with pytest.raises(UsageError, match="string_mean"):
         tk.normalise(strings, "median")
 

@@ -95,7 +95,13 @@ def test_a_run_leaves_everything(whole):
         ):
             found = m["metrics"][metric]
             assert {"iqm", "mean", "ci95", "seeds"} <= set(found)
-            assert found["ci95"][0] <= found["iqm"] <= found["ci95"][1]
+            first, second = found["seeds"]
+            # of two seeds the IQM is their mean, and s / sqrt(2) is half their distance; t of one
+            # degree of freedom is 12.7062
+            assert found["iqm"] == pytest.approx((first + second) / 2)
+            half = 12.7062 * abs(first - second) / 2
+            wanted = (found["iqm"] - half, found["iqm"] + half)
+            assert found["ci95"] == pytest.approx(wanted, rel=1e-4, abs=1e-6)
         assert m["gap"]["seeds"][0] == pytest.approx(
             m["metrics"][m["minimises"]]["seeds"][0] - m["best"], abs=1e-9
         )
@@ -155,15 +161,18 @@ def test_a_run_that_diverges_is_listed_with_its_reason(tmp_path):
 
 def test_fixed_demonstrations_trials_and_a_full_class(tmp_path):
     """The same few demonstrations for all, two learning rates tried, and a class that holds the
-    expert: optimum 0."""
+    expert: optimum 0. The start has been trained: a uniform law of the 8 strings is
+    log 8 - H(expert) from the expert."""
     out = tmp_path / "run"
     flags = [
+        *("--warm-start", "6"),
         *("--demos", "32", "--trials", "2", "--methods", "sft", "adversarial:hellinger2"),
         *("--report", "False"),
     ]
     assert run(*flags, *FULL, out=out) == 0
     r = results(out)
     assert r["class_optimum"]["js"]["js"] == 0
+    assert r["start"]["forward_kl"] < np.log(8) - r["expert"]["entropy"] - 0.1
     for m in r["methods"].values():
         assert len(m["trials"]) == 2
         assert m["learning_rate"] in [t["learning_rate"] for t in m["trials"]]

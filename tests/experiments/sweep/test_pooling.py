@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,28 @@ def test_a_run_without_a_finite_seed_is_counted_among_the_others(tmp_path):
     assert (js.seeds, js.numbers, js.of) == ([0.1, 0.2, 0.5], [0, 1, 5], 6)
     assert sft.metrics["entropy"].whole
     assert sft.infinite == ["js"]
+
+
+def test_what_runs_say_together(tmp_path):
+    """Seeds are counted on, times and tokens add up, what is known of the task is averaged, and one
+    run that diverged is enough."""
+    lost = dataclasses.replace(method(js=[0.3, 0.4, 0.8]), status="diverged")
+    one, other = run(2, sft=method(js=[0.1, 0.2])), run(3, sft=lost)
+    each = [
+        dataclasses.replace(one, expert={"entropy": 1.0}, start={"js": 1.0, "only": 1.0}),
+        dataclasses.replace(other, expert={"entropy": 3.0}, start={"js": 3.0}),
+    ]
+    parts = [written(tmp_path / str(i), one) for i, one in enumerate(each)]
+    for part, seeds in zip(parts, (2, 3)):
+        lines = [{"method": "sft", "update": 0, "seed": seed} for seed in range(seeds)]
+        texts = [json.dumps(line).encode() for line in lines]
+        files.write_lines(part.folder / "metrics.jsonl", texts)
+    whole = merge.merge(parts, "note")
+    assert (whole.seeds, whole.expert, whole.start) == (5, {"entropy": 2.0}, {"js": 2.0})
+    sft = whole.methods["sft"]
+    assert (sft.seconds, sft.tokens, sft.status) == (2.0, 2.0, "diverged")
+    assert sft.metrics["js"].seeds == [0.1, 0.2, 0.3, 0.4, 0.8]
+    assert [line["seed"] for line in merge.lines(parts, "metrics.jsonl")] == [0, 1, 2, 3, 4]
 
 
 # --- tasks ----------------------------------------------------------------------------------------

@@ -194,6 +194,9 @@ def test_a_lease_lapses_is_taken_over_and_its_holder_knows(tmp_path):
     second.give_back()
     assert not seen().held(10.0)
     third = lease.take(tmp_path, "a", 10.0, seen())
+    assert lease.bury(tmp_path, pid=-1) == 0  # another's death is no matter
+    assert third.beat()
+    assert seen().held(10.0)
     assert lease.bury(tmp_path, pid=os.getpid()) == 1
     assert seen().deaths == 1
     assert third.path.name == "a.0003"

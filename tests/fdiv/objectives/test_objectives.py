@@ -24,7 +24,17 @@ from fdiv.objectives.max_likelihood import MaxLikelihood
 from fdiv.objectives.policy_gradient import PolicyGradient
 from fdiv.policies import tabular
 from fdiv.rollout import sampler
-from fdiv.types import PAD, Components, Level, Model, Pairs, Regulariser, Sequences, UsageError
+from fdiv.types import (
+    PAD,
+    Components,
+    Level,
+    Model,
+    Objective,
+    Pairs,
+    Regulariser,
+    Sequences,
+    UsageError,
+)
 
 LEVELS = ["sequence", "occupancy", "token"]
 # one name for each objective: methods of one group that fix the same differ in f alone, which the
@@ -467,6 +477,27 @@ def test_epochs_and_minibatches_take_as_many_steps():
     assert int(state.step) == 1
     with pytest.raises(UsageError, match="does not divide into 5"):
         learner(objective, optax.adam(0.01), minibatches=5).update(state, batch)
+
+
+def test_every_update_has_noise_of_its_own():
+    """Three updates of one state draw three numbers, and the same three from the same key."""
+
+    def prepare(key, params, aux, batch):
+        return aux, batch, {"drawn": jax.random.uniform(key)}
+
+    noisy = Objective(lambda key, params: (), prepare, lambda p, aux, batch: (p @ batch, {}))
+    made = learner(noisy, optax.sgd(0.1))
+
+    def numbers(key):
+        state, drawn = made.init(key, jnp.zeros(2)), []
+        for _ in range(3):
+            state, metrics = made.update(state, jnp.ones(2))
+            drawn.append(float(metrics["drawn"]))
+        return drawn
+
+    first = numbers(jax.random.key(0))
+    assert len({*first, *numbers(jax.random.key(1))}) == 6
+    assert numbers(jax.random.key(0)) == first
 
 
 def test_a_minibatch_step_is_as_long_as_a_whole_one():

@@ -246,6 +246,8 @@ def loss_of(objective, params, pairs):
         ("kto", {}, 0.418134),
         # (1 x .418134 + 3 x .418134) / 2
         ("kto", {"undesirable": 3.0}, 0.836268),
+        # (2 x .418134 + 1 x .418134) / 2
+        ("kto", {"desirable": 2.0}, 0.627201),
     ],
 )
 def test_losses_of_two_strings(name, fields, wanted):

@@ -8,6 +8,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from fdiv import divergences, exact, objectives
@@ -214,6 +215,63 @@ def test_advantages_of_ppo(lam):
     same(actions(batch.advantages, batch.sequences), wanted)
 
 
+def test_the_value_function_steps_towards_the_returns():
+    """Each step of size .1 goes down the slope of half the mean over strings of
+    sum_k max((V_k - R_k)^2, (V_k bounded - R_k)^2), where R = A + V is the return and V may move by
+    .05: once a value is further than that on its way to R, it stays."""
+    rate, bound = 0.1, 0.05
+    with_values = lambda aux: aux._replace(value=(jnp.asarray(CRITIC)[:, None], aux.value[1]))
+    fields = {"value_learning_rate": rate, "value_clip": bound, "gae_lambda": 0.6}
+    moved = {}
+    for steps in (1, 3):
+        kit = components()._replace(optimiser=optax.sgd)
+        _, aux, batch, _ = prepared("ppo", kit, with_values, value_steps=steps, **fields)
+        moved[steps] = np.asarray(aux.value[0])[:, 0]
+    gains, value = actions(batch.advantages, batch.sequences), CRITIC.copy()
+    for step in (1, 2, 3):
+        slope = np.zeros_like(value)
+        for x, gain in zip(STRINGS, gains):
+            for row, advantage in zip(rows_of(x), gain):
+                wanted = CRITIC[row] + advantage
+                near = CRITIC[row] + np.clip(value[row] - CRITIC[row], -bound, bound)
+                if abs(value[row] - wanted) >= abs(near - wanted):
+                    slope[row] += (value[row] - wanted) / len(STRINGS)
+        value = value - rate * slope
+        if step in moved:
+            np.testing.assert_allclose(moved[step], value, atol=1e-10)
+    assert np.abs(value - CRITIC).max() > bound  # so that the bound was felt
+
+
+def test_an_entropy_bonus_is_paid():
+    """A bonus of .1 takes .1 times the mean over strings of their laws' entropies off the loss."""
+    lost = []
+    for entropy in (0.0, 0.1):
+        objective, aux, batch, _ = prepared("ppo", components(), entropy=entropy)
+        lost.append(float(objective.loss(jnp.asarray(OWN), aux, batch)[0]))
+    each = -(np.exp(laws(OWN)) * laws(OWN)).sum(1)
+    wanted = np.mean([each[rows_of(x)].sum() for x in STRINGS])
+    assert lost[0] - lost[1] == pytest.approx(0.1 * wanted)
+
+
+def test_a_discount_weighs_what_the_penalty_charges_later():
+    """From action k on: sum over j >= k of .5^(j - k) (log ref - log q)_j, for a method that
+    charges beta times it, and for the penalty alone."""
+    penalty, paid = Penalty("k1", "reward", discount=0.5), []
+    for x in STRINGS:
+        s = per_token(REFERENCE, x) - per_token(OWN, x)
+        paid.append(
+            np.array([sum(0.5 ** (j - k) * s[j] for j in range(k, len(x))) for k in range(len(x))])
+        )
+    kit = components()._replace(penalty=penalty)
+    *_, batch, _ = prepared("rloo", kit, group=4)
+    scores = less([[score] for score in SCORES], 4, "leave_one_out")
+    charged = less([BETA * x for x in paid], 4, "leave_one_out")
+    same(actions(batch.advantages, batch.sequences), [a + b for a, b in zip(scores, charged)])
+    alone = penalty.build(kit, Model(kit.policy, jnp.asarray(REFERENCE)))
+    _, batch, _ = alone.prepare(jax.random.key(1), jnp.asarray(OWN), (), padded(STRINGS))
+    same(actions(batch.advantages, batch.sequences), reached(paid, "leave_one_out"))
+
+
 def returns_by_hand(d, level: str, s: np.ndarray, discount: float) -> list[float]:
     """R_k of one string from its log-ratios per token, as `estimators.returns_to_go` says."""
     reward, f = (
@@ -268,20 +326,57 @@ def test_advantages_towards_an_expert(level, discount, baseline, prompt):
     same(actions(batch.advantages, batch.sequences), reached(returns, baseline))
 
 
-@pytest.mark.parametrize(("level", "prompt"), [("sequence", True), ("occupancy", False)])
-def test_advantages_of_a_discriminator(level, prompt):
-    """The logit of a string is the sum over its actions; of a position, its action's own."""
+@pytest.mark.parametrize(
+    ("level", "prompt", "options"),
+    [
+        ("sequence", True, {}),
+        ("occupancy", False, {}),
+        ("sequence", False, {"discount": 0.5}),
+        ("occupancy", False, {"baseline": "mean"}),
+        ("sequence", False, {"entropy": 0.3}),
+    ],
+)
+def test_advantages_of_a_discriminator(level, prompt, options):
+    """The logit of a string is the sum over its actions; of a position, its action's own. An
+    entropy bonus takes .3 times the log-probs of this action and of all later ones off."""
 
     def informed(aux):
         return aux._replace(discriminator=(jnp.asarray(LOGIT), aux.discriminator[1]))
 
-    fields = {"level": level, "warmup": 0, "discriminator_learning_rate": 1e-12}
+    fields = {"level": level, "warmup": 0, "discriminator_learning_rate": 1e-12} | options
     *_, batch, _ = prepared("gail", components(prompt), informed, **fields)
     d, returns = divergences.js(), []
     for x in STRINGS:
         logits = LOGIT[rows_of(x, prompt), list(x)]
         s = logits if level == "sequence" else np.diff([0.0, *logits])
-        returns.append(returns_by_hand(d, level, s, 1.0))
+        bonus = -options.get("entropy", 0.0) * np.cumsum(per_token(OWN, x, prompt)[::-1])[::-1]
+        returns.append(returns_by_hand(d, level, s, options.get("discount", 1.0)) + bonus)
+    wanted = reached(returns, options.get("baseline", "leave_one_out"))
+    same(actions(batch.advantages, batch.sequences), wanted)
+
+
+@pytest.mark.parametrize("form", ["ratio", "expert"])
+def test_the_logit_of_airl_begins_at_the_start(form):
+    """Of each action: reward + potential after it - potential before it + log q_start - log q, the
+    policy being another than at the start. The potential is 0 before the first and after the last
+    action; the expert's part is the logit plus log q."""
+    potential = table(5)
+    nets = {"reward": jnp.asarray(LOGIT), "potential": jnp.asarray(potential)}
+
+    def informed(aux):
+        aux = aux._replace(start=jnp.asarray(REFERENCE))
+        return aux._replace(discriminator=(nets, aux.discriminator[1]))
+
+    level = "occupancy" if form == "ratio" else "sequence"
+    fields = {"level": level, "warmup": 0, "discriminator_learning_rate": 1e-12}
+    *_, batch, _ = prepared("airl", components(), informed, reward_form=form, **fields)
+    returns = []
+    for x in STRINGS:
+        at = rows_of(x), list(x)
+        shaping = np.diff([0.0, *potential[at][:-1], 0.0])
+        logits = LOGIT[at] + shaping + per_token(REFERENCE, x) - per_token(OWN, x)
+        s = np.diff([0.0, *logits]) if form == "ratio" else logits + per_token(OWN, x)
+        returns.append(returns_by_hand(divergences.reverse_kl(), level, s, 1.0))
     same(actions(batch.advantages, batch.sequences), reached(returns, "leave_one_out"))
 
 
@@ -352,14 +447,18 @@ def distilled(logits):
     return np.mean(each) / H
 
 
-def rewards_of_iq(logits):
+def rewards_of_iq(alpha: float):
     """-log q + sum of r^2 / (4 alpha), r = log q + V(before) - V(after), V = 0 after the end."""
-    lost = []
-    for x in STRINGS:
-        value = np.array([*CRITIC[rows_of(x)], 0.0])
-        r = per_token(logits, x) - np.diff(value)
-        lost.append(-total(logits, x) + (r**2).sum() / 40)
-    return np.mean(lost)
+
+    def loss(logits):
+        lost = []
+        for x in STRINGS:
+            value = np.array([*CRITIC[rows_of(x)], 0.0])
+            r = per_token(logits, x) - np.diff(value)
+            lost.append(-total(logits, x) + (r**2).sum() / (4 * alpha))
+        return np.mean(lost)
+
+    return loss
 
 
 def labelled(logits):
@@ -402,7 +501,12 @@ LOSSES = {
         of_pairs((lambda l, x: 0.7 * (total(l, x) - total(OWN, x)), lambda m: softplus(-m))),
     ),
     "distill": ("distill", {}, distilled),
-    "iq_learn": ("iq_learn", {"value_learning_rate": 1e-12}, rewards_of_iq),
+    "iq_learn": ("iq_learn", {"value_learning_rate": 1e-12}, rewards_of_iq(10.0)),
+    "iq_learn alpha 2": (
+        "iq_learn",
+        {"value_learning_rate": 1e-12, "alpha": 2.0},
+        rewards_of_iq(2.0),
+    ),
     "gail token": (
         "gail",
         {"level": "token", "warmup": 0, "discriminator_learning_rate": 1e-12},
@@ -422,7 +526,8 @@ def informed(name: str):
 
 @pytest.mark.parametrize("case", LOSSES)
 def test_losses_string_by_string(case):
-    """The loss, and its slope along one direction by central differences of the hand-made one."""
+    """The loss, and its slope along one direction by central differences of the hand-made one, at
+    the table that `prepare` saw and away from it."""
     name, fields, by_hand = LOSSES[case]
     kit = components(strings=SECOND if name == "spin" else STRINGS)
     batch = padded(STRINGS)
@@ -430,11 +535,12 @@ def test_losses_string_by_string(case):
         batch = Pairs(padded(FIRST), padded(SECOND))
     objective, aux, batch, _ = prepared(name, kit, informed(name), batch, **fields)
     loss = lambda params: objective.loss(params, aux, batch)[0]
-    value, slope = jax.value_and_grad(loss)(jnp.asarray(OWN))
-    assert float(value) == pytest.approx(by_hand(OWN), rel=1e-9)
-    along = table(9)
-    ends = [by_hand(OWN + side * 1e-5 * along) for side in (1, -1)]
-    assert float(jnp.sum(slope * along)) == pytest.approx((ends[0] - ends[1]) / 2e-5, abs=1e-8)
+    along, slope_at = table(9), jax.jit(jax.value_and_grad(loss))
+    for logits in (OWN, OWN + 0.5 * table(8)):
+        value, slope = slope_at(jnp.asarray(logits))
+        assert float(value) == pytest.approx(by_hand(logits), rel=1e-9)
+        ends = [by_hand(logits + side * 1e-5 * along) for side in (1, -1)]
+        assert float(jnp.sum(slope * along)) == pytest.approx((ends[0] - ends[1]) / 2e-5, abs=1e-8)
 
 
 @pytest.mark.parametrize("aggregate", ["string", "token", "string_mean", "constant"])

@@ -395,6 +395,16 @@ def test_comparisons_are_bradley_terry():
         assert np.asarray(better > worse)[told].mean() == pytest.approx(wanted, abs=0.01)
 
 
+def test_how_sure_a_comparison_is_by_hand():
+    """Rewards 1 apart at temperature 2 and spread log 2: strings that begin differently are
+    compared at temperature 4, sigmoid(1/4) = .562177, others at 1, sigmoid(1) = .731059; a tenth
+    turned round."""
+    task = Rewarded(temperature=2.0, spread=float(np.log(2)), flips=0.1)
+    chance = lambda differ: float(task.preference(1.0, 0.0, jnp.asarray(differ)))
+    assert chance(True) == pytest.approx(0.9 * 0.562177 + 0.1 * 0.437823, abs=1e-5)
+    assert chance(False) == pytest.approx(0.9 * 0.731059 + 0.1 * 0.268941, abs=1e-5)
+
+
 def test_exact_labels_weigh_both_orders():
     mdp = Rewarded(labels="exact").build()
     pairs = mdp.pairs(jax.random.key(0), 64)
