@@ -3,9 +3,10 @@
 Prints the mean and largest KL of the next token's laws, the largest difference of a logit and how
 often the likeliest token is the same, against stored logits (golden.npz in the folder, or --golden)
 or against transformers, where the extra hf-test is installed; how far a decoded step is from whole
-strings; and, against transformers, on how many varied strings the tokens are the same. In float32
-the largest KL has to be at most 1e-5, logits within 2e-3 and every likeliest token the same. Exit
-code 0, 1 where that does not hold, 2 where the model cannot be read."""
+strings; and on how many varied strings the tokens, and of how many conversations the text, are the
+same. In float32 the largest KL has to be at most 1e-5, logits within 2e-3 and every likeliest token
+and all words the same. Exit code 0, 1 where that does not hold, 2 where the model cannot be
+read."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from experiments import cli
 from fdiv.types import UsageError
 
 if TYPE_CHECKING:
-    from experiments.models.folder import Checkpoint
+    from experiments.models.folder import Checkpoint, Source
     from experiments.models.golden import Golden
 
 STEP = 1e-4  # nats: a decoded step's log-probs against whole strings', in float32
@@ -61,7 +62,8 @@ def check(options: Options) -> int:
     from experiments.models import folder, golden
     from fdiv.lm import parity
 
-    checkpoint = folder.read(options.path)
+    source = folder.source(options.path)
+    checkpoint = folder.loaded(source)
     spec = checkpoint.spec
     print(
         f"{options.path}: {spec.family}, {spec.layers} layers, {_parameters(checkpoint):,} numbers"
@@ -72,9 +74,7 @@ def check(options: Options) -> int:
     kept = "" if reference.kept is None else f", the {golden.TOP} likeliest tokens and the rest"
     print(f"against {reference.by}{kept}: {result}")
     print(f"a decoded step against whole strings: log-probs within {apart:.1e}")
-    same = True
-    if reference.by.startswith("transformers") and _live(options):
-        same = _tokens(options.path)
+    same = _words(options, source)
     if options.precision != "float32":
         print("no bar is asked of bfloat16")
         return 0
@@ -91,22 +91,29 @@ def _parameters(checkpoint: Checkpoint) -> int:
 
 
 def _live(options: Options) -> bool:
-    stored = options.golden or options.path / "golden.npz"
     if options.against == "auto":
-        return options.write_golden is not None or not stored.is_file()
+        return options.write_golden is not None or not _stored(options).is_file()
     return options.against == "transformers"
+
+
+def _stored(options: Options) -> Path:
+    """The file with another program's numbers: a folder holds its own."""
+    if options.golden is not None or options.path.suffix != ".gguf":
+        return options.golden or options.path / "golden.npz"
+    return options.path.with_suffix(".npz")
 
 
 def _reference(options: Options, vocab: int) -> Golden:
     """What ours is held against."""
-    from experiments.models import golden
+    from experiments.models import golden, golden_words
 
     if not _live(options):
-        return golden.read(options.golden or options.path / golden.NAME)
+        return golden.read(_stored(options))
     tokens = golden.tokens_of(options.path, vocab)
     logits, by = golden.live(options.path, tokens)
     if options.write_golden is not None:
-        golden.write(options.write_golden, tokens, logits, by)
+        more = golden_words.packed(golden_words.live(options.path))
+        golden.write(options.write_golden, tokens, logits, by, **more)
     return golden.Golden(tokens, logits, None, by)
 
 
@@ -141,24 +148,20 @@ def _computed(
     return whole, float(np.abs(decoded - whole[:, begin - 1 :]).max())
 
 
-def _tokens(path: Path) -> bool:
-    """Whether transformers and `tokenizers` read varied strings as the same tokens, and print on
-    how many they do. True where the folder has no tokenizer."""
-    from experiments.models import varied
-    from experiments.models.libraries import library
+def _words(options: Options, source: Source) -> bool:
+    """Whether varied strings are the same tokens, and conversations the same text, as by another
+    program, and print on how many they are. True where there is nothing to compare."""
+    from experiments.models import golden_words, words
 
-    if not (path / "tokenizer.json").is_file():
+    if _live(options):
+        reference = golden_words.live(options.path)
+    else:
+        reference = golden_words.unpacked(_stored(options))
+    if reference is None:
         return True
-    theirs = library("transformers").AutoTokenizer.from_pretrained(path, local_files_only=True)
-    ours = library("tokenizers").Tokenizer.from_file(str(path / "tokenizer.json"))
-    texts = varied.strings(tuple(theirs.all_special_tokens))
-    pairs = [
-        (ours.encode(t, add_special_tokens=False).ids, theirs.encode(t, add_special_tokens=False))
-        for t in texts
-    ]
-    equal = sum(a == b for a, b in pairs)
-    print(f"tokens of {len(texts)} varied strings: {equal} the same")
-    return equal == len(texts)
+    agreement = golden_words.compare(reference, words.read(source))
+    print(f"against {reference.by}, {agreement}")
+    return agreement.holds
 
 
 if __name__ == "__main__":

@@ -5,5 +5,7 @@
 - `words`, `chat`: the tokenizer, special tokens and chat templates of a model
 - `gguf_tokenizer`: a tokenizer.json of what a GGUF file says
 - `varied`: strings that tokenizers disagree on
+- `golden`, `golden_words`: what another program makes of a model and its words
+- `ready`: a model that reads and writes text
 - `libraries`: what has to be installed for each
 """

@@ -7,7 +7,7 @@ event then, so a divergence of what is kept is at most that of the whole."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,9 +63,10 @@ def read(path: Path) -> Golden:
         raise UsageError("golden", str(path), problem, "Leave it out, or make it anew.") from error
 
 
-def write(path: Path, tokens: np.ndarray, logits: np.ndarray, by: str) -> None:
-    """Store logits [B, T, V]: the `TOP` largest of each position, or all where there are few."""
-    common = {"tokens": tokens.astype(np.int32), "by": by}
+def write(path: Path, tokens: np.ndarray, logits: np.ndarray, by: str, **more: np.ndarray) -> None:
+    """Store logits [B, T, V]: the `TOP` largest of each position, or all where there are few; and
+    `more` arrays beside them."""
+    common: dict[str, Any] = {"tokens": tokens.astype(np.int32), "by": by, **more}
     if logits.shape[-1] <= 4 * TOP:
         np.savez_compressed(path, values=logits.astype(np.float32), **common)
         return

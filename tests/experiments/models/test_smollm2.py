@@ -28,6 +28,8 @@ def test_it_is_brought_and_computes_what_transformers_does(tmp_path, capsys):
         "golden.npz",
     }
     assert check_model.main([str(to)]) == 0
-    assert "against transformers" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "against transformers" in said
+    assert "tokens of 200 varied strings: 200 the same; renderings of 3 conversations: 3" in said
     assert smollm2.main(["--to", str(to)]) == 0
     assert "there already" in capsys.readouterr().out

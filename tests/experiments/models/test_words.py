@@ -6,10 +6,11 @@ import sys
 import jax
 import numpy as np
 import pytest
-from language_models import CASES, random_tensors, spec_of
+from language_models import CASES, random_tensors, random_tokens, spec_of
+from language_models import golden as stored_logits
 
-from experiments import generate, score
-from experiments.models import folder, gguf_tokenizer, libraries, ready, words
+from experiments import check_model, generate, score
+from experiments.models import folder, gguf_tokenizer, golden, golden_words, libraries, ready, words
 from fdiv.lm import weights
 from fdiv.tokens import distributions
 from fdiv.types import UsageError
@@ -250,6 +251,36 @@ def test_temperature_divides_log_probs(model):
     assert token == law[: len(TOKENS)].argmax()
     sharp = law.astype(np.float64) / 0.01
     np.testing.assert_allclose(log_prob, sharp[token] - np.logaddexp.reduce(sharp), atol=1e-2)
+
+
+def test_words_are_held_against_stored_ones(tmp_path, capsys):
+    """Exit code 0 where tokens and conversations agree; 1, with the first that does not, after a
+    merge is lost, or a template writes a blank more."""
+    path = made(tmp_path / "model")
+    text = read(path)
+    texts = ["the thin cat", "in</s>"]
+    chats = [text.chat(messages, generate=go_on) for messages, go_on in golden_words.CONVERSATIONS]
+    ids = [text.encode(t, special=False) for t in texts]
+    stored = golden_words.packed(golden_words.GoldenWords(texts, ids, chats, "a test"))
+    logits = golden.log_softmax(stored_logits("smollm2"))
+    golden.write(path / "golden.npz", random_tokens("smollm2"), logits, "a test", **stored)
+    assert check_model.main([str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "tokens of 2 varied strings: 2 the same; renderings of 3 conversations: 3" in said
+
+    template = path / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    assert check_model.main([str(path)]) == 1
+    assert "renderings of 3 conversations: 0 the same" in capsys.readouterr().out
+    template.write_text(template.read_text().rstrip())
+    tokenizer = json.loads((path / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"].pop(1)
+    (path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert check_model.main([str(path)]) == 1
+    assert (
+        "1 the same; renderings of 3 conversations: 3 the same; the first that differs: 'the"
+        in (capsys.readouterr().out)
+    )
 
 
 # --- what cannot be read --------------------------------------------------------------------------
