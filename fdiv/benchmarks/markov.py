@@ -16,7 +16,7 @@ from fdiv.ranges import LONGEST, MOST_SYMBOLS, check_ranges, ranged, seed_field
 from fdiv.rollout import demonstrations
 from fdiv.types import Model, TokenMDP, UsageError
 
-MOST_DRAWN = 1 << 22  # numbers of a chain, each of which is drawn
+MOST_DRAWN = 1 << 23  # numbers of a chain, each of which is drawn
 
 
 @dataclasses.dataclass(frozen=True)
