@@ -118,6 +118,20 @@ CASES = {
     },
 }
 
+# a tokenizer of fewer tokens than the models have rows, as a GGUF file says it
+PIECES = [*"abcdefghijklmnopqrstuvwxyzĠABCDEFGHIJ.,?!", "th", "the", "Ġt", "in"]
+TOKENS = ["<s>", "</s>", "<end>", *PIECES]  # 48 of the model's 64 rows
+FIELDS = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "gpt-2",
+    "tokenizer.ggml.tokens": TOKENS,
+    "tokenizer.ggml.token_type": [3] * 3 + [1] * len(PIECES),
+    "tokenizer.ggml.merges": ["t h", "th e", "Ġ t", "i n"],
+    "tokenizer.ggml.bos_token_id": 0,
+    "tokenizer.ggml.eos_token_id": 1,
+    "tokenizer.chat_template": "{{ bos_token }}{{ messages[-1].content }}<end>",
+}
+
 
 def spec_of(case: str) -> specs.Spec:
     """The case's architecture."""

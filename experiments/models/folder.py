@@ -78,6 +78,10 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UsageError("path", str(path / CONFIG), problem, "Fetch the file again.") from error
     if not isinstance(config, dict):
         raise UsageError("path", str(path / CONFIG), "holds no fields.", "Fetch the file again.")
+    if "model_type" not in config and (path / "environment.json").is_file():
+        problem = "is the folder of a run, whose policies are no pretrained model."
+        fix = "Give a folder in the Hugging Face layout; the run's samples are in its report.html."
+        raise UsageError("path", str(path), problem, fix)
     return config
 
 

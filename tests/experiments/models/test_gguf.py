@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from language_models import CASES, random_tensors, spec_of
+from language_models import CASES, FIELDS, TOKENS, random_tensors, spec_of
 
-from experiments.models import folder, gguf_files, gguf_tokenizer
+from experiments import generate, score
+from experiments.models import folder, gguf_files, gguf_tokenizer, words
 from fdiv.lm import weights
 from fdiv.types import UsageError
 
@@ -21,7 +22,7 @@ def file_name(name):
     return f"blk.{layer}.{SHORT[own]}.{kind}"
 
 
-def written(path, case, architecture, **more):
+def written(path, case, architecture, tokenizer=False, **more):
     """A GGUF file of a tiny model, as llama.cpp converts one: eps in float32, llama's queries and
     keys with the two numbers that turn together side by side."""
     spec = spec_of(case)
@@ -36,6 +37,15 @@ def written(path, case, architecture, **more):
     writer.add_layer_norm_rms_eps(spec.eps)
     writer.add_rope_freq_base(spec.ropes[0].theta)
     writer.add_vocab_size(spec.vocab)
+    if tokenizer:
+        writer.add_tokenizer_model(FIELDS["tokenizer.ggml.model"])
+        writer.add_tokenizer_pre(FIELDS["tokenizer.ggml.pre"])
+        writer.add_token_list(TOKENS)
+        writer.add_token_types(FIELDS["tokenizer.ggml.token_type"])
+        writer.add_token_merges(FIELDS["tokenizer.ggml.merges"])
+        writer.add_bos_token_id(FIELDS["tokenizer.ggml.bos_token_id"])
+        writer.add_eos_token_id(FIELDS["tokenizer.ggml.eos_token_id"])
+        writer.add_chat_template(FIELDS["tokenizer.chat_template"])
     for name, value in more.items():
         writer.add_string(name.replace("__", "."), value)
     for name, array in random_tensors(spec).items():
@@ -48,6 +58,26 @@ def written(path, case, architecture, **more):
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def test_a_file_reads_text_as_the_folder_that_is_made_of_it(tmp_path, capsys):
+    """The same words, scores and samples."""
+    pytest.importorskip("tokenizers", reason="needs the extra hf: make test-hf")
+    file = written(tmp_path / "model.gguf", "smollm2", "llama", tokenizer=True)
+    source = folder.source(file)
+    checkpoint = folder.loaded(source)
+    beside = lambda draft: gguf_tokenizer.write(draft, source.file.fields)
+    folder.write(tmp_path / "model", checkpoint.spec, checkpoint.params, checkpoint.config, beside)
+    said = []
+    for path in (file, tmp_path / "model"):
+        assert score.main([str(path), "--text", "the thin cat", "--json", "True"]) == 0
+        argv = ["--prompt", "the", "--chat", "True", "--max-new-tokens", "5"]
+        assert generate.main([str(path), *argv]) == 0
+        said.append(capsys.readouterr())
+    assert said[0] == said[1]
+    text = [words.read(folder.source(path)) for path in (file, tmp_path / "model")]
+    assert text[0]._replace(backend=None) == text[1]._replace(backend=None)
+    assert text[0].eos == (1,)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,15 @@ import sys
 import jax
 import numpy as np
 import pytest
-from language_models import CASES, random_tensors, random_tokens, spec_of
+from language_models import (
+    CASES,
+    FIELDS,
+    PIECES,
+    TOKENS,
+    random_tensors,
+    random_tokens,
+    spec_of,
+)
 from language_models import golden as stored_logits
 
 from experiments import check_model, generate, score
@@ -17,19 +25,6 @@ from fdiv.types import UsageError
 
 tokenizers = pytest.importorskip("tokenizers", reason="needs the extra hf: make test-hf")
 pytest.importorskip("safetensors", reason="needs the extra hf: make test-hf")
-
-PIECES = [*"abcdefghijklmnopqrstuvwxyzĠABCDEFGHIJ.,?!", "th", "the", "Ġt", "in"]
-TOKENS = ["<s>", "</s>", "<end>", *PIECES]  # 48 of the model's 64 rows
-FIELDS = {
-    "tokenizer.ggml.model": "gpt2",
-    "tokenizer.ggml.pre": "gpt-2",
-    "tokenizer.ggml.tokens": TOKENS,
-    "tokenizer.ggml.token_type": [3] * 3 + [1] * len(PIECES),
-    "tokenizer.ggml.merges": ["t h", "th e", "Ġ t", "i n"],
-    "tokenizer.ggml.bos_token_id": 0,
-    "tokenizer.ggml.eos_token_id": 1,
-    "tokenizer.chat_template": "{{ bos_token }}{{ messages[-1].content }}<end>",
-}
 
 
 def made(path, case="smollm2", fields=FIELDS, **generation):
@@ -386,6 +381,13 @@ def test_what_cannot_be_read_is_told_in_a_paragraph(name, tmp_path, capsys):
     if flags == ("--prompt", "the"):
         assert call(score.main, path, "--text", "the") == 2
         assert capsys.readouterr() == printed
+
+
+def test_a_run_of_this_project_is_named_as_one(tmp_path, capsys):
+    for name in ("config.json", "environment.json"):
+        (tmp_path / name).write_text("{}")
+    assert call(score.main, tmp_path, "--text", "the") == 2
+    assert "folder of a run" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_empty_text_has_no_score(model, capsys):
