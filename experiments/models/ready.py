@@ -44,7 +44,8 @@ def read(path: Path) -> Ready:
 
 
 def score(ready: Ready, ids: Sequence[int]) -> Scores:
-    """What the model says of a text that is there. Raises `UsageError` for one without tokens."""
+    """What the model says of a text that is there. Raises `UsageError` for one without tokens, and
+    where the weights give no finite numbers."""
     if not ids:
         raise UsageError(
             "text", "", "has no tokens, so there is nothing to score.", "Give some text."
@@ -66,7 +67,9 @@ def score(ready: Ready, ids: Sequence[int]) -> Scores:
         return tk.by_stretches(of, ready.words.vocab, features, strings[:, 1:])
 
     log_probs, entropy = law(ready.params, jnp.asarray([list(ids)], jnp.int32))
-    return Scores(np.asarray(log_probs)[0, :-1], np.asarray(entropy)[0])
+    scores = Scores(np.asarray(log_probs)[0, :-1], np.asarray(entropy)[0])
+    _check_finite(np.concatenate(scores))
+    return scores
 
 
 def write(
@@ -81,7 +84,8 @@ def write(
     """`count` continuations of a prompt: their tokens, the one that ends a text among them, and the
     log-prob of each under the model at this temperature.
 
-    Rows of the embedding without a token keep their probability in these, and are never chosen."""
+    Rows of the embedding without a token keep their probability in these, and are never chosen.
+    Raises `UsageError` where the weights give no finite numbers."""
     choose = rollout.likeliest if greedy else rollout.draw
     known = ready.words.known()
     if len(known) < ready.words.vocab:
@@ -94,7 +98,14 @@ def write(
     prompts = Sequences(tokens, jnp.zeros(tokens.shape, bool), jnp.ones(count))
     draws = jax.jit(lambda key, params: sample(key, policy, params, prompts))
     strings, log_probs = jax.device_get(draws(jax.random.key(seed), ready.params))
+    _check_finite(log_probs)
     return [
         (row[mask].tolist(), values[mask].tolist())
         for row, mask, values in zip(strings.tokens, strings.mask, log_probs)
     ]
+
+
+def _check_finite(numbers: np.ndarray) -> None:
+    if not np.all(np.isfinite(numbers)):
+        problem = "is among the log-probs that the model gives: its weights are not finite."
+        raise UsageError("model", float("nan"), problem, "Fetch the weights again.")

@@ -57,7 +57,13 @@ class Words(NamedTuple):
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Tokens; `special` adds what the tokenizer puts around a text, which a rendered
-        conversation has already. Raises `UsageError` for a token that the model has no row for."""
+        conversation has already. Raises `UsageError` for a token that the model has no row for, and
+        for bytes that are no text."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # a command line keeps such bytes as half characters
+            problem = f"holds {text[error.start]!r} at {error.start}, which is no character."
+            raise UsageError("text", text, problem, "Give text in UTF-8.") from error
         ids = self.backend.encode(text, add_special_tokens=special).ids
         beyond = next((i for i in ids if i >= self.vocab), None)
         if beyond is not None:

@@ -27,10 +27,12 @@ tokenizers = pytest.importorskip("tokenizers", reason="needs the extra hf: make 
 pytest.importorskip("safetensors", reason="needs the extra hf: make test-hf")
 
 
-def made(path, case="smollm2", fields=FIELDS, **generation):
+def made(path, case="smollm2", fields=FIELDS, spoilt=False, **generation):
     """A folder of a tiny model and a tokenizer with fewer tokens than it has rows."""
     spec = spec_of(case)
     params = weights.load(spec, weights.Arrays(random_tensors(spec)))
+    if spoilt:
+        params["params"]["norm"] = jax.tree.map(lambda x: x * np.nan, params["params"]["norm"])
     folder.write(path, spec, params, CASES[case], lambda draft: gguf_tokenizer.write(draft, fields))
     if generation:
         changed(path / "generation_config.json", **generation)
@@ -388,6 +390,23 @@ def test_a_run_of_this_project_is_named_as_one(tmp_path, capsys):
         (tmp_path / name).write_text("{}")
     assert call(score.main, tmp_path, "--text", "the") == 2
     assert "folder of a run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_bytes_that_are_no_text_are_refused(model, capsys):
+    """As Python reads them from a command line."""
+    text = b"a\xff".decode(errors="surrogateescape")
+    assert call(score.main, model, "--text", text) == 2
+    assert call(generate.main, model, "--prompt", text) == 2
+    assert capsys.readouterr().err.count("which is no character") == 2
+
+
+def test_weights_that_are_not_finite_are_told(tmp_path, capsys):
+    path = made(tmp_path / "model", spoilt=True)
+    assert call(score.main, path, "--text", "the", "--json", True) == 2
+    assert call(generate.main, path, "--prompt", "the", "--max-new-tokens", 2) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("not finite") == 2
 
 
 def test_an_empty_text_has_no_score(model, capsys):
