@@ -17,6 +17,7 @@ class Fault(NamedTuple):
 
 ARITHMETIC = "tests/fdiv/benchmarks/test_arithmetic.py::"
 ESCAPES = "tests/experiments/test_escapes.py::"
+EVALUATOR = "tests/experiments/evaluation/test_evaluator.py::"
 EXPERIMENTS = "tests/experiments/running/test_experiments.py::"
 INVERSE = "tests/fdiv/objectives/test_inverse.py::"
 LEASE = "tests/experiments/storage/test_run_lease.py::"
@@ -80,6 +81,20 @@ FAULTS = [
         RAGGED + "test_the_value_function_steps_towards_the_returns",
     ),
     Fault(
+        "PPO's values move without a bound",
+        "fdiv/objectives/ppo.py",
+        "jnp.clip(now - before, -value_clip, value_clip)",
+        "(now - before)",
+        RAGGED + "test_the_value_function_steps_towards_the_returns",
+    ),
+    Fault(
+        "PPO takes one value step",
+        "fdiv/objectives/ppo.py",
+        "length=value_steps",
+        "length=1",
+        RAGGED + "test_the_value_function_steps_towards_the_returns",
+    ),
+    Fault(
         "GRPO's deviation has no root",
         "fdiv/objectives/grpo.py",
         "root = jnp.sqrt(squares / jnp.maximum(jnp.where(drawn, mass - 1, mass), 1e-9))",
@@ -92,6 +107,20 @@ FAULTS = [
         "jnp.where(drawn, mass - 1, mass)",
         "mass",
         RAGGED + "test_advantages_of_grpo_are_the_published_ones",
+    ),
+    Fault(
+        "GRPO ignores aggregate",
+        "fdiv/objectives/grpo.py",
+        "tk.normalise(x.sequences, aggregate, horizon)",
+        "tk.normalise(x.sequences)",
+        RAGGED + "test_the_clipped_loss_off_ratio_one[sequence-token]",
+    ),
+    Fault(
+        "GRPO ignores clip",
+        "fdiv/objectives/grpo.py",
+        "clipped(batch, log_q, clip, ratio)",
+        "clipped(batch, log_q, 0.2, ratio)",
+        RAGGED + "test_the_clipped_loss_off_ratio_one[token-constant]",
     ),
     Fault(
         "the ratio of strings is a product",
@@ -115,6 +144,13 @@ FAULTS = [
         RAGGED + "test_advantages_of_a_score[reinforce-fields1-4-none-False]",
     ),
     Fault(
+        "RLOO keeps the answer in its own baseline",
+        "fdiv/objectives/reinforce.py",
+        'penalty, "leave_one_out", self.group)',
+        'penalty, "mean", self.group)',
+        RAGGED + "test_advantages_of_a_score[rloo-fields2-2-leave_one_out-False]",
+    ),
+    Fault(
         "a penalty charges without its discount",
         "fdiv/episodes.py",
         "discounted_to_go(charges, penalty.discount)",
@@ -134,6 +170,13 @@ FAULTS = [
         "jnp.where(mask, -ESTIMATORS[self.estimator](s), 0.0)",
         "jnp.where(mask, ESTIMATORS[self.estimator](s), 0.0)",
         RAGGED + "test_penalties_as_rewards",
+    ),
+    Fault(
+        "a penalty of strings is one of tokens",
+        "fdiv/penalties.py",
+        'if self.unit == "string" else (lambda x: x)',
+        'if self.unit == "word" else (lambda x: x)',
+        RAGGED + "test_penalties_in_the_loss[k2-loss-string-<lambda>]",
     ),
     Fault(
         "IPO ignores reduction",
@@ -185,6 +228,20 @@ FAULTS = [
         PREFERENCES + "test_losses_of_two_strings[kto-fields6-0.836268]",
     ),
     Fault(
+        "KTO's reference point may be negative",
+        "fdiv/objectives/kto.py",
+        "point = jnp.maximum(mean(drift, others.weight), 0.0)",
+        "point = mean(drift, others.weight)",
+        PREFERENCES + "test_the_reference_point_is_at_least_zero",
+    ),
+    Fault(
+        "SPIN ignores beta",
+        "fdiv/objectives/spin.py",
+        "(beta * (new - old) for",
+        "(1.0 * (new - old) for",
+        RAGGED + "test_losses_string_by_string[spin]",
+    ),
+    Fault(
         "an adaptive weight moves without a bound",
         "fdiv/control.py",
         "jnp.clip(measured / self.target - 1, -CLIP, CLIP)",
@@ -218,6 +275,13 @@ FAULTS = [
         "temperature = self.temperature * jnp.exp(",
         "temperature = jnp.exp(",
         RETURNS + "test_how_sure_a_comparison_is_by_hand",
+    ),
+    Fault(
+        "exact labels weigh the wrong order",
+        "fdiv/benchmarks/rewarded.py",
+        "jnp.concatenate([chance, 1 - chance])",
+        "jnp.concatenate([1 - chance, chance])",
+        RETURNS + "test_exact_labels_weigh_both_orders",
     ),
     Fault(
         "the same noise at every update",
@@ -269,6 +333,20 @@ FAULTS = [
         MEASURES + "test_of_two_or_three_seeds_the_interval_is_students[scores0-12.7062]",
     ),
     Fault(
+        "a percentile interval cuts half as much",
+        "fdiv/statistics.py",
+        "tail = 50 * (1 - confidence)",
+        "tail = 25 * (1 - confidence)",
+        MEASURES + "test_the_tails_of_a_percentile_bootstrap",
+    ),
+    Fault(
+        "one degree of freedom too many",
+        "fdiv/statistics.py",
+        "_quantile(tasks * (runs - 1))",
+        "_quantile(tasks * runs)",
+        MEASURES + "test_of_two_or_three_seeds_the_interval_is_students[scores1-4.3027]",
+    ),
+    Fault(
         "norms decay",
         "experiments/optimiser.py",
         'name not in ("scale", "bias")',
@@ -281,6 +359,13 @@ FAULTS = [
         "self.warm_up * (steps // max(updates, 1))",
         "self.warm_up",
         OPTIMISER + "test_a_warm_up_is_in_updates",
+    ),
+    Fault(
+        "wsd ignores decay_share",
+        "experiments/optimiser.py",
+        "optimiser.decay_share * steps",
+        "0.2 * steps",
+        OPTIMISER + "test_schedules[wsd-0]",
     ),
     Fault(
         "tables rank the worst first",
@@ -346,6 +431,20 @@ FAULTS = [
         MEASURES + "test_standard_errors_by_hand",
     ),
     Fault(
+        "an error of two sides is one of either",
+        "fdiv/metrics.py",
+        "jnp.hypot(_standard_error(a), _standard_error(b)) / 2",
+        "jnp.hypot(_standard_error(a), _standard_error(b))",
+        MEASURES + "test_two_sided_estimates_are_unbiased_and_know_their_error[js]",
+    ),
+    Fault(
+        "regret has the wrong sign",
+        "fdiv/metrics.py",
+        "value(best) - value(q.string)",
+        "value(q.string) - value(best)",
+        MEASURES + "test_returns_by_hand",
+    ),
+    Fault(
         "pass@k with replacement",
         "fdiv/verified.py",
         "/ (tries - jnp.arange(k))[None]",
@@ -374,6 +473,13 @@ FAULTS = [
         VALUES + "test_memory_by_hand",
     ),
     Fault(
+        "a transformer's size is another",
+        "experiments/footprint.py",
+        "9 * width**2",
+        "8 * width**2",
+        VALUES + "test_parameters_are_counted_as_they_are_made[transformer]",
+    ),
+    Fault(
         "NaN is in every range",
         "fdiv/ranges.py",
         "        if math.isnan(value):\n",
@@ -395,6 +501,13 @@ FAULTS = [
         TEXT + "test_bytes_there_and_back",
     ),
     Fault(
+        "twice the share is held out",
+        "fdiv/benchmarks/text_rows.py",
+        "if at < validation}",
+        "if at < 2 * validation}",
+        TEXT + "test_the_split_is_by_prompt_and_does_not_move",
+    ),
+    Fault(
         "lengths leave no room for EOS",
         "fdiv/benchmarks/text.py",
         "[len(row.completion) + 1 for row in rows]",
@@ -407,6 +520,13 @@ FAULTS = [
         "for side in (division.train, division.held_out)]",
         "for side in (division.held_out, division.train)]",
         TEXT + "test_training_and_held_out_rows_do_not_mix",
+    ),
+    Fault(
+        "no EOS is learned",
+        "fdiv/benchmarks/text.py",
+        "            if ended:\n",
+        "            if not ended:\n",
+        TEXT + "test_bytes_there_and_back",
     ),
     Fault(
         "yes is no",
@@ -425,8 +545,8 @@ FAULTS = [
     Fault(
         "EOS is no action",
         "fdiv/tokens.py",
-        "jnp.cumsum(previous(tokens) == eos, axis=1) == 0",
-        "jnp.cumsum(tokens == eos, axis=1) == 0",
+        "is_eos(previous(tokens), eos), axis=1)",
+        "is_eos(tokens, eos), axis=1)",
         TOKENS + "test_eos_is_an_action_and_counts_once_per_finished_string",
     ),
     Fault(
@@ -451,6 +571,13 @@ FAULTS = [
         PARITY + "test_logits_are_those_of_transformers[llama]",
     ),
     Fault(
+        "a window one too wide",
+        "fdiv/lm/block.py",
+        "(distance < reach)",
+        "(distance <= reach)",
+        PARITY + "test_logits_are_those_of_transformers[gemma2]",
+    ),
+    Fault(
         "seeds of merged runs are counted anew",
         "experiments/reporting/merge.py",
         'row["seed"] + before}',
@@ -462,6 +589,20 @@ FAULTS = [
         "experiments/reporting/merge.py",
         "float(np.mean([row[name] for row in rows]))",
         "float(rows[0][name])",
+        POOLING + "test_what_runs_say_together",
+    ),
+    Fault(
+        "merged runs are ok if one is",
+        "experiments/reporting/merge.py",
+        '"ok" if all(m.status',
+        '"ok" if any(m.status',
+        POOLING + "test_what_runs_say_together",
+    ),
+    Fault(
+        "merged runs count the seeds of the largest",
+        "experiments/reporting/merge.py",
+        "max(sum(seeds for _, seeds in same)",
+        "max(max(seeds for _, seeds in same)",
         POOLING + "test_what_runs_say_together",
     ),
     Fault(
@@ -486,6 +627,13 @@ FAULTS = [
         SWEEP + "test_a_lease_lapses_is_taken_over_and_its_holder_knows",
     ),
     Fault(
+        "a lost lease is held on to",
+        "experiments/storage/lease.py",
+        "time.monotonic() - self._beaten > self.seconds or _next(self.path).exists()",
+        "time.monotonic() - self._beaten > self.seconds",
+        SWEEP + "test_a_lease_lapses_is_taken_over_and_its_holder_knows",
+    ),
+    Fault(
         "a zombie lives",
         "experiments/storage/run_lease.py",
         'return state != "Z" and began',
@@ -497,6 +645,13 @@ FAULTS = [
         "experiments/storage/checkpoints.py",
         "_places(folder)[:-keep]",
         "_places(folder)[: -keep - 1]",
+        SURVIVAL + "test_as_many_saves_as_asked_for_and_no_drafts",
+    ),
+    Fault(
+        "the oldest save is taken",
+        "experiments/storage/checkpoints.py",
+        "for place in reversed(_places(folder)):\n        try:\n            about = _read_about",
+        "for place in _places(folder):\n        try:\n            about = _read_about",
         SURVIVAL + "test_as_many_saves_as_asked_for_and_no_drafts",
     ),
     Fault(
@@ -512,6 +667,20 @@ FAULTS = [
         '"|": r"\\|", ',
         "",
         ESCAPES + "test_each_row_of_a_markdown_table_is_one_line_with_as_many_cells",
+    ),
+    Fault(
+        "TeX sees a subscript",
+        "experiments/escapes.py",
+        '"_": r"\\_",\n',
+        "\n",
+        ESCAPES + "test_tex_sees_text_alone",
+    ),
+    Fault(
+        "a winner within the error is bold",
+        "experiments/reporting/tables.py",
+        "        distinguishable(best.seeds, other.seeds) and",
+        "        True and",
+        WORDING + "test_only_a_winner_is_bold[within the error]",
     ),
     Fault(
         "an alarm is ok",
@@ -549,10 +718,17 @@ FAULTS = [
         SCREEN + "test_each_alarm_is_raised_by_what_it_is_of[collapse]",
     ),
     Fault(
+        "a run that rises is unfinished",
+        "experiments/running/alarms.py",
+        "if -slope * span > FALLING * gap:",
+        "if slope * span < FALLING * gap:",
+        SCREEN + "test_unfinished_is_told_from_stuck",
+    ),
+    Fault(
         "overfitting is not seen",
         "fdiv/discriminator.py",
-        '"d_accuracy_train": right(demos)',
-        '"d_accuracy_train": right(held_out)',
+        '"d_accuracy_train": right(demos, seen)',
+        '"d_accuracy_train": right(held_out, real)',
         MEASURES + "test_health_of_a_discriminator_by_hand",
     ),
     Fault(
@@ -589,5 +765,68 @@ FAULTS = [
         "jax.lax.fori_loop(0, steps, step, state)",
         "jax.lax.fori_loop(0, jnp.minimum(steps, 1), step, state)",
         REWARDS + "test_fitting_takes_as_many_steps_as_it_is_told",
+    ),
+    Fault(
+        "AIRL forgets where the policy began",
+        "fdiv/discriminator.py",
+        "logits + log_start - log_q if structured",
+        "logits - log_q if structured",
+        RAGGED + "test_the_logit_of_airl_begins_at_the_start[ratio]",
+    ),
+    Fault(
+        "AIRL ignores its reward form",
+        "fdiv/objectives/adversarial.py",
+        '(past if reward_form == "expert" else 0.0)',
+        "0.0 * past",
+        RAGGED + "test_the_logit_of_airl_begins_at_the_start[expert]",
+    ),
+    Fault(
+        "weights of strings are not read",
+        "fdiv/tokens.py",
+        "weight / (weight * size).sum()",
+        "weight / size.sum()",
+        TOKENS + "test_weights_give_each_average",
+    ),
+    Fault(
+        "prefixes have one discount",
+        "fdiv/estimators.py",
+        "return discounted_to_go(left * (d.reward(prefix) - d.reward(before)), discount)",
+        "return discounted_to_go(left * (d.reward(prefix) - d.reward(before)), 1)",
+        RAGGED + "test_advantages_towards_an_expert[occupancy-0.5-leave_one_out-False]",
+    ),
+    Fault(
+        "errors of seeds add up",
+        "experiments/evaluation/evaluator.py",
+        "np.sqrt(np.mean(np.square(values)) / len(values))",
+        "np.sqrt(np.mean(np.square(values)))",
+        EVALUATOR + "test_means_over_seeds_and_their_errors",
+    ),
+    Fault(
+        "all seeds are judged on the same strings",
+        "experiments/evaluation/evaluator.py",
+        "jax.random.fold_in(base, i))",
+        "base)",
+        EVALUATOR + "test_each_seed_is_judged_on_strings_of_its_own",
+    ),
+    Fault(
+        "prefixes have the other's share",
+        "experiments/evaluation/evaluator.py",
+        "share * m[own] + (1 - share) * m[expert]",
+        "(1 - share) * m[own] + share * m[expert]",
+        EVALUATOR + "test_a_methods_own_divergence[a quarter the policy's]",
+    ),
+    Fault(
+        "a return's own measure is its divergence",
+        "experiments/evaluation/evaluator.py",
+        '(lambda m: m["regret"]) if known',
+        "(lambda m: m[name]) if known",
+        EVALUATOR + "test_a_methods_own_divergence[a return]",
+    ),
+    Fault(
+        "what is spent is what is left",
+        "experiments/evaluation/frontier.py",
+        "float(divergence - np.interp(reward, y, x))",
+        "float(np.interp(reward, y, x) - divergence)",
+        EVALUATOR + "test_what_is_spent_beyond_the_frontier",
     ),
 ]

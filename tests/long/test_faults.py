@@ -85,6 +85,14 @@ def planted(folder: Path, fault: Fault):
         path.write_text(whole, encoding="utf-8")
 
 
+def test_every_fault_can_be_planted():
+    """All that a change of the package has made obsolete at once, before any is tried."""
+    text = {fault.file: (ROOT / fault.file).read_text(encoding="utf-8") for fault in FAULTS}
+    counts = {fault.name: text[fault.file].count(fault.old) for fault in FAULTS}
+    assert {name: count for name, count in counts.items() if count != 1} == {}
+    assert len(counts) == len(FAULTS) >= 60, "names are their own, and there are enough"
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_planted_fault_turns_its_test_red(fault, copy, server):
     with planted(copy, fault):

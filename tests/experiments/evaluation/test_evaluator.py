@@ -1,0 +1,59 @@
+"""What is made of measured values: means over seeds, a method's own divergence, the frontier."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.evaluation.evaluator import judging_keys, over_seeds, own_divergence
+from experiments.evaluation.frontier import FrontierPoint, at_own_weight, overspent
+from fdiv.types import Claim, Level, Regulariser
+
+
+def test_means_over_seeds_and_their_errors():
+    """Errors of 3 and 4 of independent estimates: their mean's is sqrt(9 + 16) / 2."""
+    assert over_seeds("js", np.array([1.0, 3.0])) == 2
+    assert over_seeds("js_stderr", np.array([3.0, 4.0])) == pytest.approx(2.5)
+
+
+def test_each_seed_is_judged_on_strings_of_its_own():
+    keys = lambda *words: [tuple(x) for x in jax.random.key_data(judging_keys(*words)).tolist()]
+    assert len({*keys(0, 4), *keys(1, 4), *keys(0, 1, 1000)}) == 9
+    assert keys(0, 2) == keys(0, 4)[:2]  # whatever the number of seeds
+
+
+MEASURED = {
+    "js": np.array([0.1]),
+    "js_occupancy": np.array([0.2]),
+    "js_token": np.array([0.4]),  # on the policy's prefixes
+    "js_token_expert": np.array([0.8]),
+    "regret": np.array([1.6]),
+}
+OWN = {  # level, share of the policy's prefixes -> what is minimised
+    "sequence": (Level.sequence, 0.0, 0.1),
+    "occupancy": (Level.occupancy, 0.0, 0.2),
+    "the policy's prefixes": (Level.token_policy, 1.0, 0.4),
+    "the expert's": (Level.token_expert, 0.0, 0.8),
+    "a quarter the policy's": (Level.token_policy, 0.25, 0.25 * 0.4 + 0.75 * 0.8),
+    "a return": ("return", 0.0, 1.6),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_methods_own_divergence(name):
+    level, share, wanted = OWN[name]
+    known = SimpleNamespace(expert=True, regulariser=Regulariser("js", 0.1, SimpleNamespace()))
+    claim = Claim("js", level, "", policy_prefixes=share)
+    own = own_divergence(claim, SimpleNamespace(mdp=known, space=True))
+    assert own(MEASURED).tolist() == pytest.approx([wanted])
+
+
+def test_what_is_spent_beyond_the_frontier():
+    """Between (0, 0) and (2, 1) half of the reward takes 1 nat: 1.3 nats are .3 too many."""
+    points = [FrontierPoint(1.0, 0.0, 0.0), FrontierPoint(0.1, 2.0, 1.0), FrontierPoint(0.01, 6, 2)]
+    assert overspent(1.3, 0.5, points) == pytest.approx(0.3)
+    assert overspent(4.0, 1.5, points) == pytest.approx(0.0)
+    assert at_own_weight(points).beta == 0.1
