@@ -126,7 +126,7 @@ def _gjs_perspective(b: float, lp: Array, lq: Array) -> Array:
 def gjs(b: float) -> Divergence:
     log_m, log_u_m = _mixture(b)
     return member(
-        f"gjs:{b:g}",
+        _spelled("gjs", b),
         lambda lp, lq: _gjs_perspective(b, lp, lq),
         lambda s: b * log_u_m(s),
         lambda s: (1 - b) * log_m(s),
@@ -150,7 +150,7 @@ def skew_kl(l: float) -> Divergence:
         return nearby(log_u_m(s), NEAR, near, lambda x: x - l * expm1(x))
 
     return member(
-        f"skew_kl:{l:g}",
+        _spelled("skew_kl", l),
         perspective,
         witness,
         lambda s: (1 - l) * expm1(log_u_m(s)),
@@ -239,7 +239,7 @@ def alpha(a: float) -> Divergence:
         return nearby(lp - lq, NEAR / max(1.0, abs(a)), near, far)
 
     f0, slope = (1 / a if a > 0 else INF), (1 / (1 - a) if a < 1 else INF)
-    return member(f"alpha:{a:g}", perspective, scaled(a - 1), scaled(a), f0=f0, slope=slope)
+    return member(_spelled("alpha", a), perspective, scaled(a - 1), scaled(a), f0=f0, slope=slope)
 
 
 def log_d() -> Divergence:
