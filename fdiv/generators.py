@@ -75,7 +75,8 @@ def from_generator(f: Callable[[Array], Array], name: str = "custom") -> Diverge
     it overflows before that, its tail goes on as it last did. Raises `UsageError` naming the point
     u where `f` is not finite or not convex, and the stretch around 1 on which it is straight: laws
     whose ratio stays there would have divergence 0 and not be the same."""
-    with jax.enable_x64(True):
+    # what is looked at are numbers, in the middle of a trace too
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
         normal = _normalised(f, name)
         _refuse_straight(normal, name)
         lower, upper = _tail(normal, -1), _tail(normal, 1)

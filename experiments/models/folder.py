@@ -72,7 +72,7 @@ def read_config(path: Path) -> dict[str, Any]:
         problem = f"holds no {CONFIG}."
         raise UsageError("path", str(path), problem, "Give a folder in the Hugging Face layout.")
     try:
-        config = json.loads((path / CONFIG).read_text())
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         problem = f"is no JSON ({error})."
         raise UsageError("path", str(path / CONFIG), problem, "Fetch the file again.") from error
@@ -102,7 +102,9 @@ def write(
     try:
         draft.chmod(0o755)
         carried = {k: v for k, v in (config or {}).items() if k in CARRIED and v is not None}
-        (draft / CONFIG).write_text(json.dumps(to_config(spec) | carried, indent=2) + "\n")
+        (draft / CONFIG).write_text(
+            json.dumps(to_config(spec) | carried, indent=2) + "\n", encoding="utf-8"
+        )
         safetensor_files.write(draft, weights.stored(spec, params, _numpy(spec.dtype)), shard)
         if more is not None:
             more(draft)

@@ -119,10 +119,10 @@ def write(folder: Path, fields: dict[str, Any]) -> None:
     tokenizer(fields).save(str(folder / "tokenizer.json"))
     config = settings(fields)
     if "chat_template" in config:
-        (folder / "chat_template.jinja").write_text(config["chat_template"])
+        (folder / "chat_template.jinja").write_text(config["chat_template"], encoding="utf-8")
     _write_json(folder / "tokenizer_config.json", config)
     _write_json(folder / "generation_config.json", generation(fields))
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

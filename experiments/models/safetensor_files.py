@@ -60,7 +60,7 @@ def _listed(folder: Path) -> dict[str, set[str]]:
     """Name of each file -> the tensors that an index puts into it, none where there is no index."""
     if (folder / INDEX).is_file():
         try:
-            places = json.loads((folder / INDEX).read_text())["weight_map"]
+            places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         except (ValueError, KeyError) as error:
             problem = f"is no index of tensors ({type(error).__name__})."
             raise UsageError(
@@ -110,7 +110,7 @@ def write(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], shard: int = 
         _save(group, folder / file)
         places |= dict.fromkeys(group, file)
     index = {"metadata": {"total_size": sum(sizes)}, "weight_map": places}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _save(tensors: dict[str, np.ndarray], file: Path) -> None:

@@ -30,6 +30,7 @@ from experiments.figures.context_window.task import Views
 from fdiv import statistics
 from fdiv.benchmarks import Markov
 from fdiv.checks import present
+from fdiv.ranges import check_ranges
 
 LONGER = 8  # times the horizon, to see what the cut at the horizon does
 Spread = dict[str, dict[str, list[float]]]  # window -> number -> least, median, most
@@ -73,7 +74,9 @@ def make(flags: Flags) -> Result:
 
 def _benchmark(flags: Flags, table_seed: int) -> Markov:
     size = (flags.vocab, flags.horizon, flags.order)
-    return Markov(*size, flags.concentration, flags.mean_length, table_seed)
+    chain = Markov(*size, flags.concentration, flags.mean_length, table_seed)
+    check_ranges(chain)  # whose fields have the names of the flags
+    return chain
 
 
 def _views(flags: Flags, table_seed: int, times: int = 1) -> Views:

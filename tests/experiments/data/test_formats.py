@@ -336,7 +336,7 @@ def test_a_user_without_a_home_is_told(monkeypatch):
     from experiments.devices import cache_folder
 
     monkeypatch.delenv("FDIV_CACHE", raising=False)
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("none")))
+    monkeypatch.setattr(Path, "expanduser", lambda self: (_ for _ in ()).throw(RuntimeError()))
     with pytest.raises(UsageError, match="no home folder"):
         cache_folder(None)
     with pytest.raises(UsageError, match="is not a file"):

@@ -22,7 +22,7 @@ REFUSED = {  # command -> what is said of it
     "no score": (["two-template", "--methods", "rloo", *TINY], "needs a task with a score"),
     "group": (
         ["rlhf", "--methods", "rloo", *BASE, "--batch-size", "6", "--rloo.group", "4"],
-        "batch_size = 6: does not divide into groups of 4",
+        "batch_size = 6: does not divide into rloo's groups of 4",
     ),
     "weight 0": (
         ["rlhf", "--methods", "rloo", *BASE, "--beta", "0", "--control.kind", "adaptive"],
