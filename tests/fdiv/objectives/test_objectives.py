@@ -343,7 +343,8 @@ def unwarmed(method):
 
 def built(name: str, kind: str = "ending", exactly: bool = False, **fields):
     space, components, params, demos = task_of(kind, exactly=exactly)
-    method = unwarmed(objectives.resolve(name, **fields))
+    method = objectives.resolve(name, **fields)
+    method = method if "warmup" in fields else unwarmed(method)
     every = demos if method.reads == "demos" else components.mdp.pairs(None, 0) if exactly else None
     return (
         space,
