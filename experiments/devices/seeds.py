@@ -42,7 +42,8 @@ class SeedLayout:
         """This layout -> [count, ...]."""
         if not self._several:
             return tree
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: self.count], tree)
+        runs = len(self.devices) * self.per  # said, as -1 is unknown of an array without elements
+        return jax.tree.map(lambda x: x.reshape(runs, *x.shape[2:])[: self.count], tree)
 
     def host(self, tree: Any) -> Any:
         """This layout -> numpy [count, ...]."""
