@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import jax
+
 LIMITS = (  # what a container of this machine may take, in either version of control groups
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -28,9 +30,12 @@ def _limit(path: Path) -> int:
 
 
 def of_devices(devices: list) -> int:
-    """Bytes that devices have, all together: this machine's where they are its processors."""
-    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in devices]
-    return sum(limits) if all(limits) else of_machine()
+    """Bytes that devices have, all together: this machine's where they are its processors. Those
+    of other processes, which cannot be asked from here, are taken to be like this one's."""
+    here = [device for device in devices if device.process_index == jax.process_index()]
+    asked = here or jax.local_devices()
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in asked]
+    return sum(limits) * len(devices) // len(asked) if all(limits) else of_machine()
 
 
 def spelled(size: float) -> str:
