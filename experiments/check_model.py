@@ -19,7 +19,6 @@ import numpy as np
 import tyro
 
 from experiments import cli
-from fdiv.types import UsageError
 
 if TYPE_CHECKING:
     from experiments.models.folder import Checkpoint, Source
@@ -47,14 +46,7 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the comparison; 1 where the bar is missed."""
-    try:
-        words = cli.arguments(argv)
-        options = tyro.cli(
-            Options, prog="python -m experiments.check_model", description=__doc__, args=words
-        )
-        return check(options)
-    except UsageError as error:
-        return cli.refused(error)
+    return cli.script("python -m experiments.check_model", Options, __doc__, check, argv)
 
 
 def check(options: Options) -> int:

@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from experiments import escapes, paths
 from fdiv.types import UsageError
@@ -24,6 +24,7 @@ from fdiv.types import UsageError
 if TYPE_CHECKING:  # loaded once `--import` has been, as imported groups become fields of it
     from experiments.config import Config
 
+Options = TypeVar("Options")
 USAGE_EXIT = 2
 STOPPED_EXIT = 130  # "not done, nothing wrong": a launcher runs the same command once more
 SHORT = {  # what is typed often, and where it lives
@@ -72,6 +73,34 @@ def run(
     except KeyboardInterrupt:
         print("Left at once. The same command goes on from the last save.", file=sys.stderr)
         return STOPPED_EXIT
+
+
+def script(
+    program: str,
+    options: type[Options],
+    document: str | None,
+    action: Callable[[Options], int],
+    argv: list[str] | None = None,
+) -> int:
+    """The exit code of `action(options)` for a script whose command line is a dataclass of flags;
+    `USAGE_EXIT` where something is refused, and 0 where the reader of a pipe has seen enough."""
+    import tyro  # the slowest import of a command line, which `--version` does without
+
+    flags: dict[str, Path] = {}
+    try:
+        words = arguments(argv)
+        off = (tyro.conf.FlagConversionOff,)
+        given = tyro.cli(options, prog=program, description=document, args=words, config=off)
+        given = paths.with_homes(given)
+        flags = paths.given(given)
+        return action(given)
+    except UsageError as error:
+        return refused(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return refused(paths.unusable(error, flags))
 
 
 def refused(error: UsageError) -> int:

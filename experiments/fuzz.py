@@ -76,15 +76,13 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Check and run; 1 where there is a fault."""
-    import tyro
+    return cli.script("python -m experiments.fuzz", Options, __doc__, _fuzz, argv)
 
+
+def _fuzz(options: Options) -> int:
     from fdiv.ranges import check_ranges
 
-    options = tyro.cli(Options, prog="python -m experiments.fuzz", args=argv, description=__doc__)
-    try:
-        check_ranges(options)
-    except UsageError as error:
-        return cli.refused(error)
+    check_ranges(options)
     outcome = checked(options.configs, options.seed, options.presets)
     refused = sum(outcome.refused.values())
     print(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from experiments import cli, paths
+from experiments import cli
 from fdiv.checks import at_least, positive
 from fdiv.types import UsageError
 
@@ -53,24 +53,7 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the samples; `USAGE_EXIT` where there can be none."""
-    flags: dict[str, Path] = {}
-    try:
-        words = cli.arguments(argv)
-        options = tyro.cli(
-            Options,
-            prog="python -m experiments.generate",
-            description=__doc__,
-            args=words,
-            config=(tyro.conf.FlagConversionOff,),
-        )
-        options = paths.with_homes(options)
-        flags = paths.given(options)
-        _check(options)
-        return generate(options)
-    except UsageError as error:
-        return cli.refused(error)
-    except OSError as error:
-        return cli.refused(paths.unusable(error, flags))
+    return cli.script("python -m experiments.generate", Options, __doc__, generate, argv)
 
 
 def _check(options: Options) -> None:
@@ -87,6 +70,7 @@ def _check(options: Options) -> None:
 
 def generate(options: Options) -> int:
     """Draw and print."""
+    _check(options)
     from experiments.models import ready
 
     loaded = ready.read(options.model)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax import Array
 
 from experiments import assemble, cli, devices
@@ -74,18 +73,12 @@ class Options:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Simulate and print both tables as Markdown."""
-    try:
-        options = tyro.cli(
-            Options,
-            prog="python -m experiments.intervals",
-            description=__doc__,
-            args=cli.arguments(argv),
-            config=(tyro.conf.FlagConversionOff,),
-        )
-        _check(options)
-    except UsageError as error:
-        return cli.refused(error)
+    """Simulate and print both tables as Markdown; `USAGE_EXIT` where flags are refused."""
+    return cli.script("python -m experiments.intervals", Options, __doc__, _simulate, argv)
+
+
+def _simulate(options: Options) -> int:
+    _check(options)
     table = {
         f"{law} | {n}": over_laws(law, n, options.repetitions, options.seed)
         for law in LAWS

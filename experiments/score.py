@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from experiments import cli, paths
-from fdiv.types import UsageError
+from experiments import cli
 
 if TYPE_CHECKING:
     from experiments.models.ready import Ready, Scores
@@ -38,23 +37,7 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the scores; `USAGE_EXIT` where there can be none."""
-    flags: dict[str, Path] = {}
-    try:
-        words = cli.arguments(argv)
-        options = tyro.cli(
-            Options,
-            prog="python -m experiments.score",
-            description=__doc__,
-            args=words,
-            config=(tyro.conf.FlagConversionOff,),
-        )
-        options = paths.with_homes(options)
-        flags = paths.given(options)
-        return score(options)
-    except UsageError as error:
-        return cli.refused(error)
-    except OSError as error:
-        return cli.refused(paths.unusable(error, flags))
+    return cli.script("python -m experiments.score", Options, __doc__, score, argv)
 
 
 def score(options: Options) -> int:

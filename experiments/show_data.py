@@ -8,7 +8,6 @@ what each kind of method finds in it. The flags are those of `experiments.compar
 from __future__ import annotations
 
 import dataclasses
-import os
 import shlex
 import sys
 import textwrap
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from experiments import cli, paths
+from experiments import cli
 from fdiv.benchmarks.text import Text
 from fdiv.checks import at_least
 from fdiv.types import UsageError
@@ -53,23 +52,12 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Read the file and print; `USAGE_EXIT` where it cannot be trained on."""
-    flags: dict[str, Path] = {}
-    try:
-        words = cli.arguments(argv)
-        options = tyro.cli(
-            Options, prog="python -m experiments.show_data", description=__doc__, args=words
-        )
-        options = paths.with_homes(options)
-        flags = paths.given(options)
-        at_least("rows", options.rows, 0)
-        return show(_benchmark(options), options.rows)
-    except UsageError as error:
-        return cli.refused(error)
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        return cli.refused(paths.unusable(error, flags))
+    return cli.script("python -m experiments.show_data", Options, __doc__, _show, argv)
+
+
+def _show(options: Options) -> int:
+    at_least("rows", options.rows, 0)
+    return show(_benchmark(options), options.rows)
 
 
 def _benchmark(options: Options) -> Text:

@@ -18,8 +18,6 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import tyro
-
 from experiments import cli
 from experiments.models import folder, gguf_files, gguf_tokenizer
 from fdiv.types import UsageError
@@ -43,15 +41,12 @@ class Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Make the folder, if it is not there, and print its path."""
-    try:
-        words = cli.arguments(argv)
-        options = tyro.cli(
-            Options, prog="python -m experiments.smollm2", description=__doc__, args=words
-        )
-        print(bring(options).absolute())
-        return 0
-    except UsageError as error:
-        return cli.refused(error)
+    return cli.script("python -m experiments.smollm2", Options, __doc__, _bring, argv)
+
+
+def _bring(options: Options) -> int:
+    print(bring(options).absolute())
+    return 0
 
 
 def bring(options: Options) -> Path:
