@@ -19,13 +19,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import recorded
 
 from experiments import cli, escapes
 from experiments.gradients import card
-from experiments.reporting import report, results, schema, style, tables
-from experiments.reporting.schema import MethodResult, RunResult, Trial
+from experiments.reporting import report, schema, style, tables
+from experiments.reporting.schema import RunResult, Trial
 from experiments.storage import files
-from fdiv.types import Look
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = [
@@ -58,40 +58,15 @@ HOSTILE = [
 
 def run(names: list[str]) -> RunResult:
     """A result whose methods, benchmark and notes have these names."""
-    method = MethodResult(
-        minimises="reverse_kl",
-        level="sequence",
-        target="t",
-        group="g",
-        published=False,
-        look=Look(),
-        status="ok",
-        reason="",
-        seconds=1.0,
-        compile_seconds=1.0,
-        tokens=1.0,
-        learning_rate=0.1,
-        metrics={"js": results.summary([-0.25, 0.5])},
-    )
+    method = recorded.method({"js": [-0.25, 0.5]}, minimises="reverse_kl")
     each = [
         dataclasses.replace(method, minimises=name, target=name, reason=name, status=name)
         for name in names
     ]
-    return RunResult(
-        complete=True,
-        kind="exact",
+    return recorded.run(
+        dict(zip(names, each)),
         benchmark={"name": names[0], "path": names[-1]},
         policy={"name": names[0]},
-        seeds=2,
-        updates=1,
-        batch_size=2,
-        demos=0,
-        trials=1,
-        frontier=[],
-        class_optimum={},
-        expert={},
-        start={},
-        methods=dict(zip(names, each)),
         notes=names,
     )
 

@@ -6,50 +6,26 @@ import dataclasses
 from collections.abc import Iterator
 
 import pytest
+import recorded
 
 from experiments.reporting import metrics, results, schema, tables
 from experiments.reporting.schema import MethodResult, RunResult
 from experiments.reporting.scoreboards import SCOREBOARDS
 from experiments.storage.files import write_json
-from fdiv.types import Look
 
 
 def method(**scores: list[float]) -> MethodResult:
-    """A method with these metrics, the rest of no matter here."""
-    return MethodResult(
-        minimises="reverse_kl",
-        level="return",
-        target="",
-        group="grpo",
-        published=False,
-        look=Look(),
-        status="ok",
-        reason="",
-        seconds=1.0,
-        compile_seconds=1.0,
-        tokens=1.0,
-        learning_rate=0.1,
-        metrics={name: results.summary(seeds) for name, seeds in scores.items()},
-    )
+    """A method of a return with these metrics, the rest of no matter here."""
+    return recorded.method(scores, minimises="reverse_kl", level="return", group="grpo")
 
 
 def run(kind: schema.Kind, methods: dict[str, MethodResult]) -> RunResult:
-    return RunResult(
-        complete=True,
+    return recorded.run(
+        methods,
         kind=kind,
         benchmark={"name": "arithmetic", "divergence": "reverse_kl"},
         policy={"name": "transformer"},
-        seeds=2,
-        updates=1,
-        batch_size=2,
-        demos=0,
-        trials=1,
-        frontier=[],
-        class_optimum={},
-        expert={},
         start={"greedy_accuracy": 0.05, "entropy": 2.0},
-        methods=methods,
-        notes=[],
     )
 
 

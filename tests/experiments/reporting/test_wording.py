@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import recorded
 
 from experiments.reporting import report, results, scoreboards, tables, wording
 from experiments.reporting.pictures import pictures
@@ -22,21 +23,8 @@ SOLID, DASHED = Look("s", "-", "likelihood"), Look("^", "--", "discriminator")
 
 
 def method(look: Look = SOLID, level: str = "sequence", **scores: list[float]) -> MethodResult:
-    return MethodResult(
-        minimises="js" if look == DASHED else "forward_kl",
-        level=level,
-        target="A sentence.",
-        group="any",
-        published=False,
-        look=look,
-        status="ok",
-        reason="",
-        seconds=1.0,
-        compile_seconds=1.0,
-        tokens=100.0,
-        learning_rate=0.1,
-        metrics={name: results.summary(seeds) for name, seeds in scores.items()},
-    )
+    minimised = "js" if look == DASHED else "forward_kl"
+    return recorded.method(scores, minimises=minimised, level=level, look=look, tokens=100.0)
 
 
 def gap(*values: float) -> Gap:
@@ -45,24 +33,8 @@ def gap(*values: float) -> Gap:
 
 
 def run(kind, benchmark, methods, **fields) -> RunResult:
-    plain = RunResult(
-        complete=True,
-        kind=kind,
-        benchmark=benchmark,
-        policy={"name": "full"},
-        seeds=3,
-        updates=10,
-        batch_size=8,
-        demos=0,
-        trials=1,
-        frontier=[],
-        class_optimum={},
-        expert={},
-        start={},
-        methods=methods,
-        notes=[],
-    )
-    return dataclasses.replace(plain, **fields)
+    sizes = {"seeds": 3, "updates": 10, "batch_size": 8}
+    return recorded.run(methods, **{"kind": kind, "benchmark": benchmark} | sizes | fields)
 
 
 NEAR, FAR = gap(0.0001, 0.0002, 0.0001), gap(33.7, 33.8, 33.6)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import recorded
 
 from experiments.evaluation.class_optimum import ClassOptimum
 from experiments.reporting import merge, planes, results, schema, scoreboards, tables, wording
@@ -16,7 +17,7 @@ from experiments.storage import files
 from experiments.sweep import plan, tasks
 from experiments.sweep.collect import merged
 from experiments.sweep.folder import SweepFolder
-from fdiv.types import Look, UsageError
+from fdiv.types import UsageError
 
 NAN, INF = float("nan"), float("inf")
 
@@ -24,43 +25,12 @@ NAN, INF = float("nan"), float("inf")
 def method(best: float | None = None, **scores: list[float]) -> MethodResult:
     """A method with these metrics of its seeds."""
     metrics, infinite = results.metrics_of({k: np.array(v) for k, v in scores.items()})
-    return MethodResult(
-        minimises="js",
-        level="sequence",
-        target="",
-        group="g",
-        published=False,
-        look=Look(),
-        status="diverged" if infinite else "ok",
-        reason="",
-        seconds=1.0,
-        compile_seconds=1.0,
-        tokens=1.0,
-        learning_rate=0.1,
-        best=best,
-        metrics=metrics,
-        infinite=infinite,
-    )
+    status = "diverged" if infinite else "ok"
+    return recorded.method({}, status=status, best=best, metrics=metrics, infinite=infinite)
 
 
 def run(seeds: int, **methods: MethodResult) -> RunResult:
-    return RunResult(
-        complete=True,
-        kind="exact",
-        benchmark={"name": "markov"},
-        policy={"name": "full"},
-        seeds=seeds,
-        updates=1,
-        batch_size=2,
-        demos=0,
-        trials=1,
-        frontier=[],
-        class_optimum={},
-        expert={},
-        start={},
-        methods=methods,
-        notes=[],
-    )
+    return recorded.run(methods, seeds=seeds)
 
 
 def test_a_diverged_seed_takes_no_other_with_it():
