@@ -103,9 +103,14 @@ def script(
         return refused(paths.unusable(error, flags))
 
 
+def filled(text: str) -> str:
+    """A paragraph of lines of 100 columns in which no flag and no path is broken."""
+    return textwrap.fill(text, 100, break_on_hyphens=False, break_long_words=False)
+
+
 def refused(error: UsageError) -> int:
     """Say in one paragraph what cannot be done; the exit code for it."""
-    print(textwrap.fill(f"error: {error}", 100), file=sys.stderr)
+    print(filled(f"error: {error}"), file=sys.stderr)
     return USAGE_EXIT
 
 

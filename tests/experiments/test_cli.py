@@ -331,3 +331,10 @@ def test_the_horizon_of_a_penaltys_weight_has_a_new_name(capsys, monkeypatch):
     _, config = cli.parse("experiments.compare", ["rlhf", "--control.horizon", "50"])
     assert config.control.adapt_over == 50
     assert "--control.adapt-over" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["/tmp/" + "a-rather-long-folder/" * 8, "--max-grad-norm"])
+def test_no_flag_and_no_path_is_broken(word):
+    """Wherever a line ends: what is said is copied."""
+    for before in range(90, 101):
+        assert word in cli.filled("x" * before + f" {word} y")
