@@ -11,6 +11,7 @@ import importlib.util
 import itertools
 import os
 import pkgutil
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -103,9 +104,15 @@ def script(
         return refused(paths.unusable(error, flags))
 
 
+NAMED = re.compile(r"""(error: )?[\w.-]+ = ("[^"]*"|'[^']*'|\S+)""")
+
+
 def filled(text: str) -> str:
-    """A paragraph of lines of 100 columns in which no flag and no path is broken."""
-    return textwrap.fill(text, 100, break_on_hyphens=False, break_long_words=False)
+    """A paragraph of lines of 100 columns in which no flag, no path and no `field = value` is
+    broken."""
+    whole = NAMED.sub(lambda match: match.group().replace(" ", "\0"), text)
+    lines = textwrap.fill(whole, 100, break_on_hyphens=False, break_long_words=False)
+    return lines.replace("\0", " ")
 
 
 def refused(error: UsageError) -> int:

@@ -333,8 +333,17 @@ def test_the_horizon_of_a_penaltys_weight_has_a_new_name(capsys, monkeypatch):
     assert "--control.adapt-over" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("word", ["/tmp/" + "a-rather-long-folder/" * 8, "--max-grad-norm"])
-def test_no_flag_and_no_path_is_broken(word):
+@pytest.mark.parametrize(
+    "word",
+    [
+        "/tmp/" + "a-rather-long-folder/" * 8,
+        "--max-grad-norm",
+        "out = '/tmp/a folder/with spaces'",
+        f"error: import = '/tmp/{'a-rather-long-folder/' * 8}'",
+        """path = "/tmp/it's here" """.strip(),
+    ],
+)
+def test_no_flag_no_path_and_no_value_is_broken(word):
     """Wherever a line ends: what is said is copied."""
     for before in range(90, 101):
         assert word in cli.filled("x" * before + f" {word} y")
