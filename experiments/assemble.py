@@ -75,9 +75,14 @@ def task(
         return Task(mdp, None, sum(benchmark.cut), reading.notes(benchmark), decode)
     with prefixed(benchmark=benchmark):
         mdp = benchmark.build()
-    prompted = jax.eval_shape(lambda key: mdp.prompts(key, 1), jax.random.key(0)).tokens.shape[1]
+    prompted = prompt_columns(mdp)
     space = _enumerated(mdp, config) if strings_possible(config) and not prompted else None
     return Task(mdp, space, prompted + mdp.horizon, [], getattr(benchmark, "spell", None))
+
+
+def prompt_columns(mdp: TokenMDP) -> int:
+    """Most tokens of a prompt of this task."""
+    return jax.eval_shape(lambda key: mdp.prompts(key, 1), jax.random.key(0)).tokens.shape[1]
 
 
 def _enumerated(mdp: TokenMDP, config: Config) -> exact.Space:

@@ -7,7 +7,9 @@ import contextlib
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Iterator
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -312,6 +314,48 @@ def _plain(value: Any) -> Any:
 @functools.cache
 def _fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(kind)
+
+
+def from_dict(plain: Mapping[str, Any]) -> Config:
+    """The config of what `as_dict` or `identity` gives; what is not there has its default. Raises
+    `UsageError` naming a field that no config has today, and a benchmark that is not known."""
+    given = {name: value for name, value in plain.items() if name != "benchmark"}
+    benchmark = dict(plain["benchmark"])
+    name = benchmark.pop("name")
+    if name not in BENCHMARKS:
+        fix = "Name the file that makes it with --import FILE.py."
+        raise UsageError("benchmark", name, "is no benchmark that is known here.", fix)
+    groups: dict[str, Any] = {"benchmark": _group(BENCHMARKS[name], benchmark, "benchmark.")}
+    hints = typing.get_type_hints(Config)
+    for lifted in dict.fromkeys(LIFTED.values()):
+        own = {field: given.pop(field) for field in list(given) if LIFTED.get(field) == lifted}
+        groups[lifted] = _group(hints[lifted], own, "")
+    return _group(Config, {**given, **groups}, "")
+
+
+def _group(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
+    """An instance of a dataclass from plain data."""
+    hints = typing.get_type_hints(kind)
+    for name, value in values.items():
+        if name not in _shown(kind):
+            problem = "is a field that this version of fdiv does not have."
+            raise UsageError(prefix + name, value, problem, "Use the version that wrote it.")
+    return kind(**{k: _typed(hints[k], value, f"{prefix}{k}.") for k, value in values.items()})
+
+
+def _typed(hint: Any, value: Any, prefix: str) -> Any:
+    """A value of a field from plain data, which knows neither tuples nor paths nor classes."""
+    if dataclasses.is_dataclass(value) or value is None:
+        return value
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
+        fits = lambda kind: not isinstance(value, dict) or set(value) <= _shown(kind)
+        hint = next(filter(fits, kinds), kinds[0])
+    if dataclasses.is_dataclass(hint):
+        return _group(typing.cast(type, hint), value, prefix)
+    if typing.get_origin(hint) is tuple:
+        return tuple(_typed(typing.get_args(hint)[0], x, prefix) for x in value)
+    return hint(value) if hint in (Path, float) else value
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:

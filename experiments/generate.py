@@ -1,9 +1,10 @@
-"""What a language model writes: `python -m experiments.generate MODEL --prompt TEXT [flags]`
+"""What a language model, or a run's policy, writes:
+`python -m experiments.generate MODEL_OR_RUN --prompt TEXT [flags]`
 
 Prints samples of what follows the prompt as plain text, those of several with a line between them.
 Tokens are drawn from the model's own law at `--temperature`; sampling options that come with a
-checkpoint are named on stderr and not used. Exit code 0, or 2 where it cannot be done, with the
-reason."""
+checkpoint are named on stderr and not used. Of a run, text is spelled as in its report, and the
+prompt may be empty. Exit code 0, or 2 where it cannot be done, with the reason."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ class Options:
     """Continue a prompt, or answer it."""
 
     model: Annotated[Path, tyro.conf.Positional]
-    """A folder in the Hugging Face layout, or a GGUF file."""
+    """A folder in the Hugging Face layout, a GGUF file, or the folder of a run."""
     prompt: str
     """Text to continue; with --chat, what the user says."""
     chat: bool = False
@@ -45,7 +46,11 @@ class Options:
     """What log-probs are divided by before they are normalised again."""
     samples: int = 1
     """Continuations to draw."""
-    seed: int = 0
+    method: str | None = None
+    """Of a run: which of its methods; it may be left out where there is one."""
+    seed: int | None = None
+    """Of a run: which of its seeds (0); and where no draw-seed is given, of the draws."""
+    draw_seed: int | None = None
     """Of the draws."""
     log_probs: bool = False
     """Print each token with its number and its log-prob, in nats, in place of the text."""
@@ -72,8 +77,10 @@ def generate(options: Options) -> int:
     """Draw and print."""
     _check(options)
     from experiments.models import ready
+    from experiments.running import as_model, trained
 
-    loaded = ready.read(options.model)
+    run = trained.is_run(options.model)
+    loaded = as_model.read(options.model, options.method, options.seed if run else None)
     prompt = _prompt(options, loaded)
     _notes(options, loaded, len(prompt))
     drawn = ready.write(
@@ -83,7 +90,7 @@ def generate(options: Options) -> int:
         options.max_new_tokens,
         options.temperature,
         options.greedy,
-        options.seed,
+        next((s for s in (options.draw_seed, options.seed) if s is not None), 0),
     )
     for i, (ids, log_probs) in enumerate(drawn):
         if i:
@@ -115,9 +122,9 @@ def _notes(options: Options, loaded: Ready, size: int) -> None:
     if loaded.words.biases:
         given = ", ".join(f"{name} {value}" for name, value in loaded.words.biases.items())
         print(f"not used, of generation_config.json: {given}", file=sys.stderr)
-    if not loaded.words.eos:
+    if not loaded.words.eos and loaded.bounds is None:
         print("this model names no token that ends a text", file=sys.stderr)
-    if not options.prompt and not options.chat:
+    if not options.prompt and not options.chat and loaded.bounds is None:
         token = loaded.words.decode([loaded.words.bos or 0], special=True)
         print(f"an empty prompt: {token} stands before the text", file=sys.stderr)
     elif not options.chat and options.prompt[-1:].isspace():

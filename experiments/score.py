@@ -1,10 +1,14 @@
-"""How likely a language model finds a text: `python -m experiments.score MODEL --text TEXT [flags]`
+"""How likely a model or a run's policy finds a text:
+`python -m experiments.score MODEL_OR_RUN --text TEXT [flags]`
 
 Prints each token with its log-prob given those before it, and the entropy of the law that it was
 drawn from; the first token has nothing before it. `--json True` prints one line of JSON:
 {"ids": [n], "log_probs": [n - 1], "entropy": [n]}, in nats, where `log_probs[i]` is that of
-`ids[i + 1]` and `entropy[i]` is of the law of what follows `ids[i]`. Exit code 0, or 2 where it
-cannot be done, with the reason."""
+`ids[i + 1]` and `entropy[i]` is of the law of what follows `ids[i]`.
+
+Of a run, text is spelled as in its report, and the first token is what stands before every text:
+so each of its symbols has a log-prob. Exit code 0, or 2 where it cannot be done, with the
+reason."""
 
 from __future__ import annotations
 
@@ -27,10 +31,14 @@ class Options:
     """Score a text."""
 
     model: Annotated[Path, tyro.conf.Positional]
-    """A folder in the Hugging Face layout, or a GGUF file."""
+    """A folder in the Hugging Face layout, a GGUF file, or the folder of a run."""
     text: str
     """What to score, as the tokenizer reads a whole text: with its first token, where it adds
     one."""
+    method: str | None = None
+    """Of a run: which of its methods; it may be left out where there is one."""
+    seed: int | None = None
+    """Of a run: which of its seeds (0)."""
     json: bool = False
     """One line of JSON."""
 
@@ -43,8 +51,9 @@ def main(argv: list[str] | None = None) -> int:
 def score(options: Options) -> int:
     """Compute and print."""
     from experiments.models import ready
+    from experiments.running import as_model
 
-    loaded = ready.read(options.model)
+    loaded = as_model.read(options.model, options.method, options.seed)
     ids = loaded.words.encode(options.text)
     scores = ready.score(loaded, ids)
     if options.json:

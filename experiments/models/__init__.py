@@ -3,6 +3,7 @@
 - `folder`: a model from a Hugging Face folder or a GGUF file, and a folder from a model
 - `safetensor_files`, `gguf_files`: tensors by their names
 - `words`, `chat`: the tokenizer, special tokens and chat templates of a model
+- `symbols`: the same of a run's task
 - `gguf_tokenizer`: a tokenizer.json of what a GGUF file says
 - `varied`: strings that tokenizers disagree on
 - `golden`, `golden_words`: what another program makes of a model and its words

@@ -79,8 +79,8 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UsageError("path", str(path / CONFIG), "holds no fields.", "Fetch the file again.")
     if "model_type" not in config and (path / "environment.json").is_file():
-        problem = "is the folder of a run, whose policies are no pretrained model."
-        fix = "Give a folder in the Hugging Face layout; the run's samples are in its report.html."
+        problem = "is the folder of a run, not of a model."
+        fix = "Make a model of a method with python -m experiments.export, and give its folder."
         raise UsageError("path", str(path), problem, fix)
     return config
 

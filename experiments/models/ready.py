@@ -1,10 +1,10 @@
-"""A pretrained model ready to read and write text: its policy on a device and its words."""
+"""A model ready to read and write text: its policy on a device and its words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,59 @@ import numpy as np
 from jax import Array
 
 from experiments.models import folder, words
+from experiments.models.symbols import Bounds
 from fdiv import rollout
 from fdiv import tokens as tk
 from fdiv.lm import model
 from fdiv.types import Params, Policy, Sequences, UsageError
+
+
+class Language(Protocol):
+    """What text is to a model: `words.Words` and `symbols.Symbols`."""
+
+    @property
+    def vocab(self) -> int:
+        """Tokens that the model has a law of."""
+        ...
+
+    @property
+    def bos(self) -> int | None:
+        """The token before every text."""
+        ...
+
+    @property
+    def eos(self) -> tuple[int, ...]:
+        """The tokens that end one."""
+        ...
+
+    @property
+    def biases(self) -> Mapping[str, Any]:
+        """Sampling options that come with the model, none of which is used."""
+        ...
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Text -> tokens."""
+        ...
+
+    def prompt(self, text: str) -> list[int]:
+        """Text to continue -> tokens."""
+        ...
+
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """Tokens -> text."""
+        ...
+
+    def continued(self, prompt: Sequence[int], ids: Sequence[int], special: bool = False) -> str:
+        """Tokens after a prompt -> text."""
+        ...
+
+    def chat(self, messages: Sequence[Any], **how: Any) -> str:
+        """A conversation -> text."""
+        ...
+
+    def known(self) -> list[int]:
+        """The tokens that stand for something."""
+        ...
 
 
 class Ready(NamedTuple):
@@ -23,8 +72,9 @@ class Ready(NamedTuple):
 
     policy: Policy
     params: Params
-    words: words.Words
+    words: Language
     longest: int | None  # tokens of text that the model was made for
+    bounds: Bounds | None = None  # of strings that can be no longer, and end
 
 
 class Scores(NamedTuple):
@@ -67,7 +117,9 @@ def score(ready: Ready, ids: Sequence[int]) -> Scores:
         return tk.by_stretches(of, ready.words.vocab, features, strings[:, 1:])
 
     log_probs, entropy = law(ready.params, jnp.asarray([list(ids)], jnp.int32))
-    scores = Scores(np.asarray(log_probs)[0, :-1], np.asarray(entropy)[0])
+    scores = Scores(np.asarray(log_probs)[0, :-1], np.array(entropy[0]))
+    if ready.bounds is not None and ready.bounds.over(ids):
+        scores.entropy[-1] = 0  # nothing follows
     _check_finite(np.concatenate(scores))
     return scores
 
@@ -86,6 +138,8 @@ def write(
 
     Rows of the embedding without a token keep their probability in these, and are never chosen.
     Raises `UsageError` where the weights give no finite numbers."""
+    if ready.bounds is not None:
+        horizon = min(horizon, ready.bounds.room(prompt))
     choose = rollout.likeliest if greedy else rollout.draw
     known = ready.words.known()
     if len(known) < ready.words.vocab:

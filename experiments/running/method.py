@@ -23,6 +23,7 @@ from experiments.running.record import Report
 from experiments.running.runs import Runs
 from experiments.running.stopping import Interrupted
 from experiments.storage import checkpoints
+from experiments.storage.run_folder import final
 from fdiv.statistics import iqm
 from fdiv.types import Claim, Method, Params, TokenMDP
 
@@ -231,7 +232,7 @@ def _keep(
 ) -> None:
     """Save the last state and the result, which marks the method as finished."""
     checkpoints.save(
-        context.folder.checkpoints(f"{name}-final"),
+        final(context.folder.path, name),
         progress.update,
         compiled.layout.get(progress.train_state),
         {"update": progress.update},

@@ -86,6 +86,25 @@ def restore(folder: Path, like: Tree) -> tuple[Tree, About] | None:
     return None
 
 
+def read(folder: Path) -> tuple[list[np.ndarray], About]:
+    """(leaves, about) of the newest save: its arrays in order, typed keys as their data, whatever
+    structure they had. It is for a reader, so nothing is set aside. Raises `UsageError` where there
+    is no save, where it is damaged, and where it is in another format."""
+    if not (places := _places(folder)):
+        raise UsageError("checkpoint", str(folder), "holds no save.", "Run the command again.")
+    try:
+        about = _read_about(places[-1])
+        number = about["format"]
+        arrays = _read_arrays(places[-1], about) if number == FORMAT else []
+    except Exception as error:  # whatever is wrong with it
+        problem = f"is damaged: {_first_line(error)}."
+        fix = "Put it back from a copy, or delete it and run the command again."
+        raise UsageError("checkpoint", str(places[-1]), problem, fix) from error
+    if number != FORMAT:
+        raise _other_format(places[-1], number)
+    return arrays, about
+
+
 def refuse_other_format(folder: Path) -> None:
     """Raise `UsageError` where `restore` will, without reading the arrays: before other parts of
     the run are trained. What is damaged is left to `restore`."""
@@ -164,9 +183,11 @@ def _read_about(place: Path) -> About:
     return about
 
 
-def _read_arrays(place: Path, about: About, like: Any) -> list[np.ndarray]:
+def _read_arrays(place: Path, about: About, like: Any = None) -> list[np.ndarray]:
+    """In the order of the leaves of `like`; without it, as they lie."""
     with _orbax() as checkpointer:
-        arrays = checkpointer.restore((place / "arrays").resolve(), _numpy(like))
+        target = None if like is None else _numpy(like)
+        arrays = checkpointer.restore((place / "arrays").resolve(), target)
     if _checksum(arrays) != about["checksum"]:
         raise ValueError("its checksum does not match")
     return arrays

@@ -42,6 +42,16 @@ def file_name(method: str) -> str:
     return method.replace(":", "-").replace("/", "-")
 
 
+def final(path: Path, method: str) -> Path:
+    """Where the last state of a finished method is kept in the folder of a run."""
+    return path / "checkpoints" / file_name(f"{method}-final")
+
+
+def result_of(path: Path, method: str) -> Path:
+    """The file that marks a method as finished, and holds its result."""
+    return path / "methods" / f"{file_name(method)}.json"
+
+
 def _as_kept(identity: dict[str, Any]) -> dict[str, Any]:
     """An identity as a file gives it back."""
     return escapes.finite_json(json.loads(json.dumps(identity, default=files.plain)))
@@ -207,7 +217,7 @@ class RunFolder:
         files.write_checked(self._method(name), result)
 
     def _method(self, name: str) -> Path:
-        return self.path / "methods" / f"{file_name(name)}.json"
+        return result_of(self.path, name)
 
     def checkpoints(self, name: str) -> Path:
         """Where a method's saves go while it runs."""

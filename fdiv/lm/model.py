@@ -137,7 +137,7 @@ def policy(spec: Spec, compute: Compute | None = None, bos: int | None = None) -
     def read(params: Params, tokens: Array, keep: bool = False):
         """Features of what is read before each token of strings that begin in the first column,
         and keys and values."""
-        _check_length(spec, tokens.shape[1])
+        _check_length(spec, tokens.shape[1] - (bos is None))  # none reads the last column
         if bos is not None:
             before = tk.previous(tokens)
             return trunk.apply(params, before.at[:, 0].set(bos), keep)
@@ -169,6 +169,7 @@ def policy(spec: Spec, compute: Compute | None = None, bos: int | None = None) -
 
 
 def _check_length(spec: Spec, length: int) -> None:
+    """Raise `UsageError` where more tokens are read than the model is computed for."""
     if spec.longest is not None and length > spec.longest:
         raise UsageError(
             "length",
@@ -190,7 +191,7 @@ def _start(
     """The cache of all of the prompts [B, P] but their last tokens, with room for `horizon`
     more."""
     batch, width = prompts.tokens.shape
-    _check_length(spec, width + horizon)
+    _check_length(spec, width + horizon - (bos is None))
     if width == 0 and bos is None:
         raise UsageError(
             "prompts", "", "are empty, and nothing stands before a first token.", "Give prompts."

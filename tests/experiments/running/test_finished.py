@@ -3,16 +3,17 @@ any training."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
 import pytest
 
-from experiments import cli, compare
+from experiments import cli, compare, score
 from experiments.cli import STOPPED_EXIT
 from experiments.evaluation.class_optimum import ClassOptima
 from experiments.reporting import report, style, tables
-from experiments.running import train
+from experiments.running import train, trained
 
 WORDS = [
     *("two-template", "--benchmark.vocab", "2", "--benchmark.horizon", "3", "--methods", "js"),
@@ -84,3 +85,21 @@ def test_what_a_finished_run_lacks_is_written_without_training(out, untrained, c
     assert "Written" in capsys.readouterr().out
     assert run(out) == 0
     assert "Written" not in capsys.readouterr().out
+
+
+def test_the_score_of_a_sample_is_what_the_run_says_of_it(out, capsys):
+    """A finished method's policy is there, whether the whole run has come to its end or not."""
+    lines = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    for seed in (0, 1):
+        line = next(x for x in lines if x["method"] == "js" and x["seed"] == seed)
+        words = (str(out), "--text", line["completion"], "--seed", str(seed), "--json", "True")
+        capsys.readouterr()
+        assert score.main(list(words)) == 0
+        own = json.loads(capsys.readouterr().out)
+        assert own["ids"] == [2, *map(int, line["completion"].split())]
+        assert sum(own["log_probs"]) == pytest.approx(line["log_q"], abs=1e-5)
+        assert own["entropy"][-1] == 0  # nothing follows a whole string
+    run = trained.read(out)
+    assert run.names == ("js",) and run.sizes == (2, 0, 3, None)
+    assert run.task().space is not None
+    assert run.method_result("js").minimises == "js"

@@ -178,9 +178,24 @@ def test_without_it_a_prompt_is_needed():
 
 
 def test_text_beyond_the_length_of_a_long_rope_is_refused():
+    """What counts is what is read: the last column of strings is not, nor is a last token that is
+    sampled, unless a token stands before the first."""
     spec = spec_of("phi3_longrope")
-    with pytest.raises(UsageError, match="32"):
-        model.policy(spec).trunk(load(spec), jnp.zeros((1, 33), jnp.int32))
+    params = jax.tree.map(jnp.asarray, load(spec))
+    strings = lambda length: jnp.zeros((1, length), jnp.int32)
+
+    def start(policy, horizon):
+        prompts = Sequences(strings(3), jnp.zeros((1, 3), bool), jnp.ones(1))
+        return jax.eval_shape(lambda p: policy.start(params, p, horizon), prompts)
+
+    for bos, most in ((None, 33), (1, 32)):
+        policy = model.policy(spec, bos=bos)
+        jax.eval_shape(policy.trunk, params, strings(most))
+        start(policy, most - 3)
+        with pytest.raises(UsageError, match="32"):
+            jax.eval_shape(policy.trunk, params, strings(most + 1))
+        with pytest.raises(UsageError, match="32"):
+            start(policy, most - 2)
 
 
 def test_layers_are_taken_out():
