@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -13,13 +14,14 @@ import numpy as np
 from experiments.config import Config, prefixed, replace, resolve, strings_possible
 from experiments.data import files
 from experiments.data import reading as readings
+from experiments.data.tokenised import Tokenizer
 from experiments.devices import memory
+from experiments.models import vocabulary, words
 from fdiv import exact, objectives
 from fdiv.benchmarks import Text
-from fdiv.benchmarks.text import decode
 from fdiv.learner import learner
 from fdiv.policies import tabular
-from fdiv.rollout import sampler
+from fdiv.rollout import sampler_of
 from fdiv.types import (
     PAD,
     Components,
@@ -32,6 +34,7 @@ from fdiv.types import (
     UsageError,
 )
 
+BYTES = Path("bytes")  # of --benchmark.tokenizer: no tokenizer
 BYTES_ENCODED = 5  # a token of a row, and its place in the mask
 BYTES_ENUMERATED = 16  # the same of an enumerated string, while the tree of prefixes is made
 
@@ -49,7 +52,32 @@ class Task(NamedTuple):
 
 def data(config: Config) -> files.Reading | None:
     """The rows of a text benchmark; other benchmarks are their own data."""
-    return files.read(config.benchmark) if isinstance(config.benchmark, Text) else None
+    if not isinstance(config.benchmark, Text):
+        return None
+    return files.read(config.benchmark, tokenizer(config.benchmark))
+
+
+def tokenizer(benchmark: Text) -> Tokenizer | None:
+    """What the benchmark's text is read with; None for bytes. Raises `UsageError` for one that
+    cannot be read."""
+    path = benchmark.tokenizer
+    if path is None or path == BYTES:
+        return None
+    with named_as("benchmark.tokenizer", path):
+        own = words.at(path)
+        return Tokenizer(str(path), own, vocabulary.of(own), own.digest())
+
+
+@contextlib.contextmanager
+def named_as(field: str, path: Path) -> Iterator[None]:
+    """What is wrong with a model or a part of it is said of the flag that names it."""
+    try:
+        yield
+    except UsageError as error:
+        if error.field == "path":
+            raise UsageError(field, error.value or str(path), error.problem, error.fix) from error
+        problem = f"has {error.field} = {error.value!r}, which {error.problem}"
+        raise UsageError(field, str(path), problem, error.fix) from error
 
 
 def fitted(config: Config, reading: files.Reading | None) -> Config:
@@ -66,13 +94,14 @@ def task(
     where exact values are asked for and the strings are too many."""
     benchmark = config.benchmark
     if isinstance(benchmark, Text):
-        reading = reading or files.read(benchmark)
+        reading = reading or files.read(benchmark, tokenizer(benchmark))
         benchmark = benchmark.fitted(reading.rows)
         _refuse_long(benchmark, len(reading.rows))
         mdp = readings.build(reading, benchmark, teacher)
         reads = {name: method.reads for name, method in resolve(config).items()}
         readings.suits(reading, benchmark, reads)
-        return Task(mdp, None, sum(benchmark.cut), reading.notes(benchmark), decode)
+        spell = reading.vocabulary.spell
+        return Task(mdp, None, sum(benchmark.cut), reading.notes(benchmark), spell)
     with prefixed(benchmark=benchmark):
         mdp = benchmark.build()
     prompted = prompt_columns(mdp)
@@ -130,7 +159,7 @@ def components(config: Config, task: Task) -> Components:
     return Components(
         policy,
         mdp,
-        sampler(mdp.horizon, mdp.eos),
+        sampler_of(mdp),
         scorer,
         critic,
         config.penalty,

@@ -275,10 +275,11 @@ def _task(config: Config) -> Any:
         return TASKS[key]
     if len(TASKS) >= MOST_TASKS:
         return None
-    reading = TASKS["rows"] if of_text and "rows" in TASKS else assemble.data(config)
+    of_bytes = of_text and getattr(config.benchmark, "tokenizer", None) is None
+    reading = TASKS["rows"] if of_bytes and "rows" in TASKS else assemble.data(config)
     task = assemble.task(assemble.fitted(config, reading), reading)
     TASKS[key] = task
-    if of_text:
+    if of_bytes:
         TASKS["rows"] = reading
     return task
 

@@ -1,9 +1,10 @@
 """How a file will be trained on: `python -m experiments.show_data PATH [flags]`
 
 Prints its first rows as the policy sees them (the prompt, what is trained on, what is cut off,
-where EOS stands), the columns that are read and those that are not, which rows are held out, and
-what each kind of method finds in it. The flags are those of `experiments.compare text`. Exit code
-0, or 2 where the file cannot be trained on, with the reason."""
+where EOS stands), token by token where there is a tokenizer, the columns that are read and those
+that are not, which rows are held out, and what each kind of method finds in it. The flags are those
+of `experiments.compare text`. Exit code 0, or 2 where the file cannot be trained on, with the
+reason."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ import tyro
 
 from experiments import cli
 from fdiv.benchmarks.text import Text
-from fdiv.checks import at_least
+from fdiv.checks import at_least, present
 from fdiv.types import UsageError
 
 if TYPE_CHECKING:
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from rich.text import Text as Styled
 
     from experiments.data.reading import Reading
-    from fdiv.benchmarks.text_rows import Cut, Row
+    from fdiv.benchmarks.text import Vocabulary
+    from fdiv.benchmarks.text_rows import Cut, Row, Symbols
 
 WIDTH = 16  # of a line's name
-SHOWN = 400  # bytes printed of a prompt or an answer
+BETWEEN = "|"  # tokens
+SHOWN = 400  # bytes or tokens printed of a prompt or an answer
 HIDDEN = 60  # and of what is cut off
 STYLES = {"prompt": "cyan", "train": "bold green", "refused": "bold red", "cut": "dim strike"}
 USES = (  # what a method reads, and which methods do
@@ -74,16 +77,18 @@ def show(benchmark: Text, count: int) -> int:
     """Print what a reading of the benchmark's file holds."""
     from rich.console import Console
 
+    from experiments import assemble
     from experiments.data import files, reading
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    source = files.read(benchmark)
+    source = files.read(benchmark, assemble.tokenizer(benchmark))
     fitted = benchmark.fitted(source.rows)
     _rows(console, source, fitted, count)
     for note in reading.notes(source, fitted):
         _wrapped(console, "- ", note)
+    _wrapped(console, "- ", reading.kept(source, fitted))
     _overlaps(console, source, fitted)
     try:
         reading.build(source, fitted)
@@ -102,7 +107,7 @@ def _rows(console: Console, source: Reading, benchmark: Text, count: int) -> Non
         side = "held out" if i in held else "on neither side" if i in left else "training side"
         number = source.numbers[i] if source.numbers else i + 1
         console.print(f"row {number:,} ({side})", style="bold")
-        for name, text in _parts(row, benchmark.cut):
+        for name, text in _parts(row, benchmark.cut, source.vocabulary):
             _line(console, name, text)
         console.print()
 
@@ -115,7 +120,7 @@ def _line(console: Console, name: str, text: Styled) -> None:
         console.print(f"  {label:<{WIDTH}}", line, sep="")
 
 
-def _parts(row: Row, cut: Cut) -> list[tuple[str, Styled]]:
+def _parts(row: Row, cut: Cut, vocabulary: Vocabulary) -> list[tuple[str, Styled]]:
     """The lines of a row: name, and text with what is cut off."""
     from rich.text import Text as Styled
 
@@ -123,47 +128,54 @@ def _parts(row: Row, cut: Cut) -> list[tuple[str, Styled]]:
     prompt = Styled()
     if len(seen) < len(row.prompt):
         hidden = row.prompt[: len(row.prompt) - len(seen)]
-        prompt.append(_spelled(hidden, HIDDEN, last=True), STYLES["cut"])
-        prompt.append(f"[{len(hidden):,} bytes cut off]", "yellow")
-    prompt.append(_spelled(seen, SHOWN, last=True), STYLES["prompt"])
+        prompt.append(_spelled(hidden, vocabulary, HIDDEN, last=True), STYLES["cut"])
+        prompt.append(f"[{len(hidden):,} {vocabulary.unit} cut off]", "yellow")
+    prompt.append(_spelled(seen, vocabulary, SHOWN, last=True), STYLES["prompt"])
     parts = [("prompt", prompt if row.prompt else Styled("(none)", "dim"))]
+    answer = lambda symbols, style: _answer(symbols, row.end, cut, vocabulary, style)
     if row.rejected is not None:
-        chosen, rejected = (_answer(x, cut, s) for x, s in _sides(row))
-        return [*parts, ("chosen", chosen), ("rejected", rejected)]
+        chosen = ("chosen", answer(row.completion, STYLES["train"]))
+        return [*parts, chosen, ("rejected", answer(row.rejected, STYLES["refused"]))]
     name = {None: "trained on", True: "liked", False: "not liked"}[row.liked]
     style = STYLES["refused" if row.liked is False else "train"]
-    return [*parts, (name, _answer(row.completion, cut, style))]
+    return [*parts, (name, answer(row.completion, style))]
 
 
-def _sides(row: Row) -> list[tuple[bytes, str]]:
-    return [(row.completion, STYLES["train"]), (row.rejected or b"", STYLES["refused"])]
-
-
-def _answer(completion: bytes, cut: Cut, style: str) -> Styled:
+def _answer(
+    completion: Symbols, end: int | None, cut: Cut, vocabulary: Vocabulary, style: str
+) -> Styled:
     """What is trained on of an answer, and EOS or what is cut off."""
     from rich.text import Text as Styled
 
     seen, ended = cut.answer(completion)
-    text = Styled(_spelled(seen, SHOWN), style)
+    text = Styled(_spelled(seen, vocabulary, SHOWN), style)
     if ended:
-        return text.append("[EOS]", "bold yellow")
+        token = vocabulary.token and vocabulary.token(vocabulary.end if end is None else end)
+        return text.append(f"[EOS {token}]" if token else "[EOS]", "bold yellow")
     hidden = completion[len(seen) :]
-    text.append(f"[cut here, no EOS: {len(hidden):,} bytes more]", "yellow")
-    return text.append(_spelled(hidden, HIDDEN), STYLES["cut"])
+    more = f"{len(hidden):,} {vocabulary.unit} more"
+    text.append(f"[cut here, no EOS: {more}]", "yellow")
+    return text.append(_spelled(hidden, vocabulary, HIDDEN), STYLES["cut"])
 
 
-def _spelled(content: bytes, most: int, last: bool = False) -> str:
-    """Bytes as one line: line feeds and other controls by their escapes, the middle of what is long
-    left out."""
-    few = content
-    if len(content) > most:
-        few = content[-most:] if last else content[:most]
-    text = few.decode("utf-8", errors="replace")
-    escaped = {c: c.encode("unicode_escape").decode() for c in set(text) if not c.isprintable()}
-    text = "".join(escaped.get(c, c) for c in text)
-    if len(few) == len(content):
+def _spelled(symbols: Symbols, vocabulary: Vocabulary, most: int, last: bool = False) -> str:
+    """Symbols as one line: line feeds and other controls by their escapes, the middle of what is
+    long left out, a mark between tokens."""
+    few = symbols
+    if len(symbols) > most:
+        few = symbols[-most:] if last else symbols[:most]
+    if isinstance(few, bytes):
+        text = _escaped(few.decode("utf-8", errors="replace"))
+    else:
+        text = BETWEEN.join(_escaped(present(vocabulary.token, "token")(i)) for i in few)
+    if len(few) == len(symbols):
         return text
     return f"...{text}" if last else f"{text}..."
+
+
+def _escaped(text: str) -> str:
+    escapes = {c: c.encode("unicode_escape").decode() for c in set(text) if not c.isprintable()}
+    return "".join(escapes.get(c, c) for c in text)
 
 
 def _overlaps(console: Console, source: Reading, benchmark: Text) -> None:

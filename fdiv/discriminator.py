@@ -60,7 +60,7 @@ def discriminator(
     *,
     horizon: int,
     vocab: int,
-    eos: int | None,
+    eos: tk.Eos,
     level: Level,
     training: Training,
     structured: bool,
@@ -167,9 +167,7 @@ def shaped(scorer: Scorer, vocab: int) -> Scoring:
     return init, score
 
 
-def roughness(
-    key: Array, score: Callable, sequences: Sequences, vocab: int, eos: int | None
-) -> Array:
+def roughness(key: Array, score: Callable, sequences: Sequences, vocab: int, eos: tk.Eos) -> Array:
     """E[(score(x) - score(x'))^2], x' being x with one action redrawn: a gradient penalty for
     functions of tokens.
 
@@ -177,13 +175,15 @@ def roughness(
     neither replaced nor put in. Source: the penalty on the data side, R1 of Mescheder et al. 2018
     (arXiv 1801.04406)."""
     place_key, token_key = jax.random.split(key)
-    changeable = sequences.mask if eos is None else sequences.mask & (sequences.tokens != eos)
+    ends = () if eos is None else eos if isinstance(eos, tuple) else (eos,)
+    changeable = sequences.mask
+    for end in ends:
+        changeable = changeable & (sequences.tokens != end)
     noise = jnp.where(changeable, jax.random.uniform(place_key, changeable.shape), -1.0)
     chosen = changeable & (noise == noise.max(1, keepdims=True))
-    other = jax.random.randint(
-        token_key, sequences.tokens.shape, 0, vocab if eos is None else vocab - 1
-    )
-    other = other if eos is None else other + (other >= eos)
+    other = jax.random.randint(token_key, sequences.tokens.shape, 0, vocab - len(ends))
+    for end in sorted(ends):  # from the smallest on, so that each is stepped over
+        other = other + (other >= end)
     changed = sequences._replace(tokens=jnp.where(chosen, other, sequences.tokens))
     return jnp.sum(sequences.weight * (score(sequences).sum(1) - score(changed).sum(1)) ** 2)
 

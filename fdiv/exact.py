@@ -44,10 +44,19 @@ LEVELS = (Level.sequence, Level.occupancy, Level.token_policy, Level.token_exper
 LIMIT = 200_000  # strings enumerated unless the caller raises it
 
 
-def count_strings(vocab: int, horizon: int, eos: int | None) -> int:
+def one_end(eos: tk.Eos) -> int | None:
+    """The symbol that ends strings, where they are to be enumerated. Raises `UsageError` where
+    several do."""
+    if isinstance(eos, tuple):
+        problem = "are several symbols that end a string, and strings are enumerated for one."
+        raise UsageError("eos", eos, problem, "Estimate from samples instead.")
+    return eos
+
+
+def count_strings(vocab: int, horizon: int, eos: tk.Eos) -> int:
     """How many strings an MDP has for one prompt: V^T, or sum_{t<T} (V-1)^t + (V-1)^T when EOS may
     end them."""
-    if eos is None:
+    if one_end(eos) is None:
         return vocab**horizon
     return sum((vocab - 1) ** t for t in range(horizon)) + (vocab - 1) ** horizon
 
@@ -63,9 +72,10 @@ def log_count(vocab: int, horizon: int, eos: int | None) -> float:
     return top + math.log1p(-math.exp(-top)) - math.log(ways - 1)
 
 
-def refuse_unless_enumerable(vocab: int, horizon: int, eos: int | None, limit: int = LIMIT) -> None:
+def refuse_unless_enumerable(vocab: int, horizon: int, eos: tk.Eos, limit: int = LIMIT) -> None:
     """Raise `UsageError` saying how many strings there are and which horizon would fit, if they are
     more than `limit`."""
+    eos = one_end(eos)
     digits = log_count(vocab, horizon, eos) / math.log(10)
     few = digits < 9  # few enough to be counted one by one
     if few and (count := count_strings(vocab, horizon, eos)) <= limit:
@@ -116,8 +126,9 @@ class Space(NamedTuple):
     eos: int | None
 
 
-def enumerate_strings(vocab: int, horizon: int, eos: int | None, limit: int = LIMIT) -> Space:
+def enumerate_strings(vocab: int, horizon: int, eos: tk.Eos, limit: int = LIMIT) -> Space:
     """Every string without a prompt. Raises `UsageError` if there are more than `limit`."""
+    eos = one_end(eos)
     refuse_unless_enumerable(vocab, horizon, eos, limit)
     alive, finished = np.zeros((1, 0), np.int32), []
     ordinary = np.array([v for v in range(vocab) if v != eos], np.int32)

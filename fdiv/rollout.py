@@ -10,7 +10,7 @@ from jax import Array
 
 from fdiv import tokens as tk
 from fdiv.checks import present
-from fdiv.types import PAD, Model, Params, Policy, Readout, Rollout, Sequences
+from fdiv.types import PAD, Model, Params, Policy, Readout, Rollout, Sequences, TokenMDP
 
 # (uniforms [B], log-probs [B, V]) -> tokens [B]
 Choose = Callable[[Array, Array], Array]
@@ -46,6 +46,12 @@ def among(tokens: Array, choose: Choose = draw) -> Choose:
     """`choose` from these tokens [N] alone. What others would have had goes to all of these in
     proportion, and the log-prob that is reported of the chosen one is the model's own."""
     return lambda uniform, log_probs: tokens[choose(uniform, log_probs[:, tokens])]
+
+
+def sampler_of(mdp: TokenMDP) -> Rollout:
+    """`sampler` for a task, of whose symbols those that stand for nothing are never drawn."""
+    known = None if mdp.pieces is None else mdp.pieces.known
+    return sampler(mdp.horizon, mdp.eos, draw if known is None else among(jnp.asarray(known)))
 
 
 def greedy(horizon: int, eos: tk.Eos) -> Rollout:
@@ -129,7 +135,7 @@ def _placed(
 
 
 def demonstrations(
-    expert: Model, prompts: Callable[[Array, int], Sequences], horizon: int, eos: int | None
+    expert: Model, prompts: Callable[[Array, int], Sequences], horizon: int, eos: tk.Eos
 ) -> Callable:
     """Fresh samples of a known expert: (key, n) -> strings [n, P + horizon]."""
     rollout = sampler(horizon, eos)

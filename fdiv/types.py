@@ -172,12 +172,23 @@ class Regulariser(NamedTuple):
     reference: Model | None = None  # None: the policy as it was when training began
 
 
+class Pieces(NamedTuple):
+    """Symbols that are pieces of text, as a tokenizer has them."""
+
+    sizes: Array  # [V] bytes of text of each; 0 of what is no text, such as EOS
+    # [N] those that stand for something, None: all do. The others have the probability that a model
+    # gives them, and are never sampled
+    known: Array | None = None
+
+
 class TokenMDP(NamedTuple):
     """A task: who asks, who answers well, and when a string ends."""
 
     vocab: int  # number of symbols, EOS among them
     horizon: int  # most actions in a string
-    eos: int | None  # the symbol that ends a string; None: every string has `horizon` actions
+    # the symbol that ends a string, or several of which any does; None: every string has `horizon`
+    # actions
+    eos: int | tuple[int, ...] | None
     prompts: Callable[[Array, int], Sequences]  # key, n -> prompts [n, P], no actions
     demos: Callable[[Array, int], Sequences]  # key, n -> strings of the expert [n, P + horizon]
     held_out: Callable[[Array, int], Sequences]  # the same, never trained on
@@ -197,6 +208,7 @@ class TokenMDP(NamedTuple):
     solutions: Callable[[Sequences], Array] | None = (
         None  # strings -> which of the right ways each is, -1 for wrong [B]
     )
+    pieces: Pieces | None = None  # of text; None: symbols stand for themselves
 
 
 # key, policy, params, prompts -> strings and the log-probs [B, T] of their actions under the policy

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.data import formats, layouts, sources, travel
+from experiments.data import formats, layouts, sources, templates, tokenised, travel
 from experiments.data import rows as record_rows
 from experiments.data.formats import refuse
 from experiments.data.layouts import listed
 from experiments.data.reading import SHOWN, Reading
 from experiments.data.rows import Found, Piece
 from experiments.data.sources import Share
+from experiments.data.tokenised import Tokenizer
 from experiments.devices import processes
 from fdiv.benchmarks.text import Text
 from fdiv.benchmarks.text_rows import Row
@@ -44,15 +45,15 @@ class Part(NamedTuple):
         return [found.row for piece in self.pieces for found in piece.found]
 
 
-def read(config: Text) -> Reading:
-    """All rows of the config's source; each of several processes parses its share of it, and all of
-    them have the whole.
+def read(config: Text, tokenizer: Tokenizer | None = None) -> Reading:
+    """All rows of the config's source, as bytes or as a tokenizer's tokens; each of several
+    processes parses its share of it, and all of them have the whole.
 
     Raises `UsageError`, in every process, for a file that cannot be read or holds no good row.
     """
     share = Share(jax.process_index(), jax.process_count())
-    own = read_share(config, share)
-    return merge(config, processes.exchanged(own, as_json, of_json))
+    own = read_share(config, share, tokenizer)
+    return merge(config, processes.exchanged(own, as_json, of_json), tokenizer)
 
 
 def as_json(part: Part) -> Any:
@@ -69,11 +70,13 @@ def of_json(data: Any) -> Part:
     return Part(pieces, data["sizes"], data["names"], data["kind"], error)
 
 
-def read_share(config: Text, share: Share) -> Part:
+def read_share(config: Text, share: Share, tokenizer: Tokenizer | None = None) -> Part:
     """One share of the source. It raises nothing: the other processes wait for what it says."""
     try:
         check(config)
-        return _docstrings(config, share) if config.path is None else _files(config, share)
+        if config.path is None:
+            return _docstrings(config, share)
+        return _files(config, share, tokenizer)
     except Exception as error:
         return Part(error=error)
 
@@ -86,9 +89,9 @@ def check(config: Text) -> None:
         raise error.under("benchmark") from error
 
 
-def merge(config: Text, parts: Sequence[Part]) -> Reading:
-    """The whole source from its parts, in order. Raises the first part's error, the same in
-    whatever process."""
+def merge(config: Text, parts: Sequence[Part], tokenizer: Tokenizer | None = None) -> Reading:
+    """The whole source from its parts, in order, as a tokenizer's tokens where there is one. Raises
+    the first part's error, the same in whatever process."""
     for part in parts:
         if part.error is not None:
             raise part.error
@@ -101,6 +104,13 @@ def merge(config: Text, parts: Sequence[Part]) -> Reading:
     ]
     found, bad = _joined(pieces, several=len(names) > 1)
     rows, numbers, taken_off = _settled(found)
+    read_as: dict[str, Any] = {}
+    if tokenizer is not None:
+        chats = [one.chat for one in found]
+        rows, numbers, more, counts = tokenised.read_rows(rows, numbers, chats, tokenizer)
+        bad = sorted([*bad, *more], key=lambda each: each[0])
+        read_as = {"vocabulary": tokenizer.vocabulary, "tokenizer": tokenizer.digest}
+        read_as["told"] = tuple(tokenised.notes(tokenizer, counts, sum(chats)))
     if not rows:
         reasons = "; ".join(f"row {number}: {reason}" for number, reason in bad[:SHOWN])
         problem = f"has no good row ({reasons})." if reasons else "has no row."
@@ -109,7 +119,8 @@ def merge(config: Text, parts: Sequence[Part]) -> Reading:
     read_columns, unread = _columns(piece for _, piece in pieces)
     lengths = tuple(k for k in ("prompt_length", "horizon") if getattr(config, k) is None)
     kind = parts[0].kind
-    return Reading(source, rows, bad, kind, numbers, read_columns, unread, taken_off, lengths)
+    about = (kind, numbers, read_columns, unread, taken_off, lengths)
+    return Reading(source, rows, bad, *about, **read_as)
 
 
 def _joined(
@@ -173,7 +184,7 @@ def _named(config: Text) -> str | None:
     return next((field for field in fields if getattr(config, field)), None)
 
 
-def _files(config: Text, share: Share) -> Part:
+def _files(config: Text, share: Share, tokenizer: Tokenizer | None) -> Part:
     path = present(config.path, "path")
     files = formats.sources(Path(path))
     kind = files[0].kind
@@ -182,10 +193,12 @@ def _files(config: Text, share: Share) -> Part:
         names = [str(file.path) for file in files]
     with formats.readable(path):
         reader = _plain if kind == formats.PLAIN else _recorded
-        return Part(reader(files, config, share), sizes, names, kind)
+        return Part(reader(files, config, share, tokenizer), sizes, names, kind)
 
 
-def _plain(files: Sequence[formats.Source], config: Text, share: Share) -> list[Piece]:
+def _plain(
+    files: Sequence[formats.Source], config: Text, share: Share, tokenizer: Tokenizer | None
+) -> list[Piece]:
     """Plain text, of which no prompt reaches from one file into the next."""
     field = _named(config)
     if field is not None:
@@ -193,22 +206,30 @@ def _plain(files: Sequence[formats.Source], config: Text, share: Share) -> list[
         fix = "Drop the flag; or give rows: JSON lines, JSON, CSV, TSV, parquet or arrow."
         raise UsageError(f"benchmark.{field}", getattr(config, field), problem, fix)
     pieces, stretches = [], 0
+    encode = None
+    if tokenizer is not None:
+        encode = lambda text: tuple(tokenizer.words.encode(text, special=False))
     for file in files:
-        rows, own = sources.blocks(file, config.cut, stretches, share)
+        rows, own = sources.blocks(file, config.cut, stretches, share, encode)
         found = [Found(row, number) for number, row in enumerate(rows, 1)]
         pieces.append(Piece(found, (), len(rows)))
         stretches += own
     return pieces
 
 
-def _recorded(files: Sequence[formats.Source], config: Text, share: Share) -> list[Piece]:
+def _recorded(
+    files: Sequence[formats.Source], config: Text, share: Share, tokenizer: Tokenizer | None
+) -> list[Piece]:
     """Records, whose columns are those of the first one of all files; where that one has no known
     layout, or lacks a column that a flag names, of the first that has."""
     each = [sources.RECORDS[file.kind](file, share) for file in files]
     first = next((records.first for records in each if records.first is not None), None)
     if first is not None and not layouts.known(first, config):
         first = _first_known(files, first, config)
-    return [record_rows.rows(own.numbered, first, own.numbers, config) for own in each]
+    render = None
+    if tokenizer is not None and tokenizer.has_template:
+        render = templates.renderer(tokenizer.words, tokenizer.name)
+    return [record_rows.rows(own.numbered, first, own.numbers, config, render) for own in each]
 
 
 def _first_known(

@@ -7,11 +7,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from experiments.data import formats
 from experiments.data.layouts import listed
 from fdiv.benchmarks import text_rows
-from fdiv.benchmarks.text import FITTED, MOST, Text
-from fdiv.benchmarks.text_rows import Cut, Row, Split, demonstrated
+from fdiv.benchmarks.text import BYTES, FITTED, MOST, Text, Vocabulary
+from fdiv.benchmarks.text_rows import Cut, Row, Split, Symbols, demonstrated
 from fdiv.types import Model, TokenMDP, UsageError
 
 SHOWN = 5  # bad rows quoted in a message; all of them go to the run's folder
@@ -32,14 +34,19 @@ class Reading(NamedTuple):
     unread: Mapping[str, int] = {}  # columns and fields of messages -> records that have them
     taken_off: int = 0  # rows whose answers began with their prompt
     fitted: tuple[str, ...] = ()  # lengths that no flag gave: the rows decide them
+    vocabulary: Vocabulary = BYTES  # what rows are made of
+    tokenizer: str = ""  # the digest of the one that made them
+    told: tuple[str, ...] = ()  # what is to be known of how
 
     def digest(self) -> str:
-        """A hash of the good rows, in order."""
-        state = hashlib.sha256()
+        """A hash of the good rows, in order, and of the tokenizer that read them."""
+        state = hashlib.sha256(self.tokenizer.encode())
         for row in self.rows:
-            state.update(len(row.prompt).to_bytes(8, "big") + row.prompt + b"\0" + row.completion)
-            state.update(b"" if row.rejected is None else b"\0" + row.rejected)
+            prompt, answer = _hashed(row.prompt), _hashed(row.completion)
+            state.update(len(row.prompt).to_bytes(8, "big") + prompt + b"\0" + answer)
+            state.update(b"" if row.rejected is None else b"\0" + _hashed(row.rejected))
             state.update(b"" if row.liked is None else bytes([1, row.liked]))
+            state.update(b"" if row.end is None else b"\0" + _hashed((row.end,)))
         return state.hexdigest()
 
     def notes(self, config: Text) -> list[str]:
@@ -55,6 +62,10 @@ class Reading(NamedTuple):
         return f"{len(self.bad):,} rows were bad and left out: {quoted}{more}."
 
 
+def _hashed(symbols: Symbols) -> bytes:
+    return symbols if isinstance(symbols, bytes) else np.asarray(symbols, "<u4").tobytes()
+
+
 def notes(reading: Reading, config: Text) -> list[str]:
     """A sentence or two for each thing that is worth knowing."""
     config = config.fitted(reading.rows)
@@ -62,6 +73,7 @@ def notes(reading: Reading, config: Text) -> list[str]:
     said = [
         _source(reading),
         _columns(reading),
+        *reading.told,
         _lengths(reading, config),
         _ends(reading, config),
         _sides(reading),
@@ -95,10 +107,10 @@ def _columns(reading: Reading) -> str:
 
 def _lengths(reading: Reading, config: Text) -> str:
     """Which lengths the file decided, and what they cut."""
-    cut, rows = config.cut, reading.rows
+    cut, rows, unit = config.cut, reading.rows, reading.vocabulary.unit
     if any(row.stretches for row in rows):
         size, context = cut.horizon, cut.prompt_length
-        return f"Rows are blocks of {size} bytes behind {context} of context."
+        return f"Rows are blocks of {size} {unit} behind {context} of context."
     said = ""
     if reading.fitted and config.path is not None:
         chosen = [
@@ -117,8 +129,8 @@ def _lengths(reading: Reading, config: Text) -> str:
     also = f" (of the rejected {_share(other, len(compared))})" if compared else ""
     return (
         f"{said}{_share(long, len(rows))} of completions{also} are longer than "
-        f"{cut.horizon - 1} bytes and are cut; {_share(short, len(rows))} of prompts keep only "
-        f"their last {cut.prompt_length} bytes."
+        f"{cut.horizon - 1} {unit} and are cut; {_share(short, len(rows))} of prompts keep only "
+        f"their last {cut.prompt_length} {unit}."
     )
 
 
@@ -138,6 +150,19 @@ def _ends(reading: Reading, config: Text) -> str:
     lengths = sorted(len(row.completion) + 1 for row in shown)
     enough = lengths[min(len(lengths) - 1, int(FITTED * len(lengths)))]
     return f"{said}: --benchmark.horizon {enough} would teach it in {FITTED:.0%}."
+
+
+def kept(reading: Reading, config: Text) -> str:
+    """How many rows are whole, how many are cut, in how many EOS is kept."""
+    rows, cut = reading.rows, config.fitted(reading.rows).cut
+    sides = [[row.completion] + ([] if row.rejected is None else [row.rejected]) for row in rows]
+    long = [any(not cut.answer(side)[1] for side in own) for own in sides]
+    short = [len(row.prompt) > cut.prompt_length for row in rows]
+    whole = sum(not (a or b) for a, b in zip(long, short))
+    return (
+        f"Of {len(rows):,} rows {whole:,} are whole, {sum(short):,} have their prompt cut and "
+        f"{sum(long):,} an answer; EOS is kept in {len(rows) - sum(long):,}."
+    )
 
 
 def _sides(reading: Reading) -> str:
@@ -203,7 +228,7 @@ def equal_pairs(rows: Sequence[Row], cut: Cut) -> list[int]:
 def overlaps(rows: Sequence[Row], division: Split, cut: Cut) -> tuple[int, int]:
     """(held-out rows with a string that is trained on, held-out rows with a prompt that is)."""
     trained = {string for i in division.train for string in cut.strings(rows[i])}
-    prompts = {cut.prompt(rows[i]) for i in division.train} - {b""}
+    prompts = {prompt for i in division.train if (prompt := cut.prompt(rows[i]))}
     held = [rows[i] for i in division.held_out]
     return (
         sum(not trained.isdisjoint(cut.strings(row)) for row in held),
@@ -232,7 +257,7 @@ def build(reading: Reading, config: Text, teacher: Model | None = None) -> Token
     """The task of a reading. Where its rows do not make one, the `UsageError` begins with the rows
     that were bad."""
     try:
-        return config.build(reading.rows, teacher)
+        return config.build(reading.rows, teacher, reading.vocabulary)
     except UsageError as error:
         raise _with_bad_rows(reading, config, error.under("benchmark")) from error
 
@@ -240,12 +265,13 @@ def build(reading: Reading, config: Text, teacher: Model | None = None) -> Token
 def lacking(reading: Reading, config: Text, reads: str) -> tuple[str, str] | None:
     """Why there is nothing to learn from for a method that reads demos, pairs or labels, and what
     to do; None where there is something."""
+    unit = reading.vocabulary.unit
     reasons = {"pairs": _no_pairs, "labels": _no_labels}
     if reads not in reasons:
         return None
     config = config.fitted(reading.rows)
     train = [reading.rows[i] for i in config.split(reading.rows).train]
-    return reasons[reads](reading.rows, train, config.cut)
+    return reasons[reads](reading.rows, train, config.cut, unit)
 
 
 def suits(reading: Reading, config: Text, methods: Mapping[str, str]) -> None:
@@ -267,14 +293,16 @@ def _with_bad_rows(reading: Reading, config: Text, error: UsageError) -> UsageEr
     return UsageError("benchmark.path", str(config.path), problem, error.fix)
 
 
-def _no_pairs(rows: Sequence[Row], train: Sequence[Row], cut: Cut) -> tuple[str, str] | None:
+def _no_pairs(
+    rows: Sequence[Row], train: Sequence[Row], cut: Cut, unit: str
+) -> tuple[str, str] | None:
     """Why there is no comparison to learn from, and what to do."""
     compared = [row for row in train if row.rejected is not None]
     if any(not cut.equal(row) for row in compared):
         return None
     if compared:
         most = max(len(row.completion) for row in compared)
-        problem = f"all {len(compared):,} are equal after the cut at {cut.horizon:,} bytes."
+        problem = f"all {len(compared):,} are equal after the cut at {cut.horizon:,} {unit}."
         return (
             problem,
             f"Keep more of them, such as --benchmark.horizon {max(most, 2 * cut.horizon)}.",
@@ -285,9 +313,11 @@ def _no_pairs(rows: Sequence[Row], train: Sequence[Row], cut: Cut) -> tuple[str,
     return "there are no pairs to learn from here.", fix
 
 
-def _no_labels(rows: Sequence[Row], train: Sequence[Row], cut: Cut) -> tuple[str, str] | None:
+def _no_labels(
+    rows: Sequence[Row], train: Sequence[Row], cut: Cut, unit: str
+) -> tuple[str, str] | None:
     """Why there is nothing to learn from labels, and what to do."""
-    if _no_pairs(rows, train, cut) is None:
+    if _no_pairs(rows, train, cut, unit) is None:
         return None
     labels = [row.liked for row in train if row.liked is not None]
     if len(set(labels)) == 2:
@@ -298,7 +328,7 @@ def _no_labels(rows: Sequence[Row], train: Sequence[Row], cut: Cut) -> tuple[str
         fix = f"Give rows whose label is {other}, or use a method for demonstrations, such as sft."
         return f"all {len(labels):,} labels{side} are {kind}.", fix
     if any(row.rejected is not None for row in rows):
-        return _no_pairs(rows, train, cut)
+        return _no_pairs(rows, train, cut, unit)
     fix = "Give a column label, or use a method that learns from demonstrations."
     return "there are no labels to learn from here.", fix
 

@@ -18,9 +18,11 @@ from experiments.data.conversations import (
     unread,
 )
 from experiments.data.layouts import SYSTEM, Columns
+from experiments.data.templates import Render
 from fdiv.benchmarks.text import Text
 from fdiv.benchmarks.text_rows import Row
 from fdiv.checks import present
+from fdiv.types import UsageError
 
 REASON = 200  # characters of a bad row's reason
 YES = {"true", "yes", "y", "good", "like", "liked", "positive", "desirable", "chosen", "1", "1.0"}
@@ -36,6 +38,7 @@ class Found(NamedTuple):
     prompted: bool = False  # by a column of plain text
     without: Row | None = None  # the row whose answers began with the prompt, which is taken off
     clean: bool = True  # at the end of a word, so that it is no accident
+    chat: bool = False  # of a conversation
 
 
 class Piece(NamedTuple):
@@ -49,20 +52,39 @@ class Piece(NamedTuple):
     fields: Mapping[str, int] = {}  # the same of fields of messages that are not read
 
 
+class Talk(NamedTuple):
+    """How conversations are read."""
+
+    last: bool  # of the assistant's messages, the last alone is learned
+    render: Render | None  # a chat template; None: a line `role: text` for each message
+
+    def write(self, before: Sequence[Turn], answer: str) -> tuple[str, str]:
+        """Messages before an answer, and the answer, as the policy reads them."""
+        return (rendered(before), answer) if self.render is None else self.render(before, answer)
+
+
 def rows(
-    numbered: Iterable[tuple[int, Any]], first: Mapping | None, numbers: int, config: Text
+    numbered: Iterable[tuple[int, Any]],
+    first: Mapping | None,
+    numbers: int,
+    config: Text,
+    render: Render | None = None,
 ) -> Piece:
-    """Rows of numbered records, whose columns are those of the file's first."""
+    """Rows of numbered records, whose columns are those of the file's first. Raises `UsageError`
+    for columns that cannot be, and for a chat template that cannot serve."""
     found: list[Found] = []
     bad: list[tuple[int, str]] = []
     seen: Counter[str] = Counter()
     fields: Counter[str] = Counter()
     columns = None if first is None else layouts.columns(first, config)
+    talk = Talk(config.turns == "last", render)
     for number, record in numbered:
         try:
-            found += _of(record, columns, number)
+            found += _of(record, columns, number, talk)
             seen.update(key for key, value in record.items() if value is not None)
             fields.update(_fields(record, present(columns, "columns")))
+        except UsageError:  # of the template, and so of all rows
+            raise
         except (ValueError, RecursionError) as error:
             bad.append((number, _reason(error)))
     return Piece(found, bad, numbers, columns, seen, fields)
@@ -81,7 +103,7 @@ def _fields(record: Mapping, columns: Columns) -> set[str]:
     return set().union(*(unread(unpacked(record.get(name))) for name in columns.names))
 
 
-def _of(record: Any, columns: Columns | None, number: int) -> list[Found]:
+def _of(record: Any, columns: Columns | None, number: int, talk: Talk) -> list[Found]:
     """The rows of a record, or a `ValueError` saying what is wrong with it."""
     if isinstance(record, Exception):
         raise record
@@ -96,7 +118,7 @@ def _of(record: Any, columns: Columns | None, number: int) -> list[Found]:
         raise ValueError(f"has {name!r}, which the first row has not")
     cells = {name: unpacked(record.get(name)) for name in columns.names}
     if any(is_conversation(cell) for cell in cells.values()) or _talks(columns):
-        made = _conversation(cells, columns, number)
+        made = _conversation(cells, columns, number, talk)
     elif columns.rejected is None:
         made = [_answered(cells, columns, number)]
     else:
@@ -225,14 +247,16 @@ def _row(prompt: str, chosen: str, rejected: str) -> Row:
 # --- conversations --------------------------------------------------------------------------------
 
 
-def _conversation(cells: Mapping[str, Any], columns: Columns, number: int) -> list[Found]:
+def _conversation(
+    cells: Mapping[str, Any], columns: Columns, number: int, talk: Talk
+) -> list[Found]:
     """Of a conversation each message of the assistant is an answer to what stands before it; of
     one that is judged or compared the last message alone is."""
     prompt = _prompt_turns(cells, columns)
     cells = _without_prompt(prompt, cells, columns)
     if columns.rejected is None:
         before, after = _parted(prompt, _side(cells, columns.answer), columns.answer, True)
-        return _answers(before, after, columns, number)
+        return _answers(before, after, columns, number, talk)
     chosen, rejected = (
         _parted(prompt, _side(cells, name), name, False)
         for name in (columns.answer, columns.rejected)
@@ -247,7 +271,8 @@ def _conversation(cells: Mapping[str, Any], columns: Columns, number: int) -> li
             raise ValueError(f"{name!r} is empty")
     if answers[0] == answers[1]:
         raise ValueError(f"{columns.answer!r} and {columns.rejected!r} are the same")
-    return [Found(_row(rendered(chosen[0]), *answers), number)]
+    written = [talk.write(chosen[0], answer) for answer in answers]
+    return [Found(_row(written[0][0], *(side for _, side in written)), number, chat=True)]
 
 
 def _prompt_turns(cells: Mapping[str, Any], columns: Columns) -> list[Turn]:
@@ -360,10 +385,12 @@ def _as_text(*beginnings_: list[Turn]) -> set[str]:
     return texts
 
 
-def _answers(before: list[Turn], after: list[Turn], columns: Columns, number: int) -> list[Found]:
+def _answers(
+    before: list[Turn], after: list[Turn], columns: Columns, number: int, talk: Talk
+) -> list[Found]:
     """A row for each answer that is to be learned."""
     spoken = [i for i, turn in enumerate(after) if turn.role == "assistant"]
-    if columns.label is not None:
+    if columns.label is not None or talk.last:
         spoken = spoken[-1:]
     learned = [i for i in spoken if after[i].learned]
     if not learned:
@@ -371,14 +398,10 @@ def _answers(before: list[Turn], after: list[Turn], columns: Columns, number: in
     if any(not after[i].text for i in learned):
         raise ValueError("the assistant's message is empty")
     group = number if len(learned) > 1 else None
-    return [
-        Found(
-            Row(
-                rendered([*before, *after[:i]]).encode(),
-                after[i].text.encode(),
-                conversation=group,
-            ),
-            number,
-        )
-        for i in learned
-    ]
+    found = []
+    for i in learned:
+        asked, answer = [*before, *after[:i]], after[i].text
+        prompt, written = talk.write(asked, answer)
+        row = Row(prompt.encode(), written.encode(), conversation=group)
+        found.append(Found(row, number, chat=True))
+    return found

@@ -11,7 +11,7 @@ import io
 import itertools
 import json
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -19,8 +19,9 @@ from experiments.data import formats
 from experiments.data.conversations import doubled
 from experiments.data.formats import Source, refuse
 from fdiv.benchmarks import text_rows
-from fdiv.benchmarks.text_rows import Cut, Row
+from fdiv.benchmarks.text_rows import Cut, Row, Symbols
 
+Encode = Callable[[str], tuple[int, ...]]  # a text -> its tokens
 LONGEST = (1 << 31) - 1  # characters of a cell of a table in text
 INDEX = "(no name)"  # of a first column whose name is empty
 CHARACTERS = 120  # of an error's own words
@@ -294,18 +295,28 @@ RECORDS = {  # what reads a file of records, by its kind
 }
 
 
-def blocks(source: Source, cut: Cut, before: int, share: Share) -> tuple[list[Row], int]:
+def blocks(
+    source: Source, cut: Cut, before: int, share: Share, encode: Encode | None = None
+) -> tuple[list[Row], int]:
     """(rows, how many stretches the whole text has): plain text as one row for every `horizon`
-    bytes, whose prompt is what stands before them.
+    symbols, whose prompt is what stands before them. They are bytes, or the tokens that `encode`
+    makes of the whole text.
 
     The stretches, counted from `before`, are what the split holds out whole."""
-    count = max(1, source.length() // cut.horizon)
+    tokens = None if encode is None else encode(_whole(source))
+    size = source.length() if tokens is None else len(tokens)
+    count = max(1, size // cut.horizon)
     own = share.of(count)
     reach = -(-cut.prompt_length // cut.horizon)  # blocks
     length = text_rows.stretch_length(count, reach)
-    with source.open() as file:
-        begin = file.seek(max(0, own.start * cut.horizon - cut.prompt_length))
-        text = file.read(own.stop * cut.horizon - begin)
+    begin = max(0, own.start * cut.horizon - cut.prompt_length)
+    text: Symbols
+    if tokens is not None:
+        text = tokens[begin : own.stop * cut.horizon]
+    else:
+        with source.open() as file:
+            file.seek(begin)
+            text = file.read(own.stop * cut.horizon - begin)
     rows = []
     for i in range(own.start, own.stop):
         at = i * cut.horizon - begin
@@ -314,6 +325,17 @@ def blocks(source: Source, cut: Cut, before: int, share: Share) -> tuple[list[Ro
         stretches = tuple(before + part for part in touched)
         rows.append(Row(prompt, text[at : at + cut.horizon], stretches=stretches))
     return rows, -(-count // length)
+
+
+def _whole(source: Source) -> str:
+    """All of a plain text. Raises `UsageError` where it is not in UTF-8."""
+    with source.open() as file:
+        try:
+            return file.read().decode()
+        except UnicodeDecodeError as error:
+            problem = f"is not UTF-8 (byte {error.start:,}), and a tokenizer reads text."
+            fix = "Convert it: iconv -f LATIN1 -t UTF-8 FILE > NEW, by the encoding that it has."
+            raise refuse(source.path, problem, fix) from error
 
 
 def docstrings(share: Share) -> Iterator[Row]:

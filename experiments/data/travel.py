@@ -1,5 +1,5 @@
 """What a process has read of a file, as JSON for the others: bytes are text of Latin-1, where each
-byte is one character."""
+byte is one character; tokens are numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.data.layouts import Columns
 from experiments.data.rows import Found, Piece
-from fdiv.benchmarks.text_rows import Row
+from fdiv.benchmarks.text_rows import Row, Symbols
 from fdiv.types import UsageError
 
 Json = Any  # what `json` reads
@@ -56,22 +56,30 @@ def _plain(value: object) -> object:
 
 def _found_as_json(found: Found) -> Json:
     without = None if found.without is None else _row_as_json(found.without)
-    return [_row_as_json(found.row), found.number, found.prompted, without, found.clean]
+    return [_row_as_json(found.row), found.number, found.prompted, without, *found[4:]]
 
 
 def _found_of_json(data: Json) -> Found:
-    row, number, prompted, without, clean = data
+    row, number, prompted, without, clean, chat = data
     shorter = None if without is None else _row_of_json(without)
-    return Found(_row_of_json(row), number, prompted, shorter, clean)
+    return Found(_row_of_json(row), number, prompted, shorter, clean, chat)
 
 
 def _row_as_json(row: Row) -> Json:
-    text = [None if side is None else side.decode("latin-1") for side in row[:3]]
+    text = [None if side is None else _symbols_as_json(side) for side in row[:3]]
     return [*text, row.liked, row.conversation, list(row.stretches)]
 
 
 def _row_of_json(data: Json) -> Row:
     prompt, completion, rejected, liked, conversation, stretches = data
-    other = None if rejected is None else rejected.encode("latin-1")
-    sides = (prompt.encode("latin-1"), completion.encode("latin-1"), other)
+    other = None if rejected is None else _symbols_of_json(rejected)
+    sides = (_symbols_of_json(prompt), _symbols_of_json(completion), other)
     return Row(*sides, liked, conversation, tuple(stretches))
+
+
+def _symbols_as_json(symbols: Symbols) -> Json:
+    return symbols.decode("latin-1") if isinstance(symbols, bytes) else list(symbols)
+
+
+def _symbols_of_json(data: Json) -> Symbols:
+    return data.encode("latin-1") if isinstance(data, str) else tuple(data)

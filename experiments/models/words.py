@@ -3,13 +3,14 @@ writes a conversation, from a folder or a GGUF file."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.models import chat, gguf_tokenizer
-from experiments.models.folder import Source
+from experiments.models.folder import CONFIG, Source, source
 from experiments.models.libraries import library
 from fdiv.types import UsageError
 
@@ -54,6 +55,7 @@ class Words(NamedTuple):
     bos: int | None  # the token before every text
     eos: tuple[int, ...]  # the tokens that end one
     biases: Mapping[str, Any]  # sampling options of the checkpoint, none of which is used
+    content: str = ""  # a SHA-256 of what the backend was made of
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Tokens; `special` adds what the tokenizer puts around a text, which a rendered
@@ -102,26 +104,79 @@ class Words(NamedTuple):
         """The text of a conversation, by `chat.render`."""
         return chat.render(self.templates, messages, self.special, **how)
 
+    def digest(self) -> str:
+        """A SHA-256 of all that decides tokens and texts."""
+        rest = {
+            name: value
+            for name, value in self._asdict().items()
+            if name not in ("backend", "biases")
+        }
+        return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
+
     def known(self) -> list[int]:
         """The rows of the embedding that stand for a token. A model may have more of them: these
         keep the probability that they are given, and are no words."""
         return [i for i in range(self.vocab) if self.backend.id_to_token(i) is not None]
 
 
+def at(path: Path) -> Words:
+    """The words of a model's folder, of a GGUF file, or of a tokenizer.json, with what stands
+    beside it; without a model, its embedding has as many rows as there are tokens. Raises
+    `UsageError` as `read` does."""
+    place = path.parent if path.name == TOKENIZER and path.is_file() else path
+    if path.suffix == ".json" and place == path and path.is_file():
+        problem = f"is no {TOKENIZER}."
+        raise UsageError("path", str(path), problem, f"Give a model's folder, or {TOKENIZER}.")
+    if (place / CONFIG).is_file() or not (place / TOKENIZER).is_file():
+        return read(source(place))
+    return _of_folder(place, {}, None)
+
+
 def read(source: Source) -> Words:
     """The words of a folder or a GGUF file. Raises `UsageError` with what is missing, unknown or
     broken."""
-    path, config, vocab = source.path, source.config, source.spec.vocab
-    if source.file is not None:
-        fields = source.file.fields
-        backend = gguf_tokenizer.tokenizer(fields)
-        settings, generation = gguf_tokenizer.settings(fields), gguf_tokenizer.generation(fields)
-        templates = _templates_of(settings)
-    else:
-        settings = _read_json(path / SPECIAL_TOKENS) | _read_json(path / TOKENIZER_CONFIG)
-        backend = _backend(path, settings)
-        generation = _read_json(path / GENERATION)
-        templates = _templates_of(settings) | _template_files(path)
+    config, vocab = source.config, source.spec.vocab
+    if source.file is None:
+        return _of_folder(source.path, config, vocab)
+    fields = source.file.fields
+    settings = gguf_tokenizer.settings(fields)
+    own = {name: value for name, value in fields.items() if name.startswith("tokenizer.")}
+    content = json.dumps(own, sort_keys=True, default=str).encode()
+    return _made(
+        gguf_tokenizer.tokenizer(fields),
+        vocab,
+        settings,
+        _templates_of(settings),
+        gguf_tokenizer.generation(fields),
+        config,
+        content,
+    )
+
+
+def _of_folder(path: Path, config: Mapping[str, Any], vocab: int | None) -> Words:
+    """`vocab`: rows of the embedding; None: as many as there are tokens."""
+    settings = _read_json(path / SPECIAL_TOKENS) | _read_json(path / TOKENIZER_CONFIG)
+    backend = _backend(path, settings)
+    return _made(
+        backend,
+        1 + max(backend.get_vocab().values(), default=0) if vocab is None else vocab,
+        settings,
+        _templates_of(settings) | _template_files(path),
+        _read_json(path / GENERATION),
+        config,
+        (path / TOKENIZER).read_bytes(),
+    )
+
+
+def _made(
+    backend: Any,
+    vocab: int,
+    settings: Mapping[str, Any],
+    templates: Mapping[str, str],
+    generation: Mapping[str, Any],
+    config: Mapping[str, Any],
+    content: bytes,
+) -> Words:
     special = _special(settings)
     ends = lambda name: _ids(name, generation, config, backend, special, vocab)
     bos = ends("bos")
@@ -133,6 +188,7 @@ def read(source: Source) -> Words:
         bos[0] if bos else None,
         ends("eos"),
         _biases(generation),
+        hashlib.sha256(content).hexdigest(),
     )
 
 

@@ -1,9 +1,10 @@
-"""Real text, byte by byte: prompts and completions become strings over 256 bytes and an EOS.
+"""Real text: prompts and completions become strings over 256 bytes and an EOS, or over the tokens
+of a vocabulary that is handed in with the rows.
 
-A prompt keeps its last `prompt_length` bytes, a completion its first `horizon`; one that is cut has
-no EOS. The split is by a hash of the prompt as it is then (`text_rows.split`), so that no string
-that is trained on is held out as well. The expert is a teacher, where there is one. Rows may be
-comparisons (a second completion, rejected) or labelled alone: what was preferred or liked is
+A prompt keeps its last `prompt_length` symbols, a completion its first `horizon`; one that is cut
+has no EOS. The split is by a hash of the prompt as it is then (`text_rows.split`), so that no
+string that is trained on is held out as well. The expert is a teacher, where there is one. Rows may
+be comparisons (a second completion, rejected) or labelled alone: what was preferred or liked is
 demonstrated."""
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,9 @@ import numpy as np
 from fdiv import divergences
 from fdiv import tokens as tk
 from fdiv.benchmarks import text_rows
-from fdiv.benchmarks.text_rows import Cut, Row, Split, demonstrated
+from fdiv.benchmarks.text_rows import Cut, Row, Split, Symbols, demonstrated, joined
 from fdiv.ranges import MOST_LAYERS, check_ranges, ranged
-from fdiv.types import PAD, Model, Pairs, Regulariser, Sequences, TokenMDP, UsageError
+from fdiv.types import PAD, Model, Pairs, Pieces, Regulariser, Sequences, TokenMDP, UsageError
 
 Rows = TypeVar("Rows", Sequences, Pairs)
 EOS = 256
@@ -33,6 +34,29 @@ FITTED = 0.9  # share of a file's prompts and answers that fitted lengths keep w
 STEP = 8  # fitted lengths are multiples of it
 LONGEST_TEXT = 1 << 14  # of lengths that are given: every row is padded to them
 MOST = {"prompt_length": 256, "horizon": 512}  # and no longer than this
+
+
+def decode(tokens, mask) -> str:
+    """Bytes of the marked tokens as text, up to EOS; what is no UTF-8 shows as a replacement
+    mark."""
+    kept = [int(t) for t, m in zip(np.asarray(tokens), np.asarray(mask)) if m and t != EOS]
+    return bytes(kept).decode("utf-8", errors="replace")
+
+
+class Vocabulary(NamedTuple):
+    """The symbols that rows are made of."""
+
+    size: int  # rows of a model over them
+    end: int  # what is put after an answer whose row names no end of its own
+    eos: tk.Eos  # what ends a string
+    unit: str  # what one is called, in the plural
+    pieces: Pieces | None = None  # of text, where they are no bytes
+    # tokens [T], mask [T] -> what the marked ones say
+    spell: Callable[[np.ndarray, np.ndarray], str] = decode
+    token: Callable[[int], str] | None = None  # one of them as people read it; None: they are bytes
+
+
+BYTES = Vocabulary(VOCAB, EOS, EOS, "bytes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +76,17 @@ class Text:
     """Column of the completions that were not preferred; none: rejected, beside chosen."""
     label_field: str | None = None
     """Column that says whether a completion is liked; none: label."""
+    tokenizer: Path | None = None
+    """What text is read as: bytes, or the tokens of a pretrained model (its folder, a GGUF file, or
+    a tokenizer.json); none: those of the policy where it is such a model, else bytes."""
+    turns: Literal["all", "last"] = "all"
+    """Which of the assistant's messages in a conversation are learned: each, or the last alone."""
     prompt_length: int | None = ranged(None, least=0, most=LONGEST_TEXT)
-    """Bytes of a prompt that the policy sees, the last ones; none: as many as 9 of 10 of the file's
-    prompts have, at most 256 (48 for docstrings and plain text)."""
+    """Tokens (bytes, without a tokenizer) of a prompt that the policy sees, the last ones; none: as
+    many as 9 of 10 of the file's prompts have, at most 256 (48 for docstrings and plain text)."""
     horizon: int | None = ranged(None, least=1, most=LONGEST_TEXT)
-    """Bytes of a completion that it learns and writes, the first ones, EOS included; none: such
-    that 9 of 10 of the file's are whole, at most 512 (64 for docstrings and plain text)."""
+    """Tokens (bytes) of a completion that it learns and writes, the first ones, EOS included; none:
+    such that 9 of 10 of the file's are whole, at most 512 (64 for docstrings and plain text)."""
     validation: float = ranged(0.05, above=0, below=1)
     """Share of rows held out, chosen by a hash of the prompt."""
     teacher_updates: int = ranged(600, least=0)
@@ -109,23 +138,28 @@ class Text:
         """Which rows are held out."""
         return text_rows.split(rows, self.fitted(rows).cut, self.validation)
 
-    def build(self, rows: Sequence[Row], teacher: Model | None = None) -> TokenMDP:
-        """The task from rows that a reader has found sound.
+    def build(
+        self, rows: Sequence[Row], teacher: Model | None = None, vocabulary: Vocabulary = BYTES
+    ) -> TokenMDP:
+        """The task from rows that a reader has found sound, which are made of this vocabulary.
 
         Raises `UsageError` where no row can be demonstrated, or none be held out."""
         self.check()
-        return self.fitted(rows)._build(rows, teacher)
+        return self.fitted(rows)._build(rows, teacher, vocabulary)
 
-    def _build(self, rows: Sequence[Row], teacher: Model | None) -> TokenMDP:
+    def _build(
+        self, rows: Sequence[Row], teacher: Model | None, vocabulary: Vocabulary
+    ) -> TokenMDP:
         division = self.split(rows)
         sides = [[rows[i] for i in side] for side in (division.train, division.held_out)]
         shown = [[row for row in side if demonstrated(row)] for side in sides]
         self._refuse(rows, shown, division)
-        demos, held_out = (_drawn_from(self.encode(side)) for side in shown)
+        demos, held_out = (_drawn_from(self.encode(side, vocabulary)) for side in shown)
         horizon = self.cut.horizon
         prompts = lambda key, n: tk.prompts_of(demos(key, n), horizon)
-        mdp = TokenMDP(VOCAB, horizon, EOS, prompts, demos, held_out, teacher)
-        return mdp._replace(**self._judged(sides))
+        size, eos, pieces = vocabulary.size, vocabulary.eos, vocabulary.pieces
+        mdp = TokenMDP(size, horizon, eos, prompts, demos, held_out, teacher, pieces=pieces)
+        return mdp._replace(**self._judged(sides, vocabulary))
 
     def _refuse(self, rows: Sequence[Row], shown: list[list[Row]], division: Split) -> None:
         """Raise `UsageError` where a side has nothing to demonstrate, with the reason."""
@@ -143,7 +177,7 @@ class Text:
                 fix = "Keep more of them (a longer horizon or prompt_length)."
             raise UsageError("validation", self.validation, problem, fix)
 
-    def _judged(self, sides: list[list[Row]]) -> dict:
+    def _judged(self, sides: list[list[Row]], vocabulary: Vocabulary) -> dict:
         """What there is to learn from comparisons and labels: nothing, labels alone, or pairs that
         serve as labels too. A pair whose answers the cut makes equal says nothing, and of labels
         that are all alike nothing can be learned."""
@@ -157,27 +191,28 @@ class Text:
             return {}
         judged = {
             "regulariser": Regulariser(self.divergence, self.beta),
-            "labels": _drawn_from(self.compare(labels)),
+            "labels": _drawn_from(self.compare(labels, vocabulary)),
         }
-        judged |= {"pairs": _drawn_from(self.compare(pairs[0]))} if pairs[0] else {}
-        return judged | (
-            {"held_out_pairs": _drawn_from(self.compare(pairs[1]))} if pairs[1] else {}
-        )
+        for name, side in zip(("pairs", "held_out_pairs"), pairs):
+            if side:
+                judged[name] = _drawn_from(self.compare(side, vocabulary))
+        return judged
 
-    def compare(self, rows: Sequence[Row]) -> Pairs:
+    def compare(self, rows: Sequence[Row], vocabulary: Vocabulary = BYTES) -> Pairs:
         """Comparisons in numpy; a completion that was judged alone stands on its side, and opposite
         with weight 0."""
-        chosen = self.encode(rows)
-        rejected = self.encode(
-            [row if row.rejected is None else Row(row.prompt, row.rejected) for row in rows]
-        )
+        chosen = self.encode(rows, vocabulary)
+        other = [
+            row if row.rejected is None else row._replace(completion=row.rejected) for row in rows
+        ]
+        rejected = self.encode(other, vocabulary)
         # in numpy, as the strings are: they go to a device when rows are drawn
         weight: Callable[[bool], Any] = lambda other: np.array(
             [row.liked is not other for row in rows], np.float32
         )
         return Pairs(chosen._replace(weight=weight(False)), rejected._replace(weight=weight(True)))
 
-    def encode(self, rows: Sequence[Row]) -> Sequences:
+    def encode(self, rows: Sequence[Row], vocabulary: Vocabulary = BYTES) -> Sequences:
         """Rows as strings [N, prompt_length + horizon] in numpy."""
         cut = self.cut
         width = sum(cut)
@@ -186,9 +221,9 @@ class Text:
         for i, row in enumerate(rows):
             prompt, answer, ended = cut.string(row)
             begin, end = len(prompt), len(prompt) + len(answer)
-            tokens[i, :end] = np.frombuffer(prompt + answer, np.uint8)
+            tokens[i, :end] = _numbers(joined(prompt, answer))
             if ended:
-                tokens[i, end] = EOS
+                tokens[i, end] = vocabulary.end if row.end is None else row.end
             mask[i, begin : end + ended] = True
         arrays: tuple[Any, ...] = (tokens, mask, np.ones(len(rows), np.float32))
         return Sequences(*arrays)
@@ -201,11 +236,11 @@ def _quantile(lengths: Sequence[int]) -> int:
     return STEP * math.ceil(length / STEP)
 
 
-def decode(tokens, mask) -> str:
-    """Bytes of the marked tokens as text, up to EOS; what is no UTF-8 shows as a replacement
-    mark."""
-    kept = [int(t) for t, m in zip(np.asarray(tokens), np.asarray(mask)) if m and t != EOS]
-    return bytes(kept).decode("utf-8", errors="replace")
+def _numbers(symbols: Symbols) -> np.ndarray:
+    """The symbols as numbers."""
+    if isinstance(symbols, bytes):
+        return np.frombuffer(symbols, np.uint8)
+    return np.asarray(symbols, np.int32)
 
 
 def _drawn_from(rows: Rows) -> Callable[[jax.Array, int], Rows]:

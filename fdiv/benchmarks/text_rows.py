@@ -1,7 +1,7 @@
-"""Rows of text as a policy of bytes sees them, and which of them are held out.
+"""Rows of text as a policy sees them, as bytes or as tokens, and which of them are held out.
 
-A policy reads the last bytes of a prompt and writes the first bytes of an answer. What is said here
-of rows (that two are the same, that a string is held out) is said after that cut: rows that
+A policy reads the last symbols of a prompt and writes the first ones of an answer. What is said
+here of rows (that two are the same, that a string is held out) is said after that cut: rows that
 differ in the file may be one and the same string to the policy."""
 
 from __future__ import annotations
@@ -15,33 +15,37 @@ STRETCH = 64  # blocks of plain text that stay on one side of the split, at most
 STRETCHES = 50  # and how many such stretches a short text is divided into
 
 
+Symbols = bytes | tuple[int, ...]  # of one file, all are of one kind
+
+
 class Row(NamedTuple):
     """A prompt and its answer, or two answers of which the first is preferred, or one that was
     judged alone."""
 
-    prompt: bytes
-    completion: bytes
-    rejected: bytes | None = None  # the completion that was not preferred to this one
+    prompt: Symbols
+    completion: Symbols
+    rejected: Symbols | None = None  # the completion that was not preferred to this one
     liked: bool | None = None  # the label of one that was judged alone
     conversation: int | None = None  # rows of one conversation stay on one side of the split
     stretches: tuple[int, ...] = ()  # of plain text: those its prompt and its block lie in
+    end: int | None = None  # the token that ends its answers; None: the vocabulary's own
 
 
 class Cut(NamedTuple):
     """How much of a row the policy sees."""
 
-    prompt_length: int  # bytes of the prompt, the last ones
+    prompt_length: int  # symbols of the prompt, the last ones
     horizon: int  # tokens of an answer, the first ones, EOS included
 
-    def prompt(self, row: Row) -> bytes:
+    def prompt(self, row: Row) -> Symbols:
         """What is left of its prompt."""
         return row.prompt[max(0, len(row.prompt) - self.prompt_length) :]
 
-    def answer(self, completion: bytes) -> tuple[bytes, bool]:
+    def answer(self, completion: Symbols) -> tuple[Symbols, bool]:
         """What is left of an answer, and whether its end (EOS) is among it."""
         return completion[: self.horizon], len(completion) < self.horizon
 
-    def string(self, row: Row) -> tuple[bytes, bytes, bool]:
+    def string(self, row: Row) -> tuple[Symbols, Symbols, bool]:
         """The row's encoded string: prompt, answer, whether EOS ends it."""
         return self.prompt(row), *self.answer(row.completion)
 
@@ -51,13 +55,13 @@ class Cut(NamedTuple):
             self.answer(row.completion) == self.answer(row.rejected)
         )
 
-    def strings(self, row: Row) -> list[tuple[bytes, bool]]:
-        """All that the row shows the policy, each as the bytes of a whole string and whether it is
-        ended."""
+    def strings(self, row: Row) -> list[tuple[Symbols, bool]]:
+        """All that the row shows the policy, each as the symbols of a whole string and whether it
+        is ended."""
         prompt = self.prompt(row)
         answers = [row.completion] if row.rejected is None else [row.completion, row.rejected]
         cut = map(self.answer, answers)
-        return [(prompt + answer, ended) for answer, ended in cut]
+        return [(joined(prompt, answer), ended) for answer, ended in cut]
 
 
 class Split(NamedTuple):
@@ -69,6 +73,11 @@ class Split(NamedTuple):
     by: str  # what decides: "prompt", "answer" or "stretch"
     groups: int  # how many parts of the file could be told apart
     nearest: bool  # no part fell below the share, so the nearest one is held out
+
+
+def joined(first: Symbols, second: Symbols) -> Symbols:
+    """Symbols of one kind, one after the other."""
+    return first + second  # pyrefly: ignore[unsupported-operation]: both are bytes, or tuples
 
 
 def demonstrated(row: Row) -> bool:
@@ -187,7 +196,7 @@ def _by_stretches(rows: Sequence[Row], cut: Cut, validation: float) -> Split:
         sides = {part in held for part in row.stretches}
         (left_out if len(sides) > 1 else held_out if True in sides else train).append(i)
     trained = {s for i in train for s in cut.strings(rows[i])}
-    prompts = {cut.prompt(rows[i]) for i in train} - {b""}
+    prompts = {prompt for i in train if (prompt := cut.prompt(rows[i]))}
     again = {
         i
         for i in held_out

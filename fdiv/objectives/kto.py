@@ -114,7 +114,7 @@ def kto(components: Components, desirable: float = 1.0, undesirable: float = 1.0
     return Objective(lambda key, params: start(mdp, params), prepare, loss)
 
 
-def mismatched(pairs: Pairs, horizon: int, eos: int | None) -> Sequences:
+def mismatched(pairs: Pairs, horizon: int, eos: tk.Eos) -> Sequences:
     """Each row's prompt with the next row's answers, the chosen and the rejected one, by the
     answers' weights. [2n, T]"""
     labelled = (pairs.chosen.weight > 0)[:, None]

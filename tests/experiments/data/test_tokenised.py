@@ -1,0 +1,241 @@
+"""Rows as tokens: where prompts end and answers begin, what ends them, what a chat template may
+not do. The tokenizer is made of words here; those of models are in test_tokenised_text.py."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.data import files
+from experiments.data.tokenised import Tokenizer
+from experiments.models import chat
+from fdiv import rollout
+from fdiv import tokens as tk
+from fdiv.benchmarks.text import Text, Vocabulary
+from fdiv.types import PAD, Pieces, Policy, UsageError
+
+SPECIAL = ["<s>", "</s>", "<end>", "<user>", "<bot>"]
+BOS, EOS, END, USER, BOT = range(len(SPECIAL))
+SPLIT = re.compile("|".join(map(re.escape, SPECIAL)) + r"| ?[a-z]+|.|\n")
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{{ '<bot>' if m.role == 'assistant' else '<user>' }}{{ m.content }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<bot>{% endif %}"
+)
+
+
+class Spelled:
+    """A tokenizer whose tokens are words with the blank before them; it learns new ones as it
+    reads."""
+
+    def __init__(self, template=TEMPLATE, bos=BOS, eos=(EOS, END), lead=True):
+        self.bos, self.eos = bos, eos
+        self.templates = {} if template is None else {"default": template}
+        self.texts, self._lead = list(SPECIAL), lead
+
+    def encode(self, text, special=True):
+        ids = [] if not (special and self._lead and self.bos is not None) else [self.bos]
+        for piece in SPLIT.findall(text):
+            if piece not in self.texts:
+                self.texts.append(piece)
+            ids.append(self.texts.index(piece))
+        return ids
+
+    def chat(self, messages, *, generate):
+        names = {"bos_token": "<s>"}
+        return chat.render(self.templates, messages, names, generate=generate)
+
+    def say(self, ids):
+        return "".join(self.texts[i] for i in ids)
+
+
+def made(**words):
+    own = Spelled(**words)
+    vocab = Vocabulary(64, EOS, (EOS, END), "tokens", token=lambda i: own.texts[i])
+    return Tokenizer("spelled", own, vocab, "digest")
+
+
+def read(tmp_path, records, tokenizer=None, **fields):
+    tokenizer = tokenizer or made()
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = Text(path=path, **fields)
+    return files.read(config, tokenizer), tokenizer.words.say
+
+
+def shown(result, say):
+    return [(say(row.prompt), say(row.completion), row.end) for row in result.rows]
+
+
+def talk(*texts):
+    roles = ("user", "assistant") * len(texts)
+    return {"messages": [{"role": r, "content": t} for r, t in zip(roles, texts)]}
+
+
+ROWS = {
+    # record -> prompt, answer, the token that ends it (None: the usual one), what is said
+    "a blank before the answer": (
+        {"prompt": "a cat", "completion": " sat"},
+        [("<s>a cat", " sat", None)],
+        None,
+    ),
+    "a blank behind the prompt": (
+        {"prompt": "a cat ", "completion": "sat"},
+        [("<s>a cat ", "sat", None)],
+        "1 rows the prompt ends in white space",
+    ),
+    "no border": (
+        {"prompt": "a ca", "completion": "t sat"},
+        [("<s>a ca", "t sat", None)],
+        "In 1 answers a token would lie over the border",
+    ),
+    "an end within": (
+        {"prompt": "a", "completion": " cat<end> sat"},
+        [("<s>a", " cat", END)],
+        "1 answers hold a token that ends text",
+    ),
+    "no prompt": ({"text": "a cat"}, [("<s>", "a cat", None)], None),
+    "a conversation": (
+        talk("hi", "yo", "so", "bye"),
+        [
+            ("<s><user>hi<end><bot>", "yo", END),
+            ("<s><user>hi<end><bot>yo<end><user>so<end><bot>", "bye", END),
+        ],
+        "ends answers with <end> (2) in 2",
+    ),
+    "messages of a prompt": (
+        {"prompt": talk("hi")["messages"], "completion": [talk("", "yo")["messages"][1]]},
+        [("<s><user>hi<end><bot>", "yo", END)],
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_are_tokens(name, tmp_path):
+    record, rows, says = ROWS[name]
+    result, say = read(tmp_path, [record])
+    assert shown(result, say) == rows
+    assert all(row.prompt for row in result.rows)
+    assert says is None or says in " ".join(result.told)
+
+
+@pytest.mark.parametrize(("turns", "answers"), [("all", ["yo", "bye"]), ("last", ["bye"])])
+@pytest.mark.parametrize("template", [TEMPLATE, None])
+def test_which_turns_are_learned(turns, answers, template, tmp_path):
+    record = talk("hi", "yo", "so", "bye")
+    result, say = read(tmp_path, [record], made(template=template), turns=turns)
+    assert [say(row.completion) for row in result.rows] == answers
+    assert ("no chat template" in " ".join(result.told)) == (template is None)
+
+
+REFUSED = {
+    "the last message alone": (
+        "{{ bos_token }}{{ messages[-1].content }}<end>", "not stable over prefixes"),
+    "a count in front": (
+        "{{ messages | length }}{% for m in messages %}{{ m.content }}<end>{% endfor %}",
+        "not stable over prefixes",
+    ),
+    "an earlier answer is shortened": (
+        "{% for m in messages %}{{ m.content if loop.last or m.role == 'user' else '' }}<end>"
+        "{% endfor %}{% if add_generation_prompt %}<bot>{% else %}.{% endif %}",
+        "not stable over prefixes",
+    ),
+    "users alone": (
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}<end>{% endfor %}",
+        "without assistant turns",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_template_that_cannot_serve_is_refused_by_name(name, tmp_path):
+    template, says = REFUSED[name]
+    with pytest.raises(UsageError, match=says) as refusal:
+        read(tmp_path, [talk("hi", "yo")] * 3, made(template=template))
+    assert refusal.value.field == "benchmark.tokenizer"
+    assert refusal.value.value == "spelled"
+
+
+def test_a_conversation_that_a_template_refuses_is_a_bad_row(tmp_path):
+    template = "{% if messages[0].content == 'no' %}{{ raise_exception('Not so.') }}{% endif %}"
+    result, _ = read(
+        tmp_path, [talk("hi", "yo"), talk("no", "yo")], made(template=template + TEMPLATE)
+    )
+    assert [(number, "Not so." in reason) for number, reason in result.bad] == [(2, True)]
+
+
+def test_rows_without_a_token_are_bad(tmp_path):
+    rows = [{"prompt": "a", "completion": " b"}, {"prompt": "a", "completion": "</s>b"}]
+    result, _ = read(tmp_path, rows)
+    assert result.bad == [(2, "has not one token to be learned before its end")]
+    result, _ = read(
+        tmp_path, [{"prompt": "", "completion": "a"}, rows[0]], made(bos=None, lead=False)
+    )
+    assert "no token that begins a text" in result.bad[0][1]
+
+
+def test_the_tokenizer_is_part_of_the_digest(tmp_path):
+    one, _ = read(tmp_path, [{"text": "a b"}])
+    tokenizer = made()
+    other = Tokenizer("spelled", tokenizer.words, tokenizer.vocabulary, "another")
+    assert read(tmp_path, [{"text": "a b"}], other)[0].digest() != one.digest()
+    assert read(tmp_path, [{"text": "a b"}])[0].digest() == one.digest()
+    assert files.read(Text(path=tmp_path / "rows.jsonl")).digest() != one.digest()
+
+
+def test_plain_text_is_cut_in_blocks_of_tokens_that_tile_it(tmp_path):
+    path = tmp_path / "play.txt"
+    path.write_text("".join(f" {chr(97 + i)}" for i in range(23)))
+    tokenizer = made()
+    result = files.read(Text(path=path, horizon=5, prompt_length=3), tokenizer)
+    say = tokenizer.words.say
+    assert "".join(say(row.completion) for row in result.rows) == path.read_text()[:40]
+    assert [say(row.prompt) for row in result.rows[:2]] == ["<s>", " c d e"]
+    assert "blocks of 5 tokens" in " ".join(
+        result.notes(Text(path=path, horizon=5, prompt_length=3))
+    )
+
+
+def test_strings_end_with_the_end_of_their_row(tmp_path):
+    records = [
+        {"prompt": "a", "completion": " b c"},
+        talk("hi", "yo"),
+        {"prompt": "a", "completion": " b" * 9},
+    ]
+    tokenizer = made()
+    result, _ = read(tmp_path, records[:1], tokenizer)
+    rows = result.rows + read(tmp_path, records[1:2], tokenizer)[0].rows
+    rows += read(tmp_path, records[2:], tokenizer)[0].rows
+    config, vocab = Text(prompt_length=4, horizon=4), tokenizer.vocabulary
+    strings = config.encode(rows, vocab)
+    last = [row[mask][-1] for row, mask in zip(strings.tokens, strings.mask)]
+    assert last == [EOS, END, tokenizer.words.texts.index(" b")]
+    assert np.asarray(tk.ended(strings, vocab.eos)).tolist() == [True, True, False]
+    prompts = tk.prompts_of(jax.tree.map(jax.numpy.asarray, strings), 4)
+    assert prompts.tokens[0].tolist() == [BOS, *tokenizer.words.encode("a", False), PAD, PAD]
+
+
+def test_symbols_without_a_token_are_never_drawn(tmp_path):
+    """Their probability stays in the log-probs of the others."""
+    tokenizer = made()
+    result, _ = read(
+        tmp_path, [{"prompt": f"a {i}", "completion": f" b {i}"} for i in range(20)], tokenizer
+    )
+    known = np.arange(0, 64, 7)
+    vocab = tokenizer.vocabulary._replace(pieces=Pieces(np.ones(64), known))
+    mdp = Text(prompt_length=4, horizon=6, validation=0.3).build(result.rows, None, vocab)
+    law = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (64,)))
+    policy = Policy(None, None, None, lambda params, prompts, h: (), lambda params, cache, token: (
+        cache, jax.numpy.tile(law, (len(token), 1))))  # fmt: skip
+    key = jax.random.key(1)
+    strings, log_probs = rollout.sampler_of(mdp)(key, policy, (), mdp.prompts(key, 200))
+    drawn = np.asarray(strings.tokens)[np.asarray(strings.mask)]
+    assert set(drawn.tolist()) <= set(known.tolist()) and len(set(drawn.tolist())) > 5
+    np.testing.assert_allclose(
+        np.asarray(log_probs)[np.asarray(strings.mask)], law[drawn], rtol=1e-6
+    )
