@@ -42,11 +42,11 @@ class Reading(NamedTuple):
         """A hash of the good rows, in order, and of the tokenizer that read them."""
         state = hashlib.sha256(self.tokenizer.encode())
         for row in self.rows:
-            prompt, answer = _hashed(row.prompt), _hashed(row.completion)
+            prompt, answer = _raw(row.prompt), _raw(row.completion)
             state.update(len(row.prompt).to_bytes(8, "big") + prompt + b"\0" + answer)
-            state.update(b"" if row.rejected is None else b"\0" + _hashed(row.rejected))
+            state.update(b"" if row.rejected is None else b"\0" + _raw(row.rejected))
             state.update(b"" if row.liked is None else bytes([1, row.liked]))
-            state.update(b"" if row.end is None else b"\0" + _hashed((row.end,)))
+            state.update(b"" if row.end is None else b"\0" + _raw((row.end,)))
         return state.hexdigest()
 
     def notes(self, config: Text) -> list[str]:
@@ -62,7 +62,7 @@ class Reading(NamedTuple):
         return f"{len(self.bad):,} rows were bad and left out: {quoted}{more}."
 
 
-def _hashed(symbols: Symbols) -> bytes:
+def _raw(symbols: Symbols) -> bytes:
     return symbols if isinstance(symbols, bytes) else np.asarray(symbols, "<u4").tobytes()
 
 

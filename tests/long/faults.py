@@ -538,7 +538,7 @@ FAULTS = [
     Fault(
         "the digest does not know what was rejected",
         "experiments/data/reading.py",
-        '            state.update(b"" if row.rejected is None else b"\\0" + _hashed(row.rejected))\n',
+        '            state.update(b"" if row.rejected is None else b"\\0" + _raw(row.rejected))\n',
         "",
         PREFERENCE_FILES + "test_the_digest_knows_the_rejected",
     ),
