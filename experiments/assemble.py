@@ -60,12 +60,17 @@ def data(config: Config) -> files.Reading | None:
 def tokenizer(benchmark: Text) -> Tokenizer | None:
     """What the benchmark's text is read with; None for bytes. Raises `UsageError` for one that
     cannot be read."""
-    path = benchmark.tokenizer
-    if path is None or path == BYTES:
+    path = tokenizer_path(benchmark)
+    if path is None:
         return None
     with named_as("benchmark.tokenizer", path):
         own = words.at(path)
         return Tokenizer(str(path), own, vocabulary.of(own), own.digest())
+
+
+def tokenizer_path(benchmark: Text) -> Path | None:
+    """Where the tokenizer of a benchmark lies; None for bytes."""
+    return None if benchmark.tokenizer == BYTES else benchmark.tokenizer
 
 
 @contextlib.contextmanager

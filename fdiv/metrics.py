@@ -3,18 +3,23 @@
 
 Plain divergence names are the sequence level; `_occupancy`, `_token` (the policy's prefixes) and
 `_token_expert` name the others. `validation_nll` is the policy's NLL of held-out demonstrations in
-nats per token. `cross_entropy` is the policy's NLL of the expert's strings, `expert_nll` the
+nats per token, and where symbols are pieces of text `bits_per_byte` is the same in bits per byte of
+it, which vocabularies of any size have in common. `log_stop` is the mean log-prob, in nats, of a
+token that ends the string where the expert's strings ended, `log_stop_expert` the expert's own.
+`cross_entropy` is the policy's NLL of the expert's strings, `expert_nll` the
 expert's NLL of the policy's, both per string in nats: the coverage risk and the likelihood risk of
 Wen, Li, Du & Mou 2023 (f-distill, arXiv 2307.15190)."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.scipy.special import logsumexp
 
 from fdiv import divergences, exact, prefixes, regularised
 from fdiv import tokens as tk
@@ -112,13 +117,16 @@ def sampled_metrics(
     measured = averages(
         {"cross_entropy": nll, "entropy": -log_q.sum(1), "length": tk.lengths(answered)}
     )
-    measured |= per_token("validation_nll", nll, held_out)
+    measured |= nll_per_unit(nll, held_out, mdp)
     measured |= averages({name: f(answered) for name, f in mdp.statistics.items()})
     if expert is None:
         return measured, answered
 
     ratios, token = [], []
     known, own = present(mdp.expert, "known expert"), Model(policy, params)
+    if mdp.pieces is not None and mdp.eos is not None:
+        for name, model in (("log_stop", own), ("log_stop_expert", known)):
+            measured |= at_ends(name, log_stop(model, expert, mdp.eos), expert, mdp.eos)
     for strings in (expert, answered):
         log_p = tk.log_probs(*known, strings, mdp.vocab)
         log_own = tk.log_probs(*own, strings, mdp.vocab)
@@ -144,14 +152,46 @@ def averages(values: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def per_token(name: str, of_strings: Array, sequences: Sequences) -> dict[str, Array]:
-    """What strings [N] sum to, per token of theirs, and its standard error under `NAME_stderr`.
+    """What strings [N] sum to, per token of theirs, and its standard error."""
+    return per_unit(name, of_strings, tk.lengths(sequences))
 
-    A ratio of sums: its error is that of sum - ratio * length, per token (Cochran 1977, Sampling
+
+def per_unit(name: str, of_strings: Array, units: Array) -> dict[str, Array]:
+    """What strings [N] sum to, per unit of theirs [N], such as a token or a byte, and its standard
+    error under `NAME_stderr`.
+
+    A ratio of sums: its error is that of sum - ratio * units, per unit (Cochran 1977, Sampling
     Techniques, chapter 6)."""
-    lengths = tk.lengths(sequences)
-    ratio = of_strings.sum() / sequences.mask.sum()
-    error = _standard_error(of_strings - ratio * lengths) / lengths.mean()
+    ratio = of_strings.sum() / units.sum()
+    error = _standard_error(of_strings - ratio * units) / units.mean()
     return {name: ratio, f"{name}_stderr": error}
+
+
+def nll_per_unit(nll: Array, sequences: Sequences, mdp: TokenMDP) -> dict[str, Array]:
+    """The NLL of strings [N] in nats per token, and in bits per byte where symbols are pieces of
+    text."""
+    measured = per_token("validation_nll", nll, sequences)
+    if mdp.pieces is None:
+        return measured
+    sizes = jnp.asarray(mdp.pieces.sizes)[jnp.maximum(sequences.tokens, 0)]
+    count = jnp.where(sequences.mask, sizes, 0).sum(1)
+    return measured | per_unit("bits_per_byte", nll / math.log(2), count)
+
+
+def log_stop(model: Model, x: Sequences, eos: int | tuple[int, ...]) -> Array:
+    """Log-prob that the model ends each string where its last action stands. [N]"""
+    last = jnp.max(jnp.where(x.mask, jnp.arange(x.mask.shape[1]), 0), axis=1)
+    features = model.policy.trunk(model.params, x.tokens)
+    there = jnp.take_along_axis(features, last[:, None, None], axis=1)[:, 0]
+    log_probs = model.policy.head(model.params, there)
+    return logsumexp(log_probs[:, jnp.atleast_1d(jnp.asarray(eos))], axis=-1)
+
+
+def at_ends(name: str, values: Array, x: Sequences, eos: int | tuple[int, ...]) -> dict[str, Array]:
+    """The mean of values [N] over the strings that ended, or over all where none did."""
+    ended = tk.ended(x, eos)
+    counts = jnp.where(ended.any(), ended, True).astype(values.dtype)
+    return per_unit(name, counts * values, counts)
 
 
 # --- diversity of samples (host side) -------------------------------------------------------------

@@ -192,7 +192,7 @@ class Evaluator:
             held_out = -tk.log_probs(*known, data, task.mdp.vocab).sum(1)
             return {
                 **metrics.averages({"entropy": nll, "length": tk.lengths(answers)}),
-                **metrics.per_token("validation_nll", held_out, data),
+                **metrics.nll_per_unit(held_out, data, task.mdp),
             }
 
         program, _ = self.layout.compile(judge, self._judged)

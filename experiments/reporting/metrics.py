@@ -46,10 +46,13 @@ _ENTRIES = (
     Metric("neyman_chi2", "Neyman chi^2", "N.chi^2", "", -1),
     # likelihoods and diversity
     Metric("validation_nll", "validation NLL / token", "NLL/tok", NATS, -1),
+    Metric("bits_per_byte", "validation NLL / byte", "bits/byte", "bits", -1),
     Metric("cross_entropy", "policy's NLL of demonstrations", "cross.H", NATS, -1),
     Metric("expert_nll", "{expert}'s NLL of the policy's strings", "exp.NLL", NATS),
     Metric("entropy", "entropy", "entropy", NATS),
     Metric("length", "length", "length", "tokens"),
+    Metric("log_stop", "log P(stop), {expert}'s last position", "log stop", NATS),
+    Metric("log_stop_expert", "the {expert}'s log P(stop) there", "exp.stop", NATS),
     Metric("self_bleu", "self-BLEU", "sBLEU"),
     Metric("distinct_1", "distinct-1", "dist-1"),
     Metric("distinct_2", "distinct-2", "dist-2"),

@@ -55,8 +55,9 @@ def metrics_of(final: Mapping[str, np.ndarray]) -> tuple[dict[str, Summary], lis
         summaries[name] = own
         if f"{name}_stderr" in final:
             errors = [float(final[f"{name}_stderr"][i]) for i in own.by_seed()]
+            known = errors if np.all(np.isfinite(errors)) else None  # one may be beyond float32
             summaries[name] = Summary(
-                **vars(summaries[name]) | {"estimated": True, "stderr": errors}
+                **vars(summaries[name]) | {"estimated": True, "stderr": known}
             )
     return summaries, infinite
 

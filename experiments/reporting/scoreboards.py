@@ -201,6 +201,7 @@ SAMPLED = Scoreboard(
     columns=(
         "reward",
         "validation_nll",
+        "bits_per_byte",
         "margin_accuracy",
         "margin",
         "forward_kl_token_expert",
@@ -208,6 +209,7 @@ SAMPLED = Scoreboard(
         "js_token",
         "expert_nll",
         "entropy",
+        "log_stop",
         "self_bleu",
         "distinct_2",
     ),
@@ -239,6 +241,13 @@ SAMPLED = Scoreboard(
     values="All values are estimated from samples, of which each seed draws its own.",
     notes={
         "validation_nll": "Validation NLL: of held-out completions, in nats per token.",
+        "bits_per_byte": (
+            "NLL per byte: the same in bits per byte of text, comparable over tokenizers."
+        ),
+        "log_stop": (
+            "Log P(stop): mean log-prob of a token that ends the string where the {expert}'s "
+            "strings ended."
+        ),
         "js_token": (
             "Divergences are from the law of the {expert}, summed over the vocabulary at the "
             "prefixes that the title names."

@@ -13,6 +13,7 @@ Last = Mapping[str, np.ndarray]  # metric -> [seeds], at the end of a stretch
 # field, as `group.field`, and a value: whether the run's method reads it and takes that value
 Takes = Callable[[str, object], bool]
 COLLAPSED = 0.1  # share of the expert's entropy below which a policy has collapsed
+STOP = 5.0  # nats between a policy's log-prob of stopping and its expert's: a factor of 150
 LONG, SHORT = 1.5, 0.5  # times the expert's length
 SURE = 0.99  # accuracy from which on a discriminator's reward says little
 OVERFIT = 0.15  # how much better it is on its own demonstrations
@@ -48,6 +49,7 @@ def alarms(last: Last, expert: Mapping[str, float], takes: Takes, warm: bool = T
     medians = {name: float(np.median(values)) for name, values in last.items()}
     return [
         *_of_the_policy(medians, expert, takes),
+        *_of_the_end(medians, takes),
         *_of_the_discriminator(medians, takes),
         *(_of_the_gradient(medians, takes) if warm else ()),
     ]
@@ -106,6 +108,26 @@ def _of_the_policy(
             "length",
             f"Strings are {length:.1f} tokens long, the expert's {usual:.1f}.{look}{advice}",
         )
+
+
+def _of_the_end(medians: Mapping[str, float], takes: Takes) -> Iterator[Alarm]:
+    nan = float("nan")
+    own, wanted = medians.get("log_stop", nan), medians.get("log_stop_expert", nan)
+    if not abs(own - wanted) > STOP:
+        return
+    less = own < wanted
+    what = "hardly ever ends its strings" if less else "ends its strings too early"
+    fix = (
+        " Look whether rows keep their EOS (experiments.show_data), and whether it is the token "
+        "that the model ends with."
+        if less
+        else advised(takes, LOWER_RATE)
+    )
+    yield Alarm(
+        "stop",
+        f"The policy {what}: where the expert's strings end it stops with probability "
+        f"{np.exp(own):.2g}, the expert with {np.exp(wanted):.2g}.{fix}",
+    )
 
 
 def _of_the_discriminator(medians: Mapping[str, float], takes: Takes) -> Iterator[Alarm]:

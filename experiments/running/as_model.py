@@ -8,10 +8,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from experiments.models import ready, symbols
+from experiments import assemble
+from experiments.models import ready, symbols, words
 from experiments.models.ready import Ready
 from experiments.running import trained
 from experiments.running.trained import TrainedRun
+from fdiv import exact
 from fdiv.benchmarks import Text
 from fdiv.types import UsageError
 
@@ -33,16 +35,22 @@ def read(path: Path, method: str | None = None, seed: int | None = None) -> Read
 
 def of_run(run: TrainedRun, method: str, seed: int) -> Ready:
     """One seed's policy of a finished method. Raises `UsageError` as `TrainedRun.of` does."""
-    words = symbols_of(run)
     params = jax.tree.map(jnp.asarray, run.of(method, seed))
-    longest = 1 + run.sizes.prompt + run.sizes.horizon if words.bounds is None else None
-    policy = symbols.preceded(run.policy, words.bos)
-    return Ready(policy, params, words, longest, words.bounds)
+    bench = run.config.benchmark
+    path = assemble.tokenizer_path(bench) if isinstance(bench, Text) else None
+    if path is not None:  # every text of a tokenizer has a first token
+        room = run.sizes.prompt + run.sizes.horizon
+        return Ready(run.policy, params, words.at(path), room)
+    language = symbols_of(run)
+    longest = 1 + run.sizes.prompt + run.sizes.horizon if language.bounds is None else None
+    policy = symbols.preceded(run.policy, language.bos)
+    return Ready(policy, params, language, longest, language.bounds)
 
 
 def symbols_of(run: TrainedRun) -> symbols.Symbols:
     """What a run's policies read and write, spelled as in its report."""
-    vocab, prompt, horizon, eos = run.sizes
+    vocab, prompt, horizon, ends = run.sizes
+    eos = exact.one_end(ends)
     if isinstance(run.config.benchmark, Text):
         return symbols.of_bytes(vocab - 1, END)
     bounds = symbols.Bounds(prompt + horizon, horizon, eos)

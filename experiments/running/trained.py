@@ -35,7 +35,7 @@ class Sizes(NamedTuple):
     vocab: int  # symbols, that which ends a string among them
     prompt: int  # most tokens of a prompt
     horizon: int  # most tokens after it
-    eos: int | None
+    eos: int | tuple[int, ...] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,9 @@ def read(path: Path) -> TrainedRun:
 def sizes_of(config: Config) -> Sizes:
     """Of the strings of a config's task; a text's do not depend on its rows, once it is fitted."""
     if isinstance(config.benchmark, Text):
-        return Sizes(text.VOCAB, *config.benchmark.cut, text.EOS)
+        tokenizer = assemble.tokenizer(config.benchmark)
+        vocabulary = text.BYTES if tokenizer is None else tokenizer.vocabulary
+        return Sizes(vocabulary.size, *config.benchmark.cut, vocabulary.eos)
     mdp = config.benchmark.build()
     return Sizes(mdp.vocab, assemble.prompt_columns(mdp), mdp.horizon, mdp.eos)
 
