@@ -15,12 +15,12 @@ from experiments.config import Config, prefixed, replace, resolve, strings_possi
 from experiments.data import files
 from experiments.data import reading as readings
 from experiments.data.tokenised import Tokenizer
-from experiments.devices import memory
-from experiments.models import vocabulary, words
+from experiments.devices import Layout, memory
+from experiments.models import pretrained, vocabulary, words
 from fdiv import exact, objectives
 from fdiv.benchmarks import Text
 from fdiv.learner import learner
-from fdiv.policies import tabular
+from fdiv.policies import NETWORKS, tabular
 from fdiv.rollout import sampler_of
 from fdiv.types import (
     PAD,
@@ -29,6 +29,8 @@ from fdiv.types import (
     Method,
     Model,
     Objective,
+    Params,
+    Policy,
     Sequences,
     TokenMDP,
     UsageError,
@@ -149,8 +151,9 @@ def _refuse_long(benchmark: Text, rows: int) -> None:
         raise UsageError(f"benchmark.{field}", getattr(benchmark, field), problem, "Give less.")
 
 
-def components(config: Config, task: Task) -> Components:
-    """Policy, task, sampler, scorers. A scorer is built only where a method has a use for it."""
+def components(config: Config, task: Task, layout: Layout | None = None) -> Components:
+    """Policy, task, sampler, scorers. A scorer is built only where a method has a use for it; the
+    frozen weights of a pretrained policy are put where `layout` has what all runs share."""
     mdp = task.mdp
     needs = lambda what: any(what in method.needs for method in resolve(config).values())
     scorer = critic = None
@@ -160,7 +163,7 @@ def components(config: Config, task: Task) -> Components:
         if needs("critic"):
             critic = config.scorer.scorer(mdp.vocab, task.length, config.policy, outputs=1)
     with prefixed(policy=config.policy):
-        policy = config.policy.policy(mdp.vocab, task.length)
+        policy = make_policy(config, task, layout)
     return Components(
         policy,
         mdp,
@@ -171,6 +174,27 @@ def components(config: Config, task: Task) -> Components:
         config.control,
         optimiser=config.optimiser.scorer,
     )
+
+
+def make_policy(config: Config, task: Task, layout: Layout | None = None) -> Policy:
+    """The policy that learns, read from its files where it is pretrained. Raises `UsageError`
+    naming a field of `policy`."""
+    architecture = config.policy
+    if architecture.name != "hf":
+        return architecture.policy(task.mdp.vocab, task.length)
+    vocab = pretrained.check(architecture).vocab
+    if vocab != task.mdp.vocab:
+        problem = f"has a vocabulary of {vocab:,}, and the task has {task.mdp.vocab:,} symbols."
+        fix = "Use --benchmark text with the tokenizer of this model, or a model of as many tokens."
+        raise UsageError("path", architecture.path, problem, fix)
+    bos = None
+    if task.length == task.mdp.horizon:  # no prompts, so a law of the first token is needed
+        bos = pretrained.source(architecture.path or "").config.get("bos_token_id")
+        if not isinstance(bos, int):
+            problem = "has no law of a first token, and this task has no prompts."
+            fix = "Use a task with prompts, or a model whose config.json has a bos_token_id."
+            raise UsageError("path", architecture.path, problem, fix)
+    return pretrained.policy(architecture, layout, bos)
 
 
 def build(config: Config, method: Method, components: Components) -> Objective:
@@ -187,15 +211,17 @@ def blamed(config: Config, method: Method) -> Iterator[None]:
         yield
 
 
-def embedded(config: Config, task: Task) -> np.ndarray | None:
-    """The task's reference as a table of the policy's class, or the class's nearest to it; None
-    where training starts anew."""
+def common_start(config: Config, task: Task, policy: Policy) -> Params | None:
+    """What all runs start from: a pretrained model's weights, or the task's reference as a table of
+    the policy's class, or the class's nearest to it; None where each starts anew."""
+    if config.policy.name == "hf":
+        return pretrained.start(config.policy, policy)
     regulariser = task.mdp.regulariser
     if (
         task.space is None
         or regulariser is None
         or regulariser.reference is None
-        or config.policy.name == "transformer"
+        or config.policy.name in NETWORKS
     ):
         return None
     automaton = config.policy.automaton(task.mdp.vocab, task.length)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from experiments.config import GROUPS, LIFTED, Config, as_dict, difference, flatten, resolve
 from fdiv import objectives, ranges
 from fdiv.benchmarks import Arithmetic, Rewarded, Text
+from fdiv.policies import NETWORKS
 from fdiv.ranges import Range
 from fdiv.types import Method, UsageError, is_hidden
 
@@ -77,7 +78,7 @@ def _enumerates(case: Case) -> bool:
 def _searches_class(case: Case) -> bool:
     config = case.config
     exact = _enumerates(case) and config.evaluation.exact_limit > 0
-    return exact and config.policy.name not in ("full", "transformer")
+    return exact and config.policy.name not in ("full", *NETWORKS)
 
 
 def _several_steps(case: Case, kind: str) -> bool:
@@ -330,14 +331,20 @@ def refuse_out_of_range(config: Config) -> None:
 def show_ranges(config: Config) -> None:
     """Have `--help` give the range of every option of a config behind its text: the parser takes a
     field's help from its metadata before its docstring."""
-    owners = [getattr(config, field.name) for field in dataclasses.fields(config)]
-    base = getattr(owners[0], "base", None)  # the language of a benchmark that is made of one
-    for owner in filter(dataclasses.is_dataclass, [*owners, base]):
+    for owner in _groups(config):
         texts = _texts(type(owner))
         for field in dataclasses.fields(owner):
             if "range" in field.metadata and field.name in texts:
                 shown = f"{texts[field.name].rstrip('.')}. Range: {ranges.range_of(field)}."
                 field.metadata = types.MappingProxyType({**field.metadata, "help": shown})
+
+
+def _groups(owner: Any) -> Iterator[Any]:
+    """The groups of options of a dataclass, and those in them."""
+    for field in dataclasses.fields(owner):
+        if dataclasses.is_dataclass(value := getattr(owner, field.name)):
+            yield value
+            yield from _groups(value)
 
 
 def _texts(kind: type) -> dict[str, str]:

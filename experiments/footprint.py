@@ -21,11 +21,13 @@ from experiments.assemble import Task
 from experiments.config import Config, prefixed, replace, resolve
 from experiments.devices import memory
 from experiments.devices.devices import chosen
+from experiments.models import pretrained
 from fdiv.policies import Architecture
 from fdiv.types import UsageError
 
 REAL, TOKEN = 4, 5  # bytes of a number; of a token in a string, with its place in the mask
-SIZES = ("layers", "width", "heads", "kv_heads", "order")  # of an architecture
+# options that the size of an architecture comes from
+SIZES = ("layers", "width", "heads", "kv_heads", "order", "path", "lora.rank")
 TASK = ("benchmark.horizon", "benchmark.vocab", "benchmark.base.horizon", "benchmark.base.vocab")
 LENGTHS = (*TASK, "benchmark.prompt_length")
 LINEAR = ("seeds", "batch_size", "demos", "samples")  # what a need grows in proportion to
@@ -48,7 +50,9 @@ class Need(NamedTuple):
 
 
 def parameters(architecture: Architecture, sizes: Sizes) -> int:
-    """How many numbers a policy of this class has."""
+    """How many numbers a policy of this class has to train."""
+    if architecture.name == "hf":
+        return pretrained.parameters(architecture)[0]
     if architecture.name != "transformer":
         return architecture.automaton(sizes.vocab, sizes.length).states * sizes.vocab
     given = {"layers": 2, "width": 64, "heads": 4, "kv_heads": 2} | architecture.sizes()
@@ -62,6 +66,8 @@ def parameters(architecture: Architecture, sizes: Sizes) -> int:
 
 def features(architecture: Architecture, sizes: Sizes) -> int:
     """Numbers that a policy makes of one token: a table's row, or a network's residual stream."""
+    if architecture.name == "hf":
+        return pretrained.check(architecture).width
     if architecture.name != "transformer":
         return sizes.vocab
     return architecture.width or 64
@@ -96,6 +102,10 @@ def needs(config: Config, sizes: Sizes) -> list[Need]:
             ("seeds", "exact_limit", *TASK),
         ),
     ]
+    if config.policy.name == "hf":
+        with prefixed(policy=config.policy):
+            frozen = pretrained.parameters(config.policy)[1]
+        counted.append(Need("the frozen weights", frozen, ("policy.path",)))
     scored = [what for method in resolve(config).values() for what in method.needs]
     if scored:
         with prefixed(scorer=config.scorer):
@@ -136,6 +146,8 @@ def refuse_beyond(available: int, config: Config, preset: Config, sizes: Sizes) 
         f"{worst.what} would take {memory.spelled(worst.bytes)} of memory (all in all "
         f"{memory.spelled(total)}), and there is {memory.spelled(available)}."
     )
+    if isinstance(value, str):
+        raise UsageError(name, value, problem, "Give a smaller model, or adapters (lora.rank).")
     fits = _most(available, config, sizes, name, value, total) if name in LINEAR else 0
     fix = f"Give at most {fits:,}." if 2 <= fits < value else "Give less."
     raise UsageError(name, value, problem, fix)
@@ -147,14 +159,18 @@ def _most(available: int, config: Config, sizes: Sizes, name: str, value: int, t
     return int(1 + (available - low) * (value - 1) / max(total - low, 1))
 
 
-def _blamed(config: Config, preset: Config, need: Need) -> tuple[str, int]:
-    """The option whose value is most times the preset's, and its value."""
+def _blamed(config: Config, preset: Config, need: Need) -> tuple[str, int | str]:
+    """The option whose value is most times the preset's, and its value; a model's path counts as
+    once the preset's."""
     own, usual = fields.table(config), fields.table(preset)
-    given: Callable[[str], int] = lambda name: own[name].value
+    given: Callable[[str], int | str] = lambda name: own[name].value
 
     def growth(name: str) -> float:
+        value = given(name)
+        if isinstance(value, str):
+            return 1.0
         before = usual[name].value if name in usual else None
-        return given(name) / max(before or 1, 1)
+        return value / max(before or 1, 1)
 
     named = [name for name in need.fields if name in own and given(name)]
     name = max(named, key=growth)

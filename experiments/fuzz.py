@@ -228,9 +228,9 @@ def changed_config(preset: Config, changed: dict[str, Any]) -> Config:
 
 def _inner(owner: Any, changed: dict[str, Any]) -> Any:
     own = {name: value for name, value in changed.items() if "." not in name}
-    base = {k.partition(".")[2]: v for k, v in changed.items() if k.startswith("base.")}
-    if base:
-        own["base"] = dataclasses.replace(owner.base, **base)
+    for group in dict.fromkeys(name.partition(".")[0] for name in changed if "." in name):
+        inner = {k.partition(".")[2]: v for k, v in changed.items() if k.startswith(f"{group}.")}
+        own[group] = _inner(getattr(owner, group), inner)
     return dataclasses.replace(owner, **own)
 
 

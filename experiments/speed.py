@@ -106,7 +106,7 @@ def set_up(config: Config, layout: Layout, preset: Config) -> Setup:
     footprint.refuse(config, preset, task)
     if reading is not None:
         task = task._replace(mdp=task.mdp._replace(expert=teacher.untrained(config, task)))
-    components = assemble.components(config, task)
+    components = assemble.components(config, task, layout)
     keys = assemble.seed_keys(config, config.budget.seeds)
     start = runs.starts(config, task, components, keys)
     return Setup(config, task, components, layout, keys, start)

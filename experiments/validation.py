@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from experiments.config import Config, prefixed, resolve
 from experiments.fields import refuse_out_of_range, refuse_unread
+from experiments.models import pretrained
 from fdiv import objectives
 from fdiv.benchmarks.text import VOCAB, Text
 from fdiv.policies import Architecture
@@ -30,9 +31,12 @@ def check(config: Config, preset: Config) -> None:
     with prefixed(devices=config.devices):
         config.devices.check()
     with prefixed(policy=config.policy):
+        if config.policy.name == "hf":
+            pretrained.check(config.policy)
         config.policy.sizes()
     with prefixed(scorer=config.scorer):
         config.scorer.sizes()
+        config.scorer.refuse_pretrained()
     with prefixed(penalty=config.penalty, control=config.control):
         config.penalty.check()
         config.control.check()

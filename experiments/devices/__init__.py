@@ -4,12 +4,14 @@ from experiments.devices.compile_cache import cache_folder, use_compile_cache
 from experiments.devices.devices import Devices, lay_out, memory_taken
 from experiments.devices.layout import Layout
 from experiments.devices.mesh import MeshLayout
+from experiments.devices.programs import Program
 from experiments.devices.seeds import SeedLayout
 
 __all__ = [
     "Devices",
     "Layout",
     "MeshLayout",
+    "Program",
     "SeedLayout",
     "cache_folder",
     "lay_out",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from jax.stages import Compiled
+from experiments.devices.programs import Program
 
 Tree = TypeVar("Tree")  # a pytree of arrays, of the same structure in and out
 
@@ -18,6 +18,7 @@ class Layout(Protocol):
     """`count` runs on some devices; `str` says which devices, for people."""
 
     count: int
+    devices: list  # of all processes
 
     def put(self, tree: Tree) -> Tree:
         """[count, ...] anywhere -> the same values on these devices, in this layout's own shape."""
@@ -35,18 +36,24 @@ class Layout(Protocol):
         """Inside a program: a run's rows [B, ...], spread over the devices that share the run."""
         ...
 
+    def share(self, tree: Tree) -> Tree:
+        """Arrays anywhere that are the same for all runs -> the same on these devices, for programs
+        to close over."""
+        ...
+
     def compile(
         self,
         function: Callable,
         *arguments: Any,
         shared: tuple[int, ...] = (),
         donate: tuple[int, ...] = (),
-    ) -> tuple[Compiled, float]:
+    ) -> tuple[Program, float]:
         """(`function` of one run, compiled for all runs; the seconds that took).
 
         `arguments` are examples in this layout's shape; those at the positions `shared` have no
         run axis and are the same for all runs, and the buffers of those at `donate` are given
-        away at each call."""
+        away at each call. Large arrays that `function` closes over become arguments of the
+        program (`experiments.devices.programs`)."""
         ...
 
     def __str__(self) -> str: ...

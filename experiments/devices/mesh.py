@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments.devices.keys import is_key
+from experiments.devices.programs import Program, opened
 from fdiv.head import row_blocks
 
 # a transformer's parameters by name: the axis of each dimension
@@ -29,6 +30,14 @@ PARTS: dict[str, tuple[str | None, ...]] = {
     "gate/kernel": ("fsdp", "tensor"),
     "up/kernel": ("fsdp", "tensor"),
     "down/kernel": ("tensor", "fsdp"),
+    # adapters: A is parted as the inputs of its kernel, B as the outputs
+    **{f"{name}/a": ("fsdp", None) for name in ("query", "key", "value", "gate", "up")},
+    **{f"{name}/b": (None, "tensor", None) for name in ("query", "key", "value")},
+    **{f"{name}/b": (None, "tensor") for name in ("gate", "up")},
+    "out/a": ("tensor", None, None),
+    "down/a": ("tensor", None),
+    "out/b": (None, "fsdp"),
+    "down/b": (None, "fsdp"),
     "embedding": ("tensor", "fsdp"),
     "params/head": ("tensor", "fsdp"),
     "read_out": ("fsdp", "tensor"),
@@ -55,6 +64,11 @@ class MeshLayout:
         """[count, ...] on these devices."""
         return jax.tree.map(_placed, tree, self._shardings(tree))
 
+    def share(self, tree: Any) -> Any:
+        """Arrays that are the same for all runs, without the dimension that counts these, parted
+        by their names."""
+        return jax.tree.map(_placed, tree, self._shardings(tree, runs=0))
+
     def get(self, tree: Any) -> Any:
         """As it is; with several processes, as numpy on each."""
         return jax.tree.map(_whole, tree)
@@ -79,7 +93,7 @@ class MeshLayout:
         *arguments: Any,
         shared: tuple[int, ...] = (),
         donate: tuple[int, ...] = (),
-    ):
+    ) -> tuple[Program, float]:
         """(compiled program, seconds it took) for `function(*arguments)` of one run; `shared`
         arguments: the same for all."""
         mapped = self._parted(
@@ -89,10 +103,20 @@ class MeshLayout:
         )
         out = self._shardings(jax.eval_shape(mapped, *arguments))
         begin = time.perf_counter()
-        program = (
-            jax.jit(mapped, donate_argnums=donate, out_shardings=out).lower(*arguments).compile()
-        )
-        return program, time.perf_counter() - begin
+        traced = jax.jit(mapped, donate_argnums=donate, out_shardings=out).trace(*arguments)
+        if (own := opened(traced)) is None:
+            return Program(traced.lower().compile(), ()), time.perf_counter() - begin
+        closed_over = tuple(map(self._on_all, own.closed_over))
+        donate = tuple(i + len(closed_over) for i in donate)
+        program = jax.jit(own.function, donate_argnums=donate, out_shardings=out)
+        compiled = program.lower(*closed_over, *arguments).compile()
+        return Program(compiled, closed_over), time.perf_counter() - begin
+
+    def _on_all(self, x: Any) -> jax.Array:
+        """An array that lies on the mesh as it is; any other whole on each of its devices."""
+        if isinstance(x, jax.Array) and isinstance(x.sharding, NamedSharding):
+            return x
+        return _placed(x, NamedSharding(self._mesh, PartitionSpec()))
 
     def _parted(self, program: Callable) -> Callable:
         """The program, which leaves each device's tokens on it."""
@@ -103,25 +127,25 @@ class MeshLayout:
 
         return traced
 
-    def _shardings(self, tree: Any) -> Any:
+    def _shardings(self, tree: Any, runs: int = 1) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, x: NamedSharding(self._mesh, self._spec(path, x.shape)), tree
+            lambda path, x: NamedSharding(self._mesh, self._spec(path, x.shape, runs)), tree
         )
 
-    def _spec(self, path: tuple, shape: tuple[int, ...]) -> PartitionSpec:
-        """The first dimension counts runs; one that does not divide is kept whole."""
+    def _spec(self, path: tuple, shape: tuple[int, ...], runs: int) -> PartitionSpec:
+        """The first `runs` dimensions count runs; one that does not divide is kept whole."""
         name = "/".join(
             str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path
         )
         axes = next((axes for ending, axes in PARTS.items() if name.endswith(ending)), ())
         stacked = int("layers/" in name)  # a dimension of layers, which stays whole
-        if len(axes) != len(shape) - 1 - stacked:
+        if len(axes) != len(shape) - runs - stacked:
             return PartitionSpec()
         return PartitionSpec(
-            *(None,) * (1 + stacked),
+            *(None,) * (runs + stacked),
             *(
                 axis if axis and n % self._sizes[axis] == 0 else None
-                for axis, n in zip(axes, shape[1 + stacked :])
+                for axis, n in zip(axes, shape[runs + stacked :])
             ),
         )
 

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.devices.programs import Program, opened, shape_of
+
 
 class SeedLayout:
     """`count` runs over `devices`: pytrees are [count, ...] outside, [devices, per device, ...] on
@@ -21,6 +23,7 @@ class SeedLayout:
         self.per = -(-count // len(devices))
         self.devices = devices[: -(-count // self.per)]
         self._several = len(self.devices) > 1
+        self._copies: dict[int, tuple[Any, jax.Array]] = {}  # id -> an array, and it on each device
 
     def __str__(self) -> str:
         return f"{len(self.devices)} x {self.devices[0].device_kind}"
@@ -49,21 +52,61 @@ class SeedLayout:
         """This layout -> numpy [count, ...]."""
         return jax.tree.map(np.asarray, self.get(tree))
 
+    def share(self, tree: Any) -> Any:
+        """Arrays that are the same for all runs, for programs to close over."""
+        return jax.device_put(tree, self.devices[0])
+
     def compile(
         self,
         function: Callable,
         *arguments: Any,
         shared: tuple[int, ...] = (),
         donate: tuple[int, ...] = (),
-    ):
+    ) -> tuple[Program, float]:
         """(compiled program, seconds it took) for `function(*arguments)` of one run; `shared`
         arguments: the same for all."""
         axes = tuple(None if i in shared else 0 for i in range(len(arguments)))
         mapped = jax.vmap(function, in_axes=axes)
-        if self._several:
-            mapped = jax.pmap(mapped, in_axes=axes, devices=self.devices, donate_argnums=donate)
-        else:
-            mapped = jax.jit(mapped, donate_argnums=donate)
         begin = time.perf_counter()
-        program = mapped.lower(*arguments).compile()
+        compile_mapped = self._on_several if self._several else self._on_one
+        program = compile_mapped(mapped, arguments, axes, donate)
         return program, time.perf_counter() - begin
+
+    def _on_one(
+        self, mapped: Callable, arguments: tuple, axes: tuple, donate: tuple[int, ...]
+    ) -> Program:
+        traced = jax.jit(mapped, donate_argnums=donate).trace(*arguments)
+        if (own := opened(traced)) is None:
+            return Program(traced.lower().compile(), ())
+        donate = tuple(i + len(own.closed_over) for i in donate)
+        program = jax.jit(own.function, donate_argnums=donate)
+        return Program(program.lower(*own.closed_over, *arguments).compile(), own.closed_over)
+
+    def _on_several(
+        self, mapped: Callable, arguments: tuple, axes: tuple, donate: tuple[int, ...]
+    ) -> Program:
+        on_each = [
+            x if axis is None else jax.tree.map(lambda x: shape_of(x, x.shape[1:]), x)
+            for axis, x in zip(axes, arguments)
+        ]
+        closed_over: tuple[jax.Array, ...] = ()
+        if (own := opened(jax.jit(mapped).trace(*on_each))) is not None:
+            mapped, closed_over = own.function, tuple(map(self._on_each, own.closed_over))
+        count = len(closed_over)
+        program = jax.pmap(
+            mapped,
+            in_axes=(*(0,) * count, *axes),
+            devices=self.devices,
+            donate_argnums=tuple(i + count for i in donate),
+        )
+        return Program(program.lower(*closed_over, *arguments).compile(), closed_over)
+
+    def _on_each(self, x: jax.Array) -> jax.Array:
+        """One array on every device, [devices, ...]; made once for all programs."""
+        if id(x) not in self._copies:
+            mesh = jax.sharding.Mesh(np.array(self.devices), ("devices",))
+            rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
+            host = np.asarray(x)[None]
+            shape = (len(self.devices), *x.shape)
+            self._copies[id(x)] = x, jax.make_array_from_callback(shape, rows, lambda _: host)
+        return self._copies[id(x)][1]

@@ -22,7 +22,7 @@ from experiments.evaluation.evaluator import (
 )
 from experiments.storage import files, shapes
 from fdiv import divergences, exact, metrics
-from fdiv.policies import Architecture
+from fdiv.policies import NETWORKS, Architecture
 from fdiv.types import Claim, Components, Level, Params
 
 STANDARD = ("forward_kl", "reverse_kl", "js", "tv", "hellinger2", "alpha:0.5")
@@ -55,18 +55,20 @@ class ClassOptima:
     ):
         """`extra` are divergences to measure beside the standard ones, `path` the file."""
         self._full = architecture.name == "full"
+        self._pretrained = architecture.name == "hf"
         self._starts, self._seed = evaluation.optimum_starts, seed
         self._task, self._components, self._path = task, components, path
         self._extra = tuple(extra)
         self._known = files.read(path, _optima) or {}
         shape = jax.eval_shape(components.policy.init, jax.random.key(0))
-        network = architecture.name == "transformer"
+        network = architecture.name in NETWORKS
         self._large = network or sum(leaf.size for leaf in jax.tree.leaves(shape)) > SMALL
 
     @property
     def available(self) -> bool:
-        """Whether strings are enumerated, so that an optimum can be searched at all."""
-        return self._task.space is not None
+        """Whether strings are enumerated, so that an optimum can be searched at all; those of
+        pretrained models are not."""
+        return self._task.space is not None and not self._pretrained
 
     @property
     def note(self) -> str:

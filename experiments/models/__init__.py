@@ -7,6 +7,8 @@
 - `gguf_tokenizer`: a tokenizer.json of what a GGUF file says
 - `varied`: strings that tokenizers disagree on
 - `golden`, `golden_words`: what another program makes of a model and its words
+- `pretrained`: a model as the policy or the teacher of a run
+- `adapters`: low-rank adapters in PEFT's layout
 - `ready`: a model that reads and writes text
 - `libraries`: what has to be installed for each
 """

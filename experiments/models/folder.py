@@ -105,7 +105,7 @@ def write(
         (draft / CONFIG).write_text(
             json.dumps(to_config(spec) | carried, indent=2) + "\n", encoding="utf-8"
         )
-        safetensor_files.write(draft, weights.stored(spec, params, _numpy(spec.dtype)), shard)
+        safetensor_files.write(draft, weights.stored(spec, params, numpy_type(spec.dtype)), shard)
         if more is not None:
             more(draft)
         os.replace(draft, path)
@@ -114,7 +114,7 @@ def write(
         raise
 
 
-def _numpy(dtype: str) -> Any:
+def numpy_type(dtype: str) -> Any:
     """A type of files as numpy knows it, bfloat16 by the extension that jax brings."""
     import ml_dtypes
 

@@ -10,6 +10,7 @@ from fdiv.types import UsageError
 EXTRAS = {
     "safetensors": "hf",
     "tokenizers": "hf",
+    "huggingface_hub": "hf",
     "gguf": "gguf",
     "torch": "hf-test",
     "transformers": "hf-test",

@@ -47,6 +47,10 @@ class Files:
     def _slice(self, name: str) -> Any:
         return self._opened[self._file_of[name]].get_slice(name)
 
+    def kinds(self) -> set[str]:
+        """The types that tensors are stored in, as the files name them."""
+        return {self._slice(name).get_dtype() for name in self._file_of}
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape, of every tensor."""
         return {name: tuple(self._slice(name).get_shape()) for name in self._file_of}
@@ -54,6 +58,13 @@ class Files:
     def rows(self, name: str, begin: int, end: int) -> np.ndarray:
         """Rows [begin, end) of one tensor."""
         return self._slice(name)[begin:end]
+
+
+def names(folder: Path) -> list[str]:
+    """The files of a folder's tensors, the index among them. Raises `UsageError` as `Files`
+    does."""
+    listed = list(_listed(folder))
+    return listed if listed == [SINGLE] else [INDEX, *listed]
 
 
 def _listed(folder: Path) -> dict[str, set[str]]:

@@ -20,6 +20,7 @@ from experiments.data.files import Reading
 from experiments.devices import Layout, processes
 from experiments.evaluation.class_optimum import ClassOptima
 from experiments.evaluation.evaluator import Evaluator, judging_keys
+from experiments.models import pretrained
 from experiments.reporting import schema, scoreboards
 from experiments.reporting.schema import RunResult
 from experiments.reporting.settings import spelled
@@ -74,7 +75,7 @@ def _run(preset: str, config: Config, default: Config, stop: StopFlag) -> int:
         config = assemble.fitted(config, reading)
         task = assemble.task(config, reading)
         footprint.refuse(config, default, task)
-        components = assemble.components(config, task)
+        components = assemble.components(config, task, layout)
         paths.try_folder("cache", devices.cache_folder(config.output.cache))
         devices.use_compile_cache(config.output.cache)
         if teacher.wanted(config):
@@ -199,6 +200,7 @@ def _identity(config: Config, reading: Reading | None) -> dict[str, Any]:
     identity = configs.identity(config)
     if reading:
         identity["data"] = reading.digest()
+    identity |= pretrained.identity(config.policy)
     if cli.IMPORTED:
         identity["imports"] = cli.imported()
     if jnp.result_type(float) == jnp.float64:  # its saves hold other numbers

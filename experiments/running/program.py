@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.stages import Compiled
 
 from experiments.assemble import Task, make_learner
 from experiments.config import Config
-from experiments.devices import Layout
+from experiments.devices import Layout, Program
 from experiments.running import finite, runs
 from experiments.running.runs import Runs
 from fdiv.types import LearnerState, Objective
@@ -120,7 +119,7 @@ def build(
     )
 
 
-def _memory_bytes(compiled: Compiled) -> int:
+def _memory_bytes(compiled: Program) -> int:
     """What a compiled program takes on each device: what it is given, what it gives and what lies
     between."""
     sizes = compiled.memory_analysis()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.assemble import Task, embedded
+from experiments.assemble import Task, common_start
 from experiments.config import Budget, Config
 from fdiv.types import Components, Params, TokenMDP, UsageError
 
@@ -62,11 +62,11 @@ def batch(budget: Budget, new_rows: Batches, rows: Any, key: jax.Array) -> Any:
 
 
 def starts(config: Config, task: Task, components: Components, keys: jax.Array) -> Params:
-    """Each run's initial parameters, the task's reference where the class holds it. The same for
-    every method."""
-    reference = embedded(config, task)
-    if reference is not None:
-        return jnp.broadcast_to(reference, (len(keys), *reference.shape))
+    """Each run's initial parameters: a pretrained model's, the task's reference where the class
+    holds it, or new ones. The same for every method."""
+    common = common_start(config, task, components.policy)
+    if common is not None:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (len(keys), *x.shape)), common)
     return jax.jit(jax.vmap(lambda key: components.policy.init(jax.random.fold_in(key, START))))(
         keys
     )

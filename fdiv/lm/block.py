@@ -110,7 +110,8 @@ def narrowed(x: Array, narrow: jnp.dtype | None) -> Array:
 
 
 class Linear(nn.Module):
-    """x [..., *inputs] -> [..., *outputs] by a kernel [*inputs, *outputs]."""
+    """x [..., *inputs] -> [..., *outputs] by a kernel [*inputs, *outputs], and by an adapter's A
+    [*inputs, rank] and B [rank, *outputs] beside it where there is one (`fdiv.lm.lora`)."""
 
     outputs: tuple[int, ...]
     inputs: int = 1  # dimensions of x that are summed over
@@ -123,9 +124,15 @@ class Linear(nn.Module):
         kernel = self.param("kernel", INITIAL, shape)
         last = tuple(range(x.ndim - self.inputs, x.ndim))
         first = tuple(range(self.inputs))
-        y = jax.lax.dot_general(
-            narrowed(x, self.narrow), narrowed(kernel, self.narrow), ((last, first), ((), ()))
+        kind = x.dtype if self.narrow is None else self.narrow  # weights may be kept narrower
+        times = lambda x, kernel, last, first: jax.lax.dot_general(
+            x.astype(kind), kernel.astype(kind), ((last, first), ((), ()))
         )
+        y = times(x, kernel, last, first)
+        if self.has_variable("lora", "a"):
+            a, b = (self.get_variable("lora", name) for name in ("a", "b"))
+            low = times(x, a, last, first)
+            y = y + times(low, b, (low.ndim - 1,), (0,))
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, self.outputs)
             y = y + jnp.expand_dims(narrowed(bias, self.narrow), range(y.ndim - bias.ndim))

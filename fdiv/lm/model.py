@@ -24,7 +24,6 @@ from fdiv.lm.block import (
     Compute,
     Past,
     RMSNorm,
-    narrowed,
     rotation,
 )
 from fdiv.lm.spec import Spec
@@ -59,7 +58,7 @@ class Trunk(nn.Module):
         block = nn.remat(Block, prevent_cse=False) if self.compute.remat else Block
         layers = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=spec.layers,
@@ -73,10 +72,8 @@ class Trunk(nn.Module):
 def embed(spec: Spec, embedding: Array, read: Array) -> Array:
     """Rows of the embedding [B, T, width] in float32; a token that is padding reads row 0, which
     none sees."""
-    x = embedding[jnp.maximum(read, 0)]
-    if spec.scale_embedding:  # rounded to the weights' type, as the family was trained
-        x = x * jnp.asarray(spec.width**0.5, x.dtype)
-    return x.astype(jnp.float32)
+    x = embedding[jnp.maximum(read, 0)].astype(jnp.float32)
+    return x * jnp.float32(spec.width**0.5) if spec.scale_embedding else x
 
 
 def final_norm(spec: Spec) -> RMSNorm:
@@ -110,14 +107,17 @@ def head_weights(spec: Spec, params: Params) -> Array:
 
 
 def readout_of(spec: Spec, compute: Compute, params: Params) -> Readout:
-    """The head as data; its products are taken in the type of the weights."""
-    weights = narrowed(head_weights(spec, params), compute.narrow)
+    """The head as data; its products are taken in the type that weights have here, float32 or
+    narrower."""
+    weights = head_weights(spec, params)
+    weights = weights.astype(compute.narrow or jnp.promote_types(weights.dtype, jnp.float32))
     return Readout(weights, softcap=spec.final_cap)
 
 
 def layer_of(params: Params, layer: int) -> Params:
-    """One layer's parameters out of the stack."""
-    return {"params": jax.tree.map(lambda x: x[layer], params["params"]["layers"])}
+    """One layer's parameters out of the stack, and its adapters where there are any."""
+    stacks = {name: tree["layers"] for name, tree in params.items()}
+    return jax.tree.map(lambda x: x[layer], stacks)
 
 
 def policy(spec: Spec, compute: Compute | None = None, bos: int | None = None) -> Policy:

@@ -108,7 +108,7 @@ def _layer(spec: Spec, layer: int) -> Iterator[Entry]:
         stacked = tuple(part._replace(path=("layers", *part.path)) for part in parts)
         return Entry(f"model.layers.{layer}.{name}", stacked, layer)
 
-    yield from (entry(f"{name}.weight", *parts) for name, parts in _matrices(spec).items())
+    yield from (entry(f"{name}.weight", *parts) for name, parts in matrices(spec).items())
     for name, long in {"q": "query", "k": "key", "v": "value"}.items():
         if spec.qkv_bias:
             shape = (spec.heads if name == "q" else spec.kv_heads, spec.head_dim)
@@ -121,7 +121,7 @@ def _layer(spec: Spec, layer: int) -> Iterator[Entry]:
         yield entry(f"{name}.weight", _plain((own, "scale"), (spec.width,)))
 
 
-def _matrices(spec: Spec) -> dict[str, tuple[Part, ...]]:
+def matrices(spec: Spec) -> dict[str, tuple[Part, ...]]:
     """Name within a layer -> its kernels."""
     width, size = spec.width, spec.head_dim
     query = _kernel(("attention", "query"), (width, spec.heads, size))

@@ -1,0 +1,94 @@
+"""Low-rank adapters from disk and back, in PEFT's layout: adapter_config.json and
+adapter_model.safetensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.models.libraries import library
+from fdiv.lm import peft
+from fdiv.lm.lora import Adapters
+from fdiv.lm.peft import Loaded
+from fdiv.lm.spec import Spec
+from fdiv.types import Params, UsageError
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def files(path: Path) -> list[Path]:
+    """The files that decide the adapters' numbers. Raises `UsageError` where one is missing."""
+    for name in (CONFIG, TENSORS):
+        if not (path / name).is_file():
+            problem = f"holds no {name}." if path.is_dir() else "is no folder."
+            fix = f"Give a folder with {CONFIG} and {TENSORS}, as PEFT writes it."
+            raise UsageError("path", str(path), problem, fix)
+    return [path / CONFIG, path / TENSORS]
+
+
+def described(path: Path, spec: Spec) -> Adapters:
+    """What adapters a folder holds, without their numbers. Raises `UsageError` as `read` does."""
+    with _opened(path) as tensors:
+        names = tensors.keys()
+        shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+    try:
+        return peft.described(spec, _config(path), shapes)
+    except UsageError as error:
+        raise _about(path, error) from error
+
+
+def read(path: Path, spec: Spec) -> Loaded:
+    """The adapters of a folder for a model. Raises `UsageError` about `path`."""
+    with _opened(path) as opened:
+        names = opened.keys()
+        tensors: dict[str, np.ndarray] = {name: opened.get_tensor(name) for name in names}
+    try:
+        return peft.from_tensors(spec, _config(path), tensors)
+    except UsageError as error:
+        raise _about(path, error) from error
+
+
+def write(
+    path: Path, spec: Spec, adapters: Adapters, params: Params, base: str | None = None
+) -> None:
+    """A folder of adapters, to be put on the model called `base`. The folder is made where it is
+    not there; files in it are written over."""
+    tensors, config = peft.to_tensors(spec, adapters, params)
+    path.mkdir(parents=True, exist_ok=True)
+    config["base_model_name_or_path"] = base
+    (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    # the library writes an array's memory as it lies, whatever its strides say
+    tensors = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    file = path / TENSORS
+    library("safetensors.numpy").save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(0o644)  # the library lets nobody else read it
+
+
+def _opened(path: Path) -> Any:
+    safetensors = library("safetensors")
+    _, file = files(path)
+    try:
+        return safetensors.safe_open(file, framework="numpy")
+    except safetensors.SafetensorError as error:
+        problem = f"cannot be read ({error}): it is cut short or no safetensors file."
+        raise UsageError("path", str(file), problem, "Fetch the file again.") from error
+
+
+def _config(path: Path) -> dict[str, Any]:
+    file, _ = files(path)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        problem = f"is no JSON ({error})."
+        raise UsageError("path", str(file), problem, "Fetch the file again.") from error
+    if not isinstance(config, dict):
+        raise UsageError("path", str(file), "holds no fields.", "Fetch the file again.")
+    return config
+
+
+def _about(path: Path, error: UsageError) -> UsageError:
+    problem = f"cannot be used: {error.field} = {error.value!r} {error.problem}"
+    return UsageError("path", str(path), problem, error.fix)

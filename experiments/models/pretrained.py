@@ -1,0 +1,288 @@
+"""Pretrained models as policies and teachers: read once a process, their weights on the devices."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments.devices import Layout
+from experiments.models import adapters as adapter_files
+from experiments.models import folder, safetensor_files
+from experiments.models.libraries import library
+from fdiv.lm import lora, weights
+from fdiv.lm.spec import Spec
+from fdiv.policies import Architecture
+from fdiv.types import Params, Policy, UsageError
+
+if TYPE_CHECKING:
+    from fdiv.lm.block import Compute
+
+HUB = re.compile(r"^hf:/+(?P<name>[^/@]+/[^/@]+)(@(?P<revision>[^@]+))?$")
+FETCHED = ("*.json", "*.safetensors", "*.jinja", "additional_chat_templates/*", "tokenizer*")
+KEPT = 2  # models that stay read: a policy's and a teacher's
+
+Stored = Literal["file", "float32"]
+
+
+class Pretrained(NamedTuple):
+    """A model whose weights are on the devices."""
+
+    path: Path
+    spec: Spec
+    params: Params
+    config: dict[str, Any]  # its config.json
+
+
+def local(path: str | Path) -> Path:
+    """Where a model lies on this machine; `hf://ORGANISATION/NAME` is fetched by huggingface_hub.
+    Raises `UsageError` where that cannot be."""
+    text = str(path)
+    if not text.startswith("hf:/"):
+        return Path(os.path.expanduser(text))
+    if (match := HUB.match(text)) is None:
+        problem = "does not name a model of the Hugging Face hub."
+        raise UsageError("path", text, problem, "Give hf://ORGANISATION/NAME.")
+    hub = library("huggingface_hub")
+    name, revision = match["name"], match["revision"]
+    try:
+        place = hub.snapshot_download(name, revision=revision, allow_patterns=list(FETCHED))
+    except Exception as error:  # the network's, the hub's and the file system's, of many classes
+        reason = " ".join(str(error).split())[:300]
+        problem = f"cannot be fetched ({type(error).__name__}: {reason})."
+        fix = "Look at its name and the network, or give the folder of a copy on this machine."
+        raise UsageError("path", text, problem, fix) from error
+    return Path(place)
+
+
+def source(path: str | Path) -> folder.Source:
+    """What a model says of itself. Raises `UsageError` about `path` for what cannot be read or
+    computed."""
+    with _about(path):
+        return folder.source(local(path))
+
+
+def read(path: str | Path, stored: Stored = "file", layout: Layout | None = None) -> Pretrained:
+    """A model with its weights on the devices of `layout`, as programs close over them. The same
+    path gives the same arrays, until its files change. Raises `UsageError` about `path`."""
+    described = source(path)
+    place = layout.share if layout is not None else _on_default_device
+    with _about(path):
+        dtype = _dtype(described, stored)
+        key = (*_stamps(described), dtype, "" if layout is None else _devices(layout))
+        if key not in _READ:
+            while len(_READ) >= KEPT:
+                del _READ[next(iter(_READ))]
+            _READ[key] = place(folder.loaded(described, folder.numpy_type(dtype)).params)
+    return Pretrained(described.path, described.spec, _READ[key], described.config)
+
+
+_READ: dict[tuple, Params] = {}
+
+
+def _on_default_device(params: Params) -> Params:
+    return jax.tree.map(jnp.asarray, params)
+
+
+def _devices(layout: Layout) -> str:
+    """What sets apart layouts on which arrays lie differently."""
+    return f"{type(layout).__name__} {layout} {[device.id for device in layout.devices]}"
+
+
+def _dtype(described: folder.Source, stored: Stored) -> str:
+    """The narrowest type that holds all of a file's numbers."""
+    if stored == "float32" or described.file is not None:
+        return "float32"
+    kinds = safetensor_files.Files(described.path).kinds()
+    only = next(iter(kinds)) if len(kinds) == 1 else ""
+    return {"BF16": "bfloat16", "F16": "float16"}.get(only, "float32")
+
+
+@contextlib.contextmanager
+def _about(path: str | Path) -> Iterator[None]:
+    """What is wrong with a file is said of the path that was given."""
+    try:
+        yield
+    except UsageError as error:
+        if error.field == "path":
+            raise
+        problem = f"cannot be used: {error.field} = {error.value!r} {error.problem}"
+        raise UsageError("path", str(path), problem, error.fix) from error
+
+
+# --- identity -------------------------------------------------------------------------------------
+
+
+def files(described: folder.Source) -> list[Path]:
+    """The files that decide a model's numbers."""
+    if described.file is not None:
+        return [described.path]
+    names = safetensor_files.names(described.path)
+    return [described.path / folder.CONFIG, *(described.path / name for name in sorted(names))]
+
+
+def _stamps(described: folder.Source) -> tuple:
+    """What changes when a file is written anew."""
+    stats = [(path, path.stat()) for path in files(described)]
+    return tuple((str(path.resolve()), x.st_size, x.st_mtime_ns) for path, x in stats)
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of the contents of a model's files, whatever they are called. Raises `UsageError`
+    about `path`."""
+    with _about(path):
+        return _digest_of(files(source(path)))
+
+
+def _digest_of(paths: list[Path]) -> str:
+    whole = hashlib.sha256()
+    for path in paths:
+        stat = path.stat()
+        key = str(path.resolve()), stat.st_size, stat.st_mtime_ns
+        if key not in _DIGESTS:
+            with path.open("rb") as file:
+                _DIGESTS[key] = hashlib.file_digest(file, "sha256").digest()
+        whole.update(_DIGESTS[key])
+    return whole.hexdigest()
+
+
+_DIGESTS: dict[tuple[str, int, int], bytes] = {}
+
+
+def identity(architecture: Architecture) -> dict[str, str]:
+    """What decides a policy's start beside its flags: digests of files. Nothing for a policy that
+    is made of no file."""
+    if architecture.name != "hf":
+        return {}
+    path = given_path(architecture)
+    if architecture.init == "random":
+        described = source(path)
+        of_config = described.path if described.file else described.path / folder.CONFIG
+        found = {"model": _digest_of([of_config])}
+    else:
+        found = {"model": digest(path)}
+    if architecture.lora.path is not None:
+        found["adapters"] = _digest_of(adapter_files.files(local(architecture.lora.path)))
+    return found
+
+
+# --- policies -------------------------------------------------------------------------------------
+
+
+def given_path(architecture: Architecture) -> str:
+    """Raises `UsageError` where none is given."""
+    if not architecture.path:
+        problem = "names no model."
+        fix = "Give a folder in the Hugging Face layout, a GGUF file, or hf://ORGANISATION/NAME."
+        raise UsageError("path", architecture.path or "", problem, fix)
+    return architecture.path
+
+
+def check(architecture: Architecture) -> Spec:
+    """The architecture of an `hf` policy, read from its config alone. Raises `UsageError` naming
+    the field that cannot be."""
+    architecture.sizes()
+    path = given_path(architecture)
+    try:
+        architecture.lora.check()
+    except UsageError as error:
+        raise error.under("lora") from error
+    if architecture.lora.wanted and architecture.init == "random":
+        problem = "leaves weights that nobody has trained frozen below the adapters."
+        raise UsageError("init", "random", problem, "Drop it, or the adapters.")
+    if architecture.stored is not None and not architecture.lora.wanted:
+        problem = "is the type of frozen weights, and all are trained, in float32."
+        raise UsageError("stored", architecture.stored, problem, "Drop it, or give lora.rank.")
+    spec = source(path).spec
+    kept = architecture.kept_layers(spec.layers)
+    compute(architecture).check(spec)
+    return spec.only(kept)
+
+
+def compute(architecture: Architecture) -> Compute:
+    """How it is computed; layers are computed again for the gradient unless that is refused."""
+    from fdiv.lm.block import Compute  # flax is the slowest import of all
+
+    return Compute(
+        precision=architecture.precision or "float32",
+        remat=True if architecture.remat is None else architecture.remat,
+        attention=architecture.attention or "auto",
+    )
+
+
+def policy(
+    architecture: Architecture, layout: Layout | None = None, bos: int | None = None
+) -> Policy:
+    """An `hf` policy: over adapters of a frozen model, or over all of its weights.
+
+    `bos` is read before every string, for tasks without prompts. Raises `UsageError` naming a field
+    of the architecture."""
+    from fdiv.lm import model
+
+    spec = check(architecture)
+    own = model.policy(spec, compute(architecture), bos)
+    if architecture.init == "random":
+        return own
+    frozen = architecture.lora.wanted
+    stored = (architecture.stored or "file") if frozen else "float32"
+    whole = read(given_path(architecture), stored, layout)
+    base = whole.params
+    if spec.layers < whole.spec.layers:
+        base = weights.only(base, architecture.kept_layers(whole.spec.layers))
+    if not frozen:
+        return own._replace(init=lambda key: base)
+    if architecture.lora.path is None:
+        return lora.policy(own, base, spec, architecture.lora.adapters())
+    with _adapters_blamed():
+        loaded = adapter_files.read(local(architecture.lora.path), spec)
+    adapted = lora.policy(own, base, spec, loaded.adapters)
+    start = jax.tree.map(jnp.asarray, loaded.params)
+    return adapted._replace(init=lambda key: start)
+
+
+@contextlib.contextmanager
+def _adapters_blamed() -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        raise error.under("lora") from error
+
+
+def adapters(architecture: Architecture) -> lora.Adapters | None:
+    """Those of an `hf` policy; None where it has none."""
+    if architecture.lora.path is not None:
+        with _adapters_blamed():
+            return adapter_files.described(local(architecture.lora.path), check(architecture))
+    return architecture.lora.adapters() if architecture.lora.wanted else None
+
+
+def start(architecture: Architecture, own: Policy) -> Params | None:
+    """What every run of this policy starts from; None where a run's key decides."""
+    fresh = architecture.init == "random" or architecture.lora.rank is not None
+    if architecture.name != "hf" or fresh:
+        return None
+    return own.init(jax.random.key(0))
+
+
+def parameters(architecture: Architecture) -> tuple[int, int]:
+    """(numbers that are trained, bytes that are frozen) of an `hf` policy."""
+    spec = check(architecture)
+    whole = size(spec)
+    given = adapters(architecture)
+    if given is None:
+        return whole, 0
+    narrow = architecture.stored != "float32" and spec.dtype != "float32"
+    return given.size(spec), whole * (2 if narrow else 4)
+
+
+def size(spec: Spec) -> int:
+    """How many numbers a model has."""
+    return sum(math.prod(entry.shape) for entry in weights.table(spec))

@@ -1,0 +1,237 @@
+"""Low-rank adapters as PEFT's files have them: names, orientation, and one adapter for a tensor
+that holds several kernels.
+
+A module's weight [outputs, inputs] has lora_A [rank, inputs] and lora_B [outputs, rank], and adds
+scale x B A. Where a file's tensor is query, key and value below one another (Phi-3), its one A
+serves all three; written, the As of its kernels stand below one another, and B is made of their Bs
+along a diagonal, which is the same sum."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fdiv.lm import weights
+from fdiv.lm.lora import COLLECTION, MODULES, Adapters
+from fdiv.lm.spec import Spec
+from fdiv.types import Params, UsageError
+
+PREFIX = "base_model.model.model.layers"
+TENSOR = re.compile(
+    rf"^{re.escape(PREFIX)}\.(?P<layer>\d+)\.(?P<module>[\w.]+)\.lora_(?P<side>[AB])\.weight$"
+)
+HONOURED = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
+# fields of adapter_config.json that change no number of a forward pass
+HARMLESS = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "exclude_modules",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "lora_dropout",
+    "megatron_config",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "target_modules",
+    "task_type",
+)
+PLAIN = {"bias": "none"}  # fields whose usual value is not empty
+
+
+class Loaded(NamedTuple):
+    """Adapters from a file."""
+
+    adapters: Adapters
+    params: Params  # numpy, layers stacked
+
+
+class _Module(NamedTuple):
+    """The adapters of one tensor of a checkpoint, layers stacked."""
+
+    a: np.ndarray  # [layers, rank, inputs]
+    b: np.ndarray  # [layers, outputs, rank]
+    scale: float
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise `UsageError` naming a field of adapter_config.json that cannot be honoured."""
+    if config.get("peft_type") != "LORA":
+        problem = "is no LoRA, and other adapters are not computed."
+        raise UsageError("peft_type", config.get("peft_type"), problem, "Give a LoRA.")
+    for name, value in config.items():
+        if name in (*HONOURED, *HARMLESS) or not value or value == PLAIN.get(name):
+            continue
+        problem = "of adapter_config.json is not computed."
+        raise UsageError(name, value, problem, "Give adapters that were trained without it.")
+
+
+def described(
+    spec: Spec, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> Adapters:
+    """What adapters a file holds, from its config and the shapes of its tensors. Raises
+    `UsageError` for a field or a tensor that belongs to nothing here."""
+    check(config)
+    ranks = _ranks(spec, shapes)
+    scales = {name: _scale(config, name, rank) for name, rank in ranks.items()}
+    kernels = [part.path[1] for name in ranks for part in weights.matrices(spec)[name]]
+    targets = tuple(name for name in MODULES if name in kernels)
+    # one rank and one scale for all: lower ranks are filled up with zeros, scales put into B
+    return Adapters(max(ranks.values()), scales[next(iter(ranks))], targets)
+
+
+def from_tensors(
+    spec: Spec, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+) -> Loaded:
+    """The adapters of a file. Raises `UsageError` as `described` does."""
+    adapters = described(spec, config, {name: x.shape for name, x in tensors.items()})
+    layers: dict[str, dict[str, Any]] = {}
+    for name in _ranks(spec, {name: x.shape for name, x in tensors.items()}):
+        stack = lambda side, name=name: np.stack(
+            [np.asarray(tensors[_tensor(i, name, side)], np.float32) for i in range(spec.layers)]
+        )
+        a, b = stack("A"), stack("B")
+        b = b * np.float32(_scale(config, name, a.shape[1]) / adapters.scale)
+        room = adapters.rank - a.shape[1]
+        a = np.pad(a, [(0, 0), (0, room), (0, 0)])
+        b = np.pad(b, [(0, 0), (0, 0), (0, room)])
+        begin = 0
+        for part in weights.matrices(spec)[name]:
+            module, kernel, _ = part.path
+            inputs, outputs = _shape(part)
+            rows = b[:, begin : begin + part.stored[0]]
+            layers.setdefault(module, {})[kernel] = {
+                "a": a.swapaxes(1, 2).reshape(spec.layers, *inputs, adapters.rank).copy(),
+                "b": rows.swapaxes(1, 2).reshape(spec.layers, adapters.rank, *outputs).copy(),
+            }
+            begin += part.stored[0]
+    return Loaded(adapters, {COLLECTION: {"layers": layers}})
+
+
+def to_tensors(
+    spec: Spec, adapters: Adapters, params: Params
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(tensors by name, adapter_config.json) of adapters."""
+    tensors: dict[str, np.ndarray] = {}
+    targets, ranks = [], {}
+    for name, parts in weights.matrices(spec).items():
+        own = [part for part in parts if part.path[1] in adapters.targets]
+        if not own:
+            continue
+        module = name.rpartition(".")[2]
+        targets.append(module)
+        ranks[module] = adapters.rank * len(own)
+        for layer in range(spec.layers):
+            a, b = _written(parts, params, layer, adapters)
+            tensors[_tensor(layer, name, "A")] = a
+            tensors[_tensor(layer, name, "B")] = b
+    other = {module: rank for module, rank in ranks.items() if rank != adapters.rank}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "r": adapters.rank,
+        "lora_alpha": _tidy(adapters.scale * adapters.rank),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": targets,
+        "rank_pattern": other,
+        "alpha_pattern": {name: _tidy(adapters.scale * rank) for name, rank in other.items()},
+        "fan_in_fan_out": False,
+        "modules_to_save": None,
+        "use_rslora": False,
+        "use_dora": False,
+    }
+    return tensors, config
+
+
+def _written(
+    parts: tuple[weights.Part, ...], params: Params, layer: int, adapters: Adapters
+) -> tuple[np.ndarray, np.ndarray]:
+    """lora_A and lora_B of one tensor of a layer."""
+    own = [part for part in parts if part.path[1] in adapters.targets]
+    rank, inputs = adapters.rank, parts[0].stored[1]
+    a = np.zeros((rank * len(own), inputs), np.float32)
+    b = np.zeros((sum(part.stored[0] for part in parts), rank * len(own)), np.float32)
+    row = column = 0
+    for part in parts:
+        if part in own:
+            module, kernel, _ = part.path
+            pair = params[COLLECTION]["layers"][module][kernel]
+            columns = slice(column, column + rank)
+            a[columns] = np.asarray(pair["a"][layer], np.float32).reshape(inputs, rank).T
+            rows = np.asarray(pair["b"][layer], np.float32).reshape(rank, part.stored[0]).T
+            b[row : row + part.stored[0], columns] = rows
+            column += rank
+        row += part.stored[0]
+    return a, b
+
+
+def _tensor(layer: int, module: str, side: str) -> str:
+    return f"{PREFIX}.{layer}.{module}.lora_{side}.weight"
+
+
+def _shape(part: weights.Part) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(inputs, outputs) of a kernel."""
+    size, count = 1, 0
+    while size < part.stored[1]:
+        size, count = size * part.shape[count], count + 1
+    return part.shape[:count], part.shape[count:]
+
+
+def _ranks(spec: Spec, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Module of a layer -> its rank. Raises `UsageError` for a tensor that belongs to nothing, is
+    missing, or has another shape."""
+    matrices = weights.matrices(spec)
+    given: dict[str, set[int]] = {}
+    for name in shapes:
+        match = TENSOR.match(name)
+        if match is None or match["module"] not in matrices or int(match["layer"]) >= spec.layers:
+            raise UsageError(
+                "weights",
+                name,
+                "is an adapter of nothing in this model's layers.",
+                f"Give adapters of {', '.join(matrices)} in {spec.layers} layers.",
+            )
+        given.setdefault(match["module"], set()).add(shapes[name][0 if match["side"] == "A" else 1])
+    if not given:
+        raise UsageError("weights", "", "holds no adapters.", "Give PEFT's adapter_model file.")
+    for module, ranks in given.items():
+        outputs = sum(part.stored[0] for part in matrices[module])
+        rank, inputs = max(ranks), matrices[module][0].stored[1]
+        for layer in range(spec.layers):
+            wanted = {"A": (rank, inputs), "B": (outputs, rank)}
+            for side, shape in wanted.items():
+                name = _tensor(layer, module, side)
+                if shapes.get(name) != shape:
+                    problem = f"is {_spelled(shapes.get(name))}, and {list(shape)} is needed."
+                    fix = "Give adapters of this very model, in all of its layers."
+                    raise UsageError("weights", name, problem, fix)
+    return {module: max(ranks) for module, ranks in given.items()}
+
+
+def _spelled(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else str(list(shape))
+
+
+def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """alpha / rank of a module, or alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732)."""
+    alpha = config.get("lora_alpha", 8)
+    for pattern, own in (config.get("alpha_pattern") or {}).items():
+        # a pattern is the end of a module's name, or a regular expression of one
+        if re.match(rf"(.*\.)?({pattern})$", f"model.layers.0.{module}"):
+            alpha = own
+            break
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _tidy(x: float) -> int | float:
+    near = round(x)
+    return near if math.isclose(x, near, rel_tol=1e-9) else x

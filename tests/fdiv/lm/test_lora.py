@@ -1,0 +1,196 @@
+"""Adapters: nothing at first, the same model once merged, and PEFT's files both ways."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from language_models import random_tensors, random_tokens, spec_of
+
+from fdiv import tokens as tk
+from fdiv.lm import lora, model, peft, weights
+from fdiv.lm.block import Compute
+from fdiv.rollout import sampler
+from fdiv.types import Sequences, UsageError
+
+CASES = ("llama", "phi3", "gemma3")  # plain, fused tensors, four norms and windows
+PROMPT = 4
+
+
+@functools.cache
+def setting(case):
+    """A model's policy, its weights, its adapted policy, and adapters that are not zero."""
+    spec = spec_of(case)
+    base = jax.tree.map(jnp.asarray, weights.load(spec, weights.Arrays(random_tensors(spec))))
+    own = model.policy(spec, Compute(remat=True))
+    adapters = lora.Lora(rank=3, alpha=4.5).adapters()
+    adapted = lora.policy(own, base, spec, adapters)
+    moved = lora.perturbed(jax.random.key(1), adapted.init(jax.random.key(0)))
+    return spec, own, base, adapters, adapted, moved
+
+
+def law(policy, params, tokens):
+    return np.asarray(jax.jit(lambda p: tk.distributions(policy, p, tokens))(params))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_they_change_nothing_at_first_and_are_the_model_once_merged(case):
+    spec, own, base, adapters, adapted, moved = setting(case)
+    tokens = jnp.asarray(random_tokens(case))
+    start = adapted.init(jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(start)) == adapters.size(spec)
+    np.testing.assert_array_equal(law(adapted, start, tokens), law(own, base, tokens))
+    merged = law(own, lora.merged(base, adapters, moved), tokens)
+    np.testing.assert_allclose(law(adapted, moved, tokens), merged, rtol=1e-5, atol=1e-5)
+    assert np.abs(merged - law(own, base, tokens)).max() > 0.1
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_writes_is_what_is_trained(case):
+    """The sampler's log-probs, a token at a time, are the trunk's, adapters on."""
+    spec, _, _, _, adapted, moved = setting(case)
+    tokens = jnp.asarray(random_tokens(case))[:, :PROMPT]
+    prompts = Sequences(tokens, jnp.zeros(tokens.shape, bool), jnp.ones(len(tokens)))
+
+    @jax.jit
+    def both(params):
+        strings, drawn = sampler(8, None)(jax.random.key(2), adapted, params, prompts)
+        return strings.mask, drawn, tk.log_probs(adapted, params, strings, spec.vocab)
+
+    mask, drawn, trained = both(moved)
+    np.testing.assert_allclose(drawn[mask], trained[mask], atol=1e-5)
+
+
+def test_only_adapters_have_a_gradient():
+    *_, adapted, moved = setting("llama")
+    tokens = jnp.asarray(random_tokens("llama"))
+    loss = lambda params: jnp.sum(tk.distributions(adapted, params, tokens)[..., 0])
+    gradient = jax.eval_shape(jax.grad(loss), moved)
+    assert jax.tree.structure(gradient) == jax.tree.structure(moved)
+    assert set(gradient) == {"lora"}
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float16"])
+def test_narrow_weights_are_the_numbers_they_hold(stored):
+    """Kept in half the memory, and computed in float32 as if they were kept in float32."""
+    spec, own, base, adapters, _, moved = setting("gemma3")
+    narrow = jax.tree.map(lambda x: x.astype(stored), base)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), narrow)
+    tokens = jnp.asarray(random_tokens("gemma3"))
+    one, other = (law(lora.policy(own, x, spec, adapters), moved, tokens) for x in (narrow, wide))
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("targets", [(), ("query", "value", "down")])
+def test_peft_files_hold_them_whole(case, targets):
+    spec, _, base, *_ = setting(case)
+    adapters = lora.Lora(rank=3, targets=targets).adapters()
+    params = lora.perturbed(jax.random.key(4), lora.init(spec, adapters, jax.random.key(5)))
+    tensors, config = peft.to_tensors(spec, adapters, params)
+    read = peft.from_tensors(spec, config, tensors)
+    there, back = (
+        lora.merged(base, *each)["params"]["layers"]
+        for each in ((adapters, params), (read.adapters, read.params))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), there, back)
+    if case != "phi3":  # whose fused tensors have one A
+        jax.tree.map(np.testing.assert_array_equal, read.params, params)
+
+
+def test_ranks_and_scales_of_their_own():
+    """alpha_pattern, ranks by module, and alpha / sqrt(rank)."""
+    spec = spec_of("llama")
+    adapters = lora.Lora(rank=2, alpha=2, targets=("query", "up")).adapters()
+    params = lora.perturbed(jax.random.key(4), lora.init(spec, adapters, jax.random.key(5)))
+    tensors, config = peft.to_tensors(spec, adapters, params)
+    wider = {
+        name: np.concatenate([x, x], axis=0 if "lora_A" in name else 1) if "up_" in name else x
+        for name, x in tensors.items()
+    }
+    config |= {"alpha_pattern": {"up_proj": 6}, "use_rslora": True}
+    read = peft.from_tensors(spec, config, wider)
+    own = {name: (a, b) for name, a, b in lora.each(params)}
+    # query: 2 / sqrt(2) in place of 1; up: the same twice over, 2 x 6 / sqrt(4)
+    for name, a, b in lora.each(read.params):
+        times = {"query": 2 / 2**0.5, "up": 6.0}[name]
+        a2, b2 = np.reshape(a, (2, -1, 4)), np.reshape(b, (2, 4, -1))
+        a1, b1 = np.reshape(own[name][0], (2, -1, 2)), np.reshape(own[name][1], (2, 2, -1))
+        np.testing.assert_allclose(read.adapters.scale * a2 @ b2, times * a1 @ b1, atol=1e-7)
+
+
+BAD_CONFIGS = {
+    "another kind": {"peft_type": "IA3"},
+    "dora": {"use_dora": True},
+    "biases": {"bias": "all"},
+    "whole modules": {"modules_to_save": ["lm_head"]},
+    "some layers twice": {"layer_replication": [[0, 1]]},
+    "what is not known": {"some_new_field": 3},
+}
+
+
+@pytest.mark.parametrize("name", BAD_CONFIGS)
+def test_what_is_not_computed_is_refused_by_name(name):
+    config = {"peft_type": "LORA", **BAD_CONFIGS[name]}
+    with pytest.raises(UsageError, match=next(iter(BAD_CONFIGS[name]))):
+        peft.check(config)
+
+
+def broken(name, tensors):
+    first = sorted(tensors)[0]
+    if name == "missing":
+        del tensors[first]
+    elif name == "shape":
+        tensors[first] = tensors[first][:, :-1]
+    elif name == "layer":
+        tensors[first.replace("layers.0", "layers.7")] = tensors[first]
+    else:
+        tensors["base_model.model.lm_head.lora_A.weight"] = tensors[first]
+    return tensors
+
+
+@pytest.mark.parametrize("name", ["missing", "shape", "layer", "head"])
+def test_tensors_of_another_model_are_refused_by_name(name):
+    spec, _, _, adapters, _, moved = setting("llama")
+    tensors, config = peft.to_tensors(spec, adapters, moved)
+    with pytest.raises(UsageError, match="lora_A"):
+        peft.from_tensors(spec, config, broken(name, tensors))
+
+
+def test_peft_reads_what_is_written(tmp_path):
+    """And computes the same with it; PEFT itself is the oracle, where it is installed."""
+    reader = pytest.importorskip("peft", reason="needs the extra hf-test").PeftModel
+    torch = pytest.importorskip("torch")
+    of_model = pytest.importorskip("transformers").AutoModelForCausalLM
+
+    from experiments.models import adapters as files
+    from experiments.models import folder
+
+    spec, _, base, adapters, adapted, moved = setting("llama")
+    folder.write(tmp_path / "model", spec, jax.tree.map(np.asarray, base))
+    files.write(tmp_path / "adapters", spec, adapters, moved)
+    theirs = of_model.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    theirs = reader.from_pretrained(theirs, tmp_path / "adapters").eval()
+    tokens = random_tokens("llama")
+    with torch.no_grad():
+        logits = theirs(torch.tensor(tokens)).logits.log_softmax(-1).numpy()
+    strings = jnp.pad(jnp.asarray(tokens), [(0, 0), (0, 1)])
+    np.testing.assert_allclose(law(adapted, moved, strings)[:, 1:], logits, atol=1e-4)
+    theirs.save_pretrained(tmp_path / "back")
+    back = files.read(tmp_path / "back", spec)
+    jax.tree.map(np.testing.assert_array_equal, back.params, moved)
+    assert back.adapters == adapters
+
+
+def test_flags_that_cannot_be():
+    refused = {
+        "dropout": lora.Lora(rank=2, dropout=0.1),
+        "alpha": lora.Lora(alpha=2.0),
+        "targets": lora.Lora(targets=("query",)),
+        "rank": lora.Lora(rank=2, path="adapters"),
+    }
+    for field, flags in refused.items():
+        with pytest.raises(UsageError) as error:
+            flags.check()
+        assert error.value.field == field
