@@ -20,7 +20,7 @@ from experiments.models import pretrained, vocabulary, words
 from fdiv import exact, objectives
 from fdiv.benchmarks import Text
 from fdiv.learner import learner
-from fdiv.policies import NETWORKS, tabular
+from fdiv.policies import NETWORKS, Architecture, tabular
 from fdiv.rollout import sampler_of
 from fdiv.types import (
     PAD,
@@ -163,7 +163,7 @@ def components(config: Config, task: Task, layout: Layout | None = None) -> Comp
         if needs("critic"):
             critic = config.scorer.scorer(mdp.vocab, task.length, config.policy, outputs=1)
     with prefixed(policy=config.policy):
-        policy = make_policy(config, task, layout)
+        policy = make_policy(config.policy, mdp.vocab, task.length, mdp.horizon, layout)
     return Components(
         policy,
         mdp,
@@ -176,19 +176,24 @@ def components(config: Config, task: Task, layout: Layout | None = None) -> Comp
     )
 
 
-def make_policy(config: Config, task: Task, layout: Layout | None = None) -> Policy:
-    """The policy that learns, read from its files where it is pretrained. Raises `UsageError`
-    naming a field of `policy`."""
-    architecture = config.policy
+def make_policy(
+    architecture: Architecture,
+    vocab: int,
+    length: int,
+    horizon: int,
+    layout: Layout | None = None,
+) -> Policy:
+    """A policy for strings of at most `length` tokens, prompt included, read from its files where
+    it is pretrained. Raises `UsageError` naming a field of the architecture."""
     if architecture.name != "hf":
-        return architecture.policy(task.mdp.vocab, task.length)
-    vocab = pretrained.check(architecture).vocab
-    if vocab != task.mdp.vocab:
-        problem = f"has a vocabulary of {vocab:,}, and the task has {task.mdp.vocab:,} symbols."
+        return architecture.policy(vocab, length)
+    own = pretrained.check(architecture).vocab
+    if own != vocab:
+        problem = f"has a vocabulary of {own:,}, and the task has {vocab:,} symbols."
         fix = "Use --benchmark text with the tokenizer of this model, or a model of as many tokens."
         raise UsageError("path", architecture.path, problem, fix)
     bos = None
-    if task.length == task.mdp.horizon:  # no prompts, so a law of the first token is needed
+    if length == horizon:  # no prompts, so a law of the first token is needed
         bos = pretrained.source(architecture.path or "").config.get("bos_token_id")
         if not isinstance(bos, int):
             problem = "has no law of a first token, and this task has no prompts."

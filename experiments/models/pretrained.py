@@ -157,6 +157,9 @@ def _digest_of(paths: list[Path]) -> str:
 _DIGESTS: dict[tuple[str, int, int], bytes] = {}
 
 
+DIGESTS = ("model", "adapters")  # what `identity` may hold
+
+
 def identity(architecture: Architecture) -> dict[str, str]:
     """What decides a policy's start beside its flags: digests of files. Nothing for a policy that
     is made of no file."""

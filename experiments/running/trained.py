@@ -18,6 +18,7 @@ from experiments import assemble, cli
 from experiments import config as configs
 from experiments.assemble import Task
 from experiments.config import Config
+from experiments.models import pretrained
 from experiments.reporting import schema
 from experiments.reporting.schema import MethodResult, RunResult
 from experiments.storage import checkpoints, files, run_folder
@@ -25,6 +26,8 @@ from fdiv import objectives
 from fdiv.benchmarks import Text, text
 from fdiv.types import Params, Policy, UsageError
 
+# of what decides a run's numbers, what is no field of its config
+DIGESTS = ("data", "imports", "jax_enable_x64", *pretrained.DIGESTS)
 KEPT = ("preset", "changed", "config")  # of a run's config.json
 BEFORE = 2  # leaves of a `TrainState` before the policy's parameters: the step and the key
 
@@ -120,7 +123,7 @@ def read(path: Path) -> TrainedRun:
     identity = _identity(path)
     _refuse_imports(identity)
     try:
-        own = {k: v for k, v in identity.items() if k not in ("data", "imports", "jax_enable_x64")}
+        own = {k: v for k, v in identity.items() if k not in DIGESTS}
         config = configs.from_dict(own)
         names = tuple(name for name in configs.resolve(config) if _finished(path, name))
     except UsageError as error:
@@ -129,8 +132,18 @@ def read(path: Path) -> TrainedRun:
     config = _fitted(path, config)
     sizes = sizes_of(config)
     with configs.prefixed(policy=config.policy):
-        policy = config.policy.policy(sizes.vocab, sizes.prompt + sizes.horizon)
+        _refuse_other_weights(path, config, identity)
+        length = sizes.prompt + sizes.horizon
+        policy = assemble.make_policy(config.policy, sizes.vocab, length, sizes.horizon)
     return TrainedRun(path, config, sizes, policy, names, identity)
+
+
+def _refuse_other_weights(path: Path, config: Config, identity: dict[str, Any]) -> None:
+    """Raise `UsageError` where the files of a pretrained policy are not those that the run had."""
+    own = pretrained.identity(config.policy)
+    if any(identity.get(name) != digest for name, digest in own.items()):
+        problem = f"holds other weights than when {path} was made."
+        raise UsageError("path", config.policy.path, problem, "Put the model's files back.")
 
 
 def sizes_of(config: Config) -> Sizes:
