@@ -31,11 +31,13 @@ test-slurm: $(READY)
 	slurm/local.sh install
 	$(BIN)/python -m pytest tests/long/test_slurm.py
 
-# kills, meshes, the sweep, SLURM; what needs a SLURM is skipped, and said, without one. What waits for SLURM's own clocks
-# runs by itself, the rest two files at a time, the longest first. make test-long LONG='--kills 20 --runs 200' asks for more
+# what `make test` leaves out of the tests above (all parameters of a law, runs end to end), then kills, meshes, the sweep,
+# SLURM; what needs a SLURM is skipped, and said, without one. What waits for SLURM's own clocks runs by itself, the others
+# two files at a time, the longest first. make test-long LONG='--kills 20 --runs 200' asks for more
 LONG :=
 CLOCKED := tests/long/test_slurm.py tests/long/test_cluster_page.py
 test-long: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --extent rest --durations=15
 	$(BIN)/python -m pytest -rs --durations=0 --durations-min=5 $(LONG) $(CLOCKED)
 	$(BIN)/python -m pytest -rs --durations=0 --durations-min=5 $(LONG) -n 2 --dist loadfile --no-loadscope-reorder \
 		tests/long/test_sweep_kills.py tests/long $(CLOCKED:%=--ignore=%)

@@ -32,6 +32,41 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 devices.use_compile_cache(None)
 
 
+def pytest_addoption(parser):
+    parser.getgroup("fdiv").addoption(
+        "--extent",
+        choices=("quick", "rest", "all"),
+        default="quick",
+        help="quick: without what is marked `wide`, and of what is marked `few(count)` so many "
+        "parameters; rest: what quick leaves out. Tests named one by one are always run",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    extent = config.getoption("extent")
+    if extent == "all" or any("::" in argument for argument in config.args):
+        return
+    left_out = beyond_quick(items)
+    leave = left_out if extent == "quick" else [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=list(leave))
+    items[:] = [item for item in items if item not in leave]
+
+
+def beyond_quick(items: list[pytest.Item]) -> set[pytest.Item]:
+    """What the quick extent leaves out."""
+    left_out = {item for item in items if item.get_closest_marker("wide")}
+    functions: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("few"):
+            functions.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for each in functions.values():
+        count = each[0].get_closest_marker("few").args[0]
+        taken = {i * len(each) // count for i in range(count)}
+        left_out |= {item for i, item in enumerate(each) if i not in taken}
+    return left_out
+
+
 @pytest.fixture
 def double():
     """Double precision, for laws that hold to rounding."""

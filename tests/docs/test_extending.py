@@ -47,7 +47,10 @@ def fresh_scripts():
         sys.modules.update(before)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.split("--import ")[1].split()[0])
+@pytest.mark.parametrize(
+    "command", COMMANDS[::-1], ids=lambda c: c.split("--import ")[1].split()[0]
+)
+@pytest.mark.few(2)
 def test_as_written(command, tmp_path, monkeypatch):
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)

@@ -31,6 +31,7 @@ def test_it_has_a_line_for_every_method_and_variant():
     assert [row[0] for row in rows] == measured
 
 
+@pytest.mark.wide
 def test_its_numbers_are_the_commands():
     names = ("sft", "dpo")
     rows = check_gradients.card(check_gradients.Options(), check_gradients.methods(names))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+import pytest
 
 from fdiv import divergences
 
@@ -18,6 +19,7 @@ def printed(cell: dict) -> str:
     return "".join("".join(o["text"]) for o in cell["outputs"] if o["output_type"] == "stream")
 
 
+@pytest.mark.wide
 def test_runs_as_written(monkeypatch, capsys):
     monkeypatch.setattr(divergences, "FAMILY", dict(divergences.FAMILY))
     matplotlib.use("Agg")

@@ -215,6 +215,7 @@ def test_speed_writes_nothing_and_says_so(tmp_path, capsys):
     assert "writes nothing" in capsys.readouterr().err.replace("\n", " ")
 
 
+@pytest.mark.wide
 def test_speed_prints_a_row_for_each_method(monkeypatch, capsys):
     monkeypatch.setattr(speed, "SECONDS", 0.02)
     monkeypatch.setenv("COLUMNS", "80")

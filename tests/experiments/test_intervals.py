@@ -43,6 +43,7 @@ def test_a_percentile_bootstrap_of_few_seeds_does_not():
     np.testing.assert_allclose(one_by_one, many)
 
 
+@pytest.mark.wide
 def test_intervals_of_estimates_hold_the_error_of_sampling_too(monkeypatch):
     """500 runs of three seeds on a task that is enumerated, judged from 32 strings each. With the
     same strings for all seeds of a run, which share their error, intervals of the NLL hold the

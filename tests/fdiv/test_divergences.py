@@ -187,6 +187,7 @@ def test_golden_values():
 
 
 @pytest.mark.parametrize("spec", MORE)
+@pytest.mark.few(8)
 def test_finite_wherever_the_value_is(spec):
     """float32, |s| <= 100: compared with float64, which holds all of these values; gradients are
     finite always."""
@@ -228,6 +229,7 @@ def test_witness_and_reward_in_float32(spec, side):
 
 
 @pytest.mark.parametrize("spec", EVERY)
+@pytest.mark.few(5)
 def test_extreme_logits_disjoint_supports_and_half_precision(spec):
     """Logits at +-1e4, -inf on either or both sides, bfloat16: never NaN, gradients finite."""
     d = divergences.parse(spec)
@@ -274,6 +276,7 @@ CLOSE += ["skew_kl:0.000001", "skew_reverse_kl:0.999999", "alpha:0.9999", "alpha
 
 
 @pytest.mark.parametrize("spec", CLOSE)
+@pytest.mark.few(10)
 def test_single_precision_near_equality(spec):
     """Identical laws have divergence 0 to the bit, no law a negative one at any point, and log-
     ratios of 1e-4 and more, where terms of first order would leave no digit, four digits."""
@@ -418,6 +421,7 @@ def test_what_does_not_parse_says_the_fix(spec, says):
         (lambda u: (jnp.sqrt(u) - 1) ** 2 + 7, "hellinger2"),
     ],
 )
+@pytest.mark.few(2)
 def test_a_generator_becomes_the_member_it_generates(f, spec):
     mine, known = divergences.from_generator(f, "mine"), divergences.parse(spec)
     log_p, log_q = pair((4, 6, 1.0))
@@ -448,6 +452,7 @@ GENERATORS = {
 
 
 @pytest.mark.parametrize("spec", GENERATORS)
+@pytest.mark.few(4)
 def test_a_generator_follows_f_into_its_tails(spec):
     """Single precision, |s| up to 100: the member's own values, slopes and limits."""
     with jax.enable_x64(False):

@@ -53,6 +53,7 @@ def test_laws_sum_to_one(kind):
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("spec", EVERY)
 @pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.few(9)
 def test_levels_by_brute_force(kind, spec):
     """Occupancy and token levels from sums over dictionaries of prefixes."""
     space, p, q = laws_of(kind)
@@ -162,6 +163,7 @@ OPTIMA = {
 
 
 @pytest.mark.parametrize("minimised", OPTIMA)
+@pytest.mark.few(1)
 def test_best_markov_policy_on_two_templates(minimised):
     mdp = TwoTemplate().build()
     space = exact.enumerate_strings(3, 6, None)
@@ -189,6 +191,7 @@ def test_best_markov_policy_on_two_templates(minimised):
     assert best.value == values[0]
 
 
+@pytest.mark.wide
 def test_nested_classes_never_get_worse_and_the_full_one_reaches_zero():
     mdp = TwoTemplate(vocab=2, horizon=4).build()
     space = exact.enumerate_strings(2, 4, None)

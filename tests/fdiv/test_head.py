@@ -95,11 +95,13 @@ def check_divergence(d, dtype, tolerance, parts):
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.few(2)
 def test_every_divergence_equals_the_plain_way(name):
     check_divergence(MEMBERS[name], np.float64, 1e-12, parts=5)
 
 
 @pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.few(1)
 def test_every_divergence_equals_the_plain_way_in_single_precision(name):
     """Bias and temperature are left to double precision: their gradients are sums that cancel, in
     the plain way too."""
@@ -170,6 +172,7 @@ def others():
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("name", others())
+@pytest.mark.few(2)
 def test_the_other_losses_equal_the_plain_way_at_any_chunk(name):
     """4 of 15 tokens at a time, a size that divides nothing, and all at once."""
     own, _, tokens, mask, weight = numbers(np.float64)

@@ -77,6 +77,7 @@ def written(name, prompted):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("prompted", [True, False])
+@pytest.mark.few(5)
 def test_the_sampler_says_what_the_trainer_says(name, prompted):
     """Trap: the sampler's log-probs differ from the trainer's; at another temperature too."""
     for heat in (1.0, 0.7):
@@ -121,6 +122,7 @@ def test_a_window_is_as_long_as_it_says():
         assert (np.abs(a - b).max() > 1e-5) == (at >= 3), at
 
 
+@pytest.mark.wide
 def test_half_precision_and_computing_again_change_little_and_nothing():
     """bfloat16 keeps 8 bits of a product: log-probs move by less than .05, and by .02 between
     sampler and trainer."""
@@ -198,6 +200,7 @@ def test_classes_are_nested():
 @pytest.mark.parametrize(
     "bench", [TwoTemplate(), TwoTemplate(vocab=2, horizon=4, weight=0.3, noise=0.3), Markov()]
 )
+@pytest.mark.few(1)
 def test_experts_sample_what_they_say(bench):
     """Demonstrations follow the expert's law, and so does its own autoregressive sampling
     (chi-square over all strings)."""
@@ -233,6 +236,7 @@ def test_draw_follows_its_law_and_stays_inside():
 
 @pytest.mark.parametrize("prompted", [True, False])
 @pytest.mark.parametrize("eos", [EOS, (EOS,), (EOS, 0)])
+@pytest.mark.few(2)
 def test_no_step_after_the_last_end_changes_nothing(eos, prompted):
     """The strings and log-probs of the whole loop, with one token that ends strings or two."""
     policy, params = made("markov")

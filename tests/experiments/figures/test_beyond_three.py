@@ -65,6 +65,7 @@ def law(table, heat=1.0):
     return np.array([rows[0, a] * rows[1 + a, b] * rows[1 + b, c] for a, b, c in STRINGS])
 
 
+@pytest.mark.wide
 def test_all_checks_hold_and_all_is_kept(study, tmp_path):
     result = study[0]
     assert [check for check in result.checks if not check.holds] == []
@@ -79,6 +80,7 @@ def test_all_checks_hold_and_all_is_kept(study, tmp_path):
     result.picture.savefig(tmp_path / "picture.png", dpi=40)
 
 
+@pytest.mark.wide
 def test_measures_are_those_of_the_tables(study):
     result, groups, _ = study
     assert P.sum() == pytest.approx(1)
@@ -104,6 +106,7 @@ def test_measures_are_those_of_the_tables(study):
             )
 
 
+@pytest.mark.wide
 def test_gap_is_to_the_best_of_the_class_per_string(study):
     result, groups, _ = study
     after = np.array(
@@ -133,6 +136,7 @@ def test_gap_is_to_the_best_of_the_class_per_string(study):
     )
 
 
+@pytest.mark.wide
 def test_students_learn_from_the_first_demonstrations_of_their_seed(study):
     _, groups, rows = study
     table = groups["sft"].measures["params"][0]
@@ -147,6 +151,7 @@ def test_students_learn_from_the_first_demonstrations_of_their_seed(study):
         assert p[2, 1] == pytest.approx(ones.mean(), abs=0.03)
 
 
+@pytest.mark.wide
 def test_over_sft_is_measured_at_sft_s_temperature_of_equal_entropy(study):
     result, groups, _ = study
     own = result.values["sft"]["forward_kl"]["over_sft_at_equal_entropy"]["mode_share"]["seeds"]
@@ -167,6 +172,7 @@ def test_over_sft_is_measured_at_sft_s_temperature_of_equal_entropy(study):
         assert over_sft["mode_share"]["seeds"][seed] == pytest.approx(wanted, abs=2e-3)
 
 
+@pytest.mark.wide
 def test_stability_is_that_of_seeds(study):
     result, groups, _ = study
     students = groups["adversarial"]
@@ -202,6 +208,7 @@ def test_demonstrations_needed():
     assert needed((10, 1000), [0.5, 0.06]) == math.inf
 
 
+@pytest.mark.wide
 def test_checks_fail_for_wrong_numbers(study):
     result, groups, rows = study
     plan, values = groups["sft"].plan, {source: result.values[source] for source in groups}

@@ -14,6 +14,7 @@ from experiments.figures import (
 )
 
 
+@pytest.mark.wide
 def test_compounding_error_by_other_recursions(made):
     task = {"vocab": 3, "horizon": 4, "weight": 0.7, "noise": 0.2}
     flags = compounding_error.Flags(errors=(0.05,), recovery=0.3, **task)

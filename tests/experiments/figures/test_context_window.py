@@ -105,6 +105,7 @@ def test_what_a_window_sees_is_what_counting_in_strings_finds(clock):
     assert wanted < 1e-12 if clock else wanted > 1e-4
 
 
+@pytest.mark.wide
 def test_the_study_at_tiny_flags(made, tmp_path, monkeypatch):
     every = context_window.lessons  # students of window 1 are enough
     monkeypatch.setattr(context_window, "lessons", lambda *x: every(*x)[:1])

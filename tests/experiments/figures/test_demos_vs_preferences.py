@@ -27,6 +27,7 @@ def result():
     return make(TINY)
 
 
+@pytest.mark.wide
 def test_all_checks_hold_and_every_cell_is_there(result):
     assert [check.name for check in result.checks if not check.holds] == []
     json.dumps(result.values, allow_nan=False)

@@ -16,6 +16,7 @@ def rewards(made) -> base.Result:
     return made(discriminator_rewards, arms=3, scale=0.5, pairs=4)
 
 
+@pytest.mark.wide
 def test_rewards_descend_what_they_should(rewards):
     cosine, trained = rewards.values["cosine"], rewards.values["trained_tv"]
     assert cosine["fairl"]["forward_kl"] < -0.9

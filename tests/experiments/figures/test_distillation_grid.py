@@ -16,6 +16,7 @@ from fdiv.rollout import sampler
 from fdiv.types import Components
 
 
+@pytest.mark.wide
 def test_a_small_grid(made):
     few = {"seeds": 2, "updates": 2}
     values = made(distillation_grid, fractions=(0.0, 0.3), divergences=("js",), **few).values

@@ -11,6 +11,7 @@ from experiments.figures import (
 )
 
 
+@pytest.mark.wide
 def test_family_plate_holds_its_laws_and_its_formulas():
     values, curves, off = divergence_gallery.members()
     assert max(most for laws in off.values() for most in laws.values()) <= 1e-12

@@ -18,6 +18,7 @@ from experiments.figures import (
 from experiments.figures.common import base
 
 
+@pytest.mark.wide
 def test_gaussian_fit_is_what_quadrature_and_another_search_find(made, tmp_path):
     names = ("forward_kl", "reverse_kl", "tv")
     flags = {"weight": 0.35, "means": (4.0, -1.0), "std": 0.9, "divergences": names}

@@ -26,6 +26,7 @@ from fdiv.types import UsageError
 @pytest.mark.parametrize(
     "flags", [kl_gradients.Flags(2, 3, 0.5, 3), kl_gradients.Flags(3, 1, 2.0, 1)]
 )
+@pytest.mark.few(1)
 def test_placements_hold_their_table(made, flags):
     rows = made(kl_gradients, **dataclasses.asdict(flags)).values["rows"]
     fixed = kl_gradients.EXPECTED["backward_fixed"]

@@ -15,6 +15,7 @@ from experiments.figures import (
 )
 
 
+@pytest.mark.wide
 def test_misspecified_ratios_are_those_of_whole_strings_and_log_masses_survive_long_ones(
     made, monkeypatch
 ):

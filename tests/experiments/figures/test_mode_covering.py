@@ -21,6 +21,7 @@ from fdiv import tokens as tk
 from fdiv.policies import transformer
 
 
+@pytest.mark.wide
 def test_a_gaussian_covers_or_seeks_and_a_table_fits(made, monkeypatch):
     """On 25 bins. The transformer is left out here: where its search ends depends on rounding, and
     what it can express does not need it."""

@@ -13,6 +13,7 @@ from experiments.figures.common import classes
 from fdiv.benchmarks.two_template import TwoTemplate
 
 
+@pytest.mark.wide
 def test_best_independent_policies_are_what_a_scan_finds(made):
     """One token law for all positions, two tokens: a line of policies, scanned."""
     flags = {"vocab": 2, "horizon": 3, "weight": 0.7, "noise": 0.2}

@@ -113,6 +113,7 @@ def test_the_best_of_a_class_is_what_a_scan_finds():
         assert chance == pytest.approx(thetas[value.argmin()], abs=2e-4)
 
 
+@pytest.mark.wide
 def test_the_study_holds_at_other_flags(made, monkeypatch):
     monkeypatch.setattr(imitators, "STARTS", 2)
     monkeypatch.delitem(sft_inverse_rl.METHODS, "airl")  # it takes the longest to compile

@@ -140,6 +140,7 @@ def tiny():
         return trained_errors.make(TINY)
 
 
+@pytest.mark.wide
 def test_everything_holds_of_untrained_students(tiny, tmp_path):
     assert not [check for check in tiny.checks if not check.holds]
     assert len(tiny.checks) == 6  # three updates: nothing is claimed

@@ -251,6 +251,7 @@ def test_every_registered_method_has_a_case():
 # --- the command ----------------------------------------------------------------------------------
 
 
+@pytest.mark.wide
 def test_the_card_of_a_small_mdp(fewer, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cases, "CRITIC_UPDATES", 150)
     names = ["reverse_kl", "fairl", "distill:reverse_kl"]

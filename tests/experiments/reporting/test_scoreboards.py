@@ -118,6 +118,7 @@ def left(request, tmp_path_factory) -> tuple[str, Left]:
     return request.param, Left(folder / "run", screen.getvalue())
 
 
+@pytest.mark.few(1)
 def test_the_screen_shows_the_columns_of_the_kind(left):
     name, run = left
     line = next(x for x in reversed(run.screen.splitlines()) if "2/2 updates" in x)
@@ -127,6 +128,7 @@ def test_the_screen_shows_the_columns_of_the_kind(left):
     )
 
 
+@pytest.mark.few(1)
 def test_the_table_has_the_columns_of_the_kind(left):
     name, run = left
     titles = (run.folder / "table.csv").read_text().splitlines()[0]
@@ -138,6 +140,7 @@ def test_the_table_has_the_columns_of_the_kind(left):
     assert f"Rows in order of {ranked_by}." in (run.folder / "table.md").read_text()
 
 
+@pytest.mark.few(1)
 def test_pictures_and_report_speak_of_the_kind(left):
     name, run = left
     curves = csv.DictReader((run.folder / "figures" / "learning_curves.csv").open())
@@ -147,6 +150,7 @@ def test_pictures_and_report_speak_of_the_kind(left):
     assert [text for text in KINDS[name].says_not if text in html.split("<h2>Methods")[0]] == []
 
 
+@pytest.mark.few(1)
 def test_a_result_is_read_as_it_was_written(left):
     name, run = left
     path = run.folder / "results.json"

@@ -67,6 +67,7 @@ def whole(tmp_path_factory):
     return out
 
 
+@pytest.mark.wide
 def test_a_run_leaves_everything(whole):
     r = results(whole)
     assert r["schema"] == 2
@@ -131,6 +132,7 @@ def test_a_run_leaves_everything(whole):
     assert js == r["methods"]["gail"]["metrics"]["js"]["seeds"]
 
 
+@pytest.mark.wide
 def test_the_report_stands_alone_and_holds_every_method(whole):
     html = (whole / "report.html").read_text()
     assert not re.search(r"(?:src|href)=.(?:https?:|//|[\w./]+\.(?:js|css|png))", html)
@@ -139,6 +141,7 @@ def test_the_report_stands_alone_and_holds_every_method(whole):
     assert "nan" not in re.sub(r"<svg.*?</svg>", "", html, flags=re.S).lower().split()
 
 
+@pytest.mark.wide
 def test_a_finished_run_is_not_run_again(whole, capsys):
     before = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
     assert run(*METHODS, out=whole) == 0
@@ -146,6 +149,7 @@ def test_a_finished_run_is_not_run_again(whole, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
 
 
+@pytest.mark.wide
 def test_a_run_that_diverges_is_listed_with_its_reason(tmp_path):
     out = tmp_path / "run"
     assert run("--methods", "distill:pearson_chi2", "--learning-rate", "1e12", *FULL, out=out) == 0
@@ -159,6 +163,7 @@ def test_a_run_that_diverges_is_listed_with_its_reason(tmp_path):
     )
 
 
+@pytest.mark.wide
 def test_fixed_demonstrations_trials_and_a_full_class(tmp_path):
     """The same few demonstrations for all, two learning rates tried, and a class that holds the
     expert: optimum 0. The start has been trained: a uniform law of the 8 strings is
@@ -179,6 +184,7 @@ def test_fixed_demonstrations_trials_and_a_full_class(tmp_path):
         assert m["learning_rate"] == min(m["trials"], key=lambda t: t["score"])["learning_rate"]
 
 
+@pytest.mark.wide
 def test_text_end_to_end(tmp_path):
     """Prompted real text with a teacher, methods of every group, values estimated and marked so."""
     rows = [

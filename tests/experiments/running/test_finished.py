@@ -52,6 +52,7 @@ def drafts(out):
 
 
 @pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.wide
 def test_a_signal_while_results_are_written_leaves_to_be_run_again(
     name, out, untrained, monkeypatch
 ):
@@ -64,6 +65,7 @@ def test_a_signal_while_results_are_written_leaves_to_be_run_again(
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
+@pytest.mark.wide
 def test_what_a_finished_run_lacks_is_written_without_training(out, untrained, capsys):
     assert run(out, "--report", "False") == 0
     assert not (out / "report.html").exists()

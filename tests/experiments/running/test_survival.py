@@ -183,6 +183,7 @@ def test_a_scheduler_and_a_full_disk_from_the_command_line(tmp_path, monkeypatch
     assert len(updates) == len(set(updates))
 
 
+@pytest.mark.wide
 def test_a_stop_while_the_best_of_the_class_is_searched(tmp_path, monkeypatch, capsys):
     """What was found is kept, and the run goes on to the very numbers of an undisturbed one."""
     few = [
@@ -313,6 +314,7 @@ def test_a_save_in_another_format_is_refused_and_left_alone(number, shown, whose
     assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
 
 
+@pytest.mark.wide
 def test_a_run_saved_in_an_older_format_is_refused_from_the_command_line(tmp_path, capsys):
     """What is refused is named, with what to do, and the run's folder stays as it was."""
     saves = tmp_path / "run" / "checkpoints" / "sft"

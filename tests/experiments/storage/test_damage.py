@@ -192,6 +192,7 @@ def test_a_file_of_a_newer_version_is_refused_and_left(name, finished, tmp_path)
 
 
 @pytest.mark.parametrize("damage", [name for name in DAMAGE if name != "a field lost"])
+@pytest.mark.few(7)
 def test_a_damaged_config_is_refused_by_name(damage, finished, tmp_path, capsys):
     """Whose the folder is cannot be told without it: nothing is taken over."""
     folder = shutil.copytree(finished, tmp_path / "run")
@@ -262,6 +263,7 @@ def test_a_lost_method_is_written_again_from_the_results(finished, tmp_path, cap
 
 
 @pytest.mark.parametrize("names", [("results.json",), (*READ, *LINES)], ids=["results", "all"])
+@pytest.mark.few(1)
 def test_what_is_lost_is_made_again_with_the_same_numbers(names, finished, tmp_path, capsys):
     folder = shutil.copytree(finished, tmp_path / "run")
     for name in names:

@@ -305,6 +305,7 @@ def test_each_worker_gets_a_gpu_of_its_own(case, sweep, tmp_path, monkeypatch):
     assert found == wanted
 
 
+@pytest.mark.wide
 def test_two_runs_become_one_table_and_one_entry(sweep, handlers):
     assert work.work(sweep, share=[0]) == 0
     shutil.copytree(

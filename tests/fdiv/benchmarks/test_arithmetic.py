@@ -129,6 +129,7 @@ def texts(task: Arithmetic, x: Sequences) -> list[tuple[list[int], str]]:
 
 
 @pytest.mark.parametrize(("terms", "largest", "direct"), KINDS)
+@pytest.mark.few(1)
 def test_the_verifier_agrees_with_plain_python(terms, largest, direct):
     """On right, nearly right, foreign, cut, endless, empty and random texts, wherever the padding
     is."""
@@ -219,6 +220,7 @@ def test_how_many_ways_there_are(terms, count):
 
 
 @pytest.mark.parametrize(("terms", "largest", "direct"), KINDS)
+@pytest.mark.few(2)
 def test_every_demonstration_is_right_and_every_way_is_shown(terms, largest, direct):
     fields = {"terms": terms, "largest": largest, "direct": direct}
     task, mdp = Arithmetic(**fields), built(**fields)
@@ -446,6 +448,7 @@ SMALL_RUN = """arithmetic --benchmark.terms 2 --benchmark.largest 5 --policy.wid
     --updates 3 --batch-size 16 --evaluations 1 --samples 8 --report False"""
 
 
+@pytest.mark.wide
 def test_a_small_run_from_the_command_line(tmp_path):
     flags = [*SMALL_RUN.split(), "--out", str(tmp_path / "run")]
     assert cli.run(compare.main, "experiments.compare", flags) == 0

@@ -74,6 +74,7 @@ def sides(config: Text, rows: list[Row]) -> tuple[list[Row], list[Row]]:
 
 @pytest.mark.parametrize("share", [0.05, 0.3])
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.few(9)
 def test_no_held_out_string_or_prompt_is_trained_on(name, share):
     config, rows = Text(**CUT, validation=share), FILES[name]
     train, held = sides(config, rows)

@@ -40,6 +40,7 @@ def test_logits_are_those_of_transformers(case):
 
 
 @pytest.mark.parametrize("case", ["llama3", "gemma2", "gemma3", "qwen3", "phi3_longrope"])
+@pytest.mark.few(2)
 def test_decoding_is_the_trunk(case):
     """From a prompt of 7 and of 4 tokens, each next token given; windows and caps among them."""
     spec = spec_of(case)
@@ -118,6 +119,7 @@ TRAPS = {
 
 
 @pytest.mark.parametrize("name", TRAPS)
+@pytest.mark.few(7)
 def test_a_planted_mistake_fails_the_bar(name):
     case, plant = TRAPS[name]
     spec = spec_of(case)

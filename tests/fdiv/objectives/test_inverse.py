@@ -114,6 +114,7 @@ def test_the_expert_is_the_target_of_the_reward(kind):
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("spec", EVERY)
+@pytest.mark.few(5)
 def test_the_right_normaliser_makes_every_divergence_exact(spec):
     kind = list(SPACES)[EVERY.index(spec) % 2]  # each on one of the spaces
     space, components, params, demos, log_z = task_of(kind)
@@ -139,6 +140,7 @@ def test_the_right_normaliser_makes_every_divergence_exact(spec):
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("spec", EVERY)
+@pytest.mark.few(5)
 def test_a_wrong_normaliser_is_an_unnormalised_target(spec):
     """Z^ = e^c Z: the same f to p e^-c. Reverse KL loses nothing, the alpha family length alone,
     the others direction."""
@@ -407,6 +409,7 @@ def written_out(space, components, alpha, data="offline"):
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("data", ["offline", "mixed"])
 @pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.few(2)
 def test_iq_learn_is_its_objective_in_policy_and_value(kind, data):
     space, components, params, demos, _ = task_of(kind)
     alpha, value = 3.0, jax.random.normal(jax.random.key(1), (params.shape[0], 1))

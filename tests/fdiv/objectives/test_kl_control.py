@@ -10,6 +10,7 @@ from experiments.figures import kl_control
 from fdiv.types import UsageError
 
 
+@pytest.mark.wide
 def test_weights_follow_the_control(monkeypatch):
     """A few updates: the constant weight stands still, the adapted one has moved by its rule's size
     at most."""

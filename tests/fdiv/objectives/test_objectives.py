@@ -97,6 +97,7 @@ def exact_gradients(objectives, params, demos):
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("baseline", ["none", "mean", "leave_one_out"])
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.few(7)
 def test_policy_gradient_is_exact_for_every_divergence(kind, baseline, level):
     space, components, params, demos = task_of(kind)
     turn = (kind == "ending") ^ (
@@ -176,6 +177,7 @@ def test_maximum_likelihood_is_forward_kl(kind):
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.few(3)
 def test_distillation_is_the_token_level_with_its_prefixes_held(kind, share):
     space, components, params, demos = task_of(kind)
     q = exact.known_law(space, Model(components.policy, params))
@@ -229,6 +231,7 @@ def perfect(space, components, level, structured, params):
 @pytest.mark.parametrize("training", ["logistic", "bound"])
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("structured", [False, True])
+@pytest.mark.few(5)
 def test_adversarial_gradient_is_exact_at_the_optimal_discriminator(
     kind, training, level, structured
 ):
@@ -384,6 +387,7 @@ SETTLED = [
 
 
 @pytest.mark.parametrize("name", SETTLED)
+@pytest.mark.few(3)
 def test_sampled_gradients_average_to_the_exact_one(name):
     """Over many small batches, the mean gradient of a method is its exact one within five standard
     errors."""
@@ -403,6 +407,7 @@ def test_sampled_gradients_average_to_the_exact_one(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.few(7)
 def test_splitting_a_batch_changes_nothing(name):
     """Trap: normalisation. Microbatches give the same update to 1e-6; the sum over rows is what
     makes it so."""
@@ -422,6 +427,7 @@ def test_splitting_a_batch_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.few(7)
 def test_more_padding_changes_nothing(name):
     """Trap: padding leaks into losses. On prepared strings, so that both see the same samples;
     poison included."""
@@ -442,6 +448,7 @@ def test_more_padding_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.few(7)
 def test_an_update_compiles_once_and_stays_finite(name):
     _, components, params, objective, _ = built(name)
     made, traces = learner(objective, optax.adam(0.05)), []
@@ -460,6 +467,7 @@ def test_an_update_compiles_once_and_stays_finite(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.few(7)
 def test_far_apart_policies_give_finite_gradients(name):
     """Logits of +-50 against an expert of the opposite opinion."""
     _, components, params, objective, _ = built(name)
@@ -520,6 +528,7 @@ def test_a_minibatch_step_is_as_long_as_a_whole_one():
 
 
 @pytest.mark.parametrize("spec", SMOOTH)
+@pytest.mark.few(5)
 def test_a_reward_of_nothing_is_neutral_to_length(spec):
     """Trap: the sign of the reward rewards length. A discriminator that knows nothing (D = 1/2)
     moves no policy."""
@@ -581,6 +590,7 @@ def test_warm_up_leaves_the_policy_alone():
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.few(1)
 def test_gradient_penalty_keeps_the_score_smooth(level):
     sizes = []
     for penalty in (0.0, 10.0):
@@ -670,6 +680,7 @@ def prompted():
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.few(7)
 def test_prompts_are_answered_and_not_learned(name):
     """With ragged prompts in front, gradients come from the answers alone, whatever the method."""
     horizon, components, params, demos, pairs = prompted()

@@ -73,6 +73,7 @@ def slopes(space, components, params):
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", ["ending"])
 @pytest.mark.parametrize("name", list(regularised.members()))
+@pytest.mark.few(4)
 def test_f_dpo_is_stationary_at_the_regularised_optimum_and_nowhere_near(name, kind):
     """Whichever strings are compared: two draws from the reference, or from any other law."""
     space, components, params, rewards = task_of(kind)
@@ -250,6 +251,7 @@ def loss_of(objective, params, pairs):
         ("kto", {"desirable": 2.0}, 0.627201),
     ],
 )
+@pytest.mark.few(4)
 def test_losses_of_two_strings(name, fields, wanted):
     components, params, pairs = by_hand()
     assert loss_of(built(name, components, **fields), params, pairs)[0] == pytest.approx(
@@ -285,6 +287,7 @@ def test_what_is_reported():
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.few(3)
 def test_the_chosen_string_is_raised_and_the_rejected_one_lowered(name):
     """At the first token "0" leads to the chosen string alone, "1" to the rejected one."""
     components, params, pairs = by_hand(turned=True)
@@ -349,6 +352,7 @@ def outcome(objective, params, pairs):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.few(3)
 def test_a_string_against_itself_says_nothing(name):
     components, params, pairs = prompted()
     objective = built(name, components)
@@ -383,6 +387,7 @@ def alone(pairs: Pairs) -> Pairs:
 
 
 @pytest.mark.parametrize("name", COMPARING)
+@pytest.mark.few(2)
 def test_comparisons_ignore_strings_labelled_alone(name):
     components, params, pairs = prompted()
     objective = built(name, components)
@@ -441,6 +446,7 @@ def test_answers_to_other_prompts():
 
 
 @pytest.mark.parametrize("name", ["dpo", "ipo", "kto"])
+@pytest.mark.few(1)
 def test_without_a_reference_it_is_the_policy_at_the_start(name):
     components, params, pairs = prompted()
     started = components._replace(
@@ -469,6 +475,7 @@ def test_without_a_reference_it_is_the_policy_at_the_start(name):
     "name", [*NAMES, *(f"f_dpo:{member}" for member in ("pearson_chi2", "jeffreys", "hellinger2"))]
 )
 @pytest.mark.parametrize("size", [30.0, 1e4])
+@pytest.mark.few(6)
 def test_far_from_the_reference_gradients_are_finite(name, size):
     components, params, pairs = prompted()
     far = size * jnp.sign(params)
@@ -479,6 +486,7 @@ def test_far_from_the_reference_gradients_are_finite(name, size):
 
 
 @pytest.mark.usefixtures("double")
+@pytest.mark.wide
 def test_the_tangent_of_a_reward_goes_on_from_where_it_touches():
     for d in regularised.members().values():
         s = jnp.linspace(-30.0, FAR, 40)

@@ -155,6 +155,7 @@ def advantages_by_hand(group: int, how: str, prompt: bool) -> list[np.ndarray]:
         ("grpo", {"group": 4}, 4, "mean", False),
     ],
 )
+@pytest.mark.few(2)
 def test_advantages_of_a_score(name, fields, group, how, prompt):
     *_, batch, _ = prepared(name, components(prompt), **fields)
     same(actions(batch.advantages, batch.sequences), advantages_by_hand(group, how, prompt))
@@ -336,6 +337,7 @@ def test_advantages_towards_an_expert(level, discount, baseline, prompt):
         ("sequence", False, {"entropy": 0.3}),
     ],
 )
+@pytest.mark.few(2)
 def test_advantages_of_a_discriminator(level, prompt, options):
     """The logit of a string is the sum over its actions; of a position, its action's own. An
     entropy bonus takes .3 times the log-probs of this action and of all later ones off."""
@@ -525,6 +527,7 @@ def informed(name: str):
 
 
 @pytest.mark.parametrize("case", LOSSES)
+@pytest.mark.few(5)
 def test_losses_string_by_string(case):
     """The loss, and its slope along one direction by central differences of the hand-made one, at
     the table that `prepare` saw and away from it."""

@@ -134,6 +134,7 @@ def test_penalties_that_leave_strings_out_are_refused():
 @pytest.mark.parametrize("kind", ["ending"])
 @pytest.mark.parametrize("penalty", EXACT_PENALTIES)
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.few(6)
 def test_unbiased_penalties_give_the_exact_gradient(kind, penalty, name):
     space, components, params, _ = task_of(kind)
     fields = {"gae_lambda": 1.0} if name == "ppo" else {}
@@ -144,6 +145,7 @@ def test_unbiased_penalties_give_the_exact_gradient(kind, penalty, name):
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("divergence", list(regularised.members()))
+@pytest.mark.few(4)
 def test_any_divergence_can_be_the_penalty(divergence):
     space, components, params, _ = task_of("ending", divergence)
     found = gradient_of(components, "rloo", params, space)

@@ -148,6 +148,7 @@ def noises(space, seed: int = 3):
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.few(1)
 def test_learned_noise_is_least_at_reward_and_noise_in_units_of_the_mean_temperature(kind):
     """Logits do not change from (R, t) to (e^c R, t + c); at the minimum t is 0 on average.
     Bradley-Terry is wrong there."""
@@ -269,6 +270,7 @@ def true_reward(space, components, name, rewards):
 @pytest.mark.parametrize(
     ("name", "penalty"), [*zip(NAMES, ("", ":exact-reward", ":k2-loss-string"))]
 )
+@pytest.mark.few(1)
 def test_a_perfect_model_gives_the_exact_gradient_and_none_before(name, penalty):
     space, components, params, rewards = task_of("ending")
     reward = learned(name, table_of(space, true_reward(space, components, name, rewards), 0.7))
@@ -288,6 +290,7 @@ def test_a_perfect_model_gives_the_exact_gradient_and_none_before(name, penalty)
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("name", [*NAMES, *FOLLOWED])
+@pytest.mark.few(2)
 def test_whatever_was_learned_the_policy_follows_it(name):
     space, components, params, _ = task_of("fixed")
     table = table_of(space, np.random.default_rng(9).standard_normal(len(space.state)))
@@ -312,6 +315,7 @@ def test_whatever_was_learned_the_policy_follows_it(name):
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("divergence", ["reverse_kl", "forward_kl", "js", "hellinger2"])
+@pytest.mark.few(2)
 def test_a_perfect_classifier_leads_to_the_expert_under_any_divergence(divergence):
     space, components, params, rewards = task_of("fixed", divergence)
     log_ratio = true_reward(space, components, "classifier_rloo", rewards)
@@ -331,6 +335,7 @@ def test_a_perfect_classifier_leads_to_the_expert_under_any_divergence(divergenc
 
 
 @pytest.mark.parametrize("name", [*NAMES, *FOLLOWED])
+@pytest.mark.few(2)
 def test_first_the_model_learns_and_then_the_policy(name):
     """UPDATES updates of the one, with the penalty's weight left alone; from then on the other, the
     model frozen."""
@@ -356,6 +361,7 @@ def test_first_the_model_learns_and_then_the_policy(name):
 
 
 @pytest.mark.parametrize("name", COMPARING)
+@pytest.mark.few(1)
 def test_a_model_learns_from_drawn_comparisons(name):
     """From nothing to r, up to a constant: what it says of strings against what they earn."""
     space, components, params, rewards = task_of("fixed", exactly=False)
@@ -434,6 +440,7 @@ def metrics_of(name, components, params, table, rows):
 
 
 @pytest.mark.parametrize("name", COMPARING)
+@pytest.mark.few(1)
 def test_what_is_reported_by_hand(name):
     """Margins log 3, -log 3, -log 9: one of three right. Of the two at .75 and .25 one is right
     either way, so each is off by .25; that at .1 is off by .9: (.25 + .25 + .9) / 3. Proxy .4 log 3
@@ -546,6 +553,7 @@ def test_the_noise_reads_prompt_and_first_actions():
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.few(1)
 def test_prompts_are_answered_and_padding_changes_nothing(name):
     space, components, _, _ = task_of("ending", exactly=False)
     automaton = tabular.markov(space.vocab, space.horizon + 2, 1)
@@ -663,6 +671,7 @@ def compared(out: Path, *names: str, report: bool = False) -> dict:
 
 
 @pytest.mark.parametrize("name", ["bt_ppo", "classifier_rloo"])
+@pytest.mark.wide
 def test_a_learned_reward_leads_to_the_optimum_from_the_command_line(tmp_path, name):
     """Little is left on the table, and what a model says stands beside what the task says."""
     drawn = name == "bt_ppo"
@@ -687,6 +696,7 @@ def test_a_learned_reward_leads_to_the_optimum_from_the_command_line(tmp_path, n
     )
 
 
+@pytest.mark.wide
 def test_comparisons_lead_to_the_optimum_from_the_command_line(tmp_path):
     """DPO reaches its closed form, and KTO, which looks elsewhere, does not."""
     methods = compared(tmp_path / "run", "dpo", "kto")
