@@ -37,7 +37,7 @@ from fdiv.estimators import (
     to_actions,
     to_columns,
 )
-from fdiv.ranges import check_ranges, ranged
+from fdiv.ranges import MOST_STEPS, check_ranges, ranged
 from fdiv.token_discriminator import (
     Prefixes,
     TokenDiscriminator,
@@ -89,7 +89,7 @@ class Adversarial(Method):
     """Coefficient of the policy's entropy, added to what is maximised."""
     discriminator_learning_rate: float = ranged(0.05, above=0)
     """Learning rate of the discriminator."""
-    discriminator_steps: int = ranged(1, least=1)
+    discriminator_steps: int = ranged(1, least=1, most=MOST_STEPS)
     """Discriminator steps per update."""
     warmup: int = ranged(50, least=0)
     """Updates in which only the discriminator learns."""

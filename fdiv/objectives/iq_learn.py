@@ -35,7 +35,7 @@ from jax import Array
 
 from fdiv import tokens as tk
 from fdiv.checks import buildable, present
-from fdiv.ranges import check_ranges, ranged
+from fdiv.ranges import MOST_STEPS, check_ranges, ranged
 from fdiv.types import Claim, Components, Level, Look, Method, Objective, Sequences
 
 Data = Literal["offline", "mixed"]
@@ -56,7 +56,7 @@ class IqLearn(Method):
     behaviour cloning."""
     value_learning_rate: float = ranged(0.02, above=0)
     """Learning rate of the value function."""
-    value_steps: int = ranged(4, least=1)
+    value_steps: int = ranged(4, least=1, most=MOST_STEPS)
     """Value steps per update."""
     learning_rate: float | None = ranged(None, above=0)
     """Learning rate of the policy, in place of the one common to all methods."""

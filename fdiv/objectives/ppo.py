@@ -27,7 +27,7 @@ from fdiv.checks import buildable, present
 from fdiv.episodes import Charged, penalty_of, return_claim, stage
 from fdiv.estimators import discounted_to_go, to_actions, to_columns
 from fdiv.penalties import Drawn, Penalty, marker
-from fdiv.ranges import check_ranges, ranged
+from fdiv.ranges import MOST_STEPS, check_ranges, ranged
 from fdiv.surrogates import clipped
 from fdiv.types import (
     Claim,
@@ -58,7 +58,7 @@ class Ppo(Method):
     """Coefficient of an entropy bonus of next-token laws; it changes the optimum."""
     value_learning_rate: float = ranged(0.02, above=0)
     """Learning rate of the value function."""
-    value_steps: int = ranged(4, least=1)
+    value_steps: int = ranged(4, least=1, most=MOST_STEPS)
     """Value steps per update."""
     value_clip: float = ranged(0.2, above=0)
     """How far a value may move in one update."""

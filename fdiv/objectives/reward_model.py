@@ -34,7 +34,7 @@ from fdiv.checks import buildable, positive, present
 from fdiv.comparisons import compare_rows, divisor, mean, reweighted, start
 from fdiv.episodes import return_claim
 from fdiv.penalties import Penalty, marker
-from fdiv.ranges import check_ranges, ranged
+from fdiv.ranges import MOST_STEPS, check_ranges, ranged
 from fdiv.regularised import extended_reward
 from fdiv.reward_model import (
     RewardModel,
@@ -75,7 +75,7 @@ class LearnedReward(Method):
     penalty: Penalty | None = hidden(None)
     reward_updates: int = ranged(300, least=1)
     """Updates in which the reward model alone learns; then it is frozen."""
-    reward_steps: int = ranged(1, least=1)
+    reward_steps: int = ranged(1, least=1, most=MOST_STEPS)
     """Steps of the reward model per update."""
     reward_learning_rate: float = ranged(0.05, above=0)
     """First learning rate of the reward model; it falls to 0 as a cosine, so that the last batches
