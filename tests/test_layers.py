@@ -62,6 +62,7 @@ FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from 
         "experiments.check_model",
         "experiments.compare",
         "experiments.doctor",
+        "experiments.export",
         "experiments.figures",
         "experiments.fuzz",
         "experiments.generate",

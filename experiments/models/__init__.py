@@ -4,6 +4,7 @@
 - `safetensor_files`, `gguf_files`: tensors by their names
 - `words`, `chat`: the tokenizer, special tokens and chat templates of a model
 - `symbols`: the same of a run's task
+- `byte_tokenizer`: bytes as a tokenizer.json
 - `gguf_tokenizer`: a tokenizer.json of what a GGUF file says
 - `varied`: strings that tokenizers disagree on
 - `golden`, `golden_words`: what another program makes of a model and its words

@@ -85,6 +85,12 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def refuse_there(path: Path) -> None:
+    """Raise `UsageError` where something is at the place of a folder that is to be written."""
+    if os.path.lexists(path):
+        raise UsageError("to", str(path), "is there already.", "Give another folder, or remove it.")
+
+
 def write(
     path: Path,
     spec: Spec,
@@ -95,8 +101,7 @@ def write(
 ) -> None:
     """A folder of a model, in the type that its spec says: there whole or not at all. `more` puts
     other files beside it. Raises `UsageError` where the folder is there already."""
-    if path.exists():
-        raise UsageError("to", str(path), "is there already.", "Give another folder, or remove it.")
+    refuse_there(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:

@@ -25,7 +25,12 @@ class Bounds(NamedTuple):
 
     length: int  # most tokens of a string, prompt included
     horizon: int  # most tokens after its prompt
-    eos: int | None
+    eos: tuple[int, ...]  # what ends one
+
+    @property
+    def end(self) -> int | None:
+        """The token that is spelled as the end, where there is one alone."""
+        return self.eos[0] if len(self.eos) == 1 else None
 
     def room(self, ids: Sequence[int]) -> int:
         """Most tokens that may follow a beginning, whose first token stands before the text."""
@@ -33,7 +38,7 @@ class Bounds(NamedTuple):
 
     def over(self, ids: Sequence[int]) -> bool:
         """Whether nothing follows."""
-        return len(ids) > self.length or (len(ids) > 1 and ids[-1] == self.eos)
+        return len(ids) > self.length or (len(ids) > 1 and ids[-1] in self.eos)
 
 
 class Symbols(NamedTuple):
@@ -59,7 +64,7 @@ class Symbols(NamedTuple):
         if len(ids) - 1 > bounds.length:
             problem = f"has {len(ids) - 1} symbols, and strings of this task at most "
             raise UsageError("text", text, f"{problem}{bounds.length}.", "Give a shorter one.")
-        if bounds.eos is not None and bounds.eos in ids[1:-1]:
+        if set(bounds.eos) & set(ids[1:-1]):
             raise UsageError("text", text, "goes on after its end.", "Leave out what follows.")
 
     def prompt(self, text: str) -> list[int]:
@@ -126,7 +131,7 @@ def of_pieces(pieces: Sequence[str], bounds: Bounds) -> Symbols:
         return found
 
     def spell(tokens: Sequence[int], special: bool) -> str:
-        marks = {bounds.eos: f"<{END}>"} if special and bounds.eos is not None else {}
+        marks = dict.fromkeys(bounds.eos, f"<{END}>") if special else {}
         inside = lambda i: pieces[i] if 0 <= i < len(pieces) else f"<{START}>" if special else ""
         return "".join(marks.get(i) or inside(i) for i in tokens)
 
@@ -135,23 +140,24 @@ def of_pieces(pieces: Sequence[str], bounds: Bounds) -> Symbols:
 
 def of_numbers(vocab: int, bounds: Bounds) -> Symbols:
     """Symbols as numbers with blanks between them, and `end` for the one that ends a string."""
+    end = bounds.end
 
     def parse(text: str) -> list[int]:
         return [number(text, word) for word in text.split()]
 
     def number(text: str, word: str) -> int:
-        if word == END and bounds.eos is not None:
-            return bounds.eos
-        if not re.fullmatch(r"[0-9]{1,9}", word) or int(word) >= vocab or int(word) == bounds.eos:
-            shown = [str(i) for i in range(vocab) if i != bounds.eos]
-            raise _unknown(text, word, shown + [END] * (bounds.eos is not None))
+        if word == END and end is not None:
+            return end
+        if not re.fullmatch(r"[0-9]{1,9}", word) or int(word) >= vocab or int(word) == end:
+            shown = [str(i) for i in range(vocab) if i != end]
+            raise _unknown(text, word, shown + [END] * (end is not None))
         return int(word)
 
     def spell(tokens: Sequence[int], special: bool) -> str:
         last = len(tokens) - 1
         words = [
-            START if i == vocab or (i == bounds.eos and not at and last) else
-            END if i == bounds.eos else str(i)
+            START if i == vocab or (i == end and not at and last) else
+            END if i == end else str(i)
             for at, i in enumerate(tokens)
         ]  # fmt: skip
         return " ".join(word for word in words if special or word != START)
@@ -165,9 +171,8 @@ def _bounded(
     parse: Callable[[str], list[int]],
     spell: Callable[[Sequence[int], bool], str],
 ) -> Symbols:
-    bos = vocab if bounds.eos is None else bounds.eos
-    eos = () if bounds.eos is None else (bounds.eos,)
-    return Symbols(vocab, bos, eos, parse, spell, bounds)
+    bos = vocab if bounds.end is None else bounds.end
+    return Symbols(vocab, bos, bounds.eos, parse, spell, bounds)
 
 
 def _unknown(text: str, word: str, known: Sequence[str]) -> UsageError:

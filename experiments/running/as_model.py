@@ -10,14 +10,12 @@ import jax.numpy as jnp
 
 from experiments import assemble
 from experiments.models import ready, symbols, words
+from experiments.models.byte_tokenizer import END
 from experiments.models.ready import Ready
 from experiments.running import trained
 from experiments.running.trained import TrainedRun
-from fdiv import exact
 from fdiv.benchmarks import Text
 from fdiv.types import UsageError
-
-END = "<|endoftext|>"  # how the token that ends a text, and begins it, is shown
 
 
 def read(path: Path, method: str | None = None, seed: int | None = None) -> Ready:
@@ -49,11 +47,11 @@ def of_run(run: TrainedRun, method: str, seed: int) -> Ready:
 
 def symbols_of(run: TrainedRun) -> symbols.Symbols:
     """What a run's policies read and write, spelled as in its report."""
-    vocab, prompt, horizon, ends = run.sizes
-    eos = exact.one_end(ends)
+    vocab, prompt, horizon, eos = run.sizes
     if isinstance(run.config.benchmark, Text):
         return symbols.of_bytes(vocab - 1, END)
-    bounds = symbols.Bounds(prompt + horizon, horizon, eos)
+    ends = eos if isinstance(eos, tuple) else () if eos is None else (eos,)
+    bounds = symbols.Bounds(prompt + horizon, horizon, ends)
     spell = getattr(run.config.benchmark, "spell", None)
     if spell is None:
         return symbols.of_numbers(vocab, bounds)

@@ -156,12 +156,24 @@ def sizes_of(config: Config) -> Sizes:
     return Sizes(mdp.vocab, assemble.prompt_columns(mdp), mdp.horizon, mdp.eos)
 
 
-def command(path: Path) -> str:
-    """The command that made a run, as it was given."""
+def environment(path: Path) -> dict[str, Any]:
+    """Of a run's last start: its command as it is typed, versions, commit; nothing where that is
+    lost."""
     try:
-        return files.load(path / "environment.json", lambda data: str(data["command"]))
+        own = files.load(
+            path / "environment.json", lambda data: {**data, "command": data["command"]}
+        )
     except (FileNotFoundError, files.Damaged):
-        return "the command that made it"
+        return {}
+    script, _, rest = own["command"].partition(" ")
+    if Path(script).parent.name == "experiments":  # the file that Python made of the module's name
+        own["command"] = f"python -m experiments.{Path(script).stem} {rest}".rstrip()
+    return own
+
+
+def command(path: Path) -> str:
+    """The command that made a run, to be quoted."""
+    return environment(path).get("command", "the command that made it")
 
 
 def _identity(path: Path) -> dict[str, Any]:
