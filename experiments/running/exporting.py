@@ -19,8 +19,8 @@ from experiments.running import as_model, trained
 from experiments.running.trained import TrainedRun
 from experiments.storage import whole
 from fdiv.benchmarks import Text
-from fdiv.lm import own
 from fdiv.lm.spec import FAMILIES, Spec
+from fdiv.policies import as_spec
 from fdiv.policies.transformer import Shape
 from fdiv.types import Params, UsageError
 
@@ -47,8 +47,8 @@ def export(run: TrainedRun, method: str, seed: int, to: Path) -> Exported:
     _refuse(run)
     shape = Shape(**run.config.policy.sizes())
     _, prompt, horizon, _ = run.sizes
-    spec = own.spec_of(shape, run.sizes.vocab, 1 + prompt + horizon)
-    params = own.params_of(shape, run.of(name, seed))
+    spec = as_spec.spec_of(shape, run.sizes.vocab, 1 + prompt + horizon)
+    params = as_spec.params_of(shape, run.of(name, seed))
     apart: list[float] = []
 
     def more(draft: Path) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from fdiv import tokens as tk
-from fdiv.lm import model, own
+from fdiv.lm import model
 from fdiv.lm.spec import from_config, to_config
-from fdiv.policies import transformer
+from fdiv.policies import as_spec, transformer
 from fdiv.policies.transformer import Shape
 
 VOCAB, LENGTH = 9, 12
@@ -22,7 +22,7 @@ SHAPES = {
 def test_the_block_computes_the_law_of_the_trained_transformer(name):
     """Of every symbol at every place, the first among them, on weights that make it sharp."""
     shape = SHAPES[name]
-    spec = own.spec_of(shape, VOCAB, LENGTH)
+    spec = as_spec.spec_of(shape, VOCAB, LENGTH)
     assert from_config(to_config(spec)) == spec and spec.family == name
     policy = transformer.policy(shape, VOCAB)
     params = jax.tree.map(lambda x: 2.5 * x, policy.init(jax.random.key(0)))
@@ -30,7 +30,7 @@ def test_the_block_computes_the_law_of_the_trained_transformer(name):
     law = jax.jit(tk.distributions, static_argnums=0)
     expected = np.asarray(law(policy, params, strings))
     begun = jnp.pad(strings, [(0, 0), (1, 0)], constant_values=VOCAB - 1)
-    got = law(model.policy(spec), own.params_of(shape, params), begun)
+    got = law(model.policy(spec), as_spec.params_of(shape, params), begun)
     np.testing.assert_allclose(np.asarray(got)[:, 1:], expected, atol=2e-5)
     assert expected.std() > 1  # or nothing is compared
     assert np.exp(got[:, 1:]).sum(-1) == pytest.approx(1, abs=1e-5)
