@@ -26,6 +26,7 @@ from fdiv.ranges import ranged, seed_field
 from fdiv.types import Method, TokenMDP, UsageError, is_hidden
 
 FLAT = tyro.conf.OmitArgPrefixes  # the flags of such a group carry no prefix: --updates
+HIDDEN = Annotated[Any, tyro.conf.Fixed, tyro.conf.Suppress]  # no flag, whatever a default holds
 NotFinite = Literal["stop", "skip"]
 RATES = (1.0, 1 / 3, 3.0, 0.1, 10.0)  # what --trials multiplies the learning rate by, in this order
 MOST_POINTS = 100_000  # of a learning curve, or starts of a search
@@ -129,7 +130,7 @@ def _flags(kind: type[Method]) -> type[Method]:
     for field in filter(is_hidden, dataclasses.fields(kind)):
         default = None if field.default is dataclasses.MISSING else field.default
         own = dataclasses.field(default=default, init=False, metadata=field.metadata)
-        fixed.append((field.name, Any, own))
+        fixed.append((field.name, HIDDEN, own))
     namespace = {"__doc__": kind.__doc__, "__module__": kind.__module__}
     return dataclasses.make_dataclass(
         kind.__name__, fixed, bases=(kind,), frozen=True, namespace=namespace

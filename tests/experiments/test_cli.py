@@ -3,6 +3,7 @@ written over."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 
@@ -25,6 +26,8 @@ from experiments import (
 from experiments.figures import __main__ as figures
 from experiments.running import head_speed, start_up
 from experiments.sweep import __main__ as sweep
+from fdiv import objectives
+from fdiv.types import is_hidden
 
 COMMANDS = {
     "compare": (compare.main, None),
@@ -348,3 +351,20 @@ def test_no_flag_no_path_and_no_value_is_broken(word):
     """Wherever a line ends: what is said is copied."""
     for before in range(90, 101):
         assert word in cli.filled("x" * before + f" {word} y")
+
+
+def test_what_a_methods_name_fixes_is_no_option(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse("experiments.compare", ["two-template", "--help"])
+    helped = capsys.readouterr().out
+    fixed = [
+        f"--{kind}.{field.name.replace('_', '-')} "
+        for kind, group in objectives.kinds().items()
+        for field in filter(is_hidden, dataclasses.fields(group))
+    ]
+    assert "--adversarial.divergence " in fixed
+    assert "--adversarial.level " in helped
+    assert [option for option in fixed if option in helped] == []
+    with pytest.raises(SystemExit) as refused:
+        cli.parse("experiments.compare", ["two-template", "--adversarial.divergence", "tv"])
+    assert refused.value.code == 2
