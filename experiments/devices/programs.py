@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 from jax.stages import Compiled
 
@@ -42,7 +44,7 @@ class Opened(NamedTuple):
 def opened(traced: Any) -> Opened | None:
     """Of `jax.jit(function).trace(...)`; None where it closes over nothing large."""
     closed = traced.jaxpr
-    large = [i for i, x in enumerate(closed.consts) if getattr(x, "nbytes", 0) >= LARGE]
+    large = [i for i, x in enumerate(closed.consts) if np.ndim(x) and x.nbytes >= LARGE]
     if not large:
         return None
     structure = jax.tree.structure(traced.out_info)
@@ -55,7 +57,10 @@ def opened(traced: Any) -> Opened | None:
         outputs = core.jaxpr_as_fun(whole)(*jax.tree.leaves(arguments[len(large) :]))
         return jax.tree.unflatten(structure, outputs)
 
-    return Opened(function, tuple(closed.consts[i] for i in large))
+    arrays = (closed.consts[i] for i in large)
+    # what is not on a device yet is put there once, and not at each call
+    on_devices = (x if isinstance(x, jax.Array) else jnp.asarray(np.asarray(x)) for x in arrays)
+    return Opened(function, tuple(on_devices))
 
 
 def shape_of(x: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:

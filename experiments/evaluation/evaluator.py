@@ -26,6 +26,7 @@ from fdiv.verified import verified_metrics
 
 Measured = dict[str, np.ndarray]  # name -> [count]
 Own = Callable[[Measured], np.ndarray]  # metrics -> what a method minimises, [count]
+FEW = 8  # strings that sampling and training are compared on
 SALT = 1_000_003  # what sets the evaluator's keys apart from those of training
 
 
@@ -217,6 +218,20 @@ class Evaluator:
         samples]."""
         sequences, log_q = self.layout.host(self._answer(params, self._judged))
         return sequences, log_q.sum(-1)
+
+    def sampling_error(self, params: Params) -> float:
+        """The largest difference between the log-probs of actions when they are drawn, a token at a
+        time, and when strings are learned from: of a few answers of each policy."""
+        policy, vocab = self._components.policy, self._task.mdp.vocab
+
+        def apart(params: Params, drawn: tuple[Sequences, Array]) -> Array:
+            strings, log_q = jax.tree.map(lambda x: x[:FEW], drawn)
+            learned = tk.log_probs(policy, params, strings, vocab)
+            return jnp.max(jnp.where(strings.mask, jnp.abs(log_q - learned), 0.0))
+
+        drawn = self._answer(params, self._judged)
+        program, _ = self.layout.compile(apart, params, drawn)
+        return float(np.max(self.layout.host(program(params, drawn))))
 
     def final(self, params: Params) -> tuple[Measured, Sequences, np.ndarray]:
         """Every metric, strings, and their log-probs; diversity is that of the strings."""

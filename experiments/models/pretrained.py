@@ -173,7 +173,8 @@ def identity(architecture: Architecture) -> dict[str, str]:
     else:
         found = {"model": digest(path)}
     if architecture.lora.path is not None:
-        found["adapters"] = _digest_of(adapter_files.files(local(architecture.lora.path)))
+        with _adapters_blamed():
+            found["adapters"] = _digest_of(adapter_files.files(local(architecture.lora.path)))
     return found
 
 

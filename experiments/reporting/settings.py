@@ -7,9 +7,13 @@ from typing import Any
 
 
 def spelled(fields: Mapping[str, Any]) -> str:
-    """`name markov, order 2`: what is set; a list is its words, and an empty one is not set."""
-    return ", ".join(f"{k} {_words(v)}" for k, v in fields.items() if v is not None and v != [])
+    """`name markov, order 2`: what is set; a list is its words, a group its own settings in
+    brackets, and an empty one is not set."""
+    words = {name: _words(value) for name, value in fields.items() if value is not None}
+    return ", ".join(f"{name} {value}" for name, value in words.items() if value)
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({inner})" if (inner := spelled(value)) else ""
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

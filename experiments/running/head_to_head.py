@@ -34,7 +34,9 @@ from experiments.running.runs import Runs
 from experiments.running.stopping import Interrupted, StopFlag
 from experiments.storage import checkpoints, run_lease
 from experiments.storage.run_folder import RunFolder, write_json
+from fdiv.lm import lora
 from fdiv.objectives.max_likelihood import max_likelihood
+from fdiv.policies import NETWORKS
 from fdiv.types import Components, Params, UsageError
 
 
@@ -200,7 +202,8 @@ def _identity(config: Config, reading: Reading | None) -> dict[str, Any]:
     identity = configs.identity(config)
     if reading:
         identity["data"] = reading.digest()
-    identity |= pretrained.identity(config.policy)
+    with configs.prefixed(policy=config.policy):
+        identity |= pretrained.identity(config.policy)
     if cli.IMPORTED:
         identity["imports"] = cli.imported()
     if jnp.result_type(float) == jnp.float64:  # its saves hold other numbers
@@ -275,6 +278,8 @@ def _prepare(
     evaluator = Evaluator(
         config.evaluation, judging, task, components, layout, layout.put(start), extra
     )
+    if config.policy.name in NETWORKS:
+        _compare_sampling(config, evaluator, layout, start, recorder)
     class_optima = ClassOptima(
         config.policy, config.evaluation, seed, task, components, searched, extra
     )
@@ -301,6 +306,19 @@ def _prepare(
     for name, strings in evaluator.references().items():
         context.write_samples(name, jax.tree.map(lambda x: x[None], strings), None)
     return context
+
+
+def _compare_sampling(
+    config: Config, evaluator: Evaluator, layout: Layout, start: Params, recorder: Recorder
+) -> None:
+    """Say how far the sampler's log-probs are from the trainer's, with adapters that are not zero
+    where there are any."""
+    adapted = config.policy.lora.wanted
+    if adapted:
+        start = lora.perturbed(jax.random.key(config.budget.seed), start)
+    apart = evaluator.sampling_error(layout.put(start))
+    on = ", adapters on," if adapted else ""
+    recorder.say(f"The sampler's log-probs{on} are those of training within {apart:.1e} nats.")
 
 
 def _warm_start(

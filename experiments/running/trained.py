@@ -140,7 +140,8 @@ def read(path: Path) -> TrainedRun:
 
 def _refuse_other_weights(path: Path, config: Config, identity: dict[str, Any]) -> None:
     """Raise `UsageError` where the files of a pretrained policy are not those that the run had."""
-    own = pretrained.identity(config.policy)
+    with configs.prefixed(policy=config.policy):
+        own = pretrained.identity(config.policy)
     if any(identity.get(name) != digest for name, digest in own.items()):
         problem = f"holds other weights than when {path} was made."
         raise UsageError("path", config.policy.path, problem, "Put the model's files back.")

@@ -45,9 +45,9 @@ class Lora:
     """Rank of each adapter; none: train all weights."""
     alpha: float | None = ranged(None, above=0)
     """What adapters are multiplied by, divided by their rank (twice the rank)."""
-    targets: tuple[Target, ...] = ()
+    targets: tuple[Target, ...] | None = None
     """Kernels that have one (all seven)."""
-    dropout: float = ranged(0.0, least=0, below=1)
+    dropout: float | None = ranged(None, least=0, below=1)
     """Share of an adapter's inputs left out in training: 0 alone, since a policy that is trained
     with it is not the one that writes."""
     path: str | None = None
@@ -71,7 +71,7 @@ class Lora:
             raise UsageError("dropout", self.dropout, problem, "Give 0.")
         for name in ("rank", "alpha", "targets"):
             value = getattr(self, name)
-            if not value:
+            if value is None:
                 continue
             if self.path is not None:
                 problem = "is said by the adapters that are gone on from."
@@ -79,8 +79,10 @@ class Lora:
             if self.rank is None:
                 problem = "belongs to adapters, and none are asked for."
                 raise UsageError(name, value, problem, "Drop it, or give a rank.")
-        for name in self.targets:
-            if self.targets.count(name) > 1:
+        if self.targets == ():
+            raise UsageError("targets", (), "names no kernel.", "Name one, or leave it out.")
+        for name in self.targets or ():
+            if (self.targets or ()).count(name) > 1:
                 raise UsageError("targets", name, "is named twice.", "Name each kernel once.")
 
     def adapters(self) -> Adapters:

@@ -62,7 +62,7 @@ class Architecture:
     GPU, XLA's elsewhere (auto)."""
     path: str | None = None
     """hf: a folder in the Hugging Face layout, a GGUF file, or hf://ORGANISATION/NAME."""
-    without_layers: tuple[str, ...] = ()
+    without_layers: tuple[str, ...] | None = None
     """hf: layers to leave out, counted from 0, as numbers and ranges: 12-17 20 (none)."""
     init: Literal["weights", "random"] | None = None
     """hf: start from the model's weights, or its architecture alone from random ones (weights)."""
@@ -141,7 +141,7 @@ class Architecture:
     def kept_layers(self, layers: int) -> tuple[int, ...]:
         """Those of so many layers that are not left out. Raises `UsageError` for one that is not
         there."""
-        left_out = {layer for text in self.without_layers for layer in _layers(text)}
+        left_out = {layer for text in self.without_layers or () for layer in _layers(text)}
         if beyond := sorted(left_out - set(range(layers))):
             problem = f"names layer {beyond[0]}, and the model has {layers}, counted from 0."
             fix = f"Name layers up to {layers - 1}."

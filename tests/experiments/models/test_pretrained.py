@@ -1,0 +1,270 @@
+"""Pretrained models as policies: one copy of their weights, the same start for all seeds, and what
+cannot be is refused before a folder is claimed."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from language_models import random_tensors
+from pretrained_models import BYTES, CONFIG, made, rows, save
+
+from experiments import assemble, cli, compare, footprint, validation
+from experiments.config import make_config, replace
+from experiments.devices import lay_out, programs
+from experiments.evaluation.evaluator import Evaluator, judging_keys
+from experiments.models import pretrained, safetensor_files
+from experiments.running import head_to_head, runs, teacher
+from fdiv.benchmarks import Text
+from fdiv.lm import lora
+from fdiv.lm import spec as specs
+from fdiv.lm.lora import Lora
+from fdiv.policies import Architecture
+from fdiv.types import UsageError
+
+ADAPTED = {"lora": Lora(rank=2, targets=("query", "down"))}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    return made(tmp_path / "model", monkeypatch)
+
+
+def config_of(tmp_path, folder, **policy):
+    """Of text byte by byte, without a teacher."""
+    text = Text(path=rows(tmp_path / "rows.jsonl"), prompt_length=12, horizon=6, teacher_updates=0)
+    return make_config(
+        benchmark=text,
+        policy=Architecture("hf", path=str(folder), **policy),
+        methods=("sft",),
+        seeds=2,
+        batch_size=4,
+        exact_limit=0,
+        samples=4,
+    )
+
+
+def started(config):
+    """(components, what each seed starts from)."""
+    task = assemble.task(config)
+    components = assemble.components(config, task)
+    keys = assemble.seed_keys(config, config.budget.seeds)
+    return task, components, runs.starts(config, task, components, keys)
+
+
+def test_all_weights_start_as_the_file_has_them(tmp_path, folder):
+    config = config_of(tmp_path, folder)
+    _, _, start = started(config)
+    read = pretrained.read(folder)
+    for each in range(2):
+        own = jax.tree.map(lambda x, i=each: x[i], start)
+        jax.tree.map(np.testing.assert_array_equal, own, read.params)
+    need = {each.what: each.bytes for each in footprint.needs(config, footprint.Sizes(BYTES, 18))}
+    numbers = pretrained.size(read.spec)
+    assert numbers == sum(x.size for x in jax.tree.leaves(read.params))
+    assert need["the policies' parameters"] == 2 * numbers * 4 * 4  # gradient and two moments
+    assert need["the frozen weights"] == 0
+
+
+def test_adapters_are_all_that_a_run_keeps(tmp_path, folder):
+    config = config_of(tmp_path, folder, **ADAPTED)
+    _, _, start = started(config)
+    assert set(start) == {"lora"}
+    a, b = ([x[side] for _, *x in lora.each(start)] for side in (0, 1))
+    assert all(np.any(x[0] != x[1]) for x in a)  # by seed
+    assert not any(np.any(x) for x in b)
+    need = {each.what: each.bytes for each in footprint.needs(config, footprint.Sizes(BYTES, 18))}
+    size = sum(x[0].size for x in jax.tree.leaves(start))
+    assert need["the policies' parameters"] == 2 * size * 4 * 4
+    assert need["the frozen weights"] == 4 * pretrained.size(pretrained.check(config.policy))
+
+
+def test_one_path_is_read_once_until_its_files_change(folder):
+    first = pretrained.read(folder)
+    other = Architecture("hf", path=str(folder), without_layers=("1",), **ADAPTED)
+    pretrained.policy(other)
+    again = pretrained.read(folder)
+    assert all(map(lambda x, y: x is y, *map(jax.tree.leaves, (first.params, again.params))))
+    tensors = random_tensors(first.spec)
+    save(folder, {name: 2 * x for name, x in tensors.items()})
+    changed = pretrained.read(folder)
+    np.testing.assert_array_equal(
+        changed.params["params"]["embedding"], 2 * first.params["params"]["embedding"]
+    )
+
+
+def test_layers_are_left_out(folder):
+    read = pretrained.read(folder)
+    own = Architecture("hf", path=str(folder), without_layers=("0-0", "2"))
+    kept = pretrained.policy(own).init(jax.random.key(0))["params"]["layers"]
+    whole = read.params["params"]["layers"]
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y[1:2]), kept, whole)
+
+
+def test_random_weights_take_the_architecture_alone(tmp_path, folder):
+    (folder / safetensor_files.SINGLE).unlink()
+    _, _, start = started(config_of(tmp_path, folder, init="random"))
+    embedding = start["params"]["embedding"]
+    assert embedding.shape == (2, BYTES, CONFIG["hidden_size"])
+    assert np.any(embedding[0] != embedding[1])
+
+
+def test_sampling_is_training_to_rounding_with_adapters_on(tmp_path, folder, monkeypatch):
+    """The number that every run with a network prints, from weights that are arguments."""
+    monkeypatch.setattr(programs, "LARGE", 1 << 10)
+    monkeypatch.setattr(Evaluator, "_from_samples", lambda self, params, judged, t: ({}, ()))
+    config = config_of(tmp_path, folder, without_layers=("1-2",), **ADAPTED)
+    task, components, start = started(config)
+    layout = lay_out(2, config.devices)
+    start = layout.put(lora.perturbed(jax.random.key(0), start))
+    evaluator = Evaluator(config.evaluation, judging_keys(0, 2), task, components, layout, start)
+    assert evaluator._answer.closed_over
+    assert 0 < evaluator.sampling_error(start) < 1e-5
+
+
+def test_other_weights_under_the_same_path_are_another_run(folder):
+    own = Architecture("hf", path=str(folder), **ADAPTED)
+    before = pretrained.identity(own)
+    assert pretrained.identity(own) == before
+    tensors = random_tensors(specs.from_config(CONFIG))
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] += 1e-3
+    save(folder, tensors)
+    assert pretrained.identity(own) != before
+    assert pretrained.identity(Architecture("markov")) == {}
+
+
+def test_the_narrowest_type_that_holds_a_file(folder, monkeypatch):
+    described = pretrained.source(folder)
+    types = {("BF16",): "bfloat16", ("F16",): "float16", ("BF16", "F32"): "float32"}
+    for kinds, dtype in types.items():
+        monkeypatch.setattr(safetensor_files.Files, "kinds", lambda self, k=kinds: set(k))
+        assert pretrained._dtype(described, "file") == dtype
+        assert pretrained._dtype(described, "float32") == "float32"
+
+
+HF = ["--policy.name", "hf"]
+REFUSED = {  # flags after the path -> the field that is named, and what is said
+    "no path": (["--policy.path", "None"], "policy.path", "names no model"),
+    "no folder": (["--policy.path", "nowhere"], "policy.path", "is not there"),
+    "a hub's name": (["--policy.path", "hf://alone"], "policy.path", "hf://ORGANISATION/NAME"),
+    "a layer": (["--policy.without-layers", "2-3"], "policy.without_layers", "names layer 3"),
+    "no layer": (["--policy.without-layers", "0-2"], "policy.without_layers", "leaves no layer"),
+    "no number": (["--policy.without-layers", "x"], "policy.without_layers", "is no layer"),
+    "backwards": (["--policy.without-layers", "2-1"], "policy.without_layers", "Give 1-2"),
+    "rank": (["--policy.lora.rank", "0"], "policy.lora.rank", "is too small"),
+    "alpha": (["--policy.lora.alpha", "4"], "policy.lora.alpha", "give a rank"),
+    "dropout": (
+        ["--policy.lora.rank", "2", "--policy.lora.dropout", "0.1"],
+        "policy.lora.dropout",
+        "Give 0",
+    ),
+    "targets": (["--policy.lora.rank", "2", "--policy.lora.targets", "q_proj"], "targets", "query"),
+    "frozen random": (
+        ["--policy.lora.rank", "2", "--policy.init", "random"],
+        "policy.init",
+        "nobody has trained",
+    ),
+    "stored": (["--policy.stored", "file"], "policy.stored", "all are trained"),
+    "size": (["--policy.width", "8"], "policy.width", "hf has no such size"),
+    "adapters": (["--policy.lora.path", "nowhere"], "policy.lora.path", "adapter_config.json"),
+    "a scorer": (["--scorer.name", "hf"], "scorer.name", "serves as a policy alone"),
+    "of a table": (["--policy.name", "markov"], "policy.path", "markov has no such size"),
+}
+
+
+@pytest.fixture
+def nothing_trained(monkeypatch):
+    monkeypatch.setattr(head_to_head, "_train_and_finish", lambda launch, reading: 0)
+    monkeypatch.setattr(teacher, "get", lambda *words: pytest.fail("a teacher was trained"))
+
+
+def run(tmp_path, folder, *flags):
+    words = ["text", "--benchmark.path", str(tmp_path / "rows.jsonl"), *HF]
+    words += ["--policy.path", str(folder), "--methods", "sft", "--seeds", "1"]
+    words += ["--benchmark.teacher-updates", "0", *flags, "--out", str(tmp_path / "run")]
+    return cli.run(compare.main, "experiments.compare", words)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_flags_that_cannot_be_leave_nothing(name, tmp_path, folder, nothing_trained, capsys):
+    flags, field, said = REFUSED[name]
+    rows(tmp_path / "rows.jsonl")
+    try:
+        code = run(tmp_path, folder, *flags)
+    except SystemExit as error:  # the parser's own
+        code = error.code
+    error = " ".join(capsys.readouterr().err.split())
+    assert code == cli.USAGE_EXIT
+    assert said in error and field in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def no_config(folder):
+    (folder / "config.json").unlink()
+
+
+def unknown_family(folder):
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "model_type": "mamba"}))
+
+
+def other_shape(folder):
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "hidden_size": 48}))
+
+
+def another_vocabulary(folder):
+    config = {**CONFIG, "vocab_size": 300}
+    (folder / "config.json").write_text(json.dumps(config))
+    save(folder, random_tensors(specs.from_config(config)))
+
+
+def no_weights(folder):
+    (folder / safetensor_files.SINGLE).unlink()
+
+
+BROKEN = {
+    no_config: "holds no config.json",
+    unknown_family: "model_type = 'mamba'",
+    other_shape: "has shape",
+    another_vocabulary: "vocabulary of 300, and the task has 257",
+    no_weights: "holds neither",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_broken_models_leave_nothing(how, tmp_path, folder, nothing_trained, capsys):
+    rows(tmp_path / "rows.jsonl")
+    how(folder)
+    assert run(tmp_path, folder, "--policy.lora.rank", "2") == cli.USAGE_EXIT
+    error = " ".join(capsys.readouterr().err.split())
+    assert BROKEN[how] in error
+    assert "policy.path" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_with_its_own_weights_alone(tmp_path, folder, nothing_trained, capsys):
+    rows(tmp_path / "rows.jsonl")
+    flags = ("--policy.lora.rank", "2")
+    assert run(tmp_path, folder, *flags) == 0
+    (tmp_path / "run/metrics.jsonl").write_text("")
+    begun = tmp_path / "run/checkpoints/sft/2"
+    begun.mkdir(parents=True)
+    (begun / "x").write_text("")
+    save(folder, {k: v + 1 for k, v in random_tensors(specs.from_config(CONFIG)).items()})
+    assert run(tmp_path, folder, *flags) == cli.USAGE_EXIT
+    assert "model" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_task_without_prompts_begins_with_the_models_first_token(tmp_path, monkeypatch):
+    """And is refused for a model that has none."""
+    folder = made(tmp_path / "three", monkeypatch, vocab_size=3, bos_token_id=2)
+    config = make_config(policy=Architecture("hf", path=str(folder)), exact_limit=0)
+    config = replace(config, methods=("sft",))
+    validation.check(config, make_config())
+    task = assemble.task(config)
+    assert assemble.components(config, task).policy is not None
+    made(folder, monkeypatch, vocab_size=3, bos_token_id=None)
+    with pytest.raises(UsageError, match="no law of a first token"):
+        assemble.components(config, task)
