@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.config import Config, prefixed, replace, resolve, strings_possible
+from experiments.config import Config, prefixed, replace, resolve, strings_possible, teacher_of
 from experiments.data import files
 from experiments.data import reading as readings
 from experiments.data.tokenised import Tokenizer
@@ -37,6 +37,7 @@ from fdiv.types import (
 )
 
 BYTES = Path("bytes")  # of --benchmark.tokenizer: no tokenizer
+KINDS = (None, "trained", "base")  # of teachers that are no path
 BYTES_ENCODED = 5  # a token of a row, and its place in the mask
 BYTES_ENUMERATED = 16  # the same of an enumerated string, while the tree of prefixes is made
 
@@ -56,35 +57,65 @@ def data(config: Config) -> files.Reading | None:
     """The rows of a text benchmark; other benchmarks are their own data."""
     if not isinstance(config.benchmark, Text):
         return None
-    return files.read(config.benchmark, tokenizer(config.benchmark))
+    _refuse_other_words(config, config.benchmark)
+    return files.read(config.benchmark, tokenizer(config.benchmark, config.policy))
 
 
-def tokenizer(benchmark: Text) -> Tokenizer | None:
+def tokenizer(benchmark: Text, policy: Architecture | None = None) -> Tokenizer | None:
     """What the benchmark's text is read with; None for bytes. Raises `UsageError` for one that
     cannot be read."""
-    path = tokenizer_path(benchmark)
+    path = tokenizer_path(benchmark, policy)
     if path is None:
         return None
     with named_as("benchmark.tokenizer", path):
-        own = words.at(path)
+        own = words.at(pretrained.local(path))
         return Tokenizer(str(path), own, vocabulary.of(own), own.digest())
 
 
-def tokenizer_path(benchmark: Text) -> Path | None:
-    """Where the tokenizer of a benchmark lies; None for bytes."""
-    return None if benchmark.tokenizer == BYTES else benchmark.tokenizer
+def tokenizer_path(benchmark: Text, policy: Architecture | None = None) -> str | None:
+    """The benchmark's own tokenizer, else that of a pretrained policy; None for bytes."""
+    if benchmark.tokenizer is not None:
+        return None if benchmark.tokenizer == BYTES else str(benchmark.tokenizer)
+    return policy.path if policy is not None and policy.name == "hf" else None
+
+
+def _refuse_other_words(config: Config, benchmark: Text) -> None:
+    """Raise `UsageError` for a pretrained policy or teacher to which a token is another word than
+    to the tokenizer."""
+    path = tokenizer_path(benchmark, config.policy)
+    policy = config.policy.path if config.policy.name == "hf" else None
+    kind = teacher_of(config)
+    models = {"policy.path": policy, "benchmark.teacher": None if kind in KINDS else kind}
+    others = {field: place for field, place in models.items() if place and place != path}
+    if path is None or not others:
+        return
+    with named_as("benchmark.tokenizer", path):
+        own = words.at(pretrained.local(path)).backend.get_vocab()
+    for field, place in others.items():
+        try:
+            theirs = words.at(pretrained.local(place)).backend.get_vocab()
+        except UsageError:  # a folder of weights alone
+            continue
+        spelled = {i: token for token, i in theirs.items()}
+        other = next((t for t, i in own.items() if spelled.get(i, t) != t), None)
+        if other is not None:
+            problem = (
+                f"reads other tokens than {path}: {own[other]:,} is {spelled[own[other]]!r} there "
+                f"and {other!r} here."
+            )
+            raise UsageError(field, place, problem, "Give models and a tokenizer that agree.")
 
 
 @contextlib.contextmanager
-def named_as(field: str, path: Path) -> Iterator[None]:
+def named_as(field: str, path: str) -> Iterator[None]:
     """What is wrong with a model or a part of it is said of the flag that names it."""
     try:
         yield
     except UsageError as error:
         if error.field == "path":
-            raise UsageError(field, error.value or str(path), error.problem, error.fix) from error
+            raise UsageError(field, error.value or path, error.problem, error.fix) from error
         problem = f"has {error.field} = {error.value!r}, which {error.problem}"
-        raise UsageError(field, str(path), problem, error.fix) from error
+        raise UsageError(field, path, problem, error.fix) from error
 
 
 def fitted(config: Config, reading: files.Reading | None) -> Config:
@@ -101,9 +132,10 @@ def task(
     where exact values are asked for and the strings are too many."""
     benchmark = config.benchmark
     if isinstance(benchmark, Text):
-        reading = reading or files.read(benchmark, tokenizer(benchmark))
+        reading = reading or files.read(benchmark, tokenizer(benchmark, config.policy))
         benchmark = benchmark.fitted(reading.rows)
         _refuse_long(benchmark, len(reading.rows))
+        _refuse_beyond_positions(config, benchmark)
         mdp = readings.build(reading, benchmark, teacher)
         reads = {name: method.reads for name, method in resolve(config).items()}
         readings.suits(reading, benchmark, reads)
@@ -149,6 +181,25 @@ def _refuse_long(benchmark: Text, rows: int) -> None:
         field = max(("horizon", "prompt_length"), key=lambda name: getattr(benchmark, name) or 0)
         problem = f"takes {memory.spelled(takes)} of memory for {rows:,} rows of that length."
         raise UsageError(f"benchmark.{field}", getattr(benchmark, field), problem, "Give less.")
+
+
+def _refuse_beyond_positions(config: Config, benchmark: Text) -> None:
+    """Raise `UsageError` where strings are longer than a pretrained model was made for."""
+    kind = teacher_of(config)
+    places = [config.policy.path] if config.policy.name == "hf" else []
+    places += [] if kind in KINDS else [kind]
+    size, length = benchmark.cut, sum(benchmark.cut)
+    for place in dict.fromkeys(places):
+        spec = pretrained.source(place or "").spec
+        most = min((x for x in (spec.max_length, spec.longest) if x is not None), default=length)
+        if length > most:
+            problem = (
+                f"makes strings of up to {length:,} tokens with prompts of {size.prompt_length:,}, "
+                f"and {place} was made for {most:,}."
+            )
+            room = most - size.prompt_length
+            fix = f"Give at most {room:,}." if room > 0 else "Give a shorter prompt_length as well."
+            raise UsageError("benchmark.horizon", size.horizon, problem, fix)
 
 
 def components(config: Config, task: Task, layout: Layout | None = None) -> Components:

@@ -381,6 +381,19 @@ def identity(config: Config) -> dict[str, Any]:
     return {k: v for k, v in as_dict(config).items() if k not in WHERE_ONLY}
 
 
+def teacher_of(config: Config) -> str | None:
+    """What expert a text benchmark has: "trained", "base" or a pretrained model's path; None where
+    it has none, and for other benchmarks, which know their own."""
+    text = config.benchmark
+    if not isinstance(text, Text):
+        return None
+    usual = "none" if config.policy.name == "hf" else "trained"
+    kind = usual if text.teacher is None else text.teacher
+    if kind == "none" or (kind == "trained" and not text.teacher_updates):
+        return None
+    return kind
+
+
 def strings_possible(config: Config) -> bool:
     """Whether exact values are asked for and the benchmark is of a kind that can have them."""
     return config.evaluation.exact_limit > 0 and not isinstance(config.benchmark, Text)

@@ -17,7 +17,16 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from experiments.config import GROUPS, LIFTED, Config, as_dict, difference, flatten, resolve
+from experiments.config import (
+    GROUPS,
+    LIFTED,
+    Config,
+    as_dict,
+    difference,
+    flatten,
+    resolve,
+    teacher_of,
+)
 from fdiv import objectives, ranges
 from fdiv.benchmarks import Arithmetic, Rewarded, Text
 from fdiv.policies import NETWORKS
@@ -94,8 +103,13 @@ def _draws_group(case: Case, kind: str) -> bool:
     return any(case.of_kind(kind)) or own_groups
 
 
-def _of_text(case: Case) -> bool:
-    return isinstance(case.config.benchmark, Text) and case.config.benchmark.teacher_updates > 0
+def _trains_teacher(case: Case) -> bool:
+    return teacher_of(case.config) == "trained"
+
+
+def _counts_updates(case: Case) -> bool:
+    """Whether the updates of a teacher are read; none are what one is that is not trained."""
+    return _trains_teacher(case) or getattr(case.config.benchmark, "teacher_updates", 0) == 0
 
 
 def _from_table(case: Case) -> bool:
@@ -105,7 +119,8 @@ def _from_table(case: Case) -> bool:
 COMPARISONS = Reader(_compares, "add a method that learns from comparisons, such as dpo")
 DEMOS = Reader(_learns_from_rows, "add a method that learns from demonstrations, such as sft")
 SEVERAL_STEPS = "take several steps a batch with --epochs or --minibatches"
-TEACHER = Reader(_of_text, "train a teacher with --benchmark.teacher-updates")
+TRAIN_TEACHER = "train a teacher with --benchmark.teacher trained"
+TEACHER = Reader(_trains_teacher, f"{TRAIN_TEACHER} and --benchmark.teacher-updates")
 READERS: dict[str, Reader] = {
     "methods": ALWAYS,
     # budget
@@ -179,6 +194,7 @@ READERS: dict[str, Reader] = {
     "benchmark.flips": COMPARISONS,
     "benchmark.spread": COMPARISONS,
     "benchmark.slips": DEMOS,
+    "benchmark.teacher_updates": Reader(_counts_updates, TRAIN_TEACHER),
     "benchmark.teacher_width": TEACHER,
     "benchmark.teacher_layers": TEACHER,
     # methods, where naming one of the class is not enough

@@ -258,7 +258,9 @@ def check(config: Config, preset: Config) -> None:
 
 
 def _has_teacher(config: Config) -> bool:
-    return getattr(config.benchmark, "teacher_updates", 0) > 0
+    from experiments.config import teacher_of
+
+    return teacher_of(config) is not None
 
 
 TASKS: dict[Any, Any] = {}  # most configs share one; and rows that were read

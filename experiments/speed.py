@@ -105,7 +105,7 @@ def set_up(config: Config, layout: Layout, preset: Config) -> Setup:
     task = assemble.task(replace(config, exact_limit=0), reading)
     footprint.refuse(config, preset, task)
     if reading is not None:
-        task = task._replace(mdp=task.mdp._replace(expert=teacher.untrained(config, task)))
+        task = task._replace(mdp=task.mdp._replace(expert=teacher.untrained(config, task, layout)))
     components = assemble.components(config, task, layout)
     keys = assemble.seed_keys(config, config.budget.seeds)
     start = runs.starts(config, task, components, keys)

@@ -3,7 +3,7 @@ whether an option has a reader at all."""
 
 from __future__ import annotations
 
-from experiments.config import Config, prefixed, resolve
+from experiments.config import Config, prefixed, resolve, teacher_of
 from experiments.fields import refuse_out_of_range, refuse_unread
 from experiments.models import pretrained
 from fdiv import objectives
@@ -46,9 +46,27 @@ def check(config: Config, preset: Config) -> None:
 
 
 def _check_teacher(config: Config) -> None:
-    """The sizes of a text benchmark's teacher."""
-    text = config.benchmark
-    if not isinstance(text, Text) or not text.teacher_updates:
+    """The sizes of a text benchmark's teacher, or whether there is such a model."""
+    text, kind = config.benchmark, teacher_of(config)
+    if not isinstance(text, Text) or kind is None:
+        return
+    if kind == "base" and config.policy.name != "hf":
+        problem = (
+            "is the pretrained model that a policy is made of, and this policy is made of none."
+        )
+        fix = "Use --policy.name hf, or give the path of a model."
+        raise UsageError("benchmark.teacher", kind, problem, fix)
+    if kind == "base" and config.policy.init == "random":
+        problem = "is what a policy is made of, and this one starts from random weights."
+        raise UsageError("benchmark.teacher", kind, problem, "Give the path of a model.")
+    if kind not in ("base", "trained"):
+        try:
+            pretrained.source(kind)
+        except UsageError as error:
+            problem = error.problem
+            fix = f"{error.fix.rstrip('.')}; or trained, base or none."
+            raise UsageError("benchmark.teacher", kind, problem, fix) from error
+    if kind != "trained":
         return
     width, layers = text.teacher_width, text.teacher_layers
     try:

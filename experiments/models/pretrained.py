@@ -21,7 +21,7 @@ from experiments.models.libraries import library
 from fdiv.lm import lora, weights
 from fdiv.lm.spec import Spec
 from fdiv.policies import Architecture
-from fdiv.types import Params, Policy, UsageError
+from fdiv.types import Model, Params, Policy, UsageError
 
 if TYPE_CHECKING:
     from fdiv.lm.block import Compute
@@ -250,6 +250,32 @@ def policy(
     adapted = lora.policy(own, base, spec, loaded.adapters)
     start = jax.tree.map(jnp.asarray, loaded.params)
     return adapted._replace(init=lambda key: start)
+
+
+def base(architecture: Architecture, layout: Layout | None = None) -> Model:
+    """What an `hf` policy is made of, without adapters, computed in float32: over the same arrays
+    as a policy with adapters, where no layer is left out. Raises `UsageError` as `policy` does, and
+    where the weights are random."""
+    from fdiv.lm import model
+
+    spec = check(architecture)
+    if architecture.init == "random":
+        problem = "leaves nothing of the pretrained model to learn from."
+        raise UsageError("init", "random", problem, "Drop it, or give another teacher.")
+    stored = (architecture.stored or "file") if architecture.lora.wanted else "float32"
+    whole = read(given_path(architecture), stored, layout)
+    params = whole.params
+    if spec.layers < whole.spec.layers:
+        params = weights.only(params, architecture.kept_layers(whole.spec.layers))
+    return Model(model.policy(spec), params)
+
+
+def teacher(path: str | Path, layout: Layout | None = None) -> Model:
+    """A model as it is, computed in float32. Raises `UsageError` about `path`."""
+    from fdiv.lm import model
+
+    whole = read(path, "file", layout)
+    return Model(model.policy(whole.spec), whole.params)
 
 
 @contextlib.contextmanager

@@ -293,6 +293,9 @@ def of_result(result: RunResult) -> Scoreboard:
     """The scoreboard of a run, from what it left."""
     board = dataclasses.replace(SCOREBOARDS[result.kind], penalty=result.penalty)
     expert, law = KNOWN_LAWS.get(result.benchmark.get("name", ""), (board.expert, board.law))
+    teacher = result.benchmark.get("teacher")
+    if teacher not in (None, "trained"):
+        law = "what the policy was before its adapters" if teacher == "base" else str(teacher)
     return dataclasses.replace(board, expert=expert, law=law)
 
 

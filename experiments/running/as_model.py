@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import assemble
-from experiments.models import ready, symbols, words
+from experiments.models import pretrained, ready, symbols, words
 from experiments.models.byte_tokenizer import END
 from experiments.models.ready import Ready
 from experiments.running import trained
@@ -35,10 +35,10 @@ def of_run(run: TrainedRun, method: str, seed: int) -> Ready:
     """One seed's policy of a finished method. Raises `UsageError` as `TrainedRun.of` does."""
     params = jax.tree.map(jnp.asarray, run.of(method, seed))
     bench = run.config.benchmark
-    path = assemble.tokenizer_path(bench) if isinstance(bench, Text) else None
+    path = assemble.tokenizer_path(bench, run.config.policy) if isinstance(bench, Text) else None
     if path is not None:  # every text of a tokenizer has a first token
         room = run.sizes.prompt + run.sizes.horizon
-        return Ready(run.policy, params, words.at(path), room)
+        return Ready(run.policy, params, words.at(pretrained.local(path)), room)
     language = symbols_of(run)
     longest = 1 + run.sizes.prompt + run.sizes.horizon if language.bounds is None else None
     policy = symbols.preceded(run.policy, language.bos)

@@ -83,7 +83,7 @@ def _run(preset: str, config: Config, default: Config, stop: StopFlag) -> int:
         if teacher.wanted(config):
             paths.try_folder("cache", teacher.folder(config))
         # what any method would be refused for is known before anything is written
-        ready.check(config, task, components, started=folder.begun)
+        ready.check(config, task, components, folder.begun, layout)
     with _alone(folder):
         with stop.at_once():
             folder.refuse_if_taken()  # by a run that came between
@@ -142,7 +142,7 @@ def _train_and_finish(launch: Launch, reading: Reading | None) -> int:
         _introduce(recorder, preset, config, changed, task, layout)
         if reading:
             saves = resume.saves_in(folder, "teacher", config.saving, stop)
-            expert = teacher.get(config, reading, task, recorder.say, saves)
+            expert = teacher.get(config, reading, task, recorder.say, saves, layout)
             task = task._replace(mdp=task.mdp._replace(expert=expert))
             components = components._replace(mdp=task.mdp)
         context = _prepare(config, task, components, layout, folder, recorder, screen.console, stop)
@@ -204,6 +204,7 @@ def _identity(config: Config, reading: Reading | None) -> dict[str, Any]:
         identity["data"] = reading.digest()
     with configs.prefixed(policy=config.policy):
         identity |= pretrained.identity(config.policy)
+    identity |= teacher.identity(config)
     if cli.IMPORTED:
         identity["imports"] = cli.imported()
     if jnp.result_type(float) == jnp.float64:  # its saves hold other numbers

@@ -11,16 +11,24 @@ from experiments import assemble
 from experiments import config as configs
 from experiments.assemble import Task
 from experiments.config import Config
+from experiments.devices import Layout
 from experiments.running import method as methods
 from experiments.running import runs, teacher
 from fdiv import divergences
 from fdiv.types import Components, Method
 
 
-def check(config: Config, task: Task, components: Components, started: bool = False) -> None:
+def check(
+    config: Config,
+    task: Task,
+    components: Components,
+    started: bool = False,
+    layout: Layout | None = None,
+) -> None:
     """Raise `UsageError` for a method that cannot be built here, has nothing to learn from, or
     refuses its first update. That is only traced, and left out of a run that has `started`."""
-    expert = teacher.untrained(config, task)  # what is refused does not depend on its parameters
+    # what is refused does not depend on its parameters, which a trace alone reads
+    expert = teacher.untrained(config, task, layout, weights=not started)
     if expert is not None:
         task = task._replace(mdp=task.mdp._replace(expert=expert))
         components = components._replace(mdp=task.mdp)

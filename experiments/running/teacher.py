@@ -1,5 +1,6 @@
 """The known expert of a text benchmark: a larger transformer trained by likelihood once, and
-kept."""
+kept; or a pretrained model, whose weights are read once a process and lie beside the parameters
+that train: programs take them as arguments, for all runs together, and no checkpoint has them."""
 
 from __future__ import annotations
 
@@ -16,10 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from experiments.assemble import Task
-from experiments.config import Config, replace
+from experiments.config import Config, prefixed, replace, teacher_of
 from experiments.data.files import Reading
-from experiments.devices import cache_folder, processes
+from experiments.devices import Layout, cache_folder, processes
 from experiments.devices.seeds import SeedLayout
+from experiments.models import pretrained
 from experiments.optimiser import Optimiser
 from experiments.running import resume, runs, train
 from experiments.running.program import TrainState, begin
@@ -29,16 +31,53 @@ from fdiv.benchmarks import Text
 from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.policies import Architecture
 from fdiv.rollout import sampler
-from fdiv.types import Components, Model, Params, Policy
+from fdiv.types import Components, Model, Params, Policy, UsageError
 
+TRAINED, BASE = "trained", "base"  # of --benchmark.teacher
 LEARNING_RATE = 2e-3
 CLIP = 1.0
 VERSION = 4  # raise it when a change of code changes what is trained
 
 
 def wanted(config: Config) -> bool:
-    """Whether a run is to have a teacher."""
-    return isinstance(config.benchmark, Text) and bool(config.benchmark.teacher_updates)
+    """Whether a run is to train a teacher, or to have one that was."""
+    return teacher_of(config) == TRAINED
+
+
+def identity(config: Config) -> dict[str, str]:
+    """What decides a pretrained teacher beside its flag: a digest of its files."""
+    kind = teacher_of(config)
+    if kind in (None, TRAINED, BASE):  # the policy's own files have one
+        return {}
+    return {"teacher_model": pretrained.digest(kind)}
+
+
+def pretrained_teacher(config: Config, task: Task, layout: Layout | None) -> Model | None:
+    """A teacher that is read; None where there is none, and for one that is trained. Raises
+    `UsageError` where its tokens are not the policy's."""
+    kind = teacher_of(config)
+    if kind in (None, TRAINED):
+        return None
+    if kind == BASE:
+        with prefixed(policy=config.policy):
+            return pretrained.base(config.policy, layout)
+    _check_vocab(kind, pretrained.source(kind).spec.vocab, task)
+    try:
+        return pretrained.teacher(kind, layout)
+    except UsageError as error:
+        raise UsageError("benchmark.teacher", kind, error.problem, error.fix) from error
+
+
+def _check_vocab(path: str, vocab: int, task: Task) -> None:
+    if vocab == task.mdp.vocab:
+        return
+    of_bytes = task.mdp.pieces is None
+    unit = "bytes and their end" if of_bytes else "tokens"
+    problem = f"has a vocabulary of {vocab:,}, and the policy's is {task.mdp.vocab:,} {unit}."
+    fix = "Give a teacher over the policy's tokens."
+    if of_bytes:
+        fix = f"Read text with its tokenizer: --benchmark.tokenizer {path}."
+    raise UsageError("benchmark.teacher", path, problem, fix)
 
 
 def get(
@@ -47,15 +86,20 @@ def get(
     task: Task,
     say: Callable[[str], None],
     saves: resume.Saves,
+    run_layout: Layout | None = None,
 ) -> Model | None:
-    """The teacher for these rows and sizes: from the cache, or trained now. None where
-    teacher_updates is 0.
+    """The teacher for these rows and sizes: read, from the cache, or trained now. None where there
+    is to be none.
 
     Raises `Interrupted` where it is stopped, saved on the way to `saves`.
     """
     text = config.benchmark
-    if not isinstance(text, Text) or not text.teacher_updates:
-        return None
+    if not isinstance(text, Text) or not wanted(config):
+        expert = pretrained_teacher(config, task, run_layout)
+        if expert is not None:
+            say(f"Teacher: {teacher_of(config)}, computed in float32.")
+        return expert
+    unit = reading.vocabulary.unit.removesuffix("s")
     policy = _policy(text, task)
     own = _own_config(config, text)
     keys = jax.random.split(jax.random.key(config.budget.seed + 7), 1)
@@ -70,7 +114,7 @@ def get(
     lacking = processes.any_of(cached is None or cached[1]["update"] != own.budget.updates)
     if cached is not None and not lacking:
         train_state, about = cached
-        say(f"Teacher: kept from an earlier run, {about['loss']:.3f} nats per byte in training.")
+        say(f"Teacher: kept from an earlier run, {about['loss']:.3f} nats per {unit} in training.")
         return Model(policy, _only(train_state.learner.params))
 
     training = train.prepare(own, task, objective, layout, own_run, saves=saves)
@@ -85,7 +129,7 @@ def get(
             )
             say(
                 f"Teacher: {progress.update} of {own.budget.updates} updates, "
-                f"{loss:.3f} nats per byte, {progress.seconds:.0f} s."
+                f"{loss:.3f} nats per {unit}, {progress.seconds:.0f} s."
             )
     if jax.process_index() == 0:  # which alone writes saves
         about: checkpoints.About = {"update": own.budget.updates, "loss": loss}
@@ -112,13 +156,30 @@ def _keep(folder: Path, updates: int, train_state: TrainState, about: checkpoint
             checkpoints.save(folder, updates, train_state, about)
 
 
-def untrained(config: Config, task: Task) -> Model | None:
-    """The teacher before its first update; None where there is to be none."""
+def untrained(
+    config: Config, task: Task, layout: Layout | None = None, weights: bool = True
+) -> Model | None:
+    """The teacher before its first update, and one that is read as it is, or for a check that needs
+    no numbers without its `weights`; None where there is to be none."""
     text = config.benchmark
-    if not isinstance(text, Text) or not text.teacher_updates:
+    if not isinstance(text, Text) or teacher_of(config) is None:
         return None
+    if not wanted(config):
+        return pretrained_teacher(config, task, layout) if weights else _unread(config, task)
     policy = _policy(text, task)
     return Model(policy, policy.init(jax.random.key(config.budget.seed)))
+
+
+def _unread(config: Config, task: Task) -> Model:
+    """A pretrained teacher without its weights."""
+    from fdiv.lm import model
+
+    kind = teacher_of(config) or ""
+    if kind == BASE:
+        return Model(model.policy(pretrained.check(config.policy)), ())
+    spec = pretrained.source(kind).spec
+    _check_vocab(kind, spec.vocab, task)
+    return Model(model.policy(spec), ())
 
 
 def _policy(benchmark: Text, task: Task) -> Policy:
@@ -143,7 +204,9 @@ def _own_config(config: Config, text: Text) -> Config:
 
 
 def _folder(config: Config, text: Text, reading: Reading, own: Config) -> Path:
-    benchmark = {name: x for name, x in dataclasses.asdict(text).items() if name != "path"}
+    # the rows have the path's, the tokenizer's and the turns' part in it
+    apart = ("path", "tokenizer", "turns", "teacher")
+    benchmark = {name: x for name, x in dataclasses.asdict(text).items() if name not in apart}
     key = {
         "benchmark": benchmark,
         "rows": reading.digest(),

@@ -27,7 +27,7 @@ from fdiv.benchmarks import Text, text
 from fdiv.types import Params, Policy, UsageError
 
 # of what decides a run's numbers, what is no field of its config
-DIGESTS = ("data", "imports", "jax_enable_x64", *pretrained.DIGESTS)
+DIGESTS = ("data", "imports", "jax_enable_x64", "teacher_model", *pretrained.DIGESTS)
 KEPT = ("preset", "changed", "config")  # of a run's config.json
 BEFORE = 2  # leaves of a `TrainState` before the policy's parameters: the step and the key
 
@@ -150,7 +150,7 @@ def _refuse_other_weights(path: Path, config: Config, identity: dict[str, Any]) 
 def sizes_of(config: Config) -> Sizes:
     """Of the strings of a config's task; a text's do not depend on its rows, once it is fitted."""
     if isinstance(config.benchmark, Text):
-        tokenizer = assemble.tokenizer(config.benchmark)
+        tokenizer = assemble.tokenizer(config.benchmark, config.policy)
         vocabulary = text.BYTES if tokenizer is None else tokenizer.vocabulary
         return Sizes(vocabulary.size, *config.benchmark.cut, vocabulary.eos)
     mdp = config.benchmark.build()

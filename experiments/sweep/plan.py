@@ -130,7 +130,7 @@ def _build(config: configs.Config) -> None:
     from experiments import assemble
     from experiments.running import ready
 
-    reading = _reading(config.benchmark)
+    reading = _reading(config.benchmark, config.policy)
     config = assemble.fitted(config, reading)
     task = assemble.task(config, reading)
     # without tracing each line's first update, which would take hours for a large plan
@@ -138,10 +138,10 @@ def _build(config: configs.Config) -> None:
 
 
 @functools.lru_cache(maxsize=4)
-def _reading(benchmark: Any) -> Any:
+def _reading(benchmark: Any, policy: Any) -> Any:
     from experiments import assemble
 
-    return assemble.data(configs.make_config(benchmark=benchmark))
+    return assemble.data(configs.make_config(benchmark=benchmark, policy=policy))
 
 
 def _words(point: grid.Point) -> Iterator[str]:

@@ -89,6 +89,10 @@ class Text:
     such that 9 of 10 of the file's are whole, at most 512 (64 for docstrings and plain text)."""
     validation: float = ranged(0.05, above=0, below=1)
     """Share of rows held out, chosen by a hash of the prompt."""
+    teacher: str | None = None
+    """The known expert: trained (a transformer, by likelihood on the same rows), the path of a
+    pretrained model over the same tokens, base (what a pretrained policy is made of, without
+    adapters) or none; none given: trained, but none for a pretrained policy."""
     teacher_updates: int = ranged(600, least=0)
     """Updates of likelihood training that make the teacher, the known expert; kept and used
     again."""
