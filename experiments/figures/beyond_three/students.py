@@ -213,7 +213,7 @@ def curvature(name: str) -> float:
 
 
 def settings(plan: Plan) -> list[tuple[int, int, float]]:
-    """(demonstrations, seed, rate) of each lane."""
+    """(demonstrations, seed, rate) of each run."""
     pairs = [(n, plan.rates[0]) for n in plan.demos]
     pairs += [(plan.demos[-1], rate) for rate in plan.rates[1:]]
     return [(n, seed, rate) for (n, rate), seed in itertools.product(pairs, range(plan.seeds))]
