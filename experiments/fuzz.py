@@ -26,7 +26,7 @@ from experiments.config import Config
 from fdiv.types import UsageError
 
 LIMIT = 2.0  # seconds of processor time
-FILES = ("path", "prompt_field", "completion_field", "rejected_field", "label_field")
+FILES = ("path", "tokenizer", "prompt_field", "completion_field", "rejected_field", "label_field")
 SKIPPED = (  # what is looked for outside the config
     *("out", "cache", "report", "devices.coordinator"),
     *(f"benchmark.{name}" for name in FILES),
