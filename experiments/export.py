@@ -29,6 +29,8 @@ class Options:
     """The folder to write, which must not be there."""
     seed: int = 0
     """Which of its seeds."""
+    adapter: bool = False
+    """The low-rank adapters alone, as PEFT reads them, in place of the merged model."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,10 +43,11 @@ def export(options: Options) -> int:
     from experiments.running import exporting, trained
 
     run = trained.read(options.run)
-    made = exporting.export(run, options.method, options.seed, options.to)
+    made = exporting.export(run, options.method, options.seed, options.to, options.adapter)
     spec = made.spec
     print(f"{spec.family}, {spec.layers} layers, {made.numbers:,} numbers")
-    print(f"read again: the same numbers, log-probs within {made.apart:.1e} of the run's")
+    near = "" if made.apart is None else f", log-probs within {made.apart:.1e} of the run's"
+    print(f"read again: the same numbers{near}")
     print(options.to)
     return 0
 

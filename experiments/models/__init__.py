@@ -5,6 +5,7 @@
 - `words`, `chat`: the tokenizer, special tokens and chat templates of a model
 - `symbols`: the same of a run's task
 - `byte_tokenizer`: bytes as a tokenizer.json
+- `word_files`: the files of a tokenizer and of a licence, copied
 - `gguf_tokenizer`: a tokenizer.json of what a GGUF file says
 - `varied`: strings that tokenizers disagree on
 - `golden`, `golden_words`: what another program makes of a model and its words

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from fdiv.lm.spec import Spec, from_config, to_config
 from fdiv.types import Params, UsageError
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
+ADAPTERS = "adapter_config.json"  # of a folder without a model
 # fields of a config that say nothing about numbers, and go with a model wherever it is written
 CARRIED = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -68,6 +70,10 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         problem = "is no folder." if path.exists() else "is not there."
         raise UsageError("path", str(path), problem, "Give a model's folder or a GGUF file.")
+    if not (path / CONFIG).is_file() and (path / ADAPTERS).is_file():
+        problem = "holds low-rank adapters, which are no model without the one that they are for."
+        fix = "Merge them, or give the model and go on from them with --policy.lora.path."
+        raise UsageError("path", str(path), problem, fix)
     if not (path / CONFIG).is_file():
         problem = f"holds no {CONFIG}."
         raise UsageError("path", str(path), problem, "Give a folder in the Hugging Face layout.")
@@ -101,21 +107,29 @@ def write(
 ) -> None:
     """A folder of a model, in the type that its spec says: there whole or not at all. `more` puts
     other files beside it. Raises `UsageError` where the folder is there already."""
-    refuse_there(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        draft.chmod(0o755)
+    with draft(path) as place:
         carried = {k: v for k, v in (config or {}).items() if k in CARRIED and v is not None}
-        (draft / CONFIG).write_text(
+        (place / CONFIG).write_text(
             json.dumps(to_config(spec) | carried, indent=2) + "\n", encoding="utf-8"
         )
-        safetensor_files.write(draft, weights.stored(spec, params, numpy_type(spec.dtype)), shard)
+        safetensor_files.write(place, weights.stored(spec, params, numpy_type(spec.dtype)), shard)
         if more is not None:
-            more(draft)
-        os.replace(draft, path)
+            more(place)
+
+
+@contextlib.contextmanager
+def draft(path: Path) -> Iterator[Path]:
+    """Where to write what is to be a folder: it is renamed at the end, and removed where anything
+    goes wrong. Raises `UsageError` where the folder is there already."""
+    refuse_there(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        place.chmod(0o755)
+        yield place
+        os.replace(place, path)
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
         raise
 
 

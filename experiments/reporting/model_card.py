@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments import config as configs
 from experiments import escapes
 from experiments.reporting import scoreboards, tables
 from experiments.reporting.schema import MethodResult, RunResult
@@ -138,19 +139,24 @@ def _order(name: str, board: scoreboards.Scoreboard | None) -> tuple[int, str]:
     return (columns.index(name) if name in columns else len(columns), name)
 
 
+def _settings(group: Mapping[str, Any]) -> str:
+    """A group of a config in a few words, without where files lie on the machine that ran it."""
+    flat = configs.flatten(dict(group)).items()
+    return spelled({k: v for k, v in flat if k.rpartition(".")[2] not in ("path", "tokenizer")})
+
+
 def _source(made: Made) -> str:
     """What it takes to make it again."""
     config, environment = made.config, made.environment
-    # where a text lies is nobody's business but the reader's of the command
-    settings = {k: v for k, v in config["benchmark"].items() if k != "path"}
     lines = [
-        f"- benchmark: {spelled(settings)}",
-        f"- policy: {spelled(config['policy'])}",
+        f"- benchmark: {_settings(config['benchmark'])}",
+        f"- policy: {_settings(config['policy'])}",
         f"- {config['updates']} updates of {config['batch_size']} strings, {config['seeds']} seeds "
         f"from {config['seed']}, learning rate {made.own.learning_rate:g}",
     ]
     if made.base is not None:
-        lines.append(f"- base: {made.base}" + (f", {made.licence}" if made.licence else ""))
+        digest = f", SHA-256 of its files {config['model']}" if config.get("model") else ""
+        lines.append(f"- base: {made.base}, {made.licence or 'licence not named'}{digest}")
     if config.get("data"):
         lines.append(f"- data, SHA-256 of the rows: {config['data']}")
     packages = environment.get("packages", {})

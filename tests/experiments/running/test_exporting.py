@@ -3,25 +3,30 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 import run_folders
 import yaml
+from language_models import CASES, FIELDS, random_tensors
 
 from experiments import export, generate, score
 from experiments.config import make_config
-from experiments.models import byte_tokenizer
+from experiments.models import adapters, byte_tokenizer, folder, gguf_tokenizer
 from experiments.reporting import model_card
 from fdiv import objectives
 from fdiv.benchmarks import Markov, Text
+from fdiv.lm import weights
+from fdiv.lm.lora import Lora
 from fdiv.policies import Architecture
 
 EXTRA = "needs the extra hf: make test-hf"
 TEXT = "naïve \n  text"
+WHOLE = Lora()  # no adapters
 SMALL = Architecture("transformer", layers=1, width=16, heads=2, kv_heads=1, window=5)
 
 
-def text_run(path, **fields):
+def text_run(path, spread=0.3, **fields):
     """A run of two methods on bytes, with a policy of its own for each and each seed."""
     given = {
         "benchmark": Text(path=path / "rows.jsonl", prompt_length=8, horizon=8),
@@ -29,17 +34,38 @@ def text_run(path, **fields):
         "methods": ("sft", "distill:js"),
         "seeds": 2,
     } | fields
-    run_folders.made(path / "run", make_config(**given), sharpness=2.0)
+    run_folders.made(path / "run", make_config(**given), spread)
     return path / "run"
+
+
+def pretrained_run(path, lora=WHOLE, without=(), spread=0.05):
+    """A run on the tokens of a tiny model in bfloat16, from whose weights it began."""
+    base = path / "base"
+    spec = folder.from_config({**CASES["smollm2"], "torch_dtype": "bfloat16"})
+    given = weights.load(spec, weights.Arrays(random_tensors(spec)))
+    special = {"bos_token_id": 0, "eos_token_id": 1}
+
+    def beside(draft):
+        gguf_tokenizer.write(draft, FIELDS)
+        (draft / "README.md").write_text("---\nlicense: apache-2.0\n---\n# base\n")
+        (draft / "LICENSE").write_text("its words")
+        (draft / "golden.npz").write_text("of the base alone")
+
+    folder.write(base, spec, given, special, beside)
+    policy = Architecture("hf", path=str(base), lora=lora, without_layers=without)
+    bench = Text(path=path / "rows.jsonl", tokenizer=base, prompt_length=4, horizon=8)
+    config = make_config(benchmark=bench, policy=policy, methods=("sft",), seeds=2)
+    params = run_folders.made(path / "run", config, spread)
+    return path / "run", params["sft"]
 
 
 def call(main, *words):
     return main([str(word) for word in words])
 
 
-def scores(capsys, *words):
+def scores(capsys, *words, text=TEXT):
     capsys.readouterr()
-    assert call(score.main, *words, "--text", TEXT, "--json", "True") == 0
+    assert call(score.main, *words, "--text", text, "--json", "True") == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -93,6 +119,82 @@ def test_a_byte_level_policy_becomes_a_folder(tmp_path, capsys):
     assert not [path for path in to.parent.iterdir() if path != to]
 
 
+PRETRAINED = {
+    # adapters, layers left out, layers of the folder
+    "all weights": (Lora(), (), 2),
+    "adapters": (Lora(rank=2), (), 2),
+    "adapters, fewer layers": (Lora(rank=2, targets=("query", "down")), ("0",), 1),
+}
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_a_pretrained_policy_becomes_a_folder(name, tmp_path, capsys):
+    """With the base's words, template and licence; adapters are merged in float32."""
+    for library in ("safetensors", "tokenizers"):
+        pytest.importorskip(library, reason=EXTRA)
+    lora, without, layers = PRETRAINED[name]
+    run, params = pretrained_run(tmp_path, lora, without)
+    to = tmp_path / "model"
+    assert call(export.main, run, "sft", "--seed", "1", "--to", to) == 0
+    made = folder.read(to)
+    assert (made.spec.layers, made.spec.dtype) == (layers, "float32")
+    if not lora.wanted:
+        own = jax.tree.map(lambda x: np.asarray(x[1]), params)
+        jax.tree.map(np.testing.assert_array_equal, made.params, own)
+    assert made.config["eos_token_id"] == 1
+    for file in ("tokenizer.json", "chat_template.jinja", "generation_config.json", "LICENSE"):
+        assert (to / file).read_bytes() == (tmp_path / "base" / file).read_bytes()
+    assert not (to / "golden.npz").exists()
+    theirs = scores(capsys, to, text="the cat")
+    ours = scores(capsys, run, "--seed", "1", text="the cat")
+    assert theirs["ids"] == ours["ids"]
+    np.testing.assert_allclose(theirs["log_probs"], ours["log_probs"], atol=2e-5)
+    base = scores(capsys, tmp_path / "base", text="the cat")
+    assert np.abs(np.subtract(theirs["log_probs"], base["log_probs"])).max() > 0.01
+    card = (to / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert (front["base_model"], front["license"]) == ("base", "apache-2.0")
+    assert ("rank 2" in card) == lora.wanted and ("without layers 0" in card) == bool(without)
+
+
+def test_adapters_are_written_alone(tmp_path, capsys):
+    """As PEFT has them, bit for bit, for the model that they belong to."""
+    for library in ("safetensors", "tokenizers"):
+        pytest.importorskip(library, reason=EXTRA)
+    run, params = pretrained_run(tmp_path, Lora(rank=2))
+    to = tmp_path / "model"
+    assert call(export.main, run, "sft", "--adapter", "True", "--to", to) == 0
+    capsys.readouterr()
+    names = {file.name for file in to.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= names
+    assert "config.json" not in names and "peft" in (to / "README.md").read_text()
+    again = adapters.read(to, folder.read(tmp_path / "base").spec)
+    own = jax.tree.map(lambda x: np.asarray(x[0]), params)
+    jax.tree.map(np.testing.assert_array_equal, again.params, own)
+    config = json.loads((to / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tmp_path / "base")
+    assert call(score.main, to, "--text", "a") == 2
+    assert "low-rank adapters" in " ".join(capsys.readouterr().err.split())
+
+
+def test_adapters_of_what_has_none_are_refused(tmp_path, capsys):
+    pytest.importorskip("safetensors", reason=EXTRA)
+    pytest.importorskip("tokenizers", reason=EXTRA)
+    cut, _ = pretrained_run(tmp_path / "cut", Lora(rank=1), ("1",), None)
+    full, _ = pretrained_run(tmp_path / "full", spread=None)
+    for run, said in ((cut, "without some of its layers"), (full, "trained all weights")):
+        flags = ("--adapter", "True", "--to", tmp_path / "model")
+        assert call(export.main, run, "sft", *flags) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+    # of other weights than the run's, nothing is made
+    (tmp_path / "full" / "base" / "config.json").write_text(
+        json.dumps({**CASES["smollm2"], "rope_theta": 9.0})
+    )
+    assert call(export.main, full, "sft", "--to", tmp_path / "model") == 2
+    assert "other weights" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "model").exists()
+
+
 def test_the_tokenizer_is_bytes():
     """The table of byte-level tokenizers, some of whose entries everybody knows."""
     shown = byte_tokenizer.alphabet()
@@ -103,7 +205,7 @@ def test_the_tokenizer_is_bytes():
 
 REFUSED = {
     # fields of the config, flags, what is said
-    "a table": ({"policy": Architecture("markov")}, ("sft",), "a table and no language model"),
+    "a table": ({"policy": Architecture("markov")}, ("sft",), "is a table and no language model"),
     "symbols of a task": (
         {"benchmark": Markov(vocab=2, horizon=3)},
         ("sft",),
@@ -117,7 +219,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_language_model_is_refused(name, tmp_path, capsys):
     fields, flags, words = REFUSED[name]
-    run, to = text_run(tmp_path, **fields), tmp_path / "model"
+    run, to = text_run(tmp_path, None, **fields), tmp_path / "model"
     assert call(export.main, run, *flags, "--to", to) == 2
     err = " ".join(capsys.readouterr().err.split())
     assert err.startswith("error: ") and words in err

@@ -27,7 +27,7 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "run"
     benchmark = TwoTemplate(vocab=3, horizon=3)
     config = make_config(benchmark=benchmark, methods=METHODS, seeds=2, updates=2)
-    run_folders.made(out, config, sharpness=100.0)
+    run_folders.made(out, config, spread=1.0)
     return out
 
 
@@ -209,7 +209,7 @@ def test_tasks_are_spelled_as_in_their_reports(name, tmp_path, capsys):
     config = make_config(
         benchmark=benchmark, policy=Architecture("markov"), methods=("sft",), seeds=1
     )
-    params = run_folders.made(tmp_path / "run", config, sharpness=100.0)["sft"]
+    params = run_folders.made(tmp_path / "run", config, spread=1.0)["sft"]
     own = scores(capsys, tmp_path / "run", "--text", text)
     assert own["ids"] == [start, *tokens]
     expected = run_folders.log_probs(config, params, 0, tokens)
@@ -232,7 +232,7 @@ def test_text_is_bytes_after_the_token_that_ends_one(tmp_path, capsys):
         methods=("sft",),
         seeds=2,
     )
-    params = run_folders.made(tmp_path / "run", config, sharpness=100.0)["sft"]
+    params = run_folders.made(tmp_path / "run", config, spread=1.0)["sft"]
     own = scores(capsys, tmp_path / "run", "--text", "aé", "--seed", "1")
     assert own["ids"] == [256, 97, 195, 169]
     rows = np.asarray(jax.nn.log_softmax(params[1]))
