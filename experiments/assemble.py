@@ -19,6 +19,7 @@ from experiments.devices import Layout, memory
 from experiments.models import pretrained, vocabulary, words
 from fdiv import exact, objectives
 from fdiv.benchmarks import Text
+from fdiv.benchmarks.text_rows import demonstrated
 from fdiv.learner import learner
 from fdiv.policies import NETWORKS, Architecture, tabular
 from fdiv.rollout import sampler_of
@@ -119,10 +120,25 @@ def named_as(field: str, path: str) -> Iterator[None]:
 
 
 def fitted(config: Config, reading: files.Reading | None) -> Config:
-    """The config with the lengths that a text benchmark leaves to its rows."""
-    if reading is None or not isinstance(config.benchmark, Text):
+    """The config with what it leaves to its rows: the lengths of a text benchmark, and how many
+    updates make so many passes over them. Raises `UsageError` where there are no rows to pass
+    over."""
+    rows, benchmark = config.budget.demos, config.benchmark
+    if reading is not None and isinstance(benchmark, Text):
+        benchmark = benchmark.fitted(reading.rows)
+        config = replace(config, benchmark=benchmark)
+        if config.budget.epochs_over_data and not rows:
+            train = benchmark.split(reading.rows).train
+            rows = sum(demonstrated(reading.rows[i]) for i in train)
+    passes = config.budget.epochs_over_data
+    if passes is None:
         return config
-    return replace(config, benchmark=config.benchmark.fitted(reading.rows))
+    if not rows:
+        problem = "is how often fixed rows are passed over, and new ones are drawn at every update."
+        raise UsageError("epochs_over_data", passes, problem, "Give --demos, or --updates.")
+    config = replace(config, updates=-(-passes * rows // config.budget.batch_size))
+    config.optimiser.check(config.budget.updates)
+    return config
 
 
 def task(

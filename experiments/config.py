@@ -55,6 +55,10 @@ class Budget:
     """Where all randomness starts."""
     updates: int = ranged(2000, least=1)
     """Updates of the policy, the same for every method."""
+    epochs_over_data: int | None = ranged(None, least=1)
+    """Passes over fixed rows (those of --demos, or all training rows of a text) in place of
+    --updates, each row once a pass, in an order of its own; none: --updates, rows drawn with
+    replacement."""
     batch_size: int = ranged(512, least=2)
     """Strings per update, the same for every method."""
     demos: int = ranged(0, least=0)

@@ -126,7 +126,10 @@ READERS: dict[str, Reader] = {
     # budget
     "seeds": ALWAYS,
     "seed": ALWAYS,
-    "updates": ALWAYS,
+    "updates": Reader(
+        lambda case: case.config.budget.epochs_over_data is None, "drop --epochs-over-data"
+    ),
+    "epochs_over_data": DEMOS,
     "batch_size": ALWAYS,
     "demos": DEMOS,
     "warm_start": ALWAYS,

@@ -39,7 +39,15 @@ HOSTILE: dict[type, tuple[Any, ...]] = {
     str: ("", "nan", "\u00e9\u0301 \n", "x" * 500, "js:1", "alpha:1e9", "alpha:nan", "gjs:1"),
     bool: (0, "yes", None),
 }
-BUDGET = {"seeds": 1, "updates": 2, "evaluations": 1, "samples": 4, "warm_start": 0, "trials": 1}
+BUDGET = {
+    "seeds": 1,
+    "updates": 2,
+    "epochs_over_data": None,
+    "evaluations": 1,
+    "samples": 4,
+    "warm_start": 0,
+    "trials": 1,
+}
 LARGEST_RUN = 1e8  # bytes that an accepted config may take to be run as well
 
 

@@ -299,9 +299,12 @@ def of_result(result: RunResult) -> Scoreboard:
     return dataclasses.replace(board, expert=expert, law=law)
 
 
-def rows(benchmark: Mapping[str, Any], demos: int | str) -> str:
+def rows(benchmark: Mapping[str, Any], demos: int | str, passes: int | str | None = None) -> str:
     """Which rows methods learn from: demonstrations, comparisons or labels, as each reads."""
     text = benchmark.get("name") == "text"
+    if passes:
+        fixed = f"{demos} fixed rows" if demos else "the training rows"
+        return f"{passes} pass{'es' if passes != 1 else ''} over {fixed}, each row once a pass"
     if demos == VARIED:
         return "numbers of rows that vary"
     if demos:

@@ -26,7 +26,7 @@ UNEQUAL = 1.01  # the most tokens learned from over the least, from which on the
 def lead(result: RunResult) -> list[str]:
     """What all methods have in common, and what not."""
     count, seeds = len(result.methods), result.seeds
-    of = result.benchmark, result.demos
+    of = result.benchmark, result.demos, result.benchmark.get("passes")
     if VARIED in (result.updates, result.batch_size):
         size = "updates or batches that vary"
     else:

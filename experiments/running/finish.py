@@ -61,11 +61,11 @@ def _result(context: RunContext, methods: dict[str, MethodResult], complete: boo
     names = [m.minimises for m in methods.values()]
     table = optima.table(names) if optima.available else {}
     start = context.evaluator.measure(context.layout.put(context.start))
-    plain = configs.as_dict(config)
+    plain, passes = configs.as_dict(config), config.budget.epochs_over_data
     return RunResult(
         complete=complete,
         kind=context.scoreboard.kind,
-        benchmark=plain["benchmark"],
+        benchmark=plain["benchmark"] | ({"passes": passes} if passes else {}),
         policy={name: value for name, value in plain["policy"].items() if value is not None},
         seeds=config.budget.seeds,
         updates=config.budget.updates,

@@ -230,7 +230,7 @@ def _introduce(
     plain, budget = configs.as_dict(config), config.budget
     recorder.say(f"{preset}: {spelled(plain['benchmark'])}")
     seeds = f"{budget.seeds} seed{'s'[: budget.seeds > 1]}"
-    data = scoreboards.rows(plain["benchmark"], budget.demos)
+    data = scoreboards.rows(plain["benchmark"], budget.demos, budget.epochs_over_data)
     recorder.say(
         f"policy {spelled(plain['policy'])}; {seeds} x {budget.updates} updates, batches "
         f"of {budget.batch_size}; {data}; learning rate {config.optimiser.learning_rate:g}"
@@ -335,6 +335,7 @@ def _warm_start(
     own = configs.replace(
         config,
         updates=config.budget.warm_start,
+        epochs_over_data=None,
         epochs=1,
         minibatches=1,
         schedule="constant",

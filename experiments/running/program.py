@@ -91,8 +91,8 @@ def build(
 
         def one(_, carry):
             state, log = carry
-            key = jax.random.fold_in(train_state.data_key, state.step)
-            batch = layout.rows(runs.batch(budget, new_rows, train_state.rows, key))
+            key = train_state.data_key
+            batch = layout.rows(runs.batch(budget, new_rows, train_state.rows, key, state.step))
             new, metrics = learner.update(state, batch)
             state, log, names = finite.record(log, state, new, metrics, skip=skip)
             watched.append(names)
@@ -105,7 +105,7 @@ def build(
     def probe(train_state: TrainState):
         state = train_state.learner
         key = jax.random.fold_in(train_state.data_key, -1 - state.step)
-        batch = layout.rows(runs.batch(budget, new_rows, train_state.rows, key))
+        batch = layout.rows(runs.drawn(budget, new_rows, train_state.rows, key))
         metrics = objective.prepare(key, state.params, state.aux, batch)[2]
         logged = (*finite.MEANS, "tokens")
         return {name: value for name, value in metrics.items() if name not in logged}

@@ -16,6 +16,7 @@ from experiments.config import Budget, Config
 from fdiv.types import Components, Params, TokenMDP, UsageError
 
 START, FIXED_ROWS = 0, 3  # folded into a run's key
+ORDER = (1 << 31) - 1  # folded into its data key, where no step comes to
 Batches = Callable[[jax.Array, int], Any]  # key, n -> n rows, as a pytree
 
 
@@ -53,8 +54,30 @@ def fixed_rows(budget: Budget, mdp: TokenMDP, keys: jax.Array, reads: str = "dem
     )(keys)
 
 
-def batch(budget: Budget, new_rows: Batches, rows: Any, key: jax.Array) -> Any:
-    """The batch of an update: new rows, or some of the fixed ones drawn with replacement."""
+def batch(budget: Budget, new_rows: Batches, rows: Any, key: jax.Array, step: jax.Array) -> Any:
+    """The batch of the update `step`, from a run's data key: drawn, or the next rows of passes over
+    them, each row once a pass. Where a run stands is its step, so a save has it."""
+    if budget.epochs_over_data is None:
+        return drawn(budget, new_rows, rows, jax.random.fold_in(key, step))
+    table = rows if budget.demos else getattr(new_rows, "rows", ())
+    sizes = {len(leaf) for leaf in jax.tree.leaves(table)}
+    chosen = in_passes(jax.random.fold_in(key, ORDER), step, budget.batch_size, sizes.pop())
+    return jax.tree.map(lambda x: x[chosen], table)
+
+
+def in_passes(key: jax.Array, step: jax.Array, count: int, size: int) -> jax.Array:
+    """Which of `size` rows are the `count` of a step, where each pass has an order of its own and
+    goes on from the one before. [count]"""
+    place = jnp.arange(count) + (step * count) % size
+    first = (step * count) // size
+    orders = jax.vmap(lambda i: jax.random.permutation(jax.random.fold_in(key, first + i), size))(
+        jnp.arange((size + count - 2) // size + 1)
+    )
+    return orders[place // size, place % size]
+
+
+def drawn(budget: Budget, new_rows: Batches, rows: Any, key: jax.Array) -> Any:
+    """New rows, or some of the fixed ones drawn with replacement."""
     if not budget.demos:
         return new_rows(key, budget.batch_size)
     chosen = jax.random.randint(key, (budget.batch_size,), 0, budget.demos)

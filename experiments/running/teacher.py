@@ -194,6 +194,7 @@ def _own_config(config: Config, text: Text) -> Config:
     return replace(
         config,
         updates=text.teacher_updates,
+        epochs_over_data=None,
         batch_size=32,
         demos=0,
         epochs=1,

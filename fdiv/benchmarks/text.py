@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -247,8 +247,18 @@ def _numbers(symbols: Symbols) -> np.ndarray:
     return np.asarray(symbols, np.int32)
 
 
-def _drawn_from(rows: Rows) -> Callable[[jax.Array, int], Rows]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Drawn(Generic[Rows]):
     """Rows drawn with replacement: (key, n) -> [n, ...]."""
-    rows = jax.tree.map(jnp.asarray, rows)
-    size = len(jax.tree.leaves(rows)[0])
-    return lambda key, n: jax.tree.map(lambda x: x[jax.random.randint(key, n, 0, size)], rows)
+
+    rows: Rows  # all of them, [N, ...]
+
+    def __call__(self, key: jax.Array, n: int) -> Rows:
+        size = len(jax.tree.leaves(self.rows)[0])
+        chosen = jax.random.randint(key, (n,), 0, size)
+        return jax.tree.map(lambda x: x[chosen], self.rows)
+
+
+def _drawn_from(rows: Rows) -> Drawn[Rows]:
+    """On a device."""
+    return Drawn(jax.tree.map(jnp.asarray, rows))
