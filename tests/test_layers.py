@@ -64,6 +64,7 @@ FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from 
         "experiments.doctor",
         "experiments.export",
         "experiments.figures",
+        "experiments.fit_model",
         "experiments.fuzz",
         "experiments.generate",
         "experiments.intervals",

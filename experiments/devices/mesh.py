@@ -69,6 +69,15 @@ class MeshLayout:
         by their names."""
         return jax.tree.map(_placed, tree, self._shardings(tree, runs=0))
 
+    def shaped(self, tree: Any, runs: int) -> Any:
+        """Shapes of arrays that are not made, each laid out as `put` would, or `share` where
+        `runs` is 0."""
+        return jax.tree.map(
+            lambda x, of: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=of),
+            tree,
+            self._shardings(tree, runs),
+        )
+
     def get(self, tree: Any) -> Any:
         """As it is; with several processes, as numpy on each."""
         return jax.tree.map(_whole, tree)

@@ -1,0 +1,34 @@
+"""A pretrained model over many devices is trained as on one, and a large one is laid out without
+its weights."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+from joining import ROOT, environment
+
+
+def output(*words: str) -> str:
+    own = environment(8) | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=own, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_every_layout_gives_what_one_device_gives():
+    """Adapters of a frozen model, whose weights are parted by their names too, and all weights."""
+    apart = json.loads(output("tests/long/pretrained_step.py"))
+    assert len(apart) == 10
+    assert max(apart.values()) < 1e-5, apart
+
+
+def test_a_model_of_a_billion_numbers_compiles_for_eight_devices():
+    text = output("-m", "experiments.fit_model", "llama-1b")
+    assert "1,235,814,400 frozen" in text
+    whole, before = re.findall(r"([\d.]+) (?:GB|MB)", text)
+    assert 1 < float(whole) < 8  # GB on each
+    assert 300 < float(before) < 450  # MB: an eighth of the weights in bfloat16 are 309
