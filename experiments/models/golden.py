@@ -89,13 +89,10 @@ def live(folder: Path, tokens: np.ndarray) -> tuple[np.ndarray, str]:
 def tokens_of(folder: Path, vocab: int, rows: int = 3, length: int = 48) -> np.ndarray:
     """[rows, length] to try a model on: varied strings where its tokenizer can be loaded, tokens at
     random where it cannot."""
-    from experiments.models import varied
+    from experiments.models import varied, words
 
-    file = folder / "tokenizer.json"
-    if file.is_file():
-        tokenizer = library("tokenizers").Tokenizer.from_file(str(file))
-        text = "\n".join(varied.strings())
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
+    if (folder / words.TOKENIZER).is_file():
+        ids = words.at(folder).encode("\n".join(varied.strings()), special=False)
         # prose first, then scripts and characters at random
         starts = np.linspace(0, max(len(ids) - length, 0), rows).astype(int)
         if len(ids) >= length:

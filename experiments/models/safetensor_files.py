@@ -70,13 +70,7 @@ def names(folder: Path) -> list[str]:
 def _listed(folder: Path) -> dict[str, set[str]]:
     """Name of each file -> the tensors that an index puts into it, none where there is no index."""
     if (folder / INDEX).is_file():
-        try:
-            places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError) as error:
-            problem = f"is no index of tensors ({type(error).__name__})."
-            raise UsageError(
-                "path", str(folder / INDEX), problem, "Fetch the file again."
-            ) from error
+        places = _places(folder / INDEX)
         files: dict[str, set[str]] = {}
         for tensor, file in places.items():
             files.setdefault(file, set()).add(tensor)
@@ -87,6 +81,21 @@ def _listed(folder: Path) -> dict[str, set[str]]:
         fix = "Give a folder with safetensors" + (f"; {other} is not read." if other else ".")
         raise UsageError("path", str(folder), problem, fix)
     return {SINGLE: set()}
+
+
+def _places(index: Path) -> dict[str, str]:
+    """Name of each tensor -> the file beside an index that holds it."""
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = set(places.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        problem = f"is no index of tensors ({type(error).__name__})."
+        raise UsageError("path", str(index), problem, "Fetch the file again.") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            problem = f"names {name!r}, which is no file beside it."
+            raise UsageError("path", str(index), problem, "Fetch the file again.")
+    return places
 
 
 def _opened(file: Path) -> Any:

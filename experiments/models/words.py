@@ -195,10 +195,11 @@ def _made(
 def _backend(folder: Path, settings: Mapping[str, Any]) -> Any:
     """The tokenizer of a folder, with neither the truncation nor the padding that may be saved in
     it."""
-    if "AutoTokenizer" in (settings.get("auto_map") or {}):
+    own = settings.get("auto_map") or {}
+    if not isinstance(own, dict) or "AutoTokenizer" in own:
         raise UsageError(
             "auto_map",
-            settings["auto_map"]["AutoTokenizer"],
+            own["AutoTokenizer"] if isinstance(own, dict) else own,
             "is code that comes with the tokenizer, and none is run from a checkpoint.",
             "Use a checkpoint whose tokenizer needs none.",
         )
@@ -248,6 +249,10 @@ def _special(settings: Mapping[str, Any]) -> dict[str, Any]:
         named |= {name: text(token) for name, token in own.items()}
     found: dict[str, Any] = {name: token for name, token in named.items() if token is not None}
     more = settings.get("additional_special_tokens")
+    if not isinstance(more, list | None):
+        problem = "is no list of tokens."
+        fix = f"Mend {TOKENIZER_CONFIG}, or drop the field."
+        raise UsageError("additional_special_tokens", more, problem, fix)
     if isinstance(own, list) or more:
         found["additional_special_tokens"] = [text(token) for token in more or own or []]
     return found
@@ -259,7 +264,9 @@ def _templates_of(settings: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(given, str):
         return {chat.DEFAULT: given}
     try:
-        return {entry["name"]: entry["template"] for entry in given or []}
+        named = {entry["name"]: entry["template"] for entry in given or []}
+        "".join([*named, *named.values()])  # text, all of it
+        return named
     except (TypeError, KeyError) as error:
         problem = "is neither a template nor a list of templates with their names."
         raise UsageError(

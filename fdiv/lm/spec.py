@@ -19,6 +19,7 @@ RopeKind = Literal["default", "linear", "llama3", "longrope"]
 Activation = Literal["silu", "gelu_tanh"]
 FULL, SLIDING = "full_attention", "sliding_attention"
 ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+MOST_LAYERS = 1 << 12
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -279,7 +280,7 @@ def from_config(config: Mapping[str, Any]) -> Spec:
         if config.get(name) is not None:
             raise UsageError(name, _brief(config[name]), problem, fix)
     name = config.pop("model_type", None)
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise UsageError(
             "model_type", name, "is not a family that is known.", f"Use {', '.join(FAMILIES)}."
         )
@@ -362,6 +363,20 @@ def _tidy(x: float) -> int | float:
     return near if math.isclose(x, near, rel_tol=1e-9) else x
 
 
+def _list(name: str, value: object) -> list[Any]:
+    """A value that has to be a list."""
+    if not isinstance(value, list | tuple):
+        raise UsageError(name, _brief(value), "is no list.", "Mend the config.json.")
+    return list(value)
+
+
+def _group(name: str, value: object) -> dict[str, Any]:
+    """A value that has to hold fields; a null holds none."""
+    if value is not None and not isinstance(value, Mapping):
+        raise UsageError(name, _brief(value), "holds no fields.", "Mend the config.json.")
+    return dict(value or {})
+
+
 def _brief(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
@@ -371,7 +386,7 @@ def _text_of(config: dict[str, Any]) -> dict[str, Any]:
     """The text model of a Gemma 3 with a vision tower; other configs as they are."""
     if config.get("model_type") != "gemma3" or "text_config" not in config:
         return config
-    text = dict(config["text_config"])
+    text = _group("text_config", config["text_config"])
     for name in REFUSED:
         if config.get(name) is not None:
             text[name] = config[name]
@@ -412,6 +427,11 @@ class _Fields:
     def number(self, name: str, default: Any = _ABSENT) -> float:
         """A finite number above 0."""
         return _positive(name, self.take(name, default))
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of finite numbers above 0."""
+        value = self.take(name)
+        return tuple(_positive(name, x) for x in _list(name, value))
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false; a null is the default."""
@@ -456,7 +476,7 @@ def _check_architecture(fields: _Fields, family: Family) -> None:
     """A classifier or a reward model has the same config, and another head."""
     named = fields.take("architectures", None)
     known = (family.architecture, "Gemma3ForConditionalGeneration")
-    if named is not None and not set(named) <= set(known):
+    if named is not None and not all(name in known for name in _list("architectures", named)):
         raise UsageError(
             "architectures",
             named,
@@ -472,6 +492,9 @@ def _read(name: str, family: Family, fields: _Fields) -> Spec:
     if head_dim is None and width % heads:
         raise UsageError("hidden_size", width, f"does not split into {heads} heads.", "Mend it.")
     layers = fields.count("num_hidden_layers")
+    if layers > MOST_LAYERS:
+        problem = f"are more layers than {MOST_LAYERS:,}."
+        raise UsageError("num_hidden_layers", layers, problem, "Mend the config.json.")
     max_length = fields.count("max_position_embeddings")
     head_dim = width // heads if head_dim is None else _whole("head_dim", head_dim)
     ropes = _ropes(name, fields, max_length, head_dim)
@@ -545,6 +568,7 @@ def _windows(name: str, family: Family, fields: _Fields, layers: int) -> tuple[i
     pattern = fields.take("sliding_window_pattern", None)
     pattern = fields.take("_sliding_window_pattern", None) if pattern is None else pattern
     types = fields.take("layer_types", None)
+    types = None if types is None else _list("layer_types", types)
     size = fields.take("sliding_window", None)
     if "gemma" not in name:
         if pattern is not None:
@@ -554,7 +578,7 @@ def _windows(name: str, family: Family, fields: _Fields, layers: int) -> tuple[i
         # Qwen's size counts where use_sliding_window is true alone, and that is refused
         size = size if "sliding_window" in family.honoured else None
         expected = FULL if size is None else SLIDING
-        if types is not None and list(types) != [expected] * layers:
+        if types is not None and types != [expected] * layers:
             problem = f"is not {expected} on all {layers} layers."
             raise UsageError("layer_types", _brief(types), problem, "Use another checkpoint.")
         return (None if size is None else _whole("sliding_window", size),) * layers
@@ -562,7 +586,7 @@ def _windows(name: str, family: Family, fields: _Fields, layers: int) -> tuple[i
         every = 2 if name == "gemma2" else 6
         every = every if pattern is None else _whole("sliding_window_pattern", pattern)
         types = [SLIDING if (i + 1) % every else FULL for i in range(layers)]
-    if len(types) != layers or not set(types) <= {FULL, SLIDING}:
+    if len(types) != layers or not all(kind in (FULL, SLIDING) for kind in types):
         problem = f"is not {FULL} or {SLIDING} for each of {layers} layers."
         raise UsageError("layer_types", _brief(types), problem, "Use another checkpoint.")
     window = _whole("sliding_window", size) if SLIDING in types else None
@@ -580,7 +604,7 @@ def _ropes(name: str, fields: _Fields, max_length: int, head_dim: int) -> tuple[
     if new is not None and old is not None and new != old:
         problem = "says something else than rope_parameters."
         raise UsageError("rope_scaling", _brief(old), problem, "Leave one of them.")
-    given = new if new is not None else old or {}
+    given = _group("rope_parameters", new) if new is not None else _group("rope_scaling", old)
     common = {"rope_theta": theta, "partial_rotary_factor": share, "original": original}
     one = lambda entry, **own: _rope(name, entry, common | own, max_length, head_dim)
     if name != "gemma3_text":
@@ -588,7 +612,7 @@ def _ropes(name: str, fields: _Fields, max_length: int, head_dim: int) -> tuple[
     if FULL in given or SLIDING in given:
         if rest := sorted(set(given) - {FULL, SLIDING}):
             raise UsageError("rope_parameters", rest, "belongs to no kind of layer.", "Mend it.")
-        full, sliding = given.get(FULL) or {}, given.get(SLIDING) or {}
+        full, sliding = (_group("rope_parameters", given.get(kind)) for kind in (FULL, SLIDING))
     else:
         full, sliding = given, {}
     ropes = one(full), one(sliding, rope_theta=local)
@@ -661,10 +685,10 @@ def _longrope(rope: Rope, entry: _Fields, original: object, max_length: int, hea
     stretch = max_length / length if stretch is None else _positive("factor", stretch)
     given = entry.take("attention_factor", None)
     amplitude = 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(length))
-    short, long = (tuple(map(float, entry.take(f"{k}_factor"))) for k in ("short", "long"))
+    short, long = (entry.numbers(f"{k}_factor") for k in ("short", "long"))
     pairs = rope.turned(head_dim) // 2
     for name, factors in (("short_factor", short), ("long_factor", long)):
-        if len(factors) != pairs or min(factors) <= 0:
+        if len(factors) != pairs:
             problem = f"is not {pairs} numbers above 0."
             raise UsageError(name, _brief(factors), problem, "Mend the config.json.")
     return dataclasses.replace(
