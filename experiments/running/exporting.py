@@ -147,7 +147,7 @@ def _pretrained(run: TrainedRun, params: Params, adapter: bool) -> Model:
     assert tokenizer is not None
 
     def beside(draft: Path) -> None:
-        word_files.copy(tokenizer, draft)
+        word_files.copy(pretrained.local(tokenizer), draft)
         word_files.copy_licences(source.path, draft)
 
     start: tuple[int, ...] = ()
