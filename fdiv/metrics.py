@@ -5,7 +5,10 @@ Plain divergence names are the sequence level; `_occupancy`, `_token` (the polic
 `_token_expert` name the others. `validation_nll` is the policy's NLL of held-out demonstrations in
 nats per token, and where symbols are pieces of text `bits_per_byte` is the same in bits per byte of
 it, which vocabularies of any size have in common. `log_stop` is the mean log-prob, in nats, of a
-token that ends the string where the expert's strings ended, `log_stop_expert` the expert's own.
+token that ends the string where the expert's strings ended, `log_stop_expert` the expert's own;
+`ece` is how far the chance of the likeliest token is from how often it is right on held-out
+demonstrations, `top5_overlap` the share of the expert's five likeliest tokens that are among the
+policy's five, at the expert's prefixes.
 `cross_entropy` is the policy's NLL of the expert's strings, `expert_nll` the
 expert's NLL of the policy's, both per string in nats: the coverage risk and the likelihood risk of
 Wen, Li, Du & Mou 2023 (f-distill, arXiv 2307.15190)."""
@@ -16,17 +19,20 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.special import logsumexp
 
-from fdiv import divergences, exact, prefixes, regularised
+from fdiv import divergences, exact, head, prefixes, regularised
 from fdiv import tokens as tk
 from fdiv.checks import present
 from fdiv.estimators import to_actions
 from fdiv.types import Components, Divergence, Model, Params, Sequences, TokenMDP
 
+BINS = 10  # of a calibration error
+LIKELIEST = 5  # tokens of which two laws are compared
 LEVELS = {level.suffix: level for level in exact.LEVELS}
 
 
@@ -119,12 +125,16 @@ def sampled_metrics(
     )
     measured |= nll_per_unit(nll, held_out, mdp)
     measured |= averages({name: f(answered) for name, f in mdp.statistics.items()})
+    own = Model(policy, params)
+    if mdp.pieces is not None:
+        measured["ece"] = calibration_error(likeliest(own, held_out, 1), held_out)
     if expert is None:
         return measured, answered
 
     ratios, token = [], []
-    known, own = present(mdp.expert, "known expert"), Model(policy, params)
+    known = present(mdp.expert, "known expert")
     if mdp.pieces is not None and mdp.eos is not None:
+        measured |= per_token("top5_overlap", overlap(known, own, expert, mdp.vocab), expert)
         for name, model in (("log_stop", own), ("log_stop_expert", known)):
             measured |= at_ends(name, log_stop(model, expert, mdp.eos), expert, mdp.eos)
     for strings in (expert, answered):
@@ -180,7 +190,7 @@ def nll_per_unit(nll: Array, sequences: Sequences, mdp: TokenMDP) -> dict[str, A
 
 def log_stop(model: Model, x: Sequences, eos: int | tuple[int, ...]) -> Array:
     """Log-prob that the model ends each string where its last action stands. [N]"""
-    last = jnp.max(jnp.where(x.mask, jnp.arange(x.mask.shape[1]), 0), axis=1)
+    last = jnp.max(jnp.where(x.mask, jnp.arange(x.mask.shape[1])[None], 0), axis=1)
     features = model.policy.trunk(model.params, x.tokens)
     there = jnp.take_along_axis(features, last[:, None, None], axis=1)[:, 0]
     log_probs = model.policy.head(model.params, there)
@@ -192,6 +202,35 @@ def at_ends(name: str, values: Array, x: Sequences, eos: int | tuple[int, ...]) 
     ended = tk.ended(x, eos)
     counts = jnp.where(ended.any(), ended, True).astype(values.dtype)
     return per_unit(name, counts * values, counts)
+
+
+def likeliest(model: Model, x: Sequences, k: int) -> head.TopK:
+    """The k likeliest tokens before each action."""
+    own = tk.head_of(*model, x.tokens)
+    if own is not None:
+        return head.top_k(own, k, x.mask)
+    log_probs, tokens = jax.lax.top_k(tk.distributions(*model, x.tokens), k)
+    return head.TopK(log_probs, tokens, jnp.log1p(-jnp.exp(log_probs).sum(-1)))
+
+
+def calibration_error(top: head.TopK, x: Sequences) -> Array:
+    """Expected calibration error of the likeliest token at the actions of strings, in [0, 1]: the
+    mean over actions of |share right - mean chance| in their bin of the chance, of ten equal bins.
+    Naeini, Cooper & Hauskrecht 2015 (AAAI)."""
+    chance = jnp.exp(top.log_probs[..., 0])
+    bins = jnp.minimum((chance * BINS).astype(jnp.int32), BINS - 1)
+    apart = jnp.where(x.mask, (top.tokens[..., 0] == x.tokens) - chance, 0.0)
+    in_bin = jax.nn.one_hot(bins, BINS, dtype=apart.dtype)
+    return jnp.abs(jnp.sum(in_bin * apart[..., None], axis=(0, 1))).sum() / x.mask.sum()
+
+
+def overlap(known: Model, own: Model, x: Sequences, vocab: int) -> Array:
+    """The share of the k = 5 likeliest tokens of one law that are among those of the other, summed
+    over each string's actions. [N]"""
+    k = min(LIKELIEST, vocab)
+    ours, theirs = (likeliest(model, x, k).tokens for model in (own, known))
+    shared = (theirs[..., :, None] == ours[..., None, :]).any(-1).mean(-1)
+    return jnp.where(x.mask, shared, 0.0).sum(1)
 
 
 # --- diversity of samples (host side) -------------------------------------------------------------
@@ -206,6 +245,32 @@ def _rows(sequences: Sequences) -> list[list[int]]:
 
 def _ngrams(row: list[int], n: int) -> Counter:
     return Counter(tuple(row[i : i + n]) for i in range(len(row) - n + 1))
+
+
+def rouge_l(answers: Sequences, references: Sequences, sizes: np.ndarray) -> float:
+    """Mean ROUGE-L of answers against reference answers row by row, in [0, 1]: the F1 of their
+    longest common subsequence of tokens that stand for text (`sizes` [V], bytes of each). Lin 2004
+    (ACL workshop on text summarisation)."""
+    scores = []
+    for pair in zip(_rows(answers), _rows(references)):
+        a, b = ([token for token in row if sizes[token] > 0] for row in pair)
+        common = _common(a, b)
+        scores.append(2 * common / (len(a) + len(b)) if a or b else 1.0)
+    return float(np.mean(scores))
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    """Length of the longest common subsequence, a column of the table as the bits of one number.
+    Hyyro 2004 (Bit-parallel LCS-length computation revisited)."""
+    places: dict[int, int] = {}
+    for i, token in enumerate(a):
+        places[token] = places.get(token, 0) | 1 << i
+    full = (1 << len(a)) - 1
+    column = full
+    for token in b:
+        hits = column & places.get(token, 0)
+        column = (column + hits | column - hits) & full
+    return len(a) - column.bit_count()
 
 
 def distinct_n(sequences: Sequences, n: int) -> float:

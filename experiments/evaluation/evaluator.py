@@ -243,6 +243,12 @@ class Evaluator:
         distinct = {
             f"distinct_{n}": np.array([metrics.distinct_n(x, n) for x in each]) for n in (1, 2, 3)
         }
+        pieces = self._task.mdp.pieces
+        if pieces is not None:
+            data, sizes = self.layout.host(self._judged.held_out.data), np.asarray(pieces.sizes)
+            wanted = (jax.tree.map(lambda x, i=i: x[i], data) for i in range(self.layout.count))
+            scores = [metrics.rouge_l(x, y, sizes) for x, y in zip(each, wanted)]
+            distinct["rouge_l"] = np.array(scores)
         return distinct | {"self_bleu": np.array([metrics.self_bleu(x) for x in each])}
 
 

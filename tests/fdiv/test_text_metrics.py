@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fdiv import metrics
+from fdiv.head import TopK
 from fdiv.rollout import sampler_of
 from fdiv.types import PAD, Components, Model, Pieces, Policy, Sequences, TokenMDP
 
@@ -69,8 +70,50 @@ def test_pieces_add_their_metrics_and_nothing_else_changes():
         return metrics.sampled_metrics([], own, jax.random.key(0), (), strings(), strings())[0]
 
     plain, of_text = measured(None), measured(Pieces(jnp.array(SIZES)))
-    more = {"bits_per_byte", "log_stop", "log_stop_expert"}
-    assert set(of_text) - set(plain) == more | {f"{name}_stderr" for name in more}
+    more = {"bits_per_byte", "log_stop", "log_stop_expert", "top5_overlap"}
+    assert set(of_text) - set(plain) == more | {f"{name}_stderr" for name in more} | {"ece"}
+    # token 0 has .5 and is right in 6 of 8 actions
+    assert of_text["ece"] == pytest.approx(0.25, rel=1e-5)
+    assert of_text["top5_overlap"] == 1  # of four tokens all
     assert all(float(of_text[name]) == float(plain[name]) for name in plain)
     assert of_text["log_stop"] == pytest.approx(np.log(0.4), rel=1e-5)
     assert of_text["log_stop_expert"] == pytest.approx(np.log(0.4), rel=1e-5)  # .15 + .25
+
+
+def test_calibration_is_by_bins_of_the_chance():
+    """Chances .95, .95 (one right) and .05 (right): (|.5 - .95| 2 + |1 - .05|) / 3."""
+    x = Sequences(jnp.array([[0, 1, 2, PAD]]), jnp.array([[True] * 3 + [False]]), jnp.ones(1))
+    chances = jnp.array([[[0.95], [0.95], [0.05], [0.9]]])
+    top = TopK(jnp.log(chances), jnp.array([[[0], [3], [2], [0]]]), None)
+    assert metrics.calibration_error(top, x) == pytest.approx(1.85 / 3, rel=1e-5)
+
+
+def test_the_overlap_of_the_likeliest():
+    """Of two laws' five likeliest, two are the same."""
+    first, second = np.zeros(12), np.zeros(12)
+    first[[0, 1, 2, 3, 4]], second[[3, 4, 5, 6, 7]] = 5, 5
+    one, two = (Model(fixed(jax.nn.log_softmax(jnp.asarray(x))), ()) for x in (first, second))
+    shared = metrics.overlap(one, two, strings(), 12) / jnp.asarray(np.sum(MASK, 1))
+    np.testing.assert_allclose(shared, 0.4, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "score"),
+    [([0, 3, 0], [0, 3, 0], 1.0), ([0, 3, 3], [3, 0, 3], 2 / 3), ([0], [3], 0.0), ([1], [2], 1.0)],
+)
+def test_rouge_l_is_of_the_longest_common_subsequence(answer, reference, score):
+    """Tokens that are no text do not count: an end alone is an empty answer."""
+    rows = [Sequences(np.array([x]), np.ones((1, len(x)), bool), None) for x in (answer, reference)]
+    assert metrics.rouge_l(*rows, np.array(SIZES)) == pytest.approx(score)
+
+
+def test_common_subsequences_of_random_rows():
+    draw = np.random.RandomState(0)
+    for _ in range(50):
+        a, b = (draw.randint(0, 4, draw.randint(0, 70)).tolist() for _ in range(2))
+        table = np.zeros((len(a) + 1, len(b) + 1), int)
+        for i, x in enumerate(a):
+            for j, y in enumerate(b):
+                best = table[i, j] + 1 if x == y else max(table[i, j + 1], table[i + 1, j])
+                table[i + 1, j + 1] = best
+        assert metrics._common(a, b) == table[-1, -1]

@@ -133,6 +133,28 @@ def test_which_turns_are_learned(turns, answers, template, tmp_path):
     assert ("no chat template" in " ".join(result.told)) == (template is None)
 
 
+PAIRS = {
+    "of messages": {
+        "prompt": talk("hi")["messages"],
+        "chosen": [talk("", "yo")["messages"][1]],
+        "rejected": [talk("", "no")["messages"][1]],
+    },
+    "of text": {"prompt": "a", "chosen": " yo", "rejected": " no"},
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_comparisons_are_tokens(name, tmp_path):
+    result, say = read(tmp_path, [PAIRS[name]])
+    (row,) = result.rows
+    end = END if name == "of messages" else None
+    assert (say(row.completion).strip(), say(row.rejected).strip(), row.end) == ("yo", "no", end)
+    tokenizer = made()
+    pairs = Text(prompt_length=8, horizon=4).compare(result.rows, tokenizer.vocabulary)
+    for side in pairs:
+        assert side.tokens[0][side.mask[0]][-1] == (EOS if end is None else end)
+
+
 REFUSED = {
     "the last message alone": (
         "{{ bos_token }}{{ messages[-1].content }}<end>", "not stable over prefixes"),

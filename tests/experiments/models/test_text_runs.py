@@ -197,7 +197,6 @@ def test_from_folders_to_a_table(place, tmp_path, monkeypatch, capsys):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     for name in ("sft", "distill:js"):
         measured = results["methods"][name]["metrics"]
-        for metric in ("js_token", "forward_kl_token_expert", "bits_per_byte", "log_stop"):
-            assert measured[metric]["iqm"] == measured[metric]["iqm"], metric
+        assert {"forward_kl_token_expert", "bits_per_byte", "log_stop", "rouge_l"} <= set(measured)
         assert 0 < measured["js_token"]["iqm"] < 0.7
     assert cli.presets()["text"][1].benchmark.teacher is None
