@@ -4,19 +4,24 @@ cannot be is refused before a folder is claimed."""
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from language_models import random_tensors
 from pretrained_models import BYTES, CONFIG, made, rows, save
 
 from experiments import assemble, cli, compare, footprint, validation
+from experiments import config as configs
 from experiments.config import make_config, replace
 from experiments.devices import lay_out, programs
 from experiments.evaluation.evaluator import Evaluator, judging_keys
 from experiments.models import pretrained, safetensor_files
-from experiments.running import head_to_head, runs, teacher
+from experiments.running import head_to_head, resume, runs, teacher, train
+from experiments.running.stopping import Interrupted, StopFlag
+from experiments.storage import checkpoints
 from fdiv.benchmarks import Text
 from fdiv.lm import lora
 from fdiv.lm import spec as specs
@@ -34,7 +39,13 @@ def folder(tmp_path, monkeypatch):
 
 def config_of(tmp_path, folder, **policy):
     """Of text byte by byte, without a teacher."""
-    text = Text(path=rows(tmp_path / "rows.jsonl"), prompt_length=12, horizon=6, teacher_updates=0)
+    text = Text(
+        path=rows(tmp_path / "rows.jsonl"),
+        tokenizer=Path("bytes"),
+        prompt_length=12,
+        horizon=6,
+        teacher_updates=0,
+    )
     return make_config(
         benchmark=text,
         policy=Architecture("hf", path=str(folder), **policy),
@@ -124,6 +135,38 @@ def test_sampling_is_training_to_rounding_with_adapters_on(tmp_path, folder, mon
     assert 0 < evaluator.sampling_error(start) < 1e-5
 
 
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, folder):
+    """And its saves hold adapters, none of the frozen weights."""
+    config = config_of(tmp_path, folder, without_layers=("1-2",), **ADAPTED)
+    config = replace(config, updates=4)
+    task, components, start = started(config)
+    (method,) = configs.resolve(config).values()
+    objective, layout = method.build(components), lay_out(2, config.devices)
+    own = runs.Runs(assemble.seed_keys(config, 2), start, jnp.full(2, 0.01))
+    compiled = []
+
+    def training(name, stop):
+        saves = resume.Saves(tmp_path / name, keep=1, every=0, stop=stop)
+        each = train.prepare(config, task, objective, layout, own, saves=saves)
+        each.__dict__["compiled"] = compiled[0] if compiled else each.compiled
+        compiled.append(each.compiled)
+        return each
+
+    whole = train.to_end(training("whole", StopFlag()))
+    stop = StopFlag()
+    with pytest.raises(Interrupted):
+        for progress in train.fit(training("stopped", stop), stops=[2]):
+            stop.asked = progress.update == 2
+    arrays, about = checkpoints.read(tmp_path / "stopped")
+    assert about["update"] == 2
+    embedding = BYTES * CONFIG["hidden_size"]
+    assert max(np.size(array) for array in arrays) < embedding
+    end = train.to_end(training("stopped", StopFlag()))
+    for part in ("params", "opt"):
+        ended, undisturbed = (layout.host(getattr(x.learner, part)) for x in (end, whole))
+        jax.tree.map(np.testing.assert_array_equal, ended, undisturbed)
+
+
 def test_other_weights_under_the_same_path_are_another_run(folder):
     own = Architecture("hf", path=str(folder), **ADAPTED)
     before = pretrained.identity(own)
@@ -183,7 +226,15 @@ def nothing_trained(monkeypatch):
 def run(tmp_path, folder, *flags):
     words = ["text", "--benchmark.path", str(tmp_path / "rows.jsonl"), *HF]
     words += ["--policy.path", str(folder), "--methods", "sft", "--seeds", "1"]
-    words += ["--benchmark.teacher-updates", "0", *flags, "--out", str(tmp_path / "run")]
+    words += [
+        "--benchmark.teacher-updates",
+        "0",
+        "--benchmark.tokenizer",
+        "bytes",
+        *flags,
+        "--out",
+        str(tmp_path / "run"),
+    ]
     return cli.run(compare.main, "experiments.compare", words)
 
 
