@@ -96,7 +96,7 @@ def _refuse(run: TrainedRun, adapter: bool) -> None:
         problem = "has symbols of its own, which no tokenizer makes of text."
         fix = "Export a run of the benchmark text; generate and score read this one."
         raise UsageError("benchmark", name, problem, fix)
-    path = assemble.tokenizer_path(bench)
+    path = assemble.tokenizer_path(bench, policy)
     if (path is None) != (policy.name == "transformer"):
         problem = (
             "has no token for what a policy trained from nothing reads before the start of a text."
@@ -143,7 +143,7 @@ def _pretrained(run: TrainedRun, params: Params, adapter: bool) -> Model:
     adapters = pretrained.adapters(policy)
     text = run.config.benchmark
     assert isinstance(text, Text)
-    tokenizer = assemble.tokenizer_path(text)
+    tokenizer = assemble.tokenizer_path(text, policy)
     assert tokenizer is not None
 
     def beside(draft: Path) -> None:

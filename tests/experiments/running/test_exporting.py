@@ -53,7 +53,7 @@ def pretrained_run(path, lora=WHOLE, without=(), spread=0.05):
 
     folder.write(base, spec, given, special, beside)
     policy = Architecture("hf", path=str(base), lora=lora, without_layers=without)
-    bench = Text(path=path / "rows.jsonl", tokenizer=base, prompt_length=4, horizon=8)
+    bench = Text(path=path / "rows.jsonl", prompt_length=4, horizon=8)
     config = make_config(benchmark=bench, policy=policy, methods=("sft",), seeds=2)
     params = run_folders.made(path / "run", config, spread)
     return path / "run", params["sft"]
