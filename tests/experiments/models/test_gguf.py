@@ -76,7 +76,9 @@ def test_a_file_reads_text_as_the_folder_that_is_made_of_it(tmp_path, capsys):
         said.append(capsys.readouterr())
     assert said[0] == said[1]
     text = [words.read(folder.source(path)) for path in (file, tmp_path / "model")]
-    assert text[0]._replace(backend=None) == text[1]._replace(backend=None)
+    # all but the objects and the bytes that they were read from
+    plain = [own._replace(backend=None, content="") for own in text]
+    assert plain[0] == plain[1]
     assert text[0].eos == (1,)
 
 
