@@ -130,8 +130,16 @@ def _lengths(reading: Reading, config: Text) -> str:
     return (
         f"{said}{_share(long, len(rows))} of completions{also} are longer than "
         f"{cut.horizon - 1} {unit} and are cut; {_share(short, len(rows))} of prompts keep only "
-        f"their last {cut.prompt_length} {unit}."
+        f"their last {cut.prompt_length} {unit}{_enough(rows, short, unit)}."
     )
+
+
+def _enough(rows: Sequence[Row], short: int, unit: str) -> str:
+    """Which length keeps all prompts whole, whose beginning may be that of a chat template."""
+    if not short or unit == "bytes":
+        return ""
+    longest = max(len(row.prompt) for row in rows)
+    return f" (--benchmark.prompt-length {longest} keeps all of them whole)"
 
 
 def _ends(reading: Reading, config: Text) -> str:

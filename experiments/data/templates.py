@@ -8,15 +8,19 @@ more messages change nothing of what it wrote before."""
 
 from __future__ import annotations
 
+import datetime
 import functools
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from experiments.data.conversations import Turn
 from fdiv.types import UsageError
 
 # messages before an answer, and the answer -> the text of each
 Render = Callable[[Sequence[Turn], str], tuple[str, str]]
+# what a template that writes the day's date writes: rows do not change from one day to the next
+TODAY = datetime.date(2024, 7, 26)
+CLOCK = "strftime_now"  # by what a template asks for it
 TRIED = ("Zq one?", "Zq two.", "Zq three?", "Zq four.")  # a conversation that every template takes
 FIX = (
     "Give a tokenizer with a template that writes each message as it is, or rows of columns prompt "
@@ -27,8 +31,9 @@ FIX = (
 class Writer(Protocol):
     """What writes a conversation: `experiments.models.words.Words`."""
 
-    def chat(self, messages: Sequence[dict[str, str]], *, generate: bool) -> str:
-        """The text of messages; `generate` ends it where the assistant is to write."""
+    def chat(self, messages: Sequence[dict[str, str]], *, generate: bool, **more: Any) -> str:
+        """The text of messages; `generate` ends it where the assistant is to write, `more` are
+        variables of the template."""
         ...
 
 
@@ -90,6 +95,6 @@ def _written(words: Writer, turns: Sequence[Turn], generate: bool) -> str:
     """Raises `ValueError` in the template's words where it refuses the conversation."""
     messages = [{"role": turn.role, "content": turn.text} for turn in turns]
     try:
-        return words.chat(messages, generate=generate)
+        return words.chat(messages, generate=generate, **{CLOCK: TODAY.strftime})
     except UsageError as error:
         raise ValueError(f"the chat template {error.problem}") from error

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from experiments.data.layouts import listed
-from experiments.data.templates import Writer
+from experiments.data.templates import CLOCK, TODAY, Writer
 from fdiv.benchmarks.text import Vocabulary
 from fdiv.benchmarks.text_rows import Row, Symbols
 
@@ -202,11 +202,13 @@ def _ends(tokenizer: Tokenizer, counts: Counts) -> str:
     """What ends the answers of conversations."""
     ends = counts.ends.most_common()
     said = "Conversations are written by the tokenizer's chat template"
+    dated = CLOCK in tokenizer.words.templates[DEFAULT]
+    day = f" Its date is {TODAY:%d %B %Y} in every row." if dated else ""
     if not ends:
         token = _named(tokenizer, tokenizer.vocabulary.end)
-        return f"{said}, which ends no answer: {token} is put after each."
+        return f"{said}, which ends no answer: {token} is put after each.{day}"
     named = listed([f"{_named(tokenizer, end)} in {count:,}" for end, count in ends])
-    return f"{said}, which ends answers with {named}."
+    return f"{said}, which ends answers with {named}.{day}"
 
 
 def _named(tokenizer: Tokenizer, token: int) -> str:

@@ -45,9 +45,8 @@ class Spelled:
             ids.append(self.texts.index(piece))
         return ids
 
-    def chat(self, messages, *, generate):
-        names = {"bos_token": "<s>"}
-        return chat.render(self.templates, messages, names, generate=generate)
+    def chat(self, messages, **how):
+        return chat.render(self.templates, messages, {"bos_token": "<s>"}, **how)
 
     def say(self, ids):
         return "".join(self.texts[i] for i in ids)
@@ -189,6 +188,14 @@ def test_a_conversation_that_a_template_refuses_is_a_bad_row(tmp_path):
         tmp_path, [talk("hi", "yo"), talk("no", "yo")], made(template=template + TEMPLATE)
     )
     assert [(number, "Not so." in reason) for number, reason in result.bad] == [(2, True)]
+
+
+def test_a_date_is_the_same_every_day(tmp_path):
+    """Otherwise a run could not go on tomorrow: its rows would be others."""
+    dated = made(template="{{ strftime_now('%d %b %Y') }}" + TEMPLATE)
+    result, say = read(tmp_path, [talk("hi", "yo")], dated)
+    assert say(result.rows[0].prompt).startswith("26 Jul 2024<s>")
+    assert "26 July 2024 in every row" in " ".join(result.told)
 
 
 def test_rows_without_a_token_are_bad(tmp_path):
