@@ -51,8 +51,17 @@ def local(path: str | Path) -> Path:
     if (match := HUB.match(text)) is None:
         problem = "does not name a model of the Hugging Face hub."
         raise UsageError("path", text, problem, "Give hf://ORGANISATION/NAME.")
+    if text not in _FETCHED:
+        _FETCHED[text] = _fetched(text, match["name"], match["revision"])
+    return _FETCHED[text]
+
+
+_FETCHED: dict[str, Path] = {}
+
+
+def _fetched(text: str, name: str, revision: str | None) -> Path:
+    """The folder of a model of the hub."""
     hub = library("huggingface_hub")
-    name, revision = match["name"], match["revision"]
     try:
         place = hub.snapshot_download(name, revision=revision, allow_patterns=list(FETCHED))
     except Exception as error:  # the network's, the hub's and the file system's, of many classes
@@ -67,7 +76,16 @@ def source(path: str | Path) -> folder.Source:
     """What a model says of itself. Raises `UsageError` about `path` for what cannot be read or
     computed."""
     with _about(path):
-        return folder.source(local(path))
+        place = local(path)
+        file = place if place.suffix == ".gguf" else place / folder.CONFIG
+        if not file.is_file():
+            return folder.source(place)  # which says what is wrong
+        if (key := _stamp(file)) not in _SOURCES:
+            _SOURCES[key] = folder.source(place)
+        return _SOURCES[key]
+
+
+_SOURCES: dict[tuple, folder.Source] = {}
 
 
 def read(path: str | Path, stored: Stored = "file", layout: Layout | None = None) -> Pretrained:
@@ -130,9 +148,14 @@ def files(described: folder.Source) -> list[Path]:
 
 
 def _stamps(described: folder.Source) -> tuple:
+    """What changes when one of a model's files is written anew."""
+    return tuple(map(_stamp, files(described)))
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
     """What changes when a file is written anew."""
-    stats = [(path, path.stat()) for path in files(described)]
-    return tuple((str(path.resolve()), x.st_size, x.st_mtime_ns) for path, x in stats)
+    stat = path.stat()
+    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
 
 
 def digest(path: str | Path) -> str:
@@ -145,9 +168,7 @@ def digest(path: str | Path) -> str:
 def _digest_of(paths: list[Path]) -> str:
     whole = hashlib.sha256()
     for path in paths:
-        stat = path.stat()
-        key = str(path.resolve()), stat.st_size, stat.st_mtime_ns
-        if key not in _DIGESTS:
+        if (key := _stamp(path)) not in _DIGESTS:
             with path.open("rb") as file:
                 _DIGESTS[key] = hashlib.file_digest(file, "sha256").digest()
         whole.update(_DIGESTS[key])
