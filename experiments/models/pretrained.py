@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 HUB = re.compile(r"^hf:/+(?P<name>[^/@]+/[^/@]+)(@(?P<revision>[^@]+))?$")
 FETCHED = ("*.json", "*.safetensors", "*.jinja", "additional_chat_templates/*", "tokenizer*")
-KEPT = 2  # models that stay read: a policy's and a teacher's
+KEPT = 3  # sets of weights that stay read: a policy's, a teacher's, another layout's
 
 Stored = Literal["file", "float32"]
 
@@ -88,22 +88,45 @@ def source(path: str | Path) -> folder.Source:
 _SOURCES: dict[tuple, folder.Source] = {}
 
 
-def read(path: str | Path, stored: Stored = "file", layout: Layout | None = None) -> Pretrained:
-    """A model with its weights on the devices of `layout`, as programs close over them. The same
-    path gives the same arrays, until its files change. Raises `UsageError` about `path`."""
+def read(
+    path: str | Path,
+    stored: Stored = "file",
+    layout: Layout | None = None,
+    kept: tuple[int, ...] | None = None,
+) -> Pretrained:
+    """A model with its weights on the devices of `layout`, as programs close over them; with `kept`
+    of these layers alone. The same path gives the same arrays, until its files change. Raises
+    `UsageError` about `path`."""
     described = source(path)
-    place = layout.share if layout is not None else _on_default_device
+    spec = described.spec if kept is None else described.spec.only(kept)
     with _about(path):
         dtype = _dtype(described, stored)
-        key = (*_stamps(described), dtype, "" if layout is None else _devices(layout))
-        if key not in _READ:
+        model = (*_stamps(described), dtype, "" if layout is None else _devices(layout))
+        if (model, kept) not in _READ:
             while len(_READ) >= KEPT:
                 del _READ[next(iter(_READ))]
-            _READ[key] = place(folder.loaded(described, folder.numpy_type(dtype)).params)
-    return Pretrained(described.path, described.spec, _READ[key], described.config)
+            _READ[model, kept] = _placed(described, dtype, layout, model, kept)
+    return Pretrained(described.path, spec, _READ[model, kept], described.config)
 
 
-_READ: dict[tuple, Params] = {}
+_READ: dict[tuple[tuple, tuple[int, ...] | None], Params] = {}
+
+
+def _placed(
+    described: folder.Source,
+    dtype: str,
+    layout: Layout | None,
+    model: tuple,
+    kept: tuple[int, ...] | None,
+) -> Params:
+    """Weights read now, but for what is there already of the same model with other layers."""
+    place = layout.share if layout is not None else _on_default_device
+    params = folder.loaded(described, folder.numpy_type(dtype)).params
+    params = params if kept is None else weights.only(params, kept)
+    other = next((x for (of, _), x in _READ.items() if of == model), {"params": {}})
+    there = {name: x for name, x in other["params"].items() if name != "layers"}
+    own = {name: x for name, x in params["params"].items() if name not in there}
+    return {"params": place({"params": own})["params"] | there}
 
 
 def _on_default_device(params: Params) -> Params:
@@ -257,11 +280,8 @@ def policy(
     if architecture.init == "random":
         return own
     frozen = architecture.lora.wanted
-    stored = (architecture.stored or "file") if frozen else "float32"
-    whole = read(given_path(architecture), stored, layout)
-    base = whole.params
-    if spec.layers < whole.spec.layers:
-        base = weights.only(base, architecture.kept_layers(whole.spec.layers))
+    # weights that are trained are each seed's own, which are laid out with all else that it trains
+    base = _weights(architecture, layout if frozen else None)
     if not frozen:
         return own._replace(init=lambda key: base)
     if architecture.lora.path is None:
@@ -283,12 +303,16 @@ def base(architecture: Architecture, layout: Layout | None = None) -> Model:
     if architecture.init == "random":
         problem = "leaves nothing of the pretrained model to learn from."
         raise UsageError("init", "random", problem, "Drop it, or give another teacher.")
+    return Model(model.policy(spec), _weights(architecture, layout))
+
+
+def _weights(architecture: Architecture, layout: Layout | None) -> Params:
+    """Those that an `hf` policy begins from, or has frozen."""
+    path = given_path(architecture)
     stored = (architecture.stored or "file") if architecture.lora.wanted else "float32"
-    whole = read(given_path(architecture), stored, layout)
-    params = whole.params
-    if spec.layers < whole.spec.layers:
-        params = weights.only(params, architecture.kept_layers(whole.spec.layers))
-    return Model(model.policy(spec), params)
+    layers = source(path).spec.layers
+    kept = architecture.kept_layers(layers)
+    return read(path, stored, layout, kept if len(kept) < layers else None).params
 
 
 def teacher(path: str | Path, layout: Layout | None = None) -> Model:

@@ -96,6 +96,9 @@ def test_one_path_is_read_once_until_its_files_change(folder):
     first = pretrained.read(folder)
     other = Architecture("hf", path=str(folder), without_layers=("1",), **ADAPTED)
     pretrained.policy(other)
+    cut = pretrained.read(folder, kept=(0, 2))
+    assert cut.spec.layers == 2
+    assert cut.params["params"]["embedding"] is first.params["params"]["embedding"]
     again = pretrained.read(folder)
     assert all(map(lambda x, y: x is y, *map(jax.tree.leaves, (first.params, again.params))))
     tensors = random_tensors(first.spec)
