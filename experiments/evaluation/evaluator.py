@@ -184,7 +184,7 @@ class Evaluator:
             return {name: float(value) for name, value in own.items()}
         data, _, answers = self.layout.host(self._judged.held_out)
         if known is None or answers is None:
-            return {"length": float(tk.lengths(data).mean())}
+            return {"length": float(data.mask.sum(-1).mean())}  # [count, samples, T]
 
         def judge(judged: Judged) -> dict[str, Array]:
             data, _, answers = judged.held_out

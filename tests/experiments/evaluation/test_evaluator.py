@@ -8,9 +8,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.evaluation.evaluator import judging_keys, over_seeds, own_divergence
+from experiments.evaluation.evaluator import (
+    Evaluator,
+    HeldOut,
+    judging_keys,
+    over_seeds,
+    own_divergence,
+)
 from experiments.evaluation.frontier import FrontierPoint, at_own_weight, overspent
-from fdiv.types import Claim, Level, Regulariser
+from fdiv.types import Claim, Level, Regulariser, Sequences
 
 
 def test_means_over_seeds_and_their_errors():
@@ -23,6 +29,18 @@ def test_each_seed_is_judged_on_strings_of_its_own():
     keys = lambda *words: [tuple(x) for x in jax.random.key_data(judging_keys(*words)).tolist()]
     assert len({*keys(0, 4), *keys(1, 4), *keys(0, 1, 1000)}) == 9
     assert keys(0, 2) == keys(0, 4)[:2]  # whatever the number of seeds
+
+
+def test_the_length_of_an_unknown_experts_strings():
+    """Two seeds with three held-out strings each, of 1 to 3 actions after a prompt of two."""
+    actions = np.array([[1, 2, 3], [1, 1, 1]])
+    mask = (np.arange(6) >= 2) & (np.arange(6) < 2 + actions[..., None])
+    data = Sequences(np.zeros(mask.shape, int), mask, np.ones(mask.shape[:2]))
+    evaluator = object.__new__(Evaluator)
+    evaluator.exact, evaluator._task = False, SimpleNamespace(mdp=SimpleNamespace(expert=None))
+    evaluator.layout = SimpleNamespace(host=lambda tree: tree)
+    evaluator._judged = SimpleNamespace(held_out=HeldOut(data, data, None))
+    assert evaluator.expert() == {"length": pytest.approx(1.5)}
 
 
 MEASURED = {
