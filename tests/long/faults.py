@@ -299,9 +299,9 @@ FAULTS = [
     ),
     Fault(
         "the same batch at every update",
-        "experiments/running/program.py",
-        "key = jax.random.fold_in(train_state.data_key, state.step)",
-        "key = train_state.data_key",
+        "experiments/running/runs.py",
+        "drawn(budget, new_rows, rows, jax.random.fold_in(key, step))",
+        "drawn(budget, new_rows, rows, key)",
         PROGRAM + "test_every_update_has_a_batch_of_its_own[0]",
     ),
     Fault(
@@ -426,7 +426,7 @@ FAULTS = [
     Fault(
         "a ratio's error forgets its lengths",
         "fdiv/metrics.py",
-        "_standard_error(of_strings - ratio * lengths)",
+        "_standard_error(of_strings - ratio * units)",
         "_standard_error(of_strings)",
         MEASURES + "test_standard_errors_by_hand",
     ),
