@@ -36,7 +36,7 @@ test-slurm: $(READY)
 
 # what `make test` leaves out of the tests above (all parameters of a law, runs end to end), then kills, meshes, the sweep,
 # SLURM; what needs a SLURM is skipped, and said, without one. What waits for SLURM's own clocks runs by itself, the others
-# two files at a time, the longest first. make test-long LONG='--kills 20 --runs 200' asks for more
+# two files at a time, the longest first. make test-long LONG='--kills 20 --runs 200 --trained 300' asks for more
 LONG :=
 CLOCKED := tests/long/test_slurm.py tests/long/test_cluster_page.py
 test-long: $(READY)

@@ -79,8 +79,9 @@ class Text:
     tokenizer: Path | None = None
     """What text is read as: bytes, or the tokens of a pretrained model (its folder, a GGUF file, or
     a tokenizer.json); none: those of the policy where it is such a model, else bytes."""
-    turns: Literal["all", "last"] = "all"
-    """Which of the assistant's messages in a conversation are learned: each, or the last alone."""
+    turns: Literal["all", "last"] | None = None
+    """Which of the assistant's messages in a conversation are learned: each (all), or the last
+    alone; none: all."""
     prompt_length: int | None = ranged(None, least=0, most=LONGEST_TEXT)
     """Tokens (bytes, without a tokenizer) of a prompt that the policy sees, the last ones; none: as
     many as 9 of 10 of the file's prompts have, at most 256 (48 for docstrings and plain text)."""

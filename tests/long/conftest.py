@@ -19,6 +19,9 @@ def pytest_addoption(parser):
     group.addoption(
         "--runs", type=int, default=24, help="runs of the sweep whose workers are killed"
     )
+    group.addoption(
+        "--trained", type=int, default=30, help="random configs that are trained for two updates"
+    )
 
 
 @pytest.fixture(scope="session")

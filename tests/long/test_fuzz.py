@@ -1,4 +1,4 @@
-"""The whole fuzz: 10,000 random configs over all presets, 300 of those accepted trained for two
+"""The whole fuzz: 10,000 random configs over all presets, some of those accepted trained for two
 updates. `FDIV_FUZZ_SEED` draws others."""
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from experiments import fuzz
 SEED = int(os.environ.get("FDIV_FUZZ_SEED", "0"))
 
 
-def test_random_configs_are_refused_by_name_or_run():
+def test_random_configs_are_refused_by_name_or_run(request):
+    count = request.config.getoption("trained")
     outcome = fuzz.checked(10_000, SEED)
     assert not outcome.faults
     assert outcome.slowest[0] < fuzz.LIMIT
-    ran, faults = fuzz.trained(outcome.accepted, 300)
+    ran, faults = fuzz.trained(outcome.accepted, count)
     assert not faults
-    assert ran == 300
+    assert ran == count
