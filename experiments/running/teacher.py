@@ -171,15 +171,17 @@ def untrained(
 
 
 def _unread(config: Config, task: Task) -> Model:
-    """A pretrained teacher without its weights."""
+    """A pretrained teacher with the shapes of its weights in their place."""
     from fdiv.lm import model
 
     kind = teacher_of(config) or ""
     if kind == BASE:
-        return Model(model.policy(pretrained.check(config.policy)), ())
-    spec = pretrained.source(kind).spec
-    _check_vocab(kind, spec.vocab, task)
-    return Model(model.policy(spec), ())
+        spec = pretrained.check(config.policy)
+    else:
+        spec = pretrained.source(kind).spec
+        _check_vocab(kind, spec.vocab, task)
+    policy = model.policy(spec)
+    return Model(policy, jax.eval_shape(policy.init, jax.random.key(0)))
 
 
 def _policy(benchmark: Text, task: Task) -> Policy:

@@ -3,6 +3,7 @@ cannot be is refused before a folder is claimed."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from experiments.config import make_config, replace
 from experiments.devices import lay_out, programs
 from experiments.evaluation.evaluator import Evaluator, judging_keys
 from experiments.models import pretrained, safetensor_files
-from experiments.running import head_to_head, resume, runs, teacher, train
+from experiments.running import head_to_head, ready, resume, runs, teacher, train
 from experiments.running.stopping import Interrupted, StopFlag
 from experiments.storage import checkpoints
 from fdiv.benchmarks import Text
@@ -309,6 +310,19 @@ def test_a_run_goes_on_with_its_own_weights_alone(tmp_path, folder, nothing_trai
     save(folder, {k: v + 1 for k, v in random_tensors(specs.from_config(CONFIG)).items()})
     assert run(tmp_path, folder, *flags) == cli.USAGE_EXIT
     assert "model" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("kind", ["base", "its path"])
+def test_a_begun_run_is_checked_without_its_teachers_weights(kind, tmp_path, folder, monkeypatch):
+    """A run that goes on builds its methods before anything is read again."""
+    config = config_of(tmp_path, folder, without_layers=("1",), **ADAPTED)
+    named = str(folder) if kind == "its path" else kind
+    text = dataclasses.replace(config.benchmark, teacher=named)
+    config = replace(config, benchmark=text, methods=("distill:js",))
+    task = assemble.task(config)
+    components = assemble.components(config, task)
+    monkeypatch.setattr(pretrained, "read", lambda *words: pytest.fail("weights were read"))
+    ready.check(config, task, components, started=True)
 
 
 def test_a_task_without_prompts_begins_with_the_models_first_token(tmp_path, monkeypatch):
