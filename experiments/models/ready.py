@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from experiments.devices import programs
 from experiments.models import folder, words
 from experiments.models.symbols import Bounds
 from fdiv import rollout
@@ -101,7 +102,6 @@ def score(ready: Ready, ids: Sequence[int]) -> Scores:
             "text", "", "has no tokens, so there is nothing to score.", "Give some text."
         )
 
-    @jax.jit
     def law(params: Params, tokens: Array) -> tuple[Array, Array]:
         # a column more, so that the law of what follows the last token is made too
         strings = jnp.pad(tokens, [(0, 0), (0, 1)])
@@ -116,7 +116,7 @@ def score(ready: Ready, ids: Sequence[int]) -> Scores:
         # pyrefly: ignore[bad-return]: as many arrays as `of` returns
         return tk.by_stretches(of, ready.words.vocab, features, strings[:, 1:])
 
-    log_probs, entropy = law(ready.params, jnp.asarray([list(ids)], jnp.int32))
+    log_probs, entropy = _computed(law, ready.params, jnp.asarray([list(ids)], jnp.int32))
     scores = Scores(np.asarray(log_probs)[0, :-1], np.array(entropy[0]))
     if ready.bounds is not None and ready.bounds.over(ids):
         scores.entropy[-1] = 0  # nothing follows
@@ -150,13 +150,23 @@ def write(
     sample = rollout.until_ended(horizon, ready.words.eos or None, choose)
     tokens = jnp.tile(jnp.asarray(list(prompt), jnp.int32), (count, 1))
     prompts = Sequences(tokens, jnp.zeros(tokens.shape, bool), jnp.ones(count))
-    draws = jax.jit(lambda key, params: sample(key, policy, params, prompts))
-    strings, log_probs = jax.device_get(draws(jax.random.key(seed), ready.params))
+    draws = lambda key, params: sample(key, policy, params, prompts)
+    drawn = _computed(draws, jax.random.key(seed), ready.params)
+    strings, log_probs = jax.device_get(drawn)
     _check_finite(log_probs)
     return [
         (row[mask].tolist(), values[mask].tolist())
         for row, mask, values in zip(strings.tokens, strings.mask, log_probs)
     ]
+
+
+def _computed(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The function's values by one compiled program, into which no frozen weights are written."""
+    compiled = jax.jit(function)
+    opened = programs.opened(compiled.trace(*arguments))
+    if opened is None:
+        return compiled(*arguments)
+    return jax.jit(opened.function)(*opened.closed_over, *arguments)
 
 
 def _check_finite(numbers: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from language_models import CASES, FIELDS, random_tensors
 
 from experiments import export, generate, score
 from experiments.config import make_config
+from experiments.devices import programs
 from experiments.models import adapters, byte_tokenizer, folder, gguf_tokenizer
 from experiments.reporting import model_card
 from fdiv import objectives
@@ -128,8 +129,10 @@ PRETRAINED = {
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
-def test_a_pretrained_policy_becomes_a_folder(name, tmp_path, capsys):
-    """With the base's words, template and licence; adapters are merged in float32."""
+def test_a_pretrained_policy_becomes_a_folder(name, tmp_path, capsys, monkeypatch):
+    """With the base's words, template and licence; adapters are merged in float32. The weights
+    that a policy holds frozen are large here, and so written into no program."""
+    monkeypatch.setattr(programs, "LARGE", 64)
     for library in ("safetensors", "tokenizers"):
         pytest.importorskip(library, reason=EXTRA)
     lora, without, layers = PRETRAINED[name]
