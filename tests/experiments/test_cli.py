@@ -16,6 +16,7 @@ from experiments import (
     cli,
     compare,
     doctor,
+    export,
     generate,
     score,
     show_data,
@@ -307,6 +308,7 @@ SCRIPTS = {
     "smollm2": smollm2.main,
     "generate": generate.main,
     "score": score.main,
+    "export": export.main,
     "sweep": sweep.main,
 }
 

@@ -4,11 +4,11 @@ paragraph."""
 import json
 
 import pytest
-from language_models import CASES
+from language_models import CASES, FIELDS, random_tensors, spec_of
 
 from experiments import generate, score
-from experiments.models import safetensor_files
-from fdiv.lm import spec
+from experiments.models import folder, gguf_tokenizer, golden, safetensor_files
+from fdiv.lm import spec, weights
 from fdiv.types import UsageError
 
 WRONG = {
@@ -78,10 +78,6 @@ WORDS = {
 @pytest.mark.parametrize("name", WORDS)
 def test_words_of_another_kind_are_refused(name, tmp_path, capsys):
     pytest.importorskip("tokenizers", reason="needs the extra hf: make test-hf")
-    from language_models import FIELDS
-
-    from experiments.models import gguf_tokenizer
-
     (tmp_path / "config.json").write_text(json.dumps(CASES["smollm2"]))
     gguf_tokenizer.write(tmp_path, FIELDS)
     file, fields = WORDS[name]
@@ -95,9 +91,21 @@ def test_words_of_another_kind_are_refused(name, tmp_path, capsys):
 
 def test_a_tokenizer_that_is_none_stops_a_live_comparison(tmp_path, capsys):
     pytest.importorskip("tokenizers", reason="needs the extra hf: make test-hf")
-    from experiments.models import golden
-
     (tmp_path / "config.json").write_text(json.dumps(CASES["smollm2"]))
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(UsageError, match="cut short"):
         golden.tokens_of(tmp_path, 64)
+
+
+def test_a_text_as_long_as_a_long_rope_reaches_is_scored(tmp_path, capsys):
+    """Its last token is not read for more than its law; one token more is refused."""
+    for name in ("tokenizers", "safetensors"):
+        pytest.importorskip(name, reason="needs the extra hf: make test-hf")
+    made = spec_of("phi3_longrope")
+    params = weights.load(made, weights.Arrays(random_tensors(made)))
+    to, beside = tmp_path / "model", lambda draft: gguf_tokenizer.write(draft, FIELDS)
+    folder.write(to, made, params, CASES["phi3_longrope"], beside)
+    assert score.main([str(to), "--text", "a" * made.longest, "--json", "True"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["log_probs"]) == made.longest - 1
+    assert score.main([str(to), "--text", "a" * (made.longest + 1)]) == 2
+    assert f"beyond {made.longest} tokens" in " ".join(capsys.readouterr().err.split())
