@@ -7,6 +7,7 @@ alone."""
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import platform
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 PYTHON, JAX = (3, 11), (0, 10, 2)
+MODELS = ("tokenizers", "safetensors", "gguf")  # libraries of the extras hf and gguf
 FREE = 2 << 30  # bytes: a run of the presets with its cache takes far less
 
 
@@ -147,6 +149,14 @@ def check_slurm(options: Options) -> str:
     return version
 
 
+def check_models(options: Options) -> str:
+    """The libraries that pretrained models need, which nothing else does."""
+    lacking = [name for name in MODELS if importlib.util.find_spec(name) is None]
+    if not lacking:
+        return f"{', '.join(MODELS)}: pretrained models are read"
+    return f"without {', '.join(lacking)}; reading them takes pip install -e '.[hf,gguf]'"
+
+
 def check_training(options: Options) -> str:
     """Ten updates of the smallest task, saved and restored in the output folder."""
     import jax
@@ -178,6 +188,7 @@ CHECKS: dict[str, Callable[[Options], str]] = {
     "cache folder": check_cache,
     "disk": check_disk,
     "SLURM": check_slurm,
+    "language models": check_models,
     "training": check_training,
 }
 

@@ -25,7 +25,7 @@ def library(name: str) -> ModuleType:
         extra = EXTRAS[name.partition(".")[0]]
         raise UsageError(
             "path",
-            name,
-            f"is needed to read this and cannot be loaded ({error}).",
+            f"the library {name}",
+            f"is needed to read it and cannot be loaded ({error}).",
             f"pip install -c constraints.txt -e '.[{extra}]'",
         ) from error

@@ -148,11 +148,12 @@ def _settings(group: Mapping[str, Any]) -> str:
 def _source(made: Made) -> str:
     """What it takes to make it again."""
     config, environment = made.config, made.environment
+    count = config["seeds"]
     lines = [
         f"- benchmark: {_settings(config['benchmark'])}",
         f"- policy: {_settings(config['policy'])}",
-        f"- {config['updates']} updates of {config['batch_size']} strings, {config['seeds']} seeds "
-        f"from {config['seed']}, learning rate {made.own.learning_rate:g}",
+        f"- {config['updates']} updates of {config['batch_size']} strings, {count} "
+        f"seed{'s'[: count > 1]} from {config['seed']}, learning rate {made.own.learning_rate:g}",
     ]
     if made.base is not None:
         digest = f", SHA-256 of its files {config['model']}" if config.get("model") else ""
