@@ -109,5 +109,7 @@ def _initial(policy: Policy) -> Params:
 @functools.lru_cache(maxsize=32)
 def _symbols_of(policy: Policy, tree: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> int:
     params = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
+    if policy.readout is not None:  # which a network gives without its layers
+        return jax.eval_shape(policy.readout, params).weights.shape[0]
     read = lambda params, tokens: policy.head(params, policy.trunk(params, tokens))
     return jax.eval_shape(read, params, jnp.zeros((1, 1), jnp.int32)).shape[-1]

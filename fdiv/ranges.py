@@ -25,7 +25,7 @@ LARGEST_SEED = 2**32 - 1  # a random key keeps 32 bits: 2**32 would give seed 0'
 LARGEST, SMALLEST = 1e12, 1e-12  # of real numbers, room for their squares in single precision
 # sizes of a task: room for any that is studied, and too few to take long to refuse
 MOST_SYMBOLS, LONGEST = 1 << 20, 1 << 16
-MOST_LAYERS = 1 << 7  # of a network: each is written out in the program, which has to be compiled
+MOST_LAYERS = 48  # of a network: each is written out in the program, which has to be compiled
 MOST_STEPS = 10_000  # within one update, which no signal can interrupt
 Value = TypeVar("Value")
 

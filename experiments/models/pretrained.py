@@ -157,6 +157,9 @@ def _about(path: str | Path) -> Iterator[None]:
             raise
         problem = f"cannot be used: {error.field} = {error.value!r} {error.problem}"
         raise UsageError("path", str(path), problem, error.fix) from error
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or error}."
+        raise UsageError("path", str(path), problem, "Give a folder that can be.") from error
 
 
 # --- identity -------------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ TOO_LARGE = {
     "samples": ({"samples": 10**9}, "samples"),
     "width": ({"policy": Architecture("transformer", width=2**20)}, "policy.width"),
     "layers and width": (
-        {"policy": Architecture("transformer", layers=128, width=2**14)},
+        {"policy": Architecture("transformer", layers=48, width=2**14)},
         "policy.width",
     ),
     "scorer": (

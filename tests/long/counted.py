@@ -18,8 +18,8 @@ def loads(text, **how):
     return json.loads(text, **how)
 
 
-def counting(config):
-    reading = original(config)
+def counting(*arguments):
+    reading = original(*arguments)
     Path(f"{os.environ['COUNTED']}.{jax.process_index()}").write_text(str(len(parsed)))
     return reading
 

@@ -336,3 +336,12 @@ def test_a_task_without_prompts_begins_with_the_models_first_token(tmp_path, mon
     made(folder, monkeypatch, vocab_size=3, bos_token_id=None)
     with pytest.raises(UsageError, match="no law of a first token"):
         assemble.components(config, task)
+
+
+@pytest.mark.parametrize("field", ["policy.path", "benchmark.teacher"])
+def test_a_path_that_no_system_takes_is_refused_by_its_flag(field, capsys):
+    words = ["text", "--methods", "sft", f"--{field}", "x" * 5000]
+    words += ["--policy.name", "hf"] if field == "policy.path" else []
+    assert cli.run(compare.main, "experiments.compare", words) == cli.USAGE_EXIT
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"error: {field} = " in said and "File name too long" in said
