@@ -44,7 +44,7 @@ def test_from_a_laptop_to_a_sweep_in_five_commands(slurm, tmp_path):
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}"
         if "submit" in command:
-            wait("the array", 300, lambda: not queue())
+            wait("the array", 600, lambda: not queue())
         if "status" in command:
             assert done.stdout.startswith("7 done")
     assert (tmp_path / "runs" / "laptop" / "report.html").exists()

@@ -38,7 +38,7 @@ def done_as(whole: dict, out: Path, seconds: float = 200) -> None:
     assert finals(out) == whole
     assert len(steps(out)) == len(set(steps(out)))
     assert "goes on from update" in (out / "logs" / "0000.log").read_text()
-    wait("the end of the job", 30, lambda: not queue())
+    wait("the end of the job", 120, lambda: not queue())
 
 
 def test_an_array_to_a_report_with_a_failing_line_among_good_ones(tmp_path):
@@ -52,23 +52,23 @@ def test_an_array_to_a_report_with_a_failing_line_among_good_ones(tmp_path):
     submit = ("submit", out, "--lines-per-task", 2, "--partition", "main")
     assert "Submitted" in sweep(*submit, BREAK=str(tmp_path / "broken"))
     assert "Nothing to submit" in sweep(*submit)
-    wait("the array", 150, lambda: not queue())
+    wait("the array", 400, lambda: not queue())
     assert states(out) == {"done": 3, "failed": 1}
     assert "seed 13 is broken" in sweep("status", out, COLUMNS="160")
     (tmp_path / "broken").unlink()
     assert "1 failed lines are open again" in sweep("resume", out, "--partition", "main")
-    wait("the resumed line", 100, lambda: states(out)["done"] == 4)
+    wait("the resumed line", 300, lambda: states(out)["done"] == 4)
     sweep("collect", out)
     table = pyarrow.parquet.read_table(out / "collected.parquet").to_pylist()
     assert {row["axis.seed"] for row in table} == {0, 1, 2, 13}
     assert next(out.glob("report*/report.html")).stat().st_size > 1000
-    wait("the end of the job", 30, lambda: not queue())
+    wait("the end of the job", 120, lambda: not queue())
 
 
 def test_preempted_by_a_higher_partition_and_requeued(tmp_path, whole):
     out = planned(tmp_path / "p", LONG, "--import", SLOW)
     sweep("submit", out, "--partition", "low", SLOW="1")
-    wait("a few points", 100, lambda: points(out) > 5)
+    wait("a few points", 300, lambda: points(out) > 5)
     job = [
         "sbatch",
         "--partition=urgent",
@@ -78,7 +78,7 @@ def test_preempted_by_a_higher_partition_and_requeued(tmp_path, whole):
         "--wrap=sleep 5",
     ]
     subprocess.run(job, check=True, capture_output=True)
-    wait("the urgent job", 90, lambda: "R" in queue("--partition=urgent", "--format=%t").split())
+    wait("the urgent job", 180, lambda: "R" in queue("--partition=urgent", "--format=%t").split())
     assert states(out) == {"queued": 1}
     assert "PENDING" in queue("--partition=low", "--format=%T")
     done_as(whole, out)
@@ -94,9 +94,9 @@ def test_stopped_before_its_time_limit_and_resumed(tmp_path, whole):
 def test_cancelled_in_the_middle_and_resumed(tmp_path, whole):
     out = planned(tmp_path / "c", LONG, "--import", SLOW)
     sweep("submit", out, "--partition", "main", SLOW="1")
-    wait("a few points", 100, lambda: points(out) > 5)
+    wait("a few points", 300, lambda: points(out) > 5)
     sweep("cancel", out)
-    wait("the end of the job", 60, lambda: not queue())
+    wait("the end of the job", 120, lambda: not queue())
     assert states(out) == {"preempted": 1}
     sweep("resume", out, "--partition", "main", SLOW="0")
     done_as(whole, out)
@@ -115,7 +115,7 @@ def test_a_line_over_two_nodes_is_the_line_of_one_process(tmp_path):
     )
     sweep("run", one, "--local", 1)
     sweep("submit", two, "--partition", "main", "--nodes", 2)
-    wait("both nodes", 200, lambda: states(two)["done"] == 1)
+    wait("both nodes", 400, lambda: states(two)["done"] == 1)
     assert "2 x cpu" in (two / "logs" / "0000.log").read_text()
     for method, found in finals(two).items():
         for metric, values in finals(one)[method]["metrics"].items():
@@ -123,4 +123,4 @@ def test_a_line_over_two_nodes_is_the_line_of_one_process(tmp_path):
                 method,
                 metric,
             )
-    wait("the end of the job", 30, lambda: not queue())
+    wait("the end of the job", 120, lambda: not queue())
