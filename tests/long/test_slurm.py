@@ -32,7 +32,7 @@ def points(out: Path) -> int:
     return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
 
-def done_as(whole: dict, out: Path, seconds: float = 200) -> None:
+def done_as(whole: dict, out: Path, seconds: float = 500) -> None:
     """A line that was stopped comes to the end of the undisturbed one, no step twice."""
     wait("the line's end", seconds, lambda: states(out)["done"] == 1)
     assert finals(out) == whole
