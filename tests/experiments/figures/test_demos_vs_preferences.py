@@ -40,6 +40,7 @@ def test_all_checks_hold_and_every_cell_is_there(result):
     assert len(result.rows) == 4
 
 
+@pytest.mark.wide
 def test_labels_turned_round_half_the_time_say_nothing(result):
     """Comparisons at noise .5 are coin tosses, so DPO wanders off; demonstrations at .5 are still
     half the optimum's."""

@@ -149,6 +149,7 @@ def test_everything_holds_of_untrained_students(tiny, tmp_path):
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".csv", ".pdf", ".png"}
 
 
+@pytest.mark.wide
 def test_slopes_and_excess_are_of_the_rows(tiny):
     rows = {(r["student"], r["kind"], r["trained_at"], r["length"]): r for r in tiny.curve}
     for name, by_part in tiny.values["slopes"].items():

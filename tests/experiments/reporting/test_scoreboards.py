@@ -41,7 +41,8 @@ class Kind(NamedTuple):
 
 KINDS = {
     "exact": Kind(
-        "two-template --policy.name full --benchmark.vocab 2 --benchmark.horizon 2 --methods gail",
+        "two-template --policy.name full --benchmark.vocab 2 --benchmark.horizon 2 --methods js "
+        "--samples 8",
         ("JS", "entropy", "grad norm"),
         (
             *("gap to class optimum", "forward KL", "reverse KL", "JS", "TV", "valid", "mode B"),
