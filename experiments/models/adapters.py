@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.models.folder import read_fields
 from experiments.models.libraries import library
 from fdiv.lm import peft
 from fdiv.lm.lora import Adapters
@@ -35,7 +36,7 @@ def described(path: Path, spec: Spec) -> Adapters:
         names = tensors.keys()
         shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
     try:
-        return peft.described(spec, _config(path), shapes)
+        return peft.described(spec, read_fields(files(path)[0]), shapes)
     except UsageError as error:
         raise _about(path, error) from error
 
@@ -46,7 +47,7 @@ def read(path: Path, spec: Spec) -> Loaded:
         names = opened.keys()
         tensors: dict[str, np.ndarray] = {name: opened.get_tensor(name) for name in names}
     try:
-        return peft.from_tensors(spec, _config(path), tensors)
+        return peft.from_tensors(spec, read_fields(files(path)[0]), tensors)
     except UsageError as error:
         raise _about(path, error) from error
 
@@ -75,18 +76,6 @@ def _opened(path: Path) -> Any:
     except safetensors.SafetensorError as error:
         problem = f"cannot be read ({error}): it is cut short or no safetensors file."
         raise UsageError("path", str(file), problem, "Fetch the file again.") from error
-
-
-def _config(path: Path) -> dict[str, Any]:
-    file, _ = files(path)
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        problem = f"is no JSON ({error})."
-        raise UsageError("path", str(file), problem, "Fetch the file again.") from error
-    if not isinstance(config, dict):
-        raise UsageError("path", str(file), "holds no fields.", "Fetch the file again.")
-    return config
 
 
 def _about(path: Path, error: UsageError) -> UsageError:

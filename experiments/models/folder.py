@@ -77,18 +77,24 @@ def read_config(path: Path) -> dict[str, Any]:
     if not (path / CONFIG).is_file():
         problem = f"holds no {CONFIG}."
         raise UsageError("path", str(path), problem, "Give a folder in the Hugging Face layout.")
-    try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        problem = f"is no JSON ({error})."
-        raise UsageError("path", str(path / CONFIG), problem, "Fetch the file again.") from error
-    if not isinstance(config, dict):
-        raise UsageError("path", str(path / CONFIG), "holds no fields.", "Fetch the file again.")
+    config = read_fields(path / CONFIG)
     if "model_type" not in config and (path / "environment.json").is_file():
         problem = "is the folder of a run, not of a model."
         fix = "Make a model of a method with python -m experiments.export, and give its folder."
         raise UsageError("path", str(path), problem, fix)
     return config
+
+
+def read_fields(file: Path) -> dict[str, Any]:
+    """The fields of a JSON file. Raises `UsageError` about `path` where it holds none."""
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        problem = f"is no JSON ({error})."
+        raise UsageError("path", str(file), problem, "Fetch the file again.") from error
+    if not isinstance(fields, dict):
+        raise UsageError("path", str(file), "holds no fields.", "Fetch the file again.")
+    return fields
 
 
 def refuse_there(path: Path) -> None:

@@ -159,7 +159,7 @@ def _about(path: str | Path) -> Iterator[None]:
         raise UsageError("path", str(path), problem, error.fix) from error
     except OSError as error:
         problem = f"cannot be read: {error.strerror or error}."
-        raise UsageError("path", str(path), problem, "Give a folder that can be.") from error
+        raise UsageError("path", str(path), problem, "Give one that can be read.") from error
 
 
 # --- identity -------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.models import chat, gguf_tokenizer
-from experiments.models.folder import CONFIG, Source, source
+from experiments.models.folder import CONFIG, Source, read_fields, source
 from experiments.models.libraries import library
 from fdiv.types import UsageError
 
@@ -228,16 +228,7 @@ def _backend(folder: Path, settings: Mapping[str, Any]) -> Any:
 
 def _read_json(file: Path) -> dict[str, Any]:
     """The fields of a file, none where it is not there."""
-    if not file.is_file():
-        return {}
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        problem = f"is no JSON ({error})."
-        raise UsageError("path", str(file), problem, "Fetch the file again.") from error
-    if not isinstance(fields, dict):
-        raise UsageError("path", str(file), "holds no fields.", "Fetch the file again.")
-    return fields
+    return read_fields(file) if file.is_file() else {}
 
 
 def _special(settings: Mapping[str, Any]) -> dict[str, Any]:
