@@ -1,8 +1,9 @@
 """fdiv: f-divergences for teaching language models from an expert.
 
 What is meant to be used from outside stands in `__all__`. A divergence is `parse(name)` or
-`from_generator(f)`, a method `resolve(name)`; `METHODS`, `FAMILY` and `BENCHMARKS` are the tables
-that a user's own entries go into."""
+`from_generator(f)`, and `divergence(name, p, q)` is its value for two arrays; a method is
+`resolve(name)`. `METHODS`, `FAMILY` and `BENCHMARKS` are the tables that a user's own entries go
+into."""
 
 from __future__ import annotations
 
@@ -22,8 +23,10 @@ from fdiv import (
     statistics,
     tokens,
 )
+from fdiv.arrays import divergence
 from fdiv.benchmarks import BENCHMARKS
 from fdiv.divergences import FAMILY, from_generator, parse, swapped
+from fdiv.exact import class_optimum
 from fdiv.objectives import METHODS, resolve
 from fdiv.types import (
     PAD,
@@ -76,6 +79,8 @@ __all__ = [
     "UsageError",
     "benchmarks",
     "checks",
+    "class_optimum",
+    "divergence",
     "divergences",
     "estimators",
     "exact",

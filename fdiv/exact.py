@@ -26,6 +26,7 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from fdiv import divergences
 from fdiv import tokens as tk
 from fdiv.types import (
     PAD,
@@ -37,6 +38,7 @@ from fdiv.types import (
     Policy,
     Rollout,
     Sequences,
+    TokenMDP,
     UsageError,
 )
 
@@ -383,6 +385,33 @@ def best_in_class(
         return value
 
     return best_policy([loss(stage) for stage in stages(d)], initial, iterations=iterations)
+
+
+def class_optimum(
+    d: str | Divergence,
+    mdp: TokenMDP,
+    policy: Policy,
+    *,
+    level: Level | str = Level.sequence,
+    starts: int = 12,
+    seed: int = 0,
+    limit: int = LIMIT,
+) -> Optimum:
+    """The policy of a class nearest to a task's expert, searched from so many random starts.
+
+    `d` is a divergence or its name. Any policy will do, a user's own too
+    (`fdiv.policies.from_function`); its value is in nats. Raises `UsageError` for a task whose
+    expert is not known, whose strings have prompts, or are more than `limit`."""
+    if mdp.expert is None:
+        fix = "Use a task whose expert is known."
+        raise UsageError("mdp.expert", None, "is what a policy would be near to.", fix)
+    if jax.eval_shape(lambda key: mdp.prompts(key, 1), jax.random.key(0)).tokens.shape[1]:
+        problem = "come before its strings, and strings are enumerated without."
+        raise UsageError("mdp.prompts", "prompts", problem, "Use a task without prompts.")
+    space = enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos, limit)
+    measure = divergences.parse(d) if isinstance(d, str) else d
+    initial = random_starts(policy, starts, seed)
+    return best_in_class(measure, space, mdp.expert, policy, initial, Level(level))
 
 
 def stages(d: Divergence, digits: Sequence[int] = (2, 3, 4, 5, 6)) -> list[Divergence]:

@@ -11,8 +11,10 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 Params = Any
 
@@ -102,6 +104,13 @@ class Divergence(NamedTuple):
     perspective: Callable[[Array, Array], Array]  # (log p, log q) -> q f(p/q), what is measured
     witness: Callable[[Array], Array]  # s -> f'(e^s), what a critic learns
     reward: Callable[[Array], Array]  # s -> e^s f'(e^s) - f(e^s), what a policy maximises
+
+    def f(self, u: ArrayLike) -> Array:
+        """f(u), elementwise, for a ratio u = p / q of 0 and more; NaN below. It is normalised:
+        f(1) = f'(1) = 0."""
+        ratio = jnp.asarray(u, float)
+        value = self.perspective(jnp.log(ratio), jnp.zeros_like(ratio))
+        return jnp.where(ratio < 0, jnp.nan, value)
 
 
 class Readout(NamedTuple):

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [  # a module imports from earlier lines, or from its own
     {"fdiv.types"},
     {
+        "fdiv.arrays",
         "fdiv.divergences",
         "fdiv.generators",
         "fdiv.log_space",

@@ -9,8 +9,11 @@ from typing import Any, Literal
 
 from fdiv.lm.lora import Lora
 from fdiv.policies import tabular
+from fdiv.policies.function import from_function
 from fdiv.ranges import LONGEST, MOST_LAYERS, check_ranges, ranged
 from fdiv.types import Policy, Scorer, UsageError
+
+__all__ = ["NETWORKS", "SIZES", "Architecture", "from_function"]
 
 Name = Literal["independent", "markov", "markov_t", "full", "transformer", "hf"]
 NETWORKS = ("transformer", "hf")  # whose parameters are no table
