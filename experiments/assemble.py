@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,15 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import fields
 from experiments.config import Config, prefixed, replace, resolve, strings_possible, teacher_of
-from experiments.data import files
+from experiments.data import files, padding
 from experiments.data import reading as readings
+from experiments.data.layouts import listed
 from experiments.data.tokenised import Tokenizer
 from experiments.devices import Layout, memory
 from experiments.models import pretrained, vocabulary, words
-from fdiv import exact, objectives
+from fdiv import buckets, exact, objectives
 from fdiv.benchmarks import Text
 from fdiv.benchmarks.text_rows import demonstrated
+from fdiv.buckets import Buckets
 from fdiv.learner import learner
 from fdiv.policies import NETWORKS, Architecture, tabular
 from fdiv.rollout import sampler_of
@@ -52,6 +56,7 @@ class Task(NamedTuple):
     notes: list[str]  # what a reader should know of the data
     # tokens, mask -> what the marked tokens say, where they are characters
     spell: Callable[[np.ndarray, np.ndarray], str] | None = None
+    buckets: Buckets | None = None  # widths of its rows, where these are not all padded to one
 
 
 def data(config: Config) -> files.Reading | None:
@@ -156,7 +161,11 @@ def task(
         reads = {name: method.reads for name, method in resolve(config).items()}
         readings.suits(reading, benchmark, reads)
         spell = reading.vocabulary.spell
-        return Task(mdp, None, sum(benchmark.cut), reading.notes(benchmark), spell)
+        step = config.budget.batch_size // config.budget.minibatches
+        widths = padding.widths(reading, benchmark, step)
+        used = widths if any(map(fields.in_widths, resolve(config).values())) else None
+        notes = [*reading.notes(benchmark), *_width_notes(config, reading, benchmark, used)]
+        return Task(mdp, None, sum(benchmark.cut), notes, spell, widths)
     with prefixed(benchmark=benchmark):
         mdp = benchmark.build()
     prompted = prompt_columns(mdp)
@@ -304,11 +313,17 @@ def common_start(config: Config, task: Task, policy: Policy) -> Params | None:
 
 
 def make_learner(
-    config: Config, objective: Objective, rate: float | jax.Array, updates: int
+    config: Config,
+    objective: Objective,
+    rate: float | jax.Array,
+    updates: int,
+    widths: Buckets | None = None,
 ) -> Learner:
     """The config's optimiser and schedule over so many updates; `rate` may be traced, so that runs
-    can have different ones."""
+    can have different ones. With `widths` a step's rows are computed in them."""
     budget = config.budget
+    if widths is not None:
+        widths = widths._replace(parts=max(widths.parts, budget.accumulate))
     steps = updates * budget.epochs * budget.minibatches
     return learner(
         objective,
@@ -316,7 +331,30 @@ def make_learner(
         epochs=budget.epochs,
         minibatches=budget.minibatches,
         accumulate=budget.accumulate,
+        in_parts=None if widths is None else functools.partial(buckets.gradient, widths),
     )
+
+
+def widths_of(task: Task, method: Method) -> Buckets | None:
+    """The widths that a method's rows are computed in; None: all in that of the longest. Rows that
+    a policy draws keep it, and so do comparisons, whose two sides are computed at once."""
+    return task.buckets if fields.in_widths(method) else None
+
+
+def _width_notes(
+    config: Config, reading: files.Reading, benchmark: Text, widths: Buckets | None
+) -> list[str]:
+    """How much of a step is padding, and which methods' rows stay in one width, and why."""
+    methods = resolve(config)
+    if config.policy.name != "hf" and widths is None:  # of a network so small it matters little
+        return []
+    batch = config.budget.batch_size // config.budget.minibatches
+    said = [padding.note(reading, benchmark, widths, batch)]
+    others = [name for name, method in methods.items() if not fields.in_widths(method)]
+    if widths is not None and others:
+        why = "the policy draws them, or both sides of a comparison are computed at once"
+        said.append(f"Rows of {listed(others)} stay in the one width of the longest: {why}.")
+    return said
 
 
 def readable(task: Task, sequences: Sequences) -> list[tuple[str, str]]:

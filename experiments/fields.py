@@ -33,6 +33,7 @@ from fdiv.policies import NETWORKS
 from fdiv.ranges import Range
 from fdiv.types import Method, UsageError, is_hidden
 
+FIXED_STRINGS = ("max_likelihood", "distill")  # kinds whose batches are nothing but strings
 PROMPTS_ALONE = ("policy_gradient", "reinforce", "rloo", "grpo", "ppo", "fdpg")  # kinds
 
 
@@ -73,6 +74,16 @@ def _reads_completions(method: Method) -> bool:
         return True
     own_prefixes = getattr(method, "policy_prefixes", 0.0) == 1.0
     return method.kind not in PROMPTS_ALONE and not own_prefixes
+
+
+def in_widths(method: Method) -> bool:
+    """Whether a method's loss reads strings of the task alone, so that each group of its rows may
+    be computed in a width of its own."""
+    return method.kind in FIXED_STRINGS and method.reusable
+
+
+def _computes_in_widths(case: Case) -> bool:
+    return any(map(in_widths, case.methods.values()))
 
 
 def _compares(case: Case) -> bool:
@@ -197,6 +208,9 @@ READERS: dict[str, Reader] = {
     "benchmark.flips": COMPARISONS,
     "benchmark.spread": COMPARISONS,
     "benchmark.slips": DEMOS,
+    "benchmark.buckets": Reader(
+        _computes_in_widths, "add a method that learns from fixed strings, such as sft"
+    ),
     "benchmark.teacher_updates": Reader(_counts_updates, TRAIN_TEACHER),
     "benchmark.teacher_width": TEACHER,
     "benchmark.teacher_layers": TEACHER,

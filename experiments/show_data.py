@@ -78,7 +78,7 @@ def show(benchmark: Text, count: int) -> int:
     from rich.console import Console
 
     from experiments import assemble
-    from experiments.data import files, reading
+    from experiments.data import files, padding, reading
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character
@@ -89,6 +89,7 @@ def show(benchmark: Text, count: int) -> int:
     for note in reading.notes(source, fitted):
         _wrapped(console, "- ", note)
     _wrapped(console, "- ", reading.kept(source, fitted))
+    _wrapped(console, "- ", padding.note(source, fitted, padding.widths(source, fitted)))
     _overlaps(console, source, fitted)
     try:
         reading.build(source, fitted)

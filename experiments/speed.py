@@ -124,9 +124,9 @@ def time_method(setup: Setup, name: str, method: Method, repetitions: int = REPE
     objective = assemble.build(config, method, components)
     rates = jnp.full(config.budget.seeds, method.learning_rate or config.optimiser.learning_rate)
     rows = runs.fixed_rows(config.budget, task.mdp, keys, method.reads)
-    training = train.prepare(
-        config, task, objective, layout, Runs(keys, start, rates, rows), method.reads
-    )
+    widths = assemble.widths_of(task, method)
+    of = Runs(keys, start, rates, rows)
+    training = train.prepare(config, task, objective, layout, of, method.reads, widths=widths)
     compiled = training.compiled
 
     def run(train_state, count):

@@ -3,6 +3,9 @@ microbatches."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -32,15 +35,19 @@ def learner(
     epochs: int = 1,
     minibatches: int = 1,
     accumulate: int = 1,
+    in_parts: Callable[[Callable, Params, Any, Any], Any] | None = None,
 ) -> Learner:
     """One `update` for every method.
 
     The loss is a sum over rows, so gradients of `accumulate` microbatches add up to the undivided
     one's; a minibatch's are scaled by `minibatches`, so that each step is as long as a step on the
-    whole batch."""
+    whole batch. `in_parts(slope, params, aux, batch)` sums a batch's gradients over parts of its
+    own, such as `buckets.gradient`, in the place of `accumulate`."""
 
     def gradient(params: Params, aux, batch):
         slope = jax.value_and_grad(objective.loss, has_aux=True)
+        if in_parts is not None:
+            return in_parts(slope, params, aux, batch)
         if accumulate == 1:
             return slope(params, aux, batch)
 

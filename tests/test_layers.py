@@ -16,6 +16,7 @@ LAYERS = [  # a module imports from earlier lines, or from its own
     {"fdiv.types"},
     {
         "fdiv.arrays",
+        "fdiv.buckets",
         "fdiv.divergences",
         "fdiv.generators",
         "fdiv.log_space",

@@ -161,25 +161,16 @@ def _ends(reading: Reading, config: Text) -> str:
 
 
 def kept(reading: Reading, config: Text) -> str:
-    """How many rows are whole, how many are cut, in how many EOS is kept, and how much of a batch
-    is padding: every row has as many columns as the longest may have."""
+    """How many rows are whole, how many are cut, and in how many EOS is kept."""
     rows, cut = reading.rows, config.fitted(reading.rows).cut
     sides = [[row.completion] + ([] if row.rejected is None else [row.rejected]) for row in rows]
     long = [any(not cut.answer(side)[1] for side in own) for own in sides]
     short = [len(row.prompt) > cut.prompt_length for row in rows]
     whole = sum(not (a or b) for a, b in zip(long, short))
-    answers = [sum(_length(cut.answer(side)) for side in own) / len(own) for own in sides]
-    taken = sum(len(cut.prompt(row)) for row in rows) + sum(answers)
     return (
         f"Of {len(rows):,} rows {whole:,} are whole, {sum(short):,} have their prompt cut and "
-        f"{sum(long):,} an answer; EOS is kept in {len(rows) - sum(long):,}. Padding is "
-        f"{1 - taken / (sum(cut) * max(1, len(rows))):.0%} of a batch."
+        f"{sum(long):,} an answer; EOS is kept in {len(rows) - sum(long):,}."
     )
-
-
-def _length(answer: tuple[Symbols, bool]) -> int:
-    """Columns of an answer and its end."""
-    return len(answer[0]) + answer[1]
 
 
 def _sides(reading: Reading) -> str:

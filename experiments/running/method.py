@@ -51,6 +51,7 @@ def run(context: RunContext, name: str, method: Method) -> None:
         Runs(context.keys, context.start, rates, context.rows[method.reads]),
         method.reads,
         context.saves(name),
+        assemble.widths_of(context.task, method),
     )
     compiled = training.compiled
     takes = devices.memory_taken(compiled.memory_bytes)

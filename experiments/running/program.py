@@ -14,6 +14,7 @@ from experiments.config import Config
 from experiments.devices import Layout, Program
 from experiments.running import finite, runs
 from experiments.running.runs import Runs
+from fdiv.buckets import Buckets
 from fdiv.types import LearnerState, Objective
 
 LEARNER, DATA = 1, 2  # folded into a run's key
@@ -78,6 +79,7 @@ def build(
     layout: Layout,
     train_state: TrainState,
     reads: str = "demos",
+    widths: Buckets | None = None,
 ) -> CompiledMethod:
     """Compile a method for runs such as `train_state`, which is laid out by `layout.put`.
 
@@ -87,7 +89,7 @@ def build(
     watched: list[tuple[str, ...]] = []  # names, which are known once the update is traced
 
     def advance(train_state: TrainState, count: jax.Array, fresh: jax.Array):
-        learner = make_learner(config, objective, train_state.rate, budget.updates)
+        learner = make_learner(config, objective, train_state.rate, budget.updates, widths)
 
         def one(_, carry):
             state, log = carry

@@ -207,8 +207,8 @@ def _own_config(config: Config, text: Text) -> Config:
 
 
 def _folder(config: Config, text: Text, reading: Reading, own: Config) -> Path:
-    # the rows have the path's, the tokenizer's and the turns' part in it
-    apart = ("path", "tokenizer", "turns", "teacher")
+    # the rows have the path's, the tokenizer's and the turns' part in it; widths change no number
+    apart = ("path", "tokenizer", "turns", "teacher", "buckets")
     benchmark = {name: x for name, x in dataclasses.asdict(text).items() if name not in apart}
     key = {
         "benchmark": benchmark,

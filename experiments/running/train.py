@@ -27,6 +27,7 @@ from experiments.devices import Layout, processes
 from experiments.running import finite, program, resume
 from experiments.running.program import CompiledMethod, Position, Progress, TrainState
 from experiments.running.runs import Runs
+from fdiv.buckets import Buckets
 from fdiv.types import Objective
 
 STRETCH_SECONDS = 2.0
@@ -44,6 +45,7 @@ class Training:
     layout: Layout
     reads: str
     saves: resume.Saves | None
+    widths: Buckets | None
     train_state: TrainState  # laid out, before its first update or where the newest save left it
     start: Position | None  # where that save left it; None before the first update
 
@@ -56,7 +58,13 @@ class Training:
     def compiled(self) -> CompiledMethod:
         """The program, compiled when it is first asked for."""
         return program.build(
-            self.config, self.task, self.objective, self.layout, self.train_state, self.reads
+            self.config,
+            self.task,
+            self.objective,
+            self.layout,
+            self.train_state,
+            self.reads,
+            self.widths,
         )
 
 
@@ -68,18 +76,19 @@ def prepare(
     runs: Runs,
     reads: str = "demos",
     saves: resume.Saves | None = None,
+    widths: Buckets | None = None,
 ) -> Training:
     """Begin `runs` on `layout`, or take them from the newest of `saves`.
 
     From `config` come the budget (updates, batch size, steps a batch), the optimiser and what an
     update that is not finite does; `reads` says which rows of the task the method learns from
-    (demos, pairs or labels). Raises `UsageError` where the task has none of them, at the latest
-    when the program is compiled."""
+    (demos, pairs or labels), `widths` in which widths these are computed. Raises `UsageError` where
+    the task has none of them, at the latest when the program is compiled."""
     train_state, start = program.begin(config, objective, runs), None
     if saves is not None:
         train_state, start = resume.newest(saves, train_state)
     laid_out = layout.put(train_state)
-    return Training(config, task, objective, layout, reads, saves, laid_out, start)
+    return Training(config, task, objective, layout, reads, saves, widths, laid_out, start)
 
 
 def fit(

@@ -42,6 +42,7 @@ def choose(
         Runs(key, start, rates, rows),
         method.reads,
         context.saves(f"{name}-trials", end=True),
+        assemble.widths_of(task, method),
     )
     params = train.to_end(training).learner.params
     family = [divergence.name for divergence in context.evaluator.family]

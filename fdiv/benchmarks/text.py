@@ -88,6 +88,10 @@ class Text:
     horizon: int | None = ranged(None, least=1, most=LONGEST_TEXT)
     """Tokens (bytes) of a completion that it learns and writes, the first ones, EOS included; none:
     such that 9 of 10 of the file's are whole, at most 512 (64 for docstrings and plain text)."""
+    buckets: int | None = ranged(None, least=1, most=16)
+    """Widths that a step's rows are computed in, each group of like length in the first that holds
+    it, so that short rows do not pay for long ones; each is compiled. 1: that of the longest alone;
+    none: as many as keep padding under 15%, but 1 for bytes."""
     validation: float = ranged(0.05, above=0, below=1)
     """Share of rows held out, chosen by a hash of the prompt."""
     teacher: str | None = None

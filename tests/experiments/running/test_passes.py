@@ -3,6 +3,7 @@ stands."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 
@@ -10,9 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import assemble
+from experiments import assemble, devices
+from experiments import config as configs
 from experiments.config import make_config
-from experiments.running import runs
+from experiments.running import resume, runs, train
+from experiments.running.stopping import Interrupted, StopFlag
 from fdiv.benchmarks import Text
 from fdiv.policies import Architecture
 from fdiv.types import UsageError
@@ -37,7 +40,10 @@ def test_each_row_is_seen_once_a_pass(count, size):
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("passes") / "rows.jsonl"
-    rows = [{"prompt": f"{i}", "completion": f"{i}", "label": i % 4 != 0} for i in range(40)]
+    rows = [
+        {"prompt": f"{i}", "completion": f"{i}" * (1 + i % 5), "label": i % 4 != 0}
+        for i in range(40)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return Text(path=path, validation=0.3)
 
@@ -76,3 +82,50 @@ def test_new_rows_at_every_update_have_no_passes():
     with pytest.raises(UsageError, match="Give --demos"):
         fitted(make_config(epochs_over_data=2))
     assert fitted(make_config(epochs_over_data=2, demos=100, batch_size=10)).budget.updates == 20
+
+
+def passed_over(text, widths, folder, stop_at=None):
+    """The end of two passes of likelihood training, or where it was stopped; and the rows seen."""
+    config = fitted(
+        make_config(
+            benchmark=dataclasses.replace(text, buckets=widths),
+            policy=Architecture("markov"),
+            methods=("sft",),
+            seeds=2,
+            batch_size=6,
+            epochs_over_data=2,
+            learning_rate=0.1,
+        )
+    )
+    task = assemble.task(config, assemble.data(config))
+    components, keys = assemble.components(config, task), assemble.seed_keys(config, 2)
+    own = runs.Runs(keys, runs.starts(config, task, components, keys), np.full(2, 0.1))
+    (method,) = configs.resolve(config).values()
+    stop = StopFlag()
+    training = train.prepare(
+        config,
+        task,
+        assemble.build(config, method, components),
+        devices.lay_out(2, config.devices),
+        own,
+        saves=resume.Saves(folder, keep=1, every=1e9, stop=stop),
+        widths=assemble.widths_of(task, method),
+    )
+    assert (training.compiled.layout is not None) and (training.widths is None) == (widths == 1)
+    with contextlib.suppress(Interrupted):
+        for progress in train.fit(training, stops=[stop_at] if stop_at else []):
+            stop.asked = progress.update == stop_at
+    return progress
+
+
+def test_widths_change_nothing_and_a_stopped_run_goes_on_to_the_same_bits(text, tmp_path):
+    """Stopped in the middle of the first of two passes."""
+    whole, one = (passed_over(text, n, tmp_path / str(n)) for n in (3, 1))
+    stopped = passed_over(text, 3, tmp_path / "stopped", stop_at=2)
+    assert stopped.update == 2 and whole.update > 4
+    again = passed_over(text, 3, tmp_path / "stopped")
+    assert (again.update, again.tokens.tolist()) == (whole.update, whole.tokens.tolist())
+    params = [jax.tree.leaves(x.train_state.learner.params) for x in (whole, again, one)]
+    for a, b, c in zip(*params):
+        assert (a == b).all()
+        np.testing.assert_allclose(a, c, rtol=1e-5, atol=1e-6)
