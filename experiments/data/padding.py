@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.data.layouts import listed
 from experiments.data.reading import Reading
 from fdiv import buckets
 from fdiv.benchmarks.text import BYTES, Text
@@ -52,8 +51,9 @@ def note(reading: Reading, config: Text, fitted: Buckets | None, batch: int = BA
         more = "" if size.mean() > (1 - GOAL) * whole else ": --benchmark.buckets 6 makes it less"
         return f"Rows are computed in one width of {whole:,} columns: {alone}{more}."
     share = buckets.padding(size, fitted, batch)
-    named = listed([f"{width:,}" for width in fitted.widths])
+    *first, last = (f"{width:,}" for width in fitted.widths)
     return (
-        f"Rows are computed in groups of like length, in widths of {named} columns: {share:.0%} of "
-        f"a step's tokens are padding in batches of {batch:,}, and {alone.split()[0]} in one width."
+        f"Rows are computed in groups of like length, in widths of {', '.join(first)} and {last} "
+        f"columns: {share:.0%} of a step's tokens are padding in batches of {batch:,}, and "
+        f"{alone.split()[0]} in one width."
     )

@@ -18,6 +18,7 @@ from experiments.models import folder, gguf_tokenizer, pretrained
 from experiments.running import teacher
 from fdiv import divergences
 from fdiv.benchmarks import Text
+from fdiv.lm import spec as specs
 from fdiv.lm import weights
 from fdiv.policies import Architecture
 from fdiv.types import UsageError
@@ -200,3 +201,103 @@ def test_from_folders_to_a_table(place, tmp_path, monkeypatch, capsys):
         assert {"forward_kl_token_expert", "bits_per_byte", "log_stop", "rouge_l"} <= set(measured)
         assert 0 < measured["js_token"]["iqm"] < 0.7
     assert cli.presets()["text"][1].benchmark.teacher is None
+
+
+TEMPLATES = {
+    "silent": "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
+    "unstable": "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}",
+}
+
+
+@pytest.fixture(scope="module")
+def bad(place):
+    """What a user may hand over by mistake, beside what is sound in `place`."""
+    for name, template in TEMPLATES.items():
+        made(place / name)
+        (place / name / "chat_template.jinja").write_text(template)
+    config = {**CASES["llama"], "vocab_size": 80}
+    wide = specs.from_config(config)
+    params = weights.load(wide, weights.Arrays(random_tensors(wide)))
+    folder.write(place / "wide", wide, params, config, lambda draft: None)
+    talks = [
+        [{"role": "user", "content": f"{a} {b}"}, {"role": "assistant", "content": "a bat"}]
+        for a in WORDS
+        for b in WORDS
+    ]
+    files = {
+        "talks": [{"messages": talk} for talk in talks],
+        "one": [{"prompt": "the", "completion": " cat"}],
+        "none": [],
+    }
+    for name, rows in files.items():
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (place / f"{name}.jsonl").write_text(lines)
+    return place
+
+
+BAD = {
+    # rows, policy, flags -> the flag that is named, and what is said of it
+    "rows beyond the model's positions": (
+        "rows",
+        "short",
+        {"prompt-length": 8, "horizon": 13},
+        ("benchmark.horizon", "was made for 20", "Give at most 12"),
+    ),
+    "fitted rows beyond them": (
+        "rows",
+        "short",
+        {},
+        ("benchmark.horizon", "was made for 20"),
+    ),
+    "a tokenizer that is not the model's": (
+        "rows",
+        "own",
+        {"tokenizer": "swapped"},
+        ("policy.path", "reads other tokens", "that agree"),
+    ),
+    "bytes for a model of tokens": (
+        "rows",
+        "own",
+        {"tokenizer": "bytes"},
+        ("policy.path", "vocabulary of 64", "257 symbols"),
+    ),
+    "a teacher of another vocabulary": (
+        "rows",
+        "own",
+        {"teacher": "wide"},
+        ("benchmark.teacher", "vocabulary of 80", "64 tokens"),
+    ),
+    "a template without assistant turns": (
+        "talks",
+        "silent",
+        {},
+        ("benchmark.tokenizer", "without assistant turns"),
+    ),
+    "a template that is not stable over prefixes": (
+        "talks",
+        "unstable",
+        {},
+        ("benchmark.tokenizer", "not stable over prefixes"),
+    ),
+    "a file of one row": ("one", "own", {}, ("benchmark.validation", "no validation row of 1")),
+    "a file of none": ("none", "own", {}, ("benchmark.path", "is empty")),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_in_a_paragraph_before_anything_is_written(
+    name, bad, tmp_path, capsys
+):
+    rows, policy, flags, says = BAD[name]
+    paths = {"tokenizer", "teacher"}
+    given = {k: bad / v if k in paths and v != "bytes" else v for k, v in flags.items()}
+    argv = ["text", "--methods", "sft", "--warm-start", "0", "--out", tmp_path / "run"]
+    argv += ["--policy.name", "hf", "--policy.path", bad / policy]
+    argv += ["--benchmark.path", bad / f"{rows}.jsonl", "--cache", tmp_path / "cache"]
+    argv += [word for k, v in given.items() for word in (f"--benchmark.{k}", v)]
+    assert cli.run(compare.main, "experiments.compare", list(map(str, argv))) == cli.USAGE_EXIT
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "\n\n" not in said.strip() and len(said) < 1500
+    one_line = " ".join(said.split())
+    assert all(words in one_line for words in says), one_line
+    assert not (tmp_path / "run").exists()

@@ -128,7 +128,7 @@ def test_tokens_are_shown(folder, tmp_path, capsys):
     assert "trained on      the| |c|a|t[EOS <end>]\n" in said
     assert "Of 48 rows 48 are whole, 0 have their prompt cut and 0 an answer" in said
     # 10 and 6 tokens in 16 and 6 columns, and all rows alike in 16
-    assert "in widths of 16 and 22 columns: 0% of a step's tokens are padding" in said
+    assert "widths of 16 and 22 columns: 0% of a step's tokens are padding" in said
     assert "27% in one width" in said
     assert "\x1b" not in said  # colours are for a terminal
     show_data.main([*argv[:-1], "4"])
