@@ -20,7 +20,7 @@ from experiments.data.layouts import listed
 from experiments.data.tokenised import Tokenizer
 from experiments.devices import Layout, memory
 from experiments.models import pretrained, vocabulary, words
-from fdiv import buckets, exact, objectives
+from fdiv import buckets, exact, metrics, objectives
 from fdiv.benchmarks import Text
 from fdiv.benchmarks.text_rows import demonstrated
 from fdiv.buckets import Buckets
@@ -157,7 +157,7 @@ def task(
         benchmark = benchmark.fitted(reading.rows)
         _refuse_long(benchmark, len(reading.rows))
         _refuse_beyond_positions(config, benchmark)
-        mdp = readings.build(reading, benchmark, teacher)
+        mdp = _with_own_metrics(readings.build(reading, benchmark, teacher))
         reads = {name: method.reads for name, method in resolve(config).items()}
         readings.suits(reading, benchmark, reads)
         spell = reading.vocabulary.spell
@@ -167,10 +167,41 @@ def task(
         notes = [*reading.notes(benchmark), *_width_notes(config, reading, benchmark, used)]
         return Task(mdp, None, sum(benchmark.cut), notes, spell, widths)
     with prefixed(benchmark=benchmark):
-        mdp = benchmark.build()
+        mdp = _with_own_metrics(benchmark.build())
     prompted = prompt_columns(mdp)
     space = _enumerated(mdp, config) if strings_possible(config) and not prompted else None
     return Task(mdp, space, prompted + mdp.horizon, [], getattr(benchmark, "spell", None))
+
+
+def _with_own_metrics(mdp: TokenMDP) -> TokenMDP:
+    """The task with the statistics of imported files. Raises `UsageError`, by the name of one,
+    where it fails on strings of the task, or does not give a number for each."""
+    if not metrics.STATISTICS:
+        return mdp
+    for name, function in metrics.STATISTICS.items():
+        measure = lambda key, function=function: function(_in_jax(mdp.held_out(key, 2)))
+        fix = "Give a number for each string, [B], computed in jax.numpy."
+        try:
+            shape = jax.eval_shape(measure, jax.random.key(0))
+        except UsageError:
+            raise
+        except Exception as error:  # of the user's own code
+            reason = (str(error).strip().splitlines() or ["no message"])[0]
+            problem = f"fails on strings of this task ({type(error).__name__}: {reason})."
+            raise UsageError("metric", name, problem, fix) from error
+        if getattr(shape, "shape", None) != (2,):
+            given = getattr(shape, "shape", type(shape).__name__)
+            raise UsageError("metric", name, f"gives {given} for 2 strings.", fix)
+    own = {
+        name: lambda strings, function=function: jnp.asarray(function(_in_jax(strings)), float)
+        for name, function in metrics.STATISTICS.items()
+    }
+    return mdp._replace(statistics={**mdp.statistics, **own})
+
+
+def _in_jax(strings: Sequences) -> Sequences:
+    """Strings as arrays that a user's function can index, those of an enumeration too."""
+    return jax.tree.map(jnp.asarray, strings)
 
 
 def prompt_columns(mdp: TokenMDP) -> int:

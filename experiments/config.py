@@ -66,6 +66,10 @@ class Budget:
     each update (for text, 0 is all training rows)."""
     warm_start: int = ranged(0, least=0)
     """Likelihood updates that make the common start."""
+    start_from: Path | None = None
+    """The folder of a run; every seed starts from what a method of that run has trained of it."""
+    start_method: str | None = None
+    """Which of that run's methods, where it has several."""
     epochs: int = ranged(1, least=1)
     """Passes over each batch; more than one is refused for methods whose batches are good for one
     step (policy gradients and discriminators on the policy's fresh samples)."""

@@ -144,6 +144,10 @@ READERS: dict[str, Reader] = {
     "batch_size": ALWAYS,
     "demos": DEMOS,
     "warm_start": ALWAYS,
+    "start_from": ALWAYS,
+    "start_method": Reader(
+        lambda case: case.config.budget.start_from is not None, "give --start-from"
+    ),
     "epochs": ALWAYS,
     "minibatches": ALWAYS,
     "accumulate": ALWAYS,

@@ -34,6 +34,8 @@ from fdiv.types import Components, Divergence, Model, Params, Sequences, TokenMD
 BINS = 10  # of a calibration error
 LIKELIEST = 5  # tokens of which two laws are compared
 LEVELS = {level.suffix: level for level in exact.LEVELS}
+# name -> strings [B, T] -> [B]: a user's own, measured of every task beside the task's
+STATISTICS: dict[str, Callable[[Sequences], Array]] = {}
 
 
 def exact_metrics(

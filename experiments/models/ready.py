@@ -116,7 +116,7 @@ def score(ready: Ready, ids: Sequence[int]) -> Scores:
         # pyrefly: ignore[bad-return]: as many arrays as `of` returns
         return tk.by_stretches(of, ready.words.vocab, features, strings[:, 1:])
 
-    log_probs, entropy = _computed(law, ready.params, jnp.asarray([list(ids)], jnp.int32))
+    log_probs, entropy = computed(law, ready.params, jnp.asarray([list(ids)], jnp.int32))
     scores = Scores(np.asarray(log_probs)[0, :-1], np.array(entropy[0]))
     if ready.bounds is not None and ready.bounds.over(ids):
         scores.entropy[-1] = 0  # nothing follows
@@ -151,7 +151,7 @@ def write(
     tokens = jnp.tile(jnp.asarray(list(prompt), jnp.int32), (count, 1))
     prompts = Sequences(tokens, jnp.zeros(tokens.shape, bool), jnp.ones(count))
     draws = lambda key, params: sample(key, policy, params, prompts)
-    drawn = _computed(draws, jax.random.key(seed), ready.params)
+    drawn = computed(draws, jax.random.key(seed), ready.params)
     strings, log_probs = jax.device_get(drawn)
     _check_finite(log_probs)
     return [
@@ -160,7 +160,7 @@ def write(
     ]
 
 
-def _computed(function: Callable[..., Any], *arguments: Any) -> Any:
+def computed(function: Callable[..., Any], *arguments: Any) -> Any:
     """The function's values by one compiled program, into which no frozen weights are written."""
     compiled = jax.jit(function)
     opened = programs.opened(compiled.trace(*arguments))

@@ -92,7 +92,7 @@ _ENTRIES = (
     Metric("length_accuracy", "length alone", "len.acc."),
     Metric("gradient_norm", "gradient norm", "grad norm"),
 )
-METRICS: Mapping[str, Metric] = {entry.name: entry for entry in _ENTRIES}
+METRICS: dict[str, Metric] = {entry.name: entry for entry in _ENTRIES}
 
 LEVELS = {  # the end of a divergence's name -> what is added to its title, and to the short one
     "_token_expert": (" / token, {expert}'s prefixes", "/tok(p)"),

@@ -138,6 +138,11 @@ def write_parquet(path: Path, result: RunResult) -> None:
 
 def tidy(result: RunResult) -> list[dict[str, Any]]:
     """The lines of results.parquet."""
+    return tidy_methods(result.methods)
+
+
+def tidy_methods(methods: Mapping[str, MethodResult]) -> list[dict[str, Any]]:
+    """The same of some methods."""
     return [
         {
             "method": name,
@@ -148,7 +153,7 @@ def tidy(result: RunResult) -> list[dict[str, Any]]:
             "seed": i,
             "value": x,
         }
-        for name, m in result.methods.items()
+        for name, m in methods.items()
         for metric, scores in [*m.metrics.items(), *([("gap", m.gap)] if m.gap else [])]
         for i, x in scores.by_seed().items()
     ]

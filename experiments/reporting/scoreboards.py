@@ -259,7 +259,7 @@ SAMPLED = Scoreboard(
     },
 )
 
-SCOREBOARDS: Mapping[Kind, Scoreboard] = {
+SCOREBOARDS: dict[Kind, Scoreboard] = {
     board.kind: board for board in (EXACT, RETURN, VERIFIED, SAMPLED)
 }
 

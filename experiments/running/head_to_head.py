@@ -24,7 +24,7 @@ from experiments.models import pretrained
 from experiments.reporting import schema, scoreboards
 from experiments.reporting.schema import RunResult
 from experiments.reporting.settings import spelled
-from experiments.running import method, ready, resume, runs, teacher, train
+from experiments.running import continuing, method, ready, resume, runs, teacher, train
 from experiments.running.alarms import standing_still
 from experiments.running.console import Screen
 from experiments.running.context import RunContext
@@ -82,6 +82,7 @@ def _run(preset: str, config: Config, default: Config, stop: StopFlag) -> int:
         devices.use_compile_cache(config.output.cache)
         if teacher.wanted(config):
             paths.try_folder("cache", teacher.folder(config))
+        continuing.start(config, components.policy)
         # what any method would be refused for is known before anything is written
         ready.check(config, task, components, folder.begun, layout)
     with _alone(folder):
@@ -205,6 +206,7 @@ def _identity(config: Config, reading: Reading | None) -> dict[str, Any]:
     with configs.prefixed(policy=config.policy):
         identity |= pretrained.identity(config.policy)
     identity |= teacher.identity(config)
+    identity |= continuing.identity(config)
     if cli.IMPORTED:
         identity["imports"] = cli.imported()
     if jnp.result_type(float) == jnp.float64:  # its saves hold other numbers
@@ -267,7 +269,9 @@ def _prepare(
         reads: runs.fixed_rows(config.budget, task.mdp, keys, reads)
         for reads in dict.fromkeys(["demos", *(each.reads for each in methods)])
     }
-    start = runs.starts(config, task, components, keys)
+    start = continuing.start(config, components.policy)
+    if start is None:
+        start = runs.starts(config, task, components, keys)
     if config.budget.warm_start:
         rates = jnp.full(config.budget.seeds, config.optimiser.learning_rate)
         saves = resume.saves_in(folder, "start", config.saving, stop, end=True)

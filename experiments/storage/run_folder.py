@@ -3,6 +3,7 @@ to something else."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -50,6 +51,12 @@ def final(path: Path, method: str) -> Path:
 def result_of(path: Path, method: str) -> Path:
     """The file that marks a method as finished, and holds its result."""
     return path / "methods" / f"{file_name(method)}.json"
+
+
+def fresh(path: Path) -> Path:
+    """The path itself where nothing is there, else the first of PATH-2, PATH-3 ... that is free."""
+    numbered = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
+    return next(p for p in itertools.chain([path], numbered) if not os.path.lexists(p))
 
 
 def _as_kept(identity: dict[str, Any]) -> dict[str, Any]:
