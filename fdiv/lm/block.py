@@ -148,8 +148,9 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         start = nn.initializers.zeros if self.unit_offset else nn.initializers.ones
-        scale = self.param("scale", start, (x.shape[-1],)).astype(jnp.float32)
-        x = x.astype(jnp.float32)
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        scale = self.param("scale", start, (x.shape[-1],)).astype(wide)
+        x = x.astype(wide)
         x = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + self.eps)
         return x * jnp.expand_dims(scale + 1 if self.unit_offset else scale, range(x.ndim - 1))
 

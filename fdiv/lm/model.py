@@ -1,8 +1,10 @@
-"""A language model as a policy: the blocks of its `Spec`, stacked and scanned over whole strings,
-and unrolled for one token at a time.
+"""A language model as a policy: the blocks of its `Spec` over whole strings, and over one token at
+a time.
 
-A scan compiles in a time that does not depend on the depth. Decoding is unrolled, since a scan
-copies each layer's weights out of the stack for every token; its cache is carried along. Both are
+A pretrained model's layers are stacked and scanned over whole strings: a scan compiles in a time
+that does not depend on the depth. The few layers of a model that is trained from nothing are a
+tuple of trees, and unrolled, which computes faster. Decoding is always unrolled, since a scan
+copies each layer's weights out of the stack for every token; its cache is carried along. All are
 the same block on the same parameters, so the sampler's log-probs are the trainer's."""
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ class Cache(NamedTuple):
 
 
 class Trunk(nn.Module):
-    """Tokens [B, T] in the first columns -> features [B, T, width], and each layer's keys and
-    values [layers, B, T, kv_heads, head_dim] where they are asked for."""
+    """Tokens [B, T] in the first columns -> features [B, T, width], and the keys and values of all
+    layers [layers, B, T, kv_heads, head_dim] where they are asked for. Layers are stacked."""
 
     spec: Spec
     compute: Compute
@@ -50,7 +52,7 @@ class Trunk(nn.Module):
     @nn.compact
     def __call__(self, read: Array, keep: bool = False):
         spec = self.spec
-        embedding = self.param("embedding", INITIAL, (spec.vocab, spec.width))
+        embedding = self.param("embedding", INITIAL, (spec.rows, spec.width))
         if not spec.tied:  # the head's weights, which `head` reads
             self.param("head", INITIAL, (spec.vocab, spec.width))
         x = embed(spec, embedding, read)
@@ -69,11 +71,32 @@ class Trunk(nn.Module):
         return final_norm(spec)(x), written
 
 
+def unrolled(
+    spec: Spec, compute: Compute, params: Params, read: Array, keep: bool = False
+) -> tuple[Array, tuple[list[Array], list[Array]] | None]:
+    """What `Trunk` computes, of layers that are a tuple of trees."""
+    own = params["params"]
+    x = embed(spec, own["embedding"], read)
+    turn = rotation(spec, jnp.arange(read.shape[1])[None])
+    block = (nn.remat(Block) if compute.remat else Block)(spec, compute, keep)
+    written = []
+    for i in range(spec.layers):
+        layer = (spec.rope_of[i], reach(spec.windows[i]))
+        x, pair = block.apply(layer_of(params, i), x, layer, turn, distances(spec, read.shape[1]))
+        written.append(pair)
+    x = _normed(spec, own["norm"], x)
+    if not keep:
+        return x, None
+    keys, values = map(list, zip(*written))
+    return x, (keys, values)
+
+
 def embed(spec: Spec, embedding: Array, read: Array) -> Array:
-    """Rows of the embedding [B, T, width] in float32; a token that is padding reads row 0, which
-    none sees."""
-    x = embedding[jnp.maximum(read, 0)].astype(jnp.float32)
-    return x * jnp.float32(spec.width**0.5) if spec.scale_embedding else x
+    """Rows of the embedding [B, T, width] in float32 or wider; a token that is padding reads row 0,
+    which none sees."""
+    x = embedding[jnp.maximum(read, 0)]
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x * jnp.asarray(spec.width**0.5, x.dtype) if spec.scale_embedding else x
 
 
 def final_norm(spec: Spec) -> RMSNorm:
@@ -81,9 +104,20 @@ def final_norm(spec: Spec) -> RMSNorm:
     return RMSNorm(spec.eps, spec.unit_offset, name="norm")
 
 
+def _normed(spec: Spec, params: Params, x: Array) -> Array:
+    """The norm after the last layer, with its parameters."""
+    # pyrefly: ignore[bad-argument-type]: Flax types a result as if variables might come with it
+    return jnp.asarray(final_norm(spec).apply({"params": params}, x))
+
+
+def reach(window: int | None) -> int:
+    """How many tokens back a layer sees, itself included."""
+    return EVERYTHING if window is None else window
+
+
 def reaches(spec: Spec) -> Array:
-    """How many tokens back each layer sees, [layers]."""
-    return jnp.asarray([EVERYTHING if w is None else w for w in spec.windows])
+    """Of each layer, [layers]."""
+    return jnp.asarray(list(map(reach, spec.windows)))
 
 
 def distances(spec: Spec, length: int) -> Array | None:
@@ -103,7 +137,8 @@ def turned(x: Array, by: Array) -> Array:
 
 def head_weights(spec: Spec, params: Params) -> Array:
     """The rows [V, width] that features are multiplied with."""
-    return params["params"]["embedding" if spec.tied else "head"]
+    rows = params["params"]["embedding" if spec.tied else "head"]
+    return rows[: spec.vocab] if spec.start_row else rows
 
 
 def readout_of(spec: Spec, compute: Compute, params: Params) -> Readout:
@@ -115,33 +150,41 @@ def readout_of(spec: Spec, compute: Compute, params: Params) -> Readout:
 
 
 def layer_of(params: Params, layer: int) -> Params:
-    """One layer's parameters out of the stack, and its adapters where there are any."""
-    stacks = {name: tree["layers"] for name, tree in params.items()}
-    return jax.tree.map(lambda x: x[layer], stacks)
+    """One layer's parameters, and its adapters where there are any."""
+    layers = {name: tree["layers"] for name, tree in params.items()}
+    if isinstance(layers["params"], tuple):
+        return {name: trees[layer] for name, trees in layers.items()}
+    return jax.tree.map(lambda x: x[layer], layers)
 
 
 def policy(spec: Spec, compute: Compute | None = None, bos: int | None = None) -> Policy:
     """The model as a policy; features are [B, T, width].
 
     A pretrained model has no law of the first token: there is nothing to read. With `bos` this
-    token is read before every string, and a prompt may be empty. Without it every string has a
-    prompt, and the features of its first column, of which no action may stand, are zero.
-    `UsageError` where a prompt has no column, or text is longer than the model is computed for."""
+    token is read before every string, and a prompt may be empty; a row for the start serves as one.
+    Without it every string has a prompt, and the features of its first column, of which no action
+    may stand, are zero. `init` is of stacked layers. `UsageError` where a prompt has no column, or
+    text is longer than the model is computed for."""
     compute = compute or Compute()
     compute.check(spec)
+    bos = spec.vocab if spec.start_row else bos
     trunk = Trunk(spec, compute)
 
     def init(key: Array) -> Params:
         return trunk.init(key, jnp.zeros((1, 2), jnp.int32))
+
+    def over(params: Params, tokens: Array, keep: bool):
+        if isinstance(params["params"]["layers"], tuple):
+            return unrolled(spec, compute, params, tokens, keep)
+        return trunk.apply(params, tokens, keep)
 
     def read(params: Params, tokens: Array, keep: bool = False):
         """Features of what is read before each token of strings that begin in the first column,
         and keys and values."""
         _check_length(spec, tokens.shape[1] - (bos is None))  # none reads the last column
         if bos is not None:
-            before = tk.previous(tokens)
-            return trunk.apply(params, before.at[:, 0].set(bos), keep)
-        x, written = trunk.apply(params, tokens[:, :-1], keep)
+            return over(params, tk.previous(tokens).at[:, 0].set(bos), keep)
+        x, written = over(params, tokens[:, :-1], keep)
         return jnp.pad(x, [(0, 0), (1, 0), (0, 0)]), written
 
     def features(params: Params, tokens: Array) -> Array:
@@ -224,14 +267,12 @@ def _step(
     x = embed(spec, params["params"]["embedding"], token[:, None])
     keys, values = [], []
     for i in range(spec.layers):
-        window = spec.windows[i]
-        layer = (spec.rope_of[i], EVERYTHING if window is None else window)
+        layer = (spec.rope_of[i], reach(spec.windows[i]))
         past = Past(cache.keys[i], cache.values[i], cache.slot)
         x, (key, value) = Block(spec, compute, keep=True).apply(
             layer_of(params, i), x, layer, turn, distance, past
         )
         keys.append(key)
         values.append(value)
-    # pyrefly: ignore[bad-argument-type]: Flax types a result as if variables might come with it
-    x = jnp.asarray(final_norm(spec).apply({"params": params["params"]["norm"]}, x))
+    x = _normed(spec, params["params"]["norm"], x)
     return Cache(keys, values, position, cache.slot + 1, cache.next + 1), x[:, 0]

@@ -69,8 +69,8 @@ class Spec:
     """A decoder-only transformer, complete: two models of one spec differ in their weights
     alone."""
 
-    family: str
-    vocab: int  # rows of the embedding, those without a token among them
+    family: str  # of `FAMILIES`; "fdiv": of no checkpoint's
+    vocab: int  # symbols that the law is over, those without a token among them
     width: int  # of the residual stream
     hidden: int  # units of the gated MLP
     layers: int
@@ -91,8 +91,14 @@ class Spec:
     scale_embedding: bool = False  # by sqrt(width)
     attention_cap: float | None = None  # cap tanh(x / cap) of attention's logits
     final_cap: float | None = None  # the same of the next token's
+    start_row: bool = False  # one more row of the embedding is read before every text
     max_length: int | None = None  # that the checkpoint was made for
     dtype: str = "float32"  # that its weights are stored in
+
+    @property
+    def rows(self) -> int:
+        """Of the embedding."""
+        return self.vocab + self.start_row
 
     @property
     def window(self) -> int | None:
@@ -135,6 +141,13 @@ class Family(NamedTuple):
     fixed: Mapping[str, tuple] = {}  # field -> the values that are computed
     activation: str = "hidden_act"
     fused: bool = False  # query, key and value are one tensor of the file, gate and up another
+    ropes: tuple[RopeKind, ...] = ("default", "linear")
+    partial_rope: bool = False  # a config says which share of a head's dimensions turns
+    local_rope: bool = False  # sliding layers have a rope of their own
+    # a config has caps of logits and what attention's are divided by, not always sqrt(head_dim)
+    scaled_logits: bool = False
+    # of layers of two kinds, so many end with a full one by default; None: layers are alike
+    period: int | None = None
 
 
 _NO_BIAS = {"attention_bias": (False, None), "mlp_bias": (False, None)}
@@ -145,6 +158,7 @@ FAMILIES: dict[str, Family] = {
         "LlamaForCausalLM",
         {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
         fixed=_NO_BIAS | {"pretraining_tp": (1, None), "rope_interleaved": (False, None)},
+        ropes=("default", "llama3", "linear"),
     ),
     "mistral": Family(
         "MistralForCausalLM",
@@ -179,6 +193,8 @@ FAMILIES: dict[str, Family] = {
         _GEMMA,
         fixed=_GEMMA_FIXED,
         activation="hidden_activation",
+        scaled_logits=True,
+        period=2,
     ),
     "gemma3_text": Family(
         "Gemma3ForCausalLM",
@@ -203,6 +219,9 @@ FAMILIES: dict[str, Family] = {
         {**_GEMMA, "qk_norm": True},
         fixed=_GEMMA_FIXED,
         activation="hidden_activation",
+        local_rope=True,
+        scaled_logits=True,
+        period=6,
     ),
     "phi3": Family(
         "Phi3ForCausalLM",
@@ -215,6 +234,8 @@ FAMILIES: dict[str, Family] = {
         honoured=("sliding_window",),
         fixed={**_NO_BIAS, "embd_pdrop": (0, None), "resid_pdrop": (0, None)},
         fused=True,
+        ropes=("default", "longrope"),
+        partial_rope=True,
     ),
 }
 # fields that change no number of a forward pass
@@ -315,21 +336,23 @@ def to_config(spec: Spec) -> dict[str, Any]:
     }
     if not family.fused:  # phi3's heads always share out the width
         config["head_dim"] = spec.head_dim
-    if "gemma" in spec.family:
+    if family.scaled_logits:
         config |= {
             "query_pre_attn_scalar": _tidy(spec.attention_scale**-2),
             "attn_logit_softcapping": spec.attention_cap,
             "final_logit_softcapping": spec.final_cap,
-            "layer_types": [FULL if w is None else SLIDING for w in spec.windows],
         }
-    if "gemma" in spec.family or "sliding_window" in family.honoured:
-        config["sliding_window"] = next((w for w in spec.windows if w is not None), None)
-    if "gemma" in spec.family and config["sliding_window"] is None:
-        del config["sliding_window"]  # no layer has one, and the field may not be null
-    return config | _rope_config(spec)
+    window = next((w for w in spec.windows if w is not None), None)
+    if family.period is not None:
+        config["layer_types"] = [FULL if w is None else SLIDING for w in spec.windows]
+        if window is not None:  # the field may not be null
+            config["sliding_window"] = window
+    elif "sliding_window" in family.honoured:
+        config["sliding_window"] = window
+    return config | _rope_config(spec, family)
 
 
-def _rope_config(spec: Spec) -> dict[str, Any]:
+def _rope_config(spec: Spec, family: Family) -> dict[str, Any]:
     rope = spec.ropes[0]
     config: dict[str, Any] = {"rope_theta": rope.theta, "rope_scaling": None}
     if rope.kind == "linear":
@@ -350,9 +373,9 @@ def _rope_config(spec: Spec) -> dict[str, Any]:
             "attention_factor": rope.amplitude,
         }
         config["original_max_position_embeddings"] = rope.original
-    if spec.family == "gemma3_text":
+    if family.local_rope:
         config["rope_local_base_freq"] = spec.ropes[1].theta
-    if spec.family == "phi3":
+    if family.partial_rope:
         config["partial_rotary_factor"] = rope.share
     return config
 
@@ -497,9 +520,10 @@ def _read(name: str, family: Family, fields: _Fields) -> Spec:
         raise UsageError("num_hidden_layers", layers, problem, "Mend the config.json.")
     max_length = fields.count("max_position_embeddings")
     head_dim = width // heads if head_dim is None else _whole("head_dim", head_dim)
-    ropes = _ropes(name, fields, max_length, head_dim)
+    ropes = _ropes(name, family, fields, max_length, head_dim)
     windows = _windows(name, family, fields, layers)
-    scale = fields.number("query_pre_attn_scalar") if "gemma" in name else float(head_dim)
+    scaled = family.scaled_logits
+    scale = fields.number("query_pre_attn_scalar") if scaled else float(head_dim)
     spec = Spec(
         family=name,
         vocab=fields.count("vocab_size"),
@@ -516,8 +540,8 @@ def _read(name: str, family: Family, fields: _Fields) -> Spec:
         windows=windows,
         attention_scale=scale**-0.5,
         activation=_activation(family, fields),
-        attention_cap=_cap("attn_logit_softcapping", name, fields),
-        final_cap=_cap("final_logit_softcapping", name, fields),
+        attention_cap=_cap("attn_logit_softcapping", fields) if scaled else None,
+        final_cap=_cap("final_logit_softcapping", fields) if scaled else None,
         max_length=max_length,
         dtype=_dtype(fields),
         **family.features,
@@ -546,9 +570,7 @@ def _activation(family: Family, fields: _Fields) -> Activation:
     return ACTIVATIONS[expected]
 
 
-def _cap(field: str, name: str, fields: _Fields) -> float | None:
-    if "gemma" not in name:
-        return None
+def _cap(field: str, fields: _Fields) -> float | None:
     value = fields.take(field)
     return None if value is None else _positive(field, value)
 
@@ -570,7 +592,7 @@ def _windows(name: str, family: Family, fields: _Fields, layers: int) -> tuple[i
     types = fields.take("layer_types", None)
     types = None if types is None else _list("layer_types", types)
     size = fields.take("sliding_window", None)
-    if "gemma" not in name:
+    if family.period is None:
         if pattern is not None:
             raise UsageError(
                 "sliding_window_pattern", pattern, f"is no field of {name}.", "Drop it."
@@ -583,7 +605,7 @@ def _windows(name: str, family: Family, fields: _Fields, layers: int) -> tuple[i
             raise UsageError("layer_types", _brief(types), problem, "Use another checkpoint.")
         return (None if size is None else _whole("sliding_window", size),) * layers
     if types is None:
-        every = 2 if name == "gemma2" else 6
+        every = family.period
         every = every if pattern is None else _whole("sliding_window_pattern", pattern)
         types = [SLIDING if (i + 1) % every else FULL for i in range(layers)]
     if len(types) != layers or not all(kind in (FULL, SLIDING) for kind in types):
@@ -593,21 +615,24 @@ def _windows(name: str, family: Family, fields: _Fields, layers: int) -> tuple[i
     return tuple(window if kind == SLIDING else None for kind in types)
 
 
-def _ropes(name: str, fields: _Fields, max_length: int, head_dim: int) -> tuple[Rope, ...]:
+def _ropes(
+    name: str, family: Family, fields: _Fields, max_length: int, head_dim: int
+) -> tuple[Rope, ...]:
     """The ropes of full layers and, where those have their own, of sliding ones."""
     new = fields.take("rope_parameters", None)
     old = fields.take("rope_scaling", None)
     theta = fields.take("rope_theta", 10_000.0)
-    share = fields.take("partial_rotary_factor", None) if name == "phi3" else None
-    local = fields.take("rope_local_base_freq", 10_000.0) if name == "gemma3_text" else None
-    original = fields.take("original_max_position_embeddings") if name == "phi3" else None
+    share = fields.take("partial_rotary_factor", None) if family.partial_rope else None
+    local = fields.take("rope_local_base_freq", 10_000.0) if family.local_rope else None
+    extended = "longrope" in family.ropes
+    original = fields.take("original_max_position_embeddings") if extended else None
     if new is not None and old is not None and new != old:
         problem = "says something else than rope_parameters."
         raise UsageError("rope_scaling", _brief(old), problem, "Leave one of them.")
     given = _group("rope_parameters", new) if new is not None else _group("rope_scaling", old)
     common = {"rope_theta": theta, "partial_rotary_factor": share, "original": original}
-    one = lambda entry, **own: _rope(name, entry, common | own, max_length, head_dim)
-    if name != "gemma3_text":
+    one = lambda entry, **own: _rope(name, family, entry, common | own, max_length, head_dim)
+    if not family.local_rope:
         return (one(given),)
     if FULL in given or SLIDING in given:
         if rest := sorted(set(given) - {FULL, SLIDING}):
@@ -623,7 +648,12 @@ def _ropes(name: str, fields: _Fields, max_length: int, head_dim: int) -> tuple[
 
 
 def _rope(
-    name: str, given: Mapping[str, Any], common: dict[str, Any], max_length: int, head_dim: int
+    name: str,
+    family: Family,
+    given: Mapping[str, Any],
+    common: dict[str, Any],
+    max_length: int,
+    head_dim: int,
 ) -> Rope:
     """One rope from an entry of `rope_parameters` or `rope_scaling`, and from fields beside it."""
     entry = _Fields(dict(given), {})
@@ -633,17 +663,11 @@ def _rope(
     theta = _positive("rope_theta", entry.take("rope_theta", common["rope_theta"]))
     share = entry.take("partial_rotary_factor", common["partial_rotary_factor"])
     share = 1.0 if share is None else _positive("partial_rotary_factor", share)
-    if share > 1 or (share < 1 and name != "phi3"):
+    if share > 1 or (share < 1 and not family.partial_rope):
         raise UsageError("partial_rotary_factor", share, f"is not computed for {name}.", "Mend it.")
-    known: dict[str, tuple[str, ...]] = {
-        "phi3": ("default", "longrope"),
-        "llama": ("default", "llama3", "linear"),
-        "gemma3_text": ("default", "linear"),
-    }
-    kinds = known.get(name, ("default", "linear"))
-    if kind not in kinds:
-        problem = f"is not computed for {name}."
-        raise UsageError("rope_type", kind, problem, f"Use a checkpoint of {' or '.join(kinds)}.")
+    if kind not in family.ropes:
+        problem, fix = f"is not computed for {name}.", " or ".join(family.ropes)
+        raise UsageError("rope_type", kind, problem, f"Use a checkpoint of {fix}.")
     rope = Rope(theta, share=share)
     if kind == "linear":
         rope = Rope(theta, "linear", share, factor=entry.number("factor"))

@@ -1,36 +1,41 @@
-"""A decoder-only transformer: RMSNorm, rotary positions, gated MLP, grouped-query attention, tied
-embeddings.
+"""The transformer that runs train from nothing: a `Spec` of the one block that every language model
+here has (`fdiv.lm`).
 
-An optional attention window bounds how far back a token looks. One module serves training and
-decoding: a call takes the keys and values of what came before as an argument and returns its own,
-so the cache is a plain array and the sampler's log-probs are the trainer's. In bfloat16 products
-are half as wide; parameters, sums, norms, softmaxes and the residual stream stay in float32, and on
-an NVIDIA GPU whole strings go through cuDNN's fused attention. Sources: Zhang & Sennrich 2019
-(RMSNorm), Su et al. 2021 (rotary), Shazeer 2020 (gated MLP), Ainslie et al. 2023 (grouped queries),
-Dao 2023 (fused attention)."""
+It is a Llama (RMSNorm, rotary positions, a gated MLP, grouped-query attention) with its embedding
+scaled by sqrt(width), tied to the head, and a row of its own for what stands before a text. An
+optional window bounds how far back attention reaches. Its layers are few: they are unrolled, each
+with parameters of its own by the names that saves have, `attention_0/query/kernel` and so on."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+import math
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import core
 from jax import Array
 
-from fdiv import tokens as tk
-from fdiv.checks import one_of
-from fdiv.head import Head, log_law
-from fdiv.types import PAD, Params, Policy, Readout, Scorer, Sequences, UsageError
+from fdiv.lm import model
+from fdiv.lm.block import Compute, Kernel, Precision
+from fdiv.lm.lora import MODULES, kernel_shapes
+from fdiv.lm.spec import Rope, Spec
+from fdiv.types import Params, Policy, Scorer, UsageError
 
-Precision = Literal["float32", "bfloat16"]
-Kernel = Literal["auto", "xla", "cudnn"]
+HIDDEN = 3  # units of the MLP for each of the residual stream
+# what saves call the parts of a layer
+PARTS = {
+    "attention": "attention_{}",
+    "mlp": "mlp_{}",
+    "norm_attention": "norm_a{}",
+    "norm_mlp": "norm_b{}",
+}
+NORM = "norm_out"  # after the last layer
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Size of the network."""
+    """Size of the network, and how it is computed."""
 
     layers: int = 2
     width: int = 64
@@ -43,34 +48,37 @@ class Shape:
     remat: bool = False  # compute a layer again on the way back rather than keep what it computed
     attention: Kernel = "auto"  # over whole strings; auto: cuDNN's where it can serve
 
-    @property
-    def narrow(self) -> jnp.dtype | None:
-        """What products are computed in, where that is not the parameters' own type."""
-        return jnp.bfloat16 if self.precision == "bfloat16" else None
-
-    @property
-    def kernel(self) -> Literal["xla", "cudnn"]:
-        """What computes attention over whole strings on the present devices."""
-        return (
-            self.attention
-            if self.attention != "auto"
-            else "xla"
-            if self._beyond_cudnn()
-            else "cudnn"
-        )
-
-    def _beyond_cudnn(self) -> str:
-        """Why cuDNN's fused attention cannot serve, or nothing."""
+    def spec(self, vocab: int) -> Spec:
+        """The architecture over `vocab` symbols."""
         size = self.width // self.heads
-        if "cuda" not in jax.devices()[0].client.platform_version:
-            return "there is no NVIDIA GPU"
-        if self.precision != "bfloat16":
-            return "it takes bfloat16 alone"
-        return (
-            ""
-            if size % 8 == 0 and size <= 128
-            else f"it takes heads of 8, 16, 24 ... 128, not {size}"
+        return Spec(
+            family="fdiv",
+            vocab=vocab,
+            width=self.width,
+            hidden=HIDDEN * self.width,
+            layers=self.layers,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=size,
+            eps=1e-6,
+            tied=True,
+            ropes=(Rope(10_000.0),),
+            rope_of=(0,) * self.layers,
+            windows=(self.window,) * self.layers,
+            attention_scale=size**-0.5,
+            scale_embedding=True,
+            start_row=True,
         )
+
+    @property
+    def compute(self) -> Compute:
+        """How it is computed."""
+        return Compute(self.precision, self.remat, self.attention)
+
+    @property
+    def kernel(self) -> Kernel:
+        """What computes attention over whole strings on the present devices."""
+        return self.compute.kernel(self.spec(1))
 
     def check(self) -> None:
         """Raise `UsageError` naming the field that does not fit."""
@@ -87,12 +95,7 @@ class Shape:
                 f"does not divide {self.heads} heads.",
                 "Give a divisor.",
             )
-        one_of("precision", self.precision, Precision)
-        one_of("attention", self.attention, Kernel)
-        if self.attention == "cudnn" and (reason := self._beyond_cudnn()):
-            raise UsageError(
-                "attention", "cudnn", f"cannot be used: {reason}.", "Give auto, or xla."
-            )
+        self.compute.check(self.spec(1))
         if self.window is not None and self.window < 1:
             raise UsageError(
                 "window",
@@ -102,206 +105,57 @@ class Shape:
             )
 
 
-class Cache(NamedTuple):
-    """Keys and values of the tokens read so far, one entry a layer, and where they stand."""
+def initial(spec: Spec, key: Array) -> Params:
+    """Kernels of variance 1 / inputs (LeCun et al. 1998), a normal embedding, norms of 1. What is
+    drawn for a parameter depends on the key and on its name."""
+    kernel = jax.nn.initializers.lecun_normal()
 
-    keys: list[Array]  # each [B, S, kv_heads, D]
-    values: list[Array]
-    position: Array  # [B, S] of each slot's token, -1 where the slot is empty
-    slot: Array  # the next slot to write
-    next: Array  # [B] the position of the next token
+    def draw(scope: core.Scope) -> None:
+        rows = jax.nn.initializers.normal(0.5 * spec.width**-0.5)
+        scope.param("embedding", rows, (spec.rows, spec.width))
+        ones = lambda name: scope.push(name).param("scale", jax.nn.initializers.ones, (spec.width,))
+        for layer in range(spec.layers):
+            modules = {name: scope.push(PARTS[name].format(layer)) for name in ("attention", "mlp")}
+            for name, (inputs, outputs) in kernel_shapes(spec).items():
+                flat = math.prod(inputs), math.prod(outputs)
+                drawn = lambda key, flat=flat, shape=(*inputs, *outputs): kernel(
+                    key, flat, jnp.float32
+                ).reshape(shape)
+                modules[MODULES[name]].push(name).param("kernel", drawn)
+            for name in ("norm_attention", "norm_mlp"):
+                ones(PARTS[name].format(layer))
+        ones(NORM)
+
+    return core.init(draw)(key)[1]
 
 
-class RMSNorm(nn.Module):
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        return (
-            x
-            * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + 1e-6)
-            * jnp.expand_dims(scale, range(x.ndim - 1))
-        )
-
-
-def rotate(x: Array, position: Array) -> Array:
-    """Rotary embedding of x [B, T, heads, D] at positions [B, T]."""
-    half = x.shape[-1] // 2
-    frequency = 10_000.0 ** (-jnp.arange(half) / half)
-    angle = position[..., None, None] * frequency[None, None, None]
-    a, b = x[..., :half], x[..., half:]
-    return jnp.concatenate(
-        [a * jnp.cos(angle) - b * jnp.sin(angle), a * jnp.sin(angle) + b * jnp.cos(angle)], axis=-1
+def as_blocks(spec: Spec, params: Params) -> Params:
+    """The same arrays by the names that `fdiv.lm.model` has for them, one tree a layer."""
+    own = params["params"]
+    layers = tuple(
+        {name: own[saved.format(layer)] for name, saved in PARTS.items()}
+        for layer in range(spec.layers)
     )
-
-
-class Attention(nn.Module):
-    shape: Shape
-
-    @nn.compact
-    def __call__(self, x: Array, position: Array, past: tuple[Array, Array, Array, Array] | None):
-        """Over whole strings, or over `past`: (keys, values, slot to write into, who may look where
-        [B, T, S])."""
-        heads, groups = self.shape.heads, self.shape.kv_heads
-        size, narrow = self.shape.width // heads, self.shape.narrow
-        project = lambda name, n: nn.DenseGeneral(
-            (n, size), use_bias=False, dtype=narrow, name=name
-        )(x)
-        query, key = (
-            _cast(rotate(project(name, n), position), narrow)
-            for name, n in (("query", heads), ("key", groups))
-        )
-        value = project("value", groups)
-        if past is None:
-            mixed = _causal(self.shape, query, key, value)
-        else:
-            keys, values, slot, allowed = past
-            key = jax.lax.dynamic_update_slice_in_dim(keys, key, slot, axis=1)
-            value = jax.lax.dynamic_update_slice_in_dim(values, value, slot, axis=1)
-            mixed = jax.nn.dot_product_attention(
-                query, key, value, mask=allowed[:, None], implementation="xla"
-            )
-        out = nn.DenseGeneral(
-            self.shape.width, axis=(-2, -1), use_bias=False, dtype=narrow, name="out"
-        )(mixed)
-        return out, (key, value)
-
-
-def _cast(x: Array, narrow: jnp.dtype | None) -> Array:
-    return x if narrow is None else x.astype(narrow)
-
-
-def _causal(shape: Shape, query: Array, key: Array, value: Array) -> Array:
-    """Attention [B, T, heads, D] of each token to itself and those before it, within the window."""
-    length = query.shape[1]
-    window = None if shape.window is None else (shape.window - 1, 0)
-    # cuDNN's gradient takes even lengths alone; a last column more is seen by nothing
-    room = [(0, 0), (0, length % 2 if shape.kernel == "cudnn" else 0), (0, 0), (0, 0)]
-    query, key, value = (jnp.pad(x, room) for x in (query, key, value))
-    attended = jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
-        is_causal=True,
-        local_window_size=window,
-        implementation=shape.kernel,
-    )
-    return attended[:, :length]
-
-
-class GatedMLP(nn.Module):
-    shape: Shape
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        dense = lambda name, size: nn.Dense(
-            size, use_bias=False, dtype=self.shape.narrow, name=name
-        )
-        hidden = nn.silu(dense("gate", 3 * self.shape.width)(x)) * dense(
-            "up", 3 * self.shape.width
-        )(x)
-        return dense("down", self.shape.width)(hidden)
-
-
-class Trunk(nn.Module):
-    """Tokens read, at given positions -> features [B, T, width] and each layer's keys and
-    values."""
-
-    shape: Shape
-    vocab: int
-
-    @nn.compact
-    def __call__(self, read: Array, position: Array, past: list | None = None):
-        # a token of its own, the last row, stands for "before the start"
-        table = self.param(
-            "embedding",
-            nn.initializers.normal(0.5 * self.shape.width**-0.5),
-            (self.vocab + 1, self.shape.width),
-        )
-        x = table[jnp.where(read == PAD, self.vocab, read)] * self.shape.width**0.5
-        written = []
-        again = nn.remat if self.shape.remat else lambda module: module
-        for layer in range(self.shape.layers):
-            before = None if past is None else past[layer]
-            mixed, kv = again(Attention)(self.shape, name=f"attention_{layer}")(
-                RMSNorm(name=f"norm_a{layer}")(x), position, before
-            )
-            x = x + mixed
-            y = RMSNorm(name=f"norm_b{layer}")(x)
-            x = x + again(GatedMLP)(self.shape, name=f"mlp_{layer}")(y)
-            written.append(kv)
-        return RMSNorm(name="norm_out")(x), written
-
-
-def _reach(shape: Shape, query: Array, key: Array) -> Array:
-    """Whether a query at one position may see a key at another: causal, within the window, the key
-    not empty. [B, T, S]"""
-    distance = query[:, :, None] - key[:, None, :]
-    allowed = (distance >= 0) & (key[:, None, :] >= 0)
-    return allowed if shape.window is None else allowed & (distance < shape.window)
-
-
-def _turned(x: Array, by: Array) -> Array:
-    """Each row of x [B, T, ...] turned to the left by its own number of columns."""
-    columns = (jnp.arange(x.shape[1])[None] + by[:, None]) % x.shape[1]
-    return jnp.take_along_axis(x, columns.reshape(*columns.shape, *[1] * (x.ndim - 2)), axis=1)
+    return {"params": {"embedding": own["embedding"], "norm": own[NORM], "layers": layers}}
 
 
 def policy(shape: Shape, vocab: int) -> Policy:
     """The transformer as a policy; features are [B, T, width], the head is the transposed embedding
     table."""
     shape.check()
-    trunk = Trunk(shape, vocab)
-
-    def read(params: Params, tokens: Array) -> Any:
-        """Features and keys and values of strings that begin in the first column."""
-        position = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
-        return trunk.apply(params, tk.previous(tokens), position)
-
-    def init(key: Array) -> Params:
-        return trunk.init(key, jnp.full((1, 2), PAD), jnp.arange(2)[None])
-
-    def features(params: Params, tokens: Array) -> Array:
-        # turned so that no padding comes before a string: then no token can see any
-        before = jnp.argmax(tokens != PAD, axis=1)
-        return _turned(read(params, _turned(tokens, before))[0], -before)
-
-    def readout(params: Params) -> Readout:
-        return Readout(_cast(params["params"]["embedding"][:vocab], shape.narrow))
-
-    def head(params: Params, x: Array) -> Array:
-        return log_law(Head(x, readout(params)))
-
-    def start(params: Params, prompts: Sequences, horizon: int) -> Cache:
-        batch, width = prompts.tokens.shape
-        room = [(0, 0), (0, horizon), (0, 0), (0, 0)]
-        size = (prompts.tokens != PAD).sum(1)
-        slots = jnp.arange(width + horizon)
-        position = jnp.where(slots[None] < size[:, None], slots[None], -1)
-        if width == 0:
-            empty = jnp.zeros(
-                (batch, horizon, shape.kv_heads, shape.width // shape.heads), shape.narrow
-            )
-            written = [(empty, empty)] * shape.layers
-        else:
-            written = [
-                tuple(jnp.pad(x, room) for x in kv) for kv in read(params, prompts.tokens)[1]
-            ]
-        keys, values = zip(*written)
-        return Cache(list(keys), list(values), position, jnp.asarray(width), size)
-
-    def step(params: Params, cache: Cache, token: Array) -> tuple[Cache, Array]:
-        position = jax.lax.dynamic_update_slice_in_dim(
-            cache.position, cache.next[:, None], cache.slot, axis=1
-        )
-        allowed = _reach(shape, cache.next[:, None], position)
-        past = [(k, v, cache.slot, allowed) for k, v in zip(cache.keys, cache.values)]
-        x, written = trunk.apply(params, token[:, None], cache.next[:, None], past)
-        keys, values = zip(*written)
-        return Cache(list(keys), list(values), position, cache.slot + 1, cache.next + 1), head(
-            params, x[:, 0]
-        )
-
-    return Policy(init, features, head, start, step, readout)
+    spec = shape.spec(vocab)
+    own = model.policy(spec, shape.compute)
+    readout = own.readout
+    assert readout is not None
+    blocks = lambda params: as_blocks(spec, params)
+    return Policy(
+        init=lambda key: initial(spec, key),
+        trunk=lambda params, tokens: own.trunk(blocks(params), tokens),
+        head=lambda params, features: own.head(blocks(params), features),
+        start=lambda params, prompts, horizon: own.start(blocks(params), prompts, horizon),
+        step=lambda params, cache, token: own.step(blocks(params), cache, token),
+        readout=lambda params: readout(blocks(params)),
+    )
 
 
 def scorer(

@@ -164,10 +164,10 @@ def test_for_an_nvidia_gpu_whole_strings_go_through_cudnn(more, monkeypatch):
     once calls its kernels."""
     from jax._src.cudnn import fused_attention_stablehlo
 
-    from fdiv.policies import transformer
+    from fdiv.lm.block import Compute
 
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
-    monkeypatch.setattr(transformer.Shape, "_beyond_cudnn", lambda shape: "")
+    monkeypatch.setattr(Compute, "_beyond_cudnn", lambda compute, spec: "")
     sizes = {"width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "precision": "bfloat16"}
     policy = Architecture("transformer", **sizes, **more).policy(V, P + H)
     strings = Sequences(jnp.zeros((4, P + H), jnp.int32), jnp.ones((4, P + H), bool), jnp.ones(4))

@@ -41,6 +41,7 @@ TEACHER = "tests/experiments/running/test_teacher.py::"
 TEXT = "tests/experiments/data/test_text.py::"
 TEXT_ROWS = "tests/fdiv/benchmarks/test_text_rows.py::"
 TOKENS = "tests/fdiv/test_tokens.py::"
+OWN = "tests/fdiv/policies/test_transformer.py::"
 VALUES = "tests/experiments/test_values.py::"
 WORDING = "tests/experiments/reporting/test_wording.py::"
 
@@ -478,6 +479,20 @@ FAULTS = [
         "9 * width**2",
         "8 * width**2",
         VALUES + "test_parameters_are_counted_as_they_are_made[transformer]",
+    ),
+    Fault(
+        "what is read before a text is its first symbol's row",
+        "fdiv/lm/model.py",
+        "bos = spec.vocab if spec.start_row else bos",
+        "bos = 0 if spec.start_row else bos",
+        OWN + "test_it_is_what_it_was[whole]",
+    ),
+    Fault(
+        "a draw depends on the layer's number alone",
+        "fdiv/policies/transformer.py",
+        "modules[MODULES[name]].push(name).param",
+        "modules[MODULES[name]].push(name[0] + name).param",
+        OWN + "test_it_is_what_it_was[whole]",
     ),
     Fault(
         "NaN is in every range",

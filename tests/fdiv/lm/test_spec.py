@@ -1,5 +1,7 @@
 """A config is honoured or refused by name."""
 
+import dataclasses
+
 import pytest
 from language_models import CASES, spec_of
 
@@ -138,3 +140,19 @@ def test_a_field_that_is_not_there_is_asked_for(field):
 def test_layers_that_are_not_there_are_refused(layers):
     with pytest.raises(UsageError, match="layers"):
         spec_of("llama").only(layers)
+
+
+def test_no_family_is_told_by_its_name():
+    """What sets one apart is a field of `Family`: a family by another name is read and written the
+    same but for the name."""
+    for case in CASES:
+        config = dict(CASES[case])
+        name = config["model_type"]
+        if name not in specs.FAMILIES:  # a text model within another's config
+            continue
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(specs.FAMILIES, "renamed", specs.FAMILIES[name])
+            other = specs.from_config(config | {"model_type": "renamed"})
+            own = specs.from_config(config)
+            assert dataclasses.replace(other, family=name) == own
+            assert specs.to_config(other) == specs.to_config(own) | {"model_type": "renamed"}
