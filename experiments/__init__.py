@@ -7,6 +7,8 @@ policies; `experiments.add_metric` gives every run one more metric."""
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,3 +26,23 @@ def __getattr__(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+PRECISION = "JAX_DEFAULT_MATMUL_PRECISION"
+
+
+def _multiply_in_full() -> None:
+    """float32 matrix products in float32, where nothing else is asked for.
+
+    JAX's own default takes ten bits of each factor on an NVIDIA GPU and seven on a TPU: on an H200
+    the logits of a model of 135M parameters move by .003, and a sampler's log-probs differ from the
+    trainer's by .0009 nats. Exact values would carry the same error. bfloat16 models are not
+    slowed by this, and on a CPU it changes nothing."""
+    if PRECISION in os.environ:
+        return
+    os.environ[PRECISION] = "highest"  # read by JAX when it is loaded, here and in workers
+    if (jax := sys.modules.get("jax")) and jax.config.jax_default_matmul_precision is None:
+        jax.config.update("jax_default_matmul_precision", "highest")
+
+
+_multiply_in_full()

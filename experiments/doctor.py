@@ -67,6 +67,18 @@ def check_devices(options: Options) -> str:
     return f"{len(available)} x {available[0].device_kind}"
 
 
+def check_products(options: Options) -> str:
+    import jax
+
+    given = jax.config.jax_default_matmul_precision  # pyrefly: ignore[missing-attribute]
+    if given not in ("highest", "float32"):
+        raise Trouble(
+            f"computed as {given}: on a GPU or TPU exact values lose digits. Unset "
+            "JAX_DEFAULT_MATMUL_PRECISION."
+        )
+    return "in full"
+
+
 def check_attention(options: Options) -> str:
     """What a transformer's gradient goes through in half precision here, against XLA's plain
     attention."""
@@ -183,6 +195,7 @@ CHECKS: dict[str, Callable[[Options], str]] = {
     "Python": check_python,
     "jax": check_jax,
     "devices": check_devices,
+    "float32 products": check_products,
     "attention kernel": check_attention,
     "output folder": check_output,
     "cache folder": check_cache,
