@@ -118,6 +118,12 @@ def _trains_teacher(case: Case) -> bool:
     return teacher_of(case.config) == "trained"
 
 
+def _asks_teacher_at_rows(case: Case) -> bool:
+    """Whether a method reads the teacher's laws at fixed strings, and there is a teacher."""
+    asks = any(method.reusable for method in case.of_kind("distill"))
+    return asks and teacher_of(case.config) is not None
+
+
 def _counts_updates(case: Case) -> bool:
     """Whether the updates of a teacher are read; none are what one is that is not trained."""
     return _trains_teacher(case) or getattr(case.config.benchmark, "teacher_updates", 0) == 0
@@ -216,6 +222,9 @@ READERS: dict[str, Reader] = {
         _computes_in_widths, "add a method that learns from fixed strings, such as sft"
     ),
     "benchmark.teacher_updates": Reader(_counts_updates, TRAIN_TEACHER),
+    "benchmark.teacher_cache": Reader(
+        _asks_teacher_at_rows, "add distill at the expert's prefixes, and a teacher"
+    ),
     "benchmark.teacher_width": TEACHER,
     "benchmark.teacher_layers": TEACHER,
     # methods, where naming one of the class is not enough

@@ -55,7 +55,7 @@ def gradient(buckets: Buckets, slope: Callable, params: Params, aux: Any, batch:
 
 def columns(tokens: Array) -> Array:
     """How many columns each row [B, T] needs: up to its last token. [B]"""
-    return jnp.max(jnp.where(tokens != PAD, jnp.arange(tokens.shape[1]) + 1, 0), axis=1)
+    return jnp.max(jnp.where(tokens != PAD, jnp.arange(tokens.shape[1])[None] + 1, 0), axis=1)
 
 
 def cut(rows: Sequences, width: int) -> Sequences:

@@ -275,6 +275,9 @@ class Components(NamedTuple):
     # the rollout gives all strings by weight: one population, whatever groups are asked for
     enumerated: bool = False
     optimiser: Optimiser = adam  # of discriminators, value functions and reward models
+    # the expert with its features at the task's demonstrations kept (`fdiv.kept`), for methods that
+    # ask it of nothing else; None: it is asked anew
+    kept_expert: Model | None = None
 
 
 class Objective(NamedTuple):

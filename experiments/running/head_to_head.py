@@ -24,7 +24,16 @@ from experiments.models import pretrained
 from experiments.reporting import schema, scoreboards
 from experiments.reporting.schema import RunResult
 from experiments.reporting.settings import spelled
-from experiments.running import continuing, method, ready, resume, runs, teacher, train
+from experiments.running import (
+    continuing,
+    kept_features,
+    method,
+    ready,
+    resume,
+    runs,
+    teacher,
+    train,
+)
 from experiments.running.alarms import standing_still
 from experiments.running.console import Screen
 from experiments.running.context import RunContext
@@ -146,7 +155,9 @@ def _train_and_finish(launch: Launch, reading: Reading | None) -> int:
             expert = teacher.get(config, reading, task, recorder.say, saves, layout)
             task = task._replace(mdp=task.mdp._replace(expert=expert))
             components = components._replace(mdp=task.mdp)
-        context = _prepare(config, task, components, layout, folder, recorder, screen.console, stop)
+        context = _prepare(
+            config, reading, task, components, layout, folder, recorder, screen.console, stop
+        )
         complete = True
         try:
             for name, each in methods.items():
@@ -254,6 +265,7 @@ def _introduce(
 
 def _prepare(
     config: Config,
+    reading: Reading | None,
     task: Task,
     components: Components,
     layout: Layout,
@@ -269,6 +281,9 @@ def _prepare(
         reads: runs.fixed_rows(config.budget, task.mdp, keys, reads)
         for reads in dict.fromkeys(["demos", *(each.reads for each in methods)])
     }
+    if reading is not None:
+        kept = kept_features.of(config, reading, task, rows, layout, recorder.say)
+        components = components._replace(kept_expert=kept)
     start = continuing.start(config, components.policy)
     if start is None:
         start = runs.starts(config, task, components, keys)

@@ -206,9 +206,23 @@ def _own_config(config: Config, text: Text) -> Config:
     )
 
 
+def key(config: Config, reading: Reading) -> str:
+    """What decides the teacher of these rows, as a short name."""
+    text, kind = config.benchmark, teacher_of(config)
+    if isinstance(text, Text) and kind == TRAINED:
+        return _folder(config, text, reading, _own_config(config, text)).name
+    if kind == BASE:
+        layers = config.policy.without_layers
+        content = [pretrained.digest(pretrained.given_path(config.policy)), config.policy.stored]
+        content += [str(layers)]
+    else:
+        content = [pretrained.digest(kind or "")]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
 def _folder(config: Config, text: Text, reading: Reading, own: Config) -> Path:
     # the rows have the path's, the tokenizer's and the turns' part in it; widths change no number
-    apart = ("path", "tokenizer", "turns", "teacher", "buckets")
+    apart = ("path", "tokenizer", "turns", "teacher", "teacher_cache", "buckets")
     benchmark = {name: x for name, x in dataclasses.asdict(text).items() if name not in apart}
     key = {
         "benchmark": benchmark,

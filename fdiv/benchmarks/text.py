@@ -105,6 +105,9 @@ class Text:
     """Width of the teacher's transformer."""
     teacher_layers: int = ranged(3, least=1, most=MOST_LAYERS)
     """Its layers."""
+    teacher_cache: bool = False
+    """Compute the teacher at the rows that are trained on once, and keep its features there: for
+    distill at the expert's prefixes."""
     beta: float = ranged(0.1, above=0)
     """Comparisons: weight of the divergence from the reference, which is the common start."""
     divergence: str = "reverse_kl"

@@ -70,6 +70,7 @@ def distill(components: Components, d: Divergence, policy_prefixes: float = 0.0)
     """The objective on a batch of demonstrations (on their prompts alone when every prefix is the
     policy's)."""
     policy, mdp = components.policy, components.mdp
+    kept = components.kept_expert if policy_prefixes == 0 else None
 
     def prepare(key, params, aux, batch):
         parts = []
@@ -85,7 +86,7 @@ def distill(components: Components, d: Divergence, policy_prefixes: float = 0.0)
         return aux, strings, {"tokens": strings.mask.sum()}
 
     def loss(params, aux, batch):
-        expert, own = present(mdp.expert, "known expert"), Model(policy, params)
+        expert, own = kept or present(mdp.expert, "known expert"), Model(policy, params)
         return prefixes.divergence_loss(d, expert, own, batch, mdp.vocab) / mdp.horizon, {}
 
     return Objective(lambda key, params: (), prepare, loss)
