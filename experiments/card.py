@@ -8,6 +8,7 @@ import sys
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from experiments import cli
@@ -23,13 +24,20 @@ def card(spec: str) -> Table:
         box=None,
         show_header=False,
         padding=(0, 2),
-        title=f"[bold]{divergences.parse(spec).name}[/]",
+        title=f"[bold]{escape(_title(spec))}[/]",
         title_justify="left",
     )
     rows = {"f(u), u = p/q": member.formula, "source": member.source, "known as": member.names}
     for name, text in (rows | conventions.equivalents(spec)).items():
-        table.add_row(f"[dim]{name}[/]", text)
+        table.add_row(f"[dim]{escape(name)}[/]", escape(text))
     return table
+
+
+def _title(spec: str) -> str:
+    """The member's name, and what it is measured as where that has another."""
+    name = divergences.over_vocabulary(spec).name
+    own = spec.strip().lower().replace("-", "_").partition(":")[0]
+    return name if name.partition(":")[0] == own else f"{spec.strip()}: measured as {name}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +52,11 @@ def main(argv: list[str] | None = None) -> int:
     """Print the cards asked for."""
     try:
         asked = tyro.cli(Command, prog="python -m experiments.card", args=cli.arguments(argv))
-        names = asked.names or tuple(divergences.every())
+        names = asked.names or divergences.examples()
         tables = [card(name) for name in names]
     except UsageError as error:
         return cli.refused(error)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for table in tables:
         console.print(table)
         console.print()

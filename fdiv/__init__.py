@@ -25,7 +25,7 @@ from fdiv import (
 )
 from fdiv.arrays import divergence
 from fdiv.benchmarks import BENCHMARKS
-from fdiv.divergences import FAMILY, from_generator, parse, swapped
+from fdiv.divergences import FAMILY, from_generator, from_reward, parse, swapped
 from fdiv.exact import class_optimum
 from fdiv.objectives import METHODS, resolve
 from fdiv.types import (
@@ -85,6 +85,7 @@ __all__ = [
     "estimators",
     "exact",
     "from_generator",
+    "from_reward",
     "head",
     "metrics",
     "objectives",

@@ -15,14 +15,17 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, NoReturn
 
+import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.nn import log_sigmoid, softplus
+from jax.nn import log_sigmoid, sigmoid, softplus
+from jax.scipy.special import spence
 
-from fdiv.generators import from_generator
+from fdiv.generators import from_generator, from_reward
 from fdiv.log_space import (
     INF,
     deficit,
@@ -30,17 +33,30 @@ from fdiv.log_space import (
     exp,
     expm1,
     mass_times_expm1,
+    mean_to,
     member,
     nearby,
 )
 from fdiv.types import Divergence, UsageError
 
-__all__ = ["FAMILY", "Card", "Entry", "from_generator", "member", "parse", "swapped"]
+__all__ = [
+    "FAMILY",
+    "Card",
+    "Entry",
+    "from_generator",
+    "from_reward",
+    "member",
+    "over_vocabulary",
+    "parse",
+    "swapped",
+    "total",
+]
 LOG2 = math.log(2.0)
 NEAR = 1.0  # |s| up to which a member is written with `excess`
 FAR = 40.0  # |s| up to which e^s has room in single precision for what is made of it
 STEEPEST = 64.0  # |a| of alpha: e^{a s} leaves single precision at s = 88 / a
 LIGHTEST = 1e-6  # weight of a mixture, which single precision still tells from none
+HEAVIEST = 1e6  # weight of a term of a sum
 
 
 def swapped(d: Divergence, name: str | None = None) -> Divergence:
@@ -261,6 +277,109 @@ def log_d() -> Divergence:
     )
 
 
+def total(name: str, terms: Sequence[tuple[float, Divergence]]) -> Divergence:
+    """The sum of members by positive weights: f, witness and reward are the sums of theirs."""
+
+    def added(pick: Callable[[Divergence], Callable]) -> Callable:
+        def sum_of(*arguments: Array) -> Array:
+            first, *others = (w * pick(d)(*arguments) for w, d in terms)
+            return sum(others, first)
+
+        return sum_of
+
+    return Divergence(
+        name, added(lambda d: d.perspective), added(lambda d: d.witness), added(lambda d: d.reward)
+    )
+
+
+def symmetric_chi2() -> Divergence:
+    return total("symmetric_chi2", [(1.0, pearson_chi2()), (1.0, neyman_chi2())])
+
+
+def tsallis(a: float) -> Divergence:
+    return total(_spelled("tsallis", a), [(a, alpha(a))])
+
+
+def le_cam() -> Divergence:
+    """With h = (u - 1) / (u + 1) = tanh(s/2): f = (u - 1) h / 2, f' = h (2 - h) / 2."""
+    h = lambda s: jnp.tanh(s / 2)
+
+    def perspective(lp, lq):
+        far = lambda s: 0.5 * (exp(lp) - exp(lq)) * h(s)
+        return nearby(lp - lq, NEAR, lambda s: 0.5 * exp(lq) * expm1(s) * h(s), far)
+
+    return member(
+        "le_cam",
+        perspective,
+        lambda s: 0.5 * h(s) * (2 - h(s)),
+        lambda s: 0.5 * h(s) * (2 + h(s)),
+        f0=0.5,
+        slope=0.5,
+    )
+
+
+@jax.custom_jvp
+def _lost(s: Array) -> Array:
+    """A(s) = -integral from 0 to s of x / (1 + e^x), never positive: what todi's f lacks of
+    Jeffreys', over u. Li2(-x) is spence(1 + x)."""
+    below = lambda s: s * softplus(s) - s**2 / 2 + spence(1 + jnp.exp(s)) + math.pi**2 / 12
+    above = lambda s: s * softplus(-s) - math.pi**2 / 12 - spence(1 + jnp.exp(-s))
+    far = lambda s: jnp.where(s < 0, below(jnp.minimum(s, 0.0)), above(jnp.maximum(s, 0.0)))
+    return nearby(s, NEAR, lambda s: -s * mean_to(s, lambda x: x * sigmoid(-x)), far)
+
+
+_lost.defjvp(
+    lambda primals, tangents: (_lost(*primals), -primals[0] * sigmoid(-primals[0]) * tangents[0])
+)
+
+
+def todi() -> Divergence:
+    """The f whose gradient is that of sigmoid(s) u log u - sigmoid(-s) log u, weights held fixed:
+    reward e^s - 1 + s / (1 + u), f = (u - 1) log u + u A."""
+
+    def perspective(lp, lq):
+        near = lambda s: exp(lq) * (expm1(s) * s + exp(s) * _lost(s))
+        far = lambda s: (exp(lp) - exp(lq)) * s + exp(lp) * _lost(s)
+        return nearby(lp - lq, NEAR, near, far)
+
+    return member(
+        "todi",
+        perspective,
+        lambda s: s * sigmoid(s) - expm1(-s) + _lost(s),
+        lambda s: expm1(s) + s * sigmoid(-s),
+        f0=INF,
+        slope=INF,
+    )
+
+
+def dail() -> Divergence:
+    """The f whose reward is sigmoid(s) (1 + tanh s) / 2, less its value 1/4 at s = 0.
+
+    f = u B - (u - 1) / 4, B(s) the integral of e^{-x} times that reward from 0 to s."""
+    half = lambda s: jnp.tanh(s / 2)
+
+    def reward(s):
+        return 0.5 * half(s) * sigmoid(2 * s) + 0.25 * jnp.tanh(s)
+
+    def logs(s):  # log(2 / (1 + u)) / 2 + log((1 + u^2) / 2) / 4
+        near = lambda s: 0.25 * jnp.log1p(jnp.expm1(2 * s) / 2) - 0.5 * jnp.log1p(jnp.expm1(s) / 2)
+        far = lambda s: 0.25 * (LOG2 + softplus(-2 * jnp.abs(s))) - 0.5 * softplus(-jnp.abs(s))
+        return nearby(s, NEAR, near, far)
+
+    b = lambda s: logs(s) + 0.5 * jnp.arctan(half(s))
+
+    def perspective(lp, lq):
+        near = lambda s: exp(lq) * s * mean_to(s, lambda x: jnp.exp(s - x) * reward(x))
+        far = lambda s: exp(lp) * b(s) - 0.25 * (exp(lp) - exp(lq))
+        return nearby(lp - lq, NEAR / 2, near, far)
+
+    def witness(s):  # B + e^{-s} (1/4 + reward) - 1/4, and e^{-s} sigmoid(s) = sigmoid(-s)
+        return b(s) + 0.25 * (jnp.tanh(s) - half(s) - half(s) * jnp.tanh(s))
+
+    slope = 0.25 * LOG2 + math.pi / 8 - 0.25
+    return member("dail", perspective, witness, reward, f0=0.25, slope=slope)
+
+
 # --- cards, the registry and its parser -----------------------------------------------------------
 
 
@@ -283,6 +402,8 @@ class Entry(NamedTuple):
     accepts: Callable[[float], bool] = math.isfinite
     example: str = ""
     also: tuple[str, ...] = ()  # other parameters at which every run is measured
+    # whether every run is measured by it, and figures and the gradient card compare with it
+    standard: bool = True
 
 
 def _weighted(build: Callable, name: str, card: Card, also: tuple[str, ...] = ()) -> Entry:
@@ -394,19 +515,103 @@ FAMILY: dict[str, Entry] = {
             "what several codes call GAIL; reverse_kl - 2 js",
         ),
     ),
+    "le_cam": Entry(
+        le_cam,
+        Card(
+            "(u - 1)^2 / (2 (u + 1))",
+            "Vincze 1981; Le Cam 1986",
+            "triangular discrimination, in [0, 1]; half of the sum of (p - q)^2 / (p + q)",
+        ),
+        standard=False,
+    ),
+    "symmetric_chi2": Entry(
+        symmetric_chi2,
+        Card(
+            "(u - 1)^2 (u + 1) / u",
+            "Dragomir, Sunde & Buse 2000",
+            "pearson_chi2 + neyman_chi2",
+        ),
+        standard=False,
+    ),
+    "todi": Entry(
+        todi,
+        Card(
+            "(u - 1) log u - u times the integral of log v / (v (1 + v)) from 1 to u",
+            "computed here from the gradient of ToDi's loss (Jung et al. 2025, arXiv 2505.16297)",
+            "ToDi: sigmoid(s) forward KL + sigmoid(-s) reverse KL of each token, weights held "
+            "fixed; the value of that loss is jeffreys, its gradient this f's",
+        ),
+        standard=False,
+    ),
+    "dail": Entry(
+        dail,
+        Card(
+            "u (log((1+u^2)/2)/4 - log((1+u)/2)/2 + arctan((u-1)/(u+1))/2) - (u-1)/4",
+            "computed here from the reward of DAIL (arXiv 2510.00922)",
+            "DAIL, reward sigmoid(s) (1 + tanh s) / 2, found by search and said to be of no f; it "
+            "is of this one: f(0) = 1/4, bounded",
+        ),
+        standard=False,
+    ),
+    "tsallis": Entry(
+        tsallis,
+        Card(
+            "(u^a - a u - (1-a)) / (a - 1)",
+            "Tsallis 1998",
+            "Tsallis relative entropy of order a, a times alpha:a: the same direction",
+        ),
+        f"an order from {LIGHTEST:g} to {STEEPEST:g}",
+        lambda a: LIGHTEST <= a <= STEEPEST,
+        "tsallis:0.5",
+        standard=False,
+    ),
+    "renyi": Entry(
+        alpha,  # under its name: the values measured are alpha's
+        Card(
+            "none: log(1 + a (a-1) D) / (a-1) of D = alpha:a",
+            "Renyi 1961",
+            "no f-divergence but an increasing function of one: it is trained and measured as "
+            "alpha:a, whose gradient its own is times 1 / (1/a + (a-1) D)",
+        ),
+        f"an order from {LIGHTEST:g} to {STEEPEST:g}",
+        lambda a: LIGHTEST <= a <= STEEPEST,
+        "renyi:0.5",
+        standard=False,
+    ),
+}
+
+
+SUM, AMOUNT = "mix", re.compile(r"[0-9.]+(e[+-]?[0-9]+)?$", re.IGNORECASE)
+KNOWN_SUMS: dict[tuple[str, ...], str] = {  # sorted terms -> who uses it
+    ("0.5*neyman_chi2", "reverse_kl"): "chi-PO (Huang et al. 2024, arXiv 2407.13399)",
+    ("forward_kl", "reverse_kl"): "jeffreys",
+    ("neyman_chi2", "pearson_chi2"): "symmetric_chi2",
 }
 
 
 def every() -> dict[str, Divergence]:
-    """A member for each line of the family, by the name that `parse` takes; at its example
+    """A member for each standard line of the family, by the name that `parse` takes; at its example
     parameter where it has one."""
-    return {name: parse(name) for name in (entry.example or name for name, entry in FAMILY.items())}
+    named = {name: entry for name, entry in FAMILY.items() if entry.standard}
+    return {name: parse(name) for name in (entry.example or name for name, entry in named.items())}
+
+
+def examples() -> tuple[str, ...]:
+    """Every line of the family, by a name that `parse` takes, and a sum."""
+    return (*(entry.example or name for name, entry in FAMILY.items()), CHI_PO)
+
+
+CHI_PO = "mix:reverse_kl+0.5*neyman_chi2"
 
 
 def logged() -> tuple[str, ...]:
-    """By what every run is measured: each line of the family, a user's own among them, at its
-    example parameter where it has one, and at those that the line names."""
-    named = {name: entry for name, entry in FAMILY.items() if entry.example or not entry.parameter}
+    """By what every run is measured: each standard line of the family, a user's own among them, at
+    its example parameter where it has one, and at those that the line names."""
+    named = {
+        name: entry
+        for name, entry in FAMILY.items()
+        if entry.standard and (entry.example or not entry.parameter)
+    }
     return tuple(
         spec
         for name, entry in named.items()
@@ -415,18 +620,26 @@ def logged() -> tuple[str, ...]:
 
 
 def parse(spec: str) -> Divergence:
-    """`"js"`, `"gjs:0.1"`, `"alpha:0.5"` -> the member. Raises `UsageError` with the nearest names,
-    or the range wanted."""
+    """`"js"`, `"gjs:0.1"`, `"mix:reverse_kl+0.5*neyman_chi2"` -> the member. Raises `UsageError`
+    with the nearest names, or the range wanted, and for `ab:a,b`, which is of no f."""
+    if _name_of(spec) == SUM:
+        terms = _terms(spec)
+        name = SUM + ":" + "+".join(_term(weight, d.name) for weight, d in terms)
+        return total(name, terms)
     entry, parameter = lookup(spec)
     return entry.build() if entry.parameter is None else entry.build(parameter)
 
 
 def lookup(spec: str) -> tuple[Entry, float | None]:
-    """The family's entry for a name and the parameter written after the colon, checked."""
-    name, colon, text = spec.strip().partition(":")
-    name = name.lower().replace("-", "_")
+    """The family's entry for a name and the parameter written after the colon, checked. The entry
+    of a sum is made of its terms."""
+    name, colon, text = _name_of(spec), ":" in spec, spec.strip().partition(":")[2]
+    if name == SUM:
+        return Entry(lambda: parse(spec), _card_of_sum(_terms(spec)), standard=False), None
+    if name == AB:
+        _refuse_ab(spec)
     if name not in FAMILY:
-        near = difflib.get_close_matches(name, FAMILY, n=3, cutoff=0.4) or sorted(FAMILY)
+        near = difflib.get_close_matches(name, [*FAMILY, SUM], n=3, cutoff=0.4) or sorted(FAMILY)
         raise UsageError(
             "divergence",
             spec,
@@ -453,5 +666,127 @@ def lookup(spec: str) -> tuple[Entry, float | None]:
 
 
 def card(spec: str) -> Card:
-    """The card of a member, by the name that `parse` takes."""
+    """The card of a member, by the name that `over_vocabulary` takes."""
+    if _name_of(spec) == AB:
+        over_vocabulary(spec)
+        return AB_CARD
     return lookup(spec)[0].card
+
+
+def _name_of(spec: str) -> str:
+    return spec.strip().partition(":")[0].strip().lower().replace("-", "_")
+
+
+# --- sums -----------------------------------------------------------------------------------------
+
+
+def _terms(spec: str) -> list[tuple[float, Divergence]]:
+    """The weights and members of `mix:A+w*B+...`; equal members are added up."""
+    text = re.sub(r"\s", "", spec.partition(":")[2])
+    terms: dict[str, tuple[float, Divergence]] = {}
+    for part in re.split(r"(?<![0-9.][eE])\+", text):  # not the plus of 1e+2
+        amount, star, name = part.rpartition("*")
+        weight = float(amount) if AMOUNT.match(amount) else math.nan if star else 1.0
+        if not LIGHTEST <= weight <= HEAVIEST:
+            problem = f"{part!r} has no weight from {LIGHTEST:g} to {HEAVIEST:g}."
+            raise UsageError("divergence", spec, problem, f"Write, for instance, {CHI_PO}.")
+        if not name or _name_of(name) == SUM:
+            problem = f"{part!r} is no member to be added."
+            raise UsageError("divergence", spec, problem, f"Write, for instance, {CHI_PO}.")
+        try:
+            d = parse(name)
+        except UsageError as error:
+            raise UsageError("divergence", spec, error.problem, error.fix) from error
+        terms[d.name] = (weight + terms.get(d.name, (0.0, d))[0], d)
+    return list(terms.values())
+
+
+def _term(weight: float, name: str) -> str:
+    short = f"{weight:g}"
+    return name if weight == 1 else f"{short if float(short) == weight else repr(weight)}*{name}"
+
+
+def _card_of_sum(terms: list[tuple[float, Divergence]]) -> Card:
+    formulas = " + ".join(
+        f"{'' if weight == 1 else f'{weight:g} '}({lookup(d.name)[0].card.formula})"
+        for weight, d in terms
+    )
+    same = KNOWN_SUMS.get(tuple(sorted(_term(weight, d.name) for weight, d in terms)))
+    others = "a sum of members, which is one itself: its reward is the sum of theirs"
+    return Card(formulas, "f-divergences are closed under sums", same or others)
+
+
+# --- what is a sum over the vocabulary and of no f ------------------------------------------------
+
+AB = "ab"
+LARGEST_POWER = 64.0
+AB_FIX = "Write, for instance, ab:0.2,0.7."
+AB_CARD = Card(
+    "none: -1/(a b) times the sum of p^a q^b - a/(a+b) p^(a+b) - b/(a+b) q^(a+b)",
+    "Cichocki, Cruces & Amari 2011; Wang et al. 2025 (ABKD, arXiv 2505.04560)",
+    "alpha-beta divergence, a function of p and q and not of p/q: exact over the vocabulary alone, "
+    "for distill and dagger. a + b = 1 is alpha:a; ab:a,1 is Basu's density power divergence, "
+    "whose gradient PowerOPD's reward p^a - q^a has (arXiv 2606.17199)",
+)
+
+
+def over_vocabulary(spec: str) -> Divergence:
+    """As `parse`, and `ab:a,b` too: what a sum over the vocabulary compares two laws by. Of the
+    three functions that has the perspective alone; asked for the others it raises `UsageError`."""
+    if _name_of(spec) != AB:
+        return parse(spec)
+    try:
+        a, b = (float(x) for x in spec.partition(":")[2].split(","))
+    except ValueError:
+        raise UsageError("divergence", spec, "ab takes two powers.", AB_FIX) from None
+    for power in (a, b):
+        if not LIGHTEST <= power <= LARGEST_POWER:
+            problem = f"a and b are from {LIGHTEST:g} to {LARGEST_POWER:g}."
+            raise UsageError("divergence", spec, problem, AB_FIX)
+    return alpha_beta(a, b)
+
+
+def alpha_beta(a: float, b: float) -> Divergence:
+    """D = sum of (a p^(a+b) + b q^(a+b) - (a+b) p^a q^b) / (a b (a+b)), each term non-negative.
+
+    With c = a + b the term is q^c (a (e^{cs} - 1) - c (e^{as} - 1)) / (a b c), of second order in
+    s, and the like in p^c; b log-laws enter through p^c and q^c, not through p / q alone."""
+    c = a + b
+    name = (
+        f"{AB}:{a:g},{b:g}" if (float(f"{a:g}"), float(f"{b:g}")) == (a, b) else f"{AB}:{a!r},{b!r}"
+    )
+
+    def perspective(lp, lq):
+        def near(s):  # (excess(c s) / c - excess(a s) / a) / b, from below
+            return exp(c * lq) * (excess(c * s) / c - excess(a * s) / a) / b
+
+        def far(s):
+            mass = lambda x: jnp.exp(x)
+            return (a * mass(c * lp) + b * mass(c * lq) - c * mass(a * lp + b * lq)) / (a * b * c)
+
+        return nearby(lp - lq, NEAR / max(1.0, abs(a), abs(c)), near, far)
+
+    plain = member(name, perspective, _no_f(name), _no_f(name), f0=1.0, slope=1.0)
+
+    def extended(log_p: Array, log_q: Array) -> Array:
+        """Where one side has no mass the other's power c is left."""
+        log_p, log_q = jnp.broadcast_arrays(jnp.asarray(log_p), jnp.asarray(log_q))
+        no_p, no_q = jnp.isneginf(log_p), jnp.isneginf(log_q)
+        value = plain.perspective(log_p, log_q)
+        value = jnp.where(no_p, jnp.exp(c * jnp.where(no_p, log_q, 0.0)) / (a * c), value)
+        return jnp.where(no_q, jnp.exp(c * jnp.where(no_q, log_p, 0.0)) / (b * c), value)
+
+    return Divergence(name, extended, _no_f(name), _no_f(name), of_ratio=False)
+
+
+def _no_f(name: str) -> Callable[[Array], NoReturn]:
+    return lambda s: _refuse_ab(name)
+
+
+def _refuse_ab(spec: str) -> NoReturn:
+    problem = (
+        "the alpha-beta divergence is a function of p and q, not of p / q: it has no f, and so no "
+        "reward and no witness of the log-ratio, which this needs."
+    )
+    fix = "Use it with distill or dagger, which sum over the vocabulary, or take alpha:a."
+    raise UsageError("divergence", spec, problem, fix)

@@ -148,7 +148,8 @@ def sampled_metrics(
             {"expert_nll": -log_p.sum(1)}
         )  # the last to be written, the policy's strings, stays
     for i, d in enumerate(family):
-        for suffix, ends in (("", [r[:, -1] for r in ratios]), ("_occupancy", ratios)):
+        levels = (("", [r[:, -1] for r in ratios]), ("_occupancy", ratios)) if d.of_ratio else ()
+        for suffix, ends in levels:
             measured[d.name + suffix], measured[f"{d.name}{suffix}_stderr"] = two_sided(d, *ends)
         for suffix, each in zip(("_token_expert", "_token"), token):
             measured |= averages({d.name + suffix: each[i].sum(1) / mdp.horizon})

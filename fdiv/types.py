@@ -104,6 +104,8 @@ class Divergence(NamedTuple):
     perspective: Callable[[Array, Array], Array]  # (log p, log q) -> q f(p/q), what is measured
     witness: Callable[[Array], Array]  # s -> f'(e^s), what a critic learns
     reward: Callable[[Array], Array]  # s -> e^s f'(e^s) - f(e^s), what a policy maximises
+    # False: a sum over a vocabulary that is of no f, its perspective more than q f(p/q)
+    of_ratio: bool = True
 
     def f(self, u: ArrayLike) -> Array:
         """f(u), elementwise, for a ratio u = p / q of 0 and more; NaN below. It is normalised:

@@ -132,7 +132,7 @@ class ClassOptima:
         if level == "return":
             best = exact.best_policy([self._regret()], initial, iterations=iterations)
         else:
-            divergence = divergences.parse(name)
+            divergence = divergences.over_vocabulary(name)
             best = exact.best_in_class(
                 divergence,
                 enumerated(task),
@@ -185,7 +185,7 @@ class ClassOptima:
         """All metrics of a policy of the class; of the expert itself for no parameters."""
         task = self._task
         family = [
-            divergences.parse(name) for name in dict.fromkeys([*divergences.logged(), *self._extra])
+            divergences.over_vocabulary(name) for name in dict.fromkeys([*divergences.logged(), *self._extra])
         ]
         of_law = exact_measures(task, family)
 

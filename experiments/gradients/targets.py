@@ -90,7 +90,7 @@ def _mixed(claim: Claim, own: np.ndarray, expert: np.ndarray) -> np.ndarray:
 def targets(world: World, names: list[str]) -> Targets:
     """Gradients of every divergence at every level, whole and with earlier tokens fixed."""
     space, policy = world.space, world.exact.policy
-    family = [divergences.parse(name) for name in names]
+    family = [divergences.over_vocabulary(name) for name in names]
     parents = jnp.asarray(space.state[space.node_at])
     last = jnp.asarray(space.sequences.tokens)[space.node_at]
 

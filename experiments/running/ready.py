@@ -33,7 +33,7 @@ def check(
         task = task._replace(mdp=task.mdp._replace(expert=expert))
         components = components._replace(mdp=task.mdp)
     for each in configs.resolve(config).values():
-        divergences.parse(methods.claim_on(each, task.mdp).minimises)
+        divergences.over_vocabulary(methods.claim_on(each, task.mdp).minimises)
         objective = assemble.build(config, each, components)
         runs.batches(task.mdp, each.reads)
         if not started:

@@ -168,8 +168,9 @@ def _of_divergence(name: str, method: Method, pattern: str, argument: str) -> Me
         fix = f"Write, for instance, {name.strip().partition(':')[0]}:hellinger2."
         raise UsageError("methods", name, problem, fix)
     wanted = pattern.format(argument) if argument else method.divergence or ""
+    whole = isinstance(method, Distill)  # what sums over the vocabulary asks for no f
     try:
-        divergence = divergences.parse(wanted)
+        divergence = (divergences.over_vocabulary if whole else divergences.parse)(wanted)
     except UsageError as error:
         raise UsageError("methods", name, error.problem, error.fix) from error
     return dataclasses.replace(method, divergence=divergence.name)

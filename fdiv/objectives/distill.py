@@ -46,7 +46,9 @@ class Distill(Method):
     def build(self, components: Components) -> Objective:
         buildable(self, components)
         known_expert(components.mdp, f"distill:{self.divergence}")
-        return distill(components, divergences.parse(self.divergence), self.policy_prefixes)
+        return distill(
+            components, divergences.over_vocabulary(self.divergence), self.policy_prefixes
+        )
 
     def claim(self) -> Claim:
         d, own = self.divergence, self.policy_prefixes

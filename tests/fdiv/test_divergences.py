@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import EVERY, MORE, SMOOTH
+from laws import ADDED, EVERY, MORE, SMOOTH
 
 from fdiv import divergences
 from fdiv.conventions import equivalents
 from fdiv.types import UsageError
 
 pytestmark = pytest.mark.usefixtures("double")
+LATER = [pytest.param(spec, marks=pytest.mark.wide) for spec in ADDED]
 laws = st.tuples(st.integers(0, 2**31), st.integers(2, 9), st.sampled_from([0.3, 1.0, 3.0]))
 quick = settings(max_examples=15, deadline=None)
 
@@ -89,7 +90,7 @@ def test_data_processing(spec, law):
     assert value(d, through(log_p), through(log_q)) <= value(d, log_p, log_q) + 1e-9
 
 
-@pytest.mark.parametrize("spec", MORE)
+@pytest.mark.parametrize("spec", [*MORE, *LATER])
 def test_normalised_at_one(spec):
     d = divergences.parse(spec)
     zero = jnp.zeros(())
@@ -99,7 +100,7 @@ def test_normalised_at_one(spec):
     assert abs(float(slope)) < 1e-12
 
 
-@pytest.mark.parametrize("spec", SMOOTH)
+@pytest.mark.parametrize("spec", [*SMOOTH, *LATER])
 def test_the_three_functions_belong_to_one_f(spec):
     d, s = divergences.parse(spec), jnp.linspace(-4, 4, 41)
     f = lambda u: d.perspective(jnp.log(u), jnp.zeros(()))
@@ -108,7 +109,7 @@ def test_the_three_functions_belong_to_one_f(spec):
     np.testing.assert_allclose(u * d.witness(s) - jax.vmap(f)(u), d.reward(s), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("spec", EVERY)
+@pytest.mark.parametrize("spec", [*EVERY, *LATER])
 def test_swapping_exchanges_the_arguments(spec):
     d = divergences.parse(spec)
     log_p, log_q = pair((5, 6, 1.0))
@@ -186,7 +187,7 @@ def test_golden_values():
 # --- log space ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", MORE)
+@pytest.mark.parametrize("spec", [*MORE, *LATER])
 @pytest.mark.few(8)
 def test_finite_wherever_the_value_is(spec):
     """float32, |s| <= 100: compared with float64, which holds all of these values; gradients are
@@ -211,7 +212,7 @@ def test_finite_wherever_the_value_is(spec):
         )
 
 
-@pytest.mark.parametrize("spec", MORE)
+@pytest.mark.parametrize("spec", [*MORE, *LATER])
 @pytest.mark.parametrize("side", ["witness", "reward"])
 def test_witness_and_reward_in_float32(spec, side):
     function = getattr(divergences.parse(spec), side)
@@ -228,7 +229,7 @@ def test_witness_and_reward_in_float32(spec, side):
     np.testing.assert_allclose(narrow[fits], wide[fits], rtol=3e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("spec", EVERY)
+@pytest.mark.parametrize("spec", [*EVERY, *LATER])
 @pytest.mark.few(5)
 def test_extreme_logits_disjoint_supports_and_half_precision(spec):
     """Logits at +-1e4, -inf on either or both sides, bfloat16: never NaN, gradients finite."""
@@ -255,7 +256,7 @@ def test_extreme_logits_disjoint_supports_and_half_precision(spec):
         assert np.isfinite(np.asarray(slope, np.float32)).all()
 
 
-@pytest.mark.parametrize("spec", EVERY)
+@pytest.mark.parametrize("spec", [*EVERY, *LATER])
 def test_disjoint_supports_cost_what_the_limit_says(spec):
     d = divergences.parse(spec)
     nearly = [
@@ -275,7 +276,7 @@ CLOSE = [*MORE, "gjs:0.999999", "gjs:0.000001", "skew_kl:0.999999", "skew_kl:0.9
 CLOSE += ["skew_kl:0.000001", "skew_reverse_kl:0.999999", "alpha:0.9999", "alpha:3"]
 
 
-@pytest.mark.parametrize("spec", CLOSE)
+@pytest.mark.parametrize("spec", [*CLOSE, *LATER])
 @pytest.mark.few(10)
 def test_single_precision_near_equality(spec):
     """Identical laws have divergence 0 to the bit, no law a negative one at any point, and log-
@@ -307,7 +308,7 @@ LOOSE = ("js", "log_d", "jeffreys")  # whose witness or reward is a difference o
 # --- names, parsing, a user's own -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", EVERY)
+@pytest.mark.parametrize("spec", [*EVERY, *LATER])
 def test_every_member_has_a_card_and_parses_to_itself(spec):
     card = divergences.card(spec)
     assert all(card)
@@ -339,7 +340,11 @@ def as_published(convention: str, parameter: float, p: np.ndarray, q: np.ndarray
     if convention == "alpha-DPG alpha":
         # 1 at reverse KL and 0 at KL(target||policy): E_p[(p/q)^-A] in place of E_p[(q/p)^A]
         return np.sum(p * ((p / q) ** -x - 1)) / (x * (x - 1))
-    if convention == "GKD beta":
+    if convention == "ABKD alpha, beta":
+        # -1/(a b) sum p^a q^b - a/(a+b) p^(a+b) - b/(a+b) q^(a+b), p the teacher
+        a, b = x, 1 - x
+        return -np.sum(p**a * q**b - a * p - b * q) / (a * b)
+    if convention in ("GKD beta", "TRL beta", "SDPO distillation_alpha"):
         m = x * p + (1 - x) * q
         return x * kl(p, m) + (1 - x) * kl(q, m)
     if convention == "DistiLLM lambda":
@@ -360,9 +365,12 @@ def as_published(convention: str, parameter: float, p: np.ndarray, q: np.ndarray
                 "f-DPO alpha",
                 "TRL f_alpha_divergence_coef",
                 "alpha-DPG alpha",
+                "ABKD alpha, beta",
             )
         ),
         ("gjs:0.2", "GKD beta", "GKD beta"),
+        ("gjs:0.2", "TRL beta", "TRL beta"),
+        ("gjs:0.2", "SDPO distillation_alpha", "SDPO distillation_alpha"),
         ("skew_kl:0.2", "DistiLLM lambda", "DistiLLM lambda"),
         ("skew_reverse_kl:0.2", "DistiLLM lambda", "DistiLLM lambda, reversed"),
     ],
@@ -370,7 +378,7 @@ def as_published(convention: str, parameter: float, p: np.ndarray, q: np.ndarray
 def test_converters_give_the_sources_value(spec, row, convention):
     """With the parameter that the card prints, the source's formula has the member's value, and in
     the other orientation that of what the card calls it when p and q are swapped."""
-    parameter = float(equivalents(spec)[row].partition(",")[0])
+    parameter = float(equivalents(spec)[row].partition(",")[0].partition(" ")[0])
     for a, b in (((1, 6, 1.0), spec), ((2, 6, 3.0), spec)):
         log_p, log_q = pair(a)
         p, q = np.exp(log_p), np.exp(log_q)
@@ -390,6 +398,46 @@ def test_a_mixture_has_the_same_weights_in_gkd():
         b = float(equivalents(spec)["GKD beta of the same mixture"])
         wanted = np.sum(own * np.log(own / (b * p + (1 - b) * q)))
         assert value(divergences.parse(spec), log_p, log_q) == pytest.approx(wanted)
+
+
+ENDS = {  # what a source computes at the ends of its parameter, p the teacher, target or reference
+    "TRL beta": {
+        "0": lambda p, q: np.sum(p * np.log(p / q)),
+        "1": lambda p, q: np.sum(q * np.log(q / p)),
+    },
+    "SDPO distillation_alpha": {
+        "0": lambda p, q: np.sum(p * np.log(p / q)),
+        "1": lambda p, q: np.sum(q * np.log(q / p)),
+        "0.5": lambda p, q: sum(np.sum(x * np.log(2 * x / (p + q))) / 2 for x in (p, q)),
+    },
+    # the limits of ((p/q)^-A - 1) / (A (A-1)) under p at A = 0 and 1
+    "alpha-DPG alpha": {
+        "0": lambda p, q: np.sum(p * ((p / q) ** -1e-7 - 1)) / (1e-7 * (1e-7 - 1)),
+        "1": lambda p, q: np.sum(p * ((p / q) ** -(1 - 1e-7) - 1)) / ((1 - 1e-7) * -1e-7),
+    },
+    # E_p[f(q/p)] with the f whose slope the loss has: log u, 1 - 1/u, log(2 u / (1 + u))
+    "TRL f_divergence_type": {
+        "reverse_kl": lambda p, q: np.sum(q * np.log(q / p)),
+        "forward_kl": lambda p, q: -np.sum(p * np.log(q / p)),
+        "js_divergence": lambda p, q: np.sum(
+            q * np.log(2 * q / (p + q)) + p * np.log(2 * p / (p + q))
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("spec", ["forward_kl", "reverse_kl", "js"])
+def test_the_ends_of_the_sources_parameters(spec):
+    """With what the card prints for a KL or the JS the source's formula has the member's value."""
+    (log_p, log_q), rows = pair((1, 6, 1.0)), equivalents(spec)
+    asked = [(name, rows[name]) for name in ENDS if name in rows]
+    assert len(asked) >= 3
+    for name, text in asked:
+        word = text.partition(" ")[0].rstrip(",")
+        factor = 2 if text.startswith("js_divergence") and "twice" in text else 1
+        found = ENDS[name][word](np.exp(log_p), np.exp(log_q))
+        ours = factor * value(divergences.parse(spec), log_p, log_q)
+        assert found == pytest.approx(ours, rel=1e-5 if "DPG" in name else 1e-10)
 
 
 @pytest.mark.parametrize(
@@ -479,19 +527,15 @@ def test_a_generator_follows_f_into_its_tails(spec):
 
 
 def test_the_example_of_the_pages():
-    """Le Cam's (u-1)^2 / (2 (u+1)) has f(0) = f'(inf) = 1/2; with f's own formula, p = .9 and
-    q = .1 at one outcome and the other way at the other: .8^2 / 2 twice = .64."""
-    d = divergences.from_generator(lambda u: (u - 1) ** 2 / (2 * (u + 1)), "le_cam")
+    """((u+1) log((u+1)/2) - (u+1)/2 log u) / 2: p = .9, q = .1 at one outcome and the other way at
+    the other have the mean .5, so D = 2 times .5 log(.5 / sqrt(.09)) = log(5/3)."""
+    f = lambda u: (u + 1) / 2 * jnp.log((u + 1) / (2 * jnp.sqrt(u)))
+    d = divergences.from_generator(f, "arithmetic_geometric")
     nothing, all_of_it = jnp.asarray(-jnp.inf), jnp.zeros(())
-    assert float(d.perspective(nothing, all_of_it)) == pytest.approx(0.5)
-    assert float(d.perspective(all_of_it, nothing)) == pytest.approx(0.5)
-    far = [
-        float(d.perspective(jnp.asarray(a), jnp.asarray(b)))
-        for a, b in ((-0.0, -60.0), (-60.0, 0.0))
-    ]
-    assert far == pytest.approx([0.5, 0.5])
+    assert math.isinf(float(d.perspective(nothing, all_of_it)))
+    assert math.isinf(float(d.perspective(all_of_it, nothing)))
     p = jnp.log(jnp.array([0.9, 0.1]))
-    assert value(d, p, p[::-1]) == pytest.approx(0.64)
+    assert value(d, p, p[::-1]) == pytest.approx(math.log(5 / 3), rel=1e-10)
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
