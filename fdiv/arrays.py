@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from fdiv.divergences import parse
+from fdiv.divergences import over_vocabulary
 from fdiv.types import Divergence, UsageError
 
 NEAR = {2: 2e-2, 4: 1e-4, 8: 1e-4}  # how far from 1 a sum may be, by the bytes of a number
@@ -31,7 +31,7 @@ def divergence(
     Lists and numpy arrays are computed in double precision and give numpy; JAX arrays keep their
     type, and may be traced or differentiated. Raises `UsageError` for arrays that do not fit each
     other, and for what is not normalised, which is not looked for in what is being traced."""
-    measure = parse(d) if isinstance(d, str) else d
+    measure = over_vocabulary(d) if isinstance(d, str) else d
     if log and logits:
         problem = "says that the numbers are normalised, and logits=True that they are not."
         raise UsageError("log", log, problem, "Give one of the two.")

@@ -110,6 +110,8 @@ class Divergence(NamedTuple):
     def f(self, u: ArrayLike) -> Array:
         """f(u), elementwise, for a ratio u = p / q of 0 and more; NaN below. It is normalised:
         f(1) = f'(1) = 0."""
+        if not self.of_ratio:
+            self.reward(jnp.zeros(()))  # which says why there is no f
         ratio = jnp.asarray(u, float)
         value = self.perspective(jnp.log(ratio), jnp.zeros_like(ratio))
         return jnp.where(ratio < 0, jnp.nan, value)

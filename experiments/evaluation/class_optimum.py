@@ -185,7 +185,8 @@ class ClassOptima:
         """All metrics of a policy of the class; of the expert itself for no parameters."""
         task = self._task
         family = [
-            divergences.over_vocabulary(name) for name in dict.fromkeys([*divergences.logged(), *self._extra])
+            divergences.over_vocabulary(name)
+            for name in dict.fromkeys([*divergences.logged(), *self._extra])
         ]
         of_law = exact_measures(task, family)
 

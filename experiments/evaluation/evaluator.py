@@ -106,7 +106,8 @@ class Evaluator:
         `params` is an example, laid out by `layout`."""
         self.layout, self.exact = layout, task.space is not None
         self.family = [
-            divergences.over_vocabulary(name) for name in dict.fromkeys([*divergences.logged(), *extra])
+            divergences.over_vocabulary(name)
+            for name in dict.fromkeys([*divergences.logged(), *extra])
         ]
         self._task, self._components = task, components
         self._judged = self._drawn(layout.put(keys), evaluation.samples)

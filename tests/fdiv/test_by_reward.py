@@ -84,8 +84,8 @@ def test_values_and_gradients_are_the_formulas(spec):
 
 
 def test_todi_is_what_its_loss_is_the_gradient_of():
-    """Of sigmoid(s) p s - sigmoid(-s) q s with the weights held. As sigmoid(s) = p / (p + q) its value
-    is (p - q) s, Jeffreys'; its gradient is todi's and not Jeffreys'."""
+    """Of sigmoid(s) p s - sigmoid(-s) q s with the weights held. As sigmoid(s) = p / (p + q) its
+    value is (p - q) s, Jeffreys'; its gradient is todi's and not Jeffreys'."""
     log_p, log_q = pair(1)
     s = log_p - log_q
     weight = expit(s)
