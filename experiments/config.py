@@ -390,13 +390,16 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 def teacher_of(config: Config) -> str | None:
-    """What expert a text benchmark has: "trained", "base" or a pretrained model's path; None where
-    it has none, and for other benchmarks, which know their own."""
+    """What expert a text benchmark has: "trained", "base" or a pretrained model's path (that of the
+    policy, where it is its "whole" model); None where it has none, and for other benchmarks, which
+    know their own."""
     text = config.benchmark
     if not isinstance(text, Text):
         return None
     usual = "none" if config.policy.name == "hf" else "trained"
     kind = usual if text.teacher is None else text.teacher
+    if kind == "whole" and config.policy.name == "hf":
+        return config.policy.path
     if kind == "none" or (kind == "trained" and not text.teacher_updates):
         return None
     return kind

@@ -221,6 +221,10 @@ READERS: dict[str, Reader] = {
     "benchmark.buckets": Reader(
         _computes_in_widths, "add a method that learns from fixed strings, such as sft"
     ),
+    "benchmark.rows": Reader(
+        lambda case: getattr(case.config.benchmark, "path", None) is None,
+        "drop --benchmark.path",
+    ),
     "benchmark.teacher_updates": Reader(_counts_updates, TRAIN_TEACHER),
     "benchmark.teacher_cache": Reader(
         _asks_teacher_at_rows, "add distill at the expert's prefixes, and a teacher"

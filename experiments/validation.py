@@ -36,7 +36,8 @@ def check(config: Config, preset: Config) -> None:
         config.policy.sizes()
     with prefixed(scorer=config.scorer):
         config.scorer.sizes()
-        config.scorer.refuse_pretrained()
+        if config.scorer.name == "hf":
+            pretrained.check_scorer(pretrained.of_scorer(config.scorer, config.policy))
     with prefixed(penalty=config.penalty, control=config.control):
         config.penalty.check()
         config.control.check()
@@ -48,9 +49,13 @@ def check(config: Config, preset: Config) -> None:
 def _check_teacher(config: Config) -> None:
     """The sizes of a text benchmark's teacher, or whether there is such a model."""
     text, kind = config.benchmark, teacher_of(config)
+    if isinstance(text, Text) and text.teacher_system is not None and kind in (None, "trained"):
+        problem = "is read by a pretrained teacher, and this run has none."
+        fix = "Give --benchmark.teacher base, whole, or the path of a model."
+        raise UsageError("benchmark.teacher_system", text.teacher_system, problem, fix)
     if not isinstance(text, Text) or kind is None:
         return
-    if kind == "base" and config.policy.name != "hf":
+    if kind in ("base", "whole") and config.policy.name != "hf":
         problem = (
             "is the pretrained model that a policy is made of, and this policy is made of none."
         )

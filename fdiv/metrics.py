@@ -9,6 +9,9 @@ token that ends the string where the expert's strings ended, `log_stop_expert` t
 `ece` is how far the chance of the likeliest token is from how often it is right on held-out
 demonstrations, `top5_overlap` the share of the expert's five likeliest tokens that are among the
 policy's five, at the expert's prefixes.
+`precision` is the mean log-prob, in nats per token, that the expert gives what the policy wrote,
+`recall` the one that the policy gives what the expert wrote (Cha & Cho 2025, arXiv 2505.13111): a
+policy that seeks modes gains in the first, one that covers in the second.
 `cross_entropy` is the policy's NLL of the expert's strings, `expert_nll` the
 expert's NLL of the policy's, both per string in nats: the coverage risk and the likelihood risk of
 Wen, Li, Du & Mou 2023 (f-distill, arXiv 2307.15190)."""
@@ -121,27 +124,33 @@ def sampled_metrics(
     the token level sums over the vocabulary at the prefixes of one side."""
     policy, mdp = components.policy, components.mdp
     answered, log_q = components.rollout(key, policy, params, tk.prompts_of(held_out, mdp.horizon))
-    nll = -tk.log_probs(policy, params, held_out, mdp.vocab).sum(1)
+    own = Model(tk.read(policy, params, held_out), params)
+    nll = -tk.log_probs(*own, held_out, mdp.vocab).sum(1)
     measured = averages(
         {"cross_entropy": nll, "entropy": -log_q.sum(1), "length": tk.lengths(answered)}
     )
     measured |= nll_per_unit(nll, held_out, mdp)
     measured |= averages({name: f(answered) for name, f in mdp.statistics.items()})
-    own = Model(policy, params)
     if mdp.pieces is not None:
         measured["ece"] = calibration_error(likeliest(own, held_out, 1), held_out)
     if expert is None:
         return measured, answered
 
     ratios, token = [], []
-    known = present(mdp.expert, "known expert")
-    if mdp.pieces is not None and mdp.eos is not None:
-        measured |= per_token("top5_overlap", overlap(known, own, expert, mdp.vocab), expert)
-        for name, model in (("log_stop", own), ("log_stop_expert", known)):
-            measured |= at_ends(name, log_stop(model, expert, mdp.eos), expert, mdp.eos)
+    teacher = present(mdp.expert, "known expert")
     for strings in (expert, answered):
+        # each model reads these strings once, for all that is asked of it
+        known = Model(tk.read(*teacher, strings), teacher.params)
+        own = Model(tk.read(policy, params, strings), params)
+        if strings is expert and mdp.pieces is not None and mdp.eos is not None:
+            measured |= per_token("top5_overlap", overlap(known, own, expert, mdp.vocab), expert)
+            for name, model in (("log_stop", own), ("log_stop_expert", known)):
+                measured |= at_ends(name, log_stop(model, expert, mdp.eos), expert, mdp.eos)
         log_p = tk.log_probs(*known, strings, mdp.vocab)
         log_own = tk.log_probs(*own, strings, mdp.vocab)
+        if mdp.pieces is not None:
+            name, given = ("recall", log_own) if strings is expert else ("precision", log_p)
+            measured |= per_token(name, given.sum(1), strings)
         ratios.append(jnp.cumsum(to_actions(log_p - log_own, strings.mask, mdp.horizon), axis=1))
         token.append(prefixes.divergences(family, known, own, strings, mdp.vocab))
         measured |= averages(

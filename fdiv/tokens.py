@@ -149,6 +149,13 @@ def head_of(model: Policy | Scorer, params: Params, tokens: Array) -> head.Head 
     return head.Head(model.trunk(params, tokens), model.readout(params))
 
 
+def read(policy: Policy, params: Params, sequences: Sequences) -> Policy:
+    """The policy with its features of these strings computed: whatever is asked of it next is asked
+    about them."""
+    features = policy.trunk(params, sequences.tokens)
+    return policy._replace(trunk=lambda params, tokens: features)
+
+
 def distributions(model: Policy | Scorer, params: Params, tokens: Array) -> Array:
     """log q(. | prefix), or a scorer's numbers for every token, at every position. [B, T, V]"""
     return model.head(params, model.trunk(params, tokens))

@@ -15,6 +15,7 @@ import jax
 
 from experiments.data import formats, layouts, sources, templates, tokenised, travel
 from experiments.data import rows as record_rows
+from experiments.data.conversations import Turn
 from experiments.data.formats import refuse
 from experiments.data.layouts import listed
 from experiments.data.reading import SHOWN, Reading
@@ -75,7 +76,7 @@ def read_share(config: Text, share: Share, tokenizer: Tokenizer | None = None) -
     try:
         check(config)
         if config.path is None:
-            return _docstrings(config, share)
+            return _built_in(config, share, tokenizer)
         return _files(config, share, tokenizer)
     except Exception as error:
         return Part(error=error)
@@ -107,6 +108,7 @@ def merge(config: Text, parts: Sequence[Part], tokenizer: Tokenizer | None = Non
     read_as: dict[str, Any] = {}
     if tokenizer is not None:
         chats = [one.chat for one in found]
+        read_as["chats"] = sum(chats)
         rows, numbers, more, counts = tokenised.read_rows(rows, numbers, chats, tokenizer)
         bad = sorted([*bad, *more], key=lambda each: each[0])
         read_as = {"vocabulary": tokenizer.vocabulary, "tokenizer": tokenizer.digest}
@@ -167,15 +169,46 @@ def _columns(pieces: Iterable[Piece]) -> tuple[tuple[str, ...], dict[str, int]]:
     return read_columns, unread | {f"{name} of messages": n for name, n in fields.items()}
 
 
-def _docstrings(config: Text, share: Share) -> Part:
+def _built_in(config: Text, share: Share, tokenizer: Tokenizer | None) -> Part:
+    """Rows that need no file. As tokens the blank before an answer is the answer's, since a
+    word's token begins with its blank."""
     field = _named(config)
     if field is not None:
         problem, fix = "names a column, but there is no file.", "Give --benchmark.path as well."
         raise UsageError(f"benchmark.{field}", getattr(config, field), problem, fix)
-    rows = list(sources.docstrings(share))
-    found = [Found(row, number) for number, row in enumerate(rows, 1)]
-    name = "the docstrings of this Python's standard library"
-    return Part([Piece(found, (), len(rows))], (), (name,), "docstrings")
+    reader, name = sources.BUILT_IN[config.rows]
+    if config.rows == "questions":
+        talk = record_rows.Talk(False, _renderer(tokenizer))
+        found = [_question(row, number, talk) for number, row in enumerate(reader(share), 1)]
+    else:
+        rows = [row if tokenizer is None else _blank_moved(row) for row in reader(share)]
+        found = [Found(row, number) for number, row in enumerate(rows, 1)]
+    return Part([Piece(found, (), len(found))], (), (name,), config.rows)
+
+
+def _question(row: Row, number: int, talk: record_rows.Talk) -> Found:
+    """A conversation about a documented name."""
+    name = bytes(row.prompt).decode().rstrip(": ")
+    asked = [Turn("user", f"What is {name} in Python?")]
+    prompt, answer = talk.write(asked, bytes(row.completion).decode())
+    return Found(Row(prompt.encode(), answer.encode()), number, chat=True)
+
+
+def _renderer(tokenizer: Tokenizer | None) -> templates.Render | None:
+    """A tokenizer's chat template; None where it has none."""
+    if tokenizer is None or not tokenizer.has_template:
+        return None
+    return templates.renderer(tokenizer.words, tokenizer.name)
+
+
+def _blank_moved(row: Row) -> Row:
+    """A row of bytes whose prompt ends before the blank."""
+    sides = [
+        None if side is None else b" " + bytes(side) for side in (row.completion, row.rejected)
+    ]
+    return row._replace(
+        prompt=bytes(row.prompt).rstrip(b" "), completion=sides[0] or b"", rejected=sides[1]
+    )
 
 
 def _named(config: Text) -> str | None:
@@ -226,9 +259,7 @@ def _recorded(
     first = next((records.first for records in each if records.first is not None), None)
     if first is not None and not layouts.known(first, config):
         first = _first_known(files, first, config)
-    render = None
-    if tokenizer is not None and tokenizer.has_template:
-        render = templates.renderer(tokenizer.words, tokenizer.name)
+    render = _renderer(tokenizer)
     return [record_rows.rows(own.numbered, first, own.numbers, config, render) for own in each]
 
 

@@ -37,6 +37,7 @@ class Reading(NamedTuple):
     vocabulary: Vocabulary = BYTES  # what rows are made of
     tokenizer: str = ""  # the digest of the one that made them
     told: tuple[str, ...] = ()  # what is to be known of how
+    chats: int = 0  # how many rows were conversations
 
     def digest(self) -> str:
         """A hash of the good rows, in order, and of the tokenizer that read them."""

@@ -368,6 +368,39 @@ def docstrings(share: Share) -> Iterator[Row]:
         yield from _documented(tree, ".".join(part for part in parts if part != "__init__"))
 
 
+LARGEST = 49  # number in a sum
+SOLVED = 2  # sums before the one that is asked
+
+
+def pairs(share: Share) -> Iterator[Row]:
+    """Docstrings, each preferred to that of the documented name half a list away."""
+    rows = [*docstrings(Share(0, 1))]
+    half = len(rows) // 2
+    for i in range(len(rows))[share.of(len(rows))]:
+        other = rows[(i + half) % len(rows)]
+        if other.completion != rows[i].completion:
+            yield rows[i]._replace(rejected=other.completion)
+
+
+def sums(share: Share) -> Iterator[Row]:
+    """All sums of two numbers up to `LARGEST`, each behind other ones that are solved."""
+    terms = [(a, b) for a in range(LARGEST + 1) for b in range(LARGEST + 1)]
+    for i in range(len(terms))[share.of(len(terms))]:
+        # far apart in the list, and another two for each
+        shown = [terms[(i * 37 + 611 * j) % len(terms)] for j in range(1, SOLVED + 1)]
+        before = "".join(f"{a} + {b} = {a + b}\n" for a, b in shown)
+        a, b = terms[i]
+        yield Row(f"{before}{a} + {b} = ".encode(), f"{a + b}\n".encode())
+
+
+BUILT_IN = {  # what is read where no path is given: who reads it, and what it is called
+    "docstrings": (docstrings, "the docstrings of this Python's standard library"),
+    "questions": (docstrings, "questions about what this Python's standard library documents"),
+    "pairs": (pairs, "the docstrings of this Python's standard library, each and another's"),
+    "sums": (sums, f"all sums of two numbers up to {LARGEST}"),
+}
+
+
 def _documented(
     node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
 ) -> Iterator[Row]:

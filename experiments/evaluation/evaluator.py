@@ -192,10 +192,11 @@ class Evaluator:
             assert answers is not None
             nll = -tk.log_probs(*known, answers, task.mdp.vocab).sum(1)
             held_out = -tk.log_probs(*known, data, task.mdp.vocab).sum(1)
-            return {
-                **metrics.averages({"entropy": nll, "length": tk.lengths(answers)}),
-                **metrics.nll_per_unit(held_out, data, task.mdp),
-            }
+            measured = metrics.averages({"entropy": nll, "length": tk.lengths(answers)})
+            if task.mdp.pieces is not None:  # both are of its own strings
+                for name in ("precision", "recall"):
+                    measured |= metrics.per_token(name, -nll, answers)
+            return measured | metrics.nll_per_unit(held_out, data, task.mdp)
 
         program, _ = self.layout.compile(judge, self._judged)
         seeds = self.layout.host(program(self._judged))
@@ -234,10 +235,14 @@ class Evaluator:
         program, _ = self.layout.compile(apart, params, drawn)
         return float(np.max(self.layout.host(program(params, drawn))))
 
-    def final(self, params: Params) -> tuple[Measured, Sequences, np.ndarray]:
-        """Every metric, strings, and their log-probs; diversity is that of the strings."""
+    def final(
+        self, params: Params, measured: Measured | None = None
+    ) -> tuple[Measured, Sequences, np.ndarray]:
+        """Every metric (`measured`, where these policies were measured already), strings, and their
+        log-probs; diversity is that of the strings."""
         sequences, log_q = self.strings(params)
-        return self.measure(params) | self._diversity(sequences), sequences, log_q
+        measured = self.measure(params) if measured is None else measured
+        return measured | self._diversity(sequences), sequences, log_q
 
     def _diversity(self, sequences: Sequences) -> Measured:
         each = [jax.tree.map(lambda x, i=i: x[i], sequences) for i in range(self.layout.count)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import math
 import os
@@ -21,7 +22,7 @@ from experiments.models.libraries import library
 from fdiv.lm import lora, weights
 from fdiv.lm.spec import Spec
 from fdiv.policies import Architecture
-from fdiv.types import Model, Params, Policy, UsageError
+from fdiv.types import Model, Params, Policy, Scorer, UsageError
 
 if TYPE_CHECKING:
     from fdiv.lm.block import Compute
@@ -348,6 +349,56 @@ def start(architecture: Architecture, own: Policy) -> Params | None:
     if architecture.name != "hf" or fresh:
         return None
     return own.init(jax.random.key(0))
+
+
+# --- scorers --------------------------------------------------------------------------------------
+
+
+def of_scorer(architecture: Architecture, policy: Architecture) -> Architecture:
+    """A scorer's architecture; an `hf` one without a path is made of what the policy is made of."""
+    if architecture.name != "hf" or architecture.path or policy.name != "hf":
+        return architecture
+    without = architecture.without_layers or policy.without_layers
+    return dataclasses.replace(architecture, path=policy.path, without_layers=without)
+
+
+def check_scorer(architecture: Architecture) -> Spec:
+    """The architecture of an `hf` scorer. Raises `UsageError` naming the field that cannot be."""
+    problem = "and a scorer reads out what a pretrained model, which stays frozen, makes of text."
+    for field in ("init", "stored"):
+        if (value := getattr(architecture, field)) is not None:
+            raise UsageError(field, value, f"is of a policy, {problem}", "Drop it.")
+    if (adapted := architecture.lora.path) is not None:
+        raise UsageError("lora.path", adapted, f"is of a policy, {problem}", "Give lora.rank.")
+    return check(architecture)
+
+
+def scorer(
+    architecture: Architecture,
+    outputs: int | None = None,
+    layout: Layout | None = None,
+    bos: int | None = None,
+) -> Scorer:
+    """A discriminator (a number per next token), or with `outputs` a value function, on the
+    features of a frozen model; where the policy is made of the same one, over the same arrays.
+    Raises `UsageError` naming a field of the architecture."""
+    from fdiv.lm import model
+    from fdiv.lm.scorer import Base
+    from fdiv.lm.scorer import scorer as reading
+
+    spec = check_scorer(architecture)
+    path = given_path(architecture)
+    layers = source(path).spec.layers
+    kept = architecture.kept_layers(layers)
+    frozen = read(path, "file", layout, kept if len(kept) < layers else None).params
+    own = Base(model.policy(spec, compute(architecture), bos), frozen, spec)
+    return reading(own, adapters(architecture), outputs)
+
+
+def scorer_parameters(architecture: Architecture) -> int:
+    """How many numbers an `hf` scorer trains."""
+    spec, own = check_scorer(architecture), adapters(architecture)
+    return spec.width**2 + (0 if own is None else own.size(spec))
 
 
 def parameters(architecture: Architecture) -> tuple[int, int]:

@@ -49,6 +49,8 @@ _ENTRIES = (
     Metric("bits_per_byte", "validation NLL / byte", "bits/byte", "bits", -1),
     Metric("cross_entropy", "policy's NLL of demonstrations", "cross.H", NATS, -1),
     Metric("expert_nll", "{expert}'s NLL of the policy's strings", "exp.NLL", NATS),
+    Metric("precision", "precision: {expert} on own strings", "precis.", "nats per token", 1),
+    Metric("recall", "recall: policy on the {expert}'s", "recall", "nats per token", 1),
     Metric("entropy", "entropy", "entropy", NATS),
     Metric("length", "length", "length", "tokens"),
     Metric("log_stop", "log P(stop), {expert}'s last position", "log stop", NATS),

@@ -70,6 +70,7 @@ def write(
         title=_title(result),
         lead=wording.lead(result),
         ranking=tables.ranking(result),
+        since_start=wording.since_start(result),
         sections=[(heading, list(pictures)) for heading, pictures in sections],
         samples=_side_by_side(samples, result),
         trouble=_trouble(result),

@@ -12,9 +12,18 @@ import numpy as np
 
 from experiments.evaluation.class_optimum import NEAR, ClassOptimum, ended_in
 from experiments.reporting import scoreboards
-from experiments.reporting.schema import Comparison, Gap, MethodResult, Row, RunResult, Summary
+from experiments.reporting.schema import (
+    Change,
+    Comparison,
+    Gap,
+    MethodResult,
+    Row,
+    RunResult,
+    Summary,
+)
 from experiments.storage import whole
 from fdiv import statistics
+from fdiv.types import Level
 
 
 def summary(scores: np.ndarray | list[float]) -> Summary:
@@ -70,6 +79,35 @@ def gap_of(own: np.ndarray, best: ClassOptimum | None) -> Gap | None:
         return None
     kept = np.asarray(own)[list(pooled.by_seed())]
     return Gap(**vars(pooled), ended_in=ended_in(kept, best), local_optima=list(best.local))
+
+
+def changes(
+    minimises: str, start: Mapping[str, np.ndarray], end: Mapping[str, np.ndarray]
+) -> list[Change]:
+    """What moved since the start [seeds]: a divergence on the policy's own prefixes, precision and
+    recall, as far as both were estimated and are finite on every seed."""
+    names = (minimises + Level.token_policy.suffix, "precision", "recall")
+    made = [change(name, start, end) for name in names]
+    return [one for one in made if one is not None]
+
+
+def change(
+    name: str, start: Mapping[str, np.ndarray], end: Mapping[str, np.ndarray]
+) -> Change | None:
+    """One metric of them. The error of the difference of means over n seeds: of sampling, sqrt(sum
+    of squared errors of both sides) / n, or of the seeds, their differences' standard deviation /
+    sqrt(n), whichever is larger."""
+    error = f"{name}_stderr"
+    if not all(key in side for key in (name, error) for side in (start, end)):
+        return None
+    numbers = np.array([[side[key] for key in (name, error)] for side in (start, end)], float)
+    if not np.all(np.isfinite(numbers)):
+        return None
+    (before, after), errors = numbers[:, 0], numbers[:, 1]
+    count = before.size
+    sampling = math.sqrt(float(np.sum(errors**2))) / count
+    spread = float(np.std(after - before, ddof=1)) / math.sqrt(count) if count > 1 else 0.0
+    return Change(name, float(before.mean()), float(after.mean()), max(sampling, spread))
 
 
 def describe_ends(gap: Gap | None) -> str:

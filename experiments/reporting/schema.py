@@ -89,6 +89,26 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True)
+class Change:
+    """What an estimated metric was at the common start, is at the end, and by how much it moved:
+    means over seeds, each judged on the same prompts at both times."""
+
+    metric: str
+    start: float
+    end: float
+    stderr: float  # of `end - start`, the larger of what sampling and what the seeds' spread say
+
+    @property
+    def moved(self) -> float:
+        return self.end - self.start
+
+    @property
+    def clear(self) -> bool:
+        """Whether it moved by more than two standard errors."""
+        return abs(self.moved) > 2 * self.stderr
+
+
+@dataclasses.dataclass(frozen=True)
 class MethodResult:
     """One method on all its seeds: an entry of `results.json`, and a file in `methods/`."""
 
@@ -115,6 +135,9 @@ class MethodResult:
     temperatures: list[Row] = dataclasses.field(default_factory=list)
     """The policy at other sampling temperatures."""
     against: Comparison | None = None
+    changes: list[Change] = dataclasses.field(default_factory=list)
+    """Since the start, where strings are sampled and the expert is known: what the method minimises
+    on the policy's own prefixes, then precision and recall."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +185,14 @@ Scores = TypeVar("Scores", bound=Summary)
 # --- to JSON --------------------------------------------------------------------------------------
 
 # left out where they say nothing
-OPTIONAL = {"estimated": False, "stderr": None, "against": None, "numbers": None, "of": None}
+OPTIONAL = {
+    "estimated": False,
+    "stderr": None,
+    "against": None,
+    "numbers": None,
+    "of": None,
+    "changes": [],
+}
 
 
 def as_json(value: Any) -> Any:
@@ -284,6 +314,7 @@ def method(data: Json) -> MethodResult:
     fields["gap"] = _summary(data["gap"], Gap) if data["gap"] else None
     fields["trials"] = [Trial(**escapes.numbers(x)) for x in data.get("trials", [])]
     fields["temperatures"] = [table.current_names(x) for x in data.get("temperatures", [])]
+    fields["changes"] = [Change(**x) for x in data.get("changes", [])]
     fields["against"] = _comparison(data["against"]) if data.get("against") else None
     result = MethodResult(**fields)
     shapes.check(result, MethodResult)

@@ -207,6 +207,8 @@ SAMPLED = Scoreboard(
         "forward_kl_token_expert",
         "reverse_kl_token",
         "js_token",
+        "precision",
+        "recall",
         "expert_nll",
         "entropy",
         "log_stop",
@@ -243,6 +245,11 @@ SAMPLED = Scoreboard(
         "validation_nll": "Validation NLL: of held-out completions, in nats per token.",
         "bits_per_byte": (
             "NLL per byte: the same in bits per byte of text, comparable over tokenizers."
+        ),
+        "precision": (
+            "Precision: mean log-prob that the {expert} gives a token that the policy wrote; "
+            "recall: that the policy gives a token that the {expert} wrote. Seeking modes raises "
+            "the first, covering them the second."
         ),
         "log_stop": (
             "Log P(stop): mean log-prob of a token that ends the string where the {expert}'s "
@@ -288,6 +295,11 @@ KNOWN_LAWS = {
     "rewarded": (RETURN.expert, RETURN.law),
 }
 
+OF_THE_POLICY = {  # teachers that are made of the policy's own model
+    "base": "what the policy was before its adapters",
+    "whole": "the model that the policy is made of, with all its layers",
+}
+
 
 def of_result(result: RunResult) -> Scoreboard:
     """The scoreboard of a run, from what it left."""
@@ -295,7 +307,9 @@ def of_result(result: RunResult) -> Scoreboard:
     expert, law = KNOWN_LAWS.get(result.benchmark.get("name", ""), (board.expert, board.law))
     teacher = result.benchmark.get("teacher")
     if teacher not in (None, "trained"):
-        law = "what the policy was before its adapters" if teacher == "base" else str(teacher)
+        law = OF_THE_POLICY.get(str(teacher), str(teacher))
+    if result.benchmark.get("teacher_system"):
+        law += ", behind a message that it alone reads,"
     return dataclasses.replace(board, expert=expert, law=law)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
+import numpy as np
+
 from experiments.evaluation.class_optimum import NEAR
 from experiments.reporting import scoreboards, style
-from experiments.reporting.schema import VARIED, MethodResult, RunResult
+from experiments.reporting.schema import VARIED, Change, MethodResult, RunResult
 from experiments.reporting.scoreboards import Plane, Scoreboard
 from fdiv.statistics import FEW_SEEDS, FEW_SEEDS_NOTE, ONE_SEED_NOTE
 
@@ -17,6 +19,11 @@ LOST = (
     "n of m finite: what is shown is of these seeds alone. Such a method stands below those whose "
     "seeds are all finite, is never marked best, and is not compared with others."
 )
+OF_THE_EXPERT = (
+    "distill",
+    "policy_gradient",
+    "fdpg",
+)  # groups of methods that read the expert's law
 UNEQUAL = 1.01  # the most tokens learned from over the least, from which on they differ
 
 
@@ -145,6 +152,67 @@ def status(m: MethodResult) -> str:
         if away:
             return f"{away} of {len(m.gap.seeds)} away"
     return "alarm" if m.alarms else "ok"
+
+
+# --- what became of the start ---------------------------------------------------------------------
+
+
+def since_start(result: RunResult) -> dict[str, str]:
+    """Method -> whether it ended below its start in what it minimises, on its own prefixes, by more
+    than two standard errors, and why not; and whether it sought modes or covered them."""
+    board = scoreboards.of_result(result)
+    said = {}
+    for name, m in result.methods.items():
+        own = {change.metric: change for change in m.changes}
+        first = own.get(f"{m.minimises}_token")
+        sentences = [] if first is None else [_fell(first, m, board)]
+        if "precision" in own and "recall" in own:
+            sentences.append(_sought(own["precision"], own["recall"], board))
+        if sentences:
+            said[name] = " ".join(sentences)
+    return said
+
+
+def _fell(change: Change, m: MethodResult, board: Scoreboard) -> str:
+    title = board.metric(change.metric).title
+    values = f"{change.start:.3f} at the start, {change.end:.3f} at the end"
+    error = f"two standard errors: {2 * change.stderr:.3f}"
+    if change.clear and change.moved < 0:
+        return f"{title}: {values}, lower by {-change.moved:.3f} ({error})."
+    how = "higher by" if change.moved > 0 else "lower by only"
+    return (
+        f"{title}: {values}, {how} {abs(change.moved):.3f} ({error}): it does not end below its "
+        f"start. {_why_not(m, board)}"
+    )
+
+
+def _why_not(m: MethodResult, board: Scoreboard) -> str:
+    """Why a method did not come nearer to the expert on its own prefixes, as far as its result
+    says."""
+    if m.status != "ok":
+        return f"It diverged ({m.reason})."
+    still = [alarm for alarm in m.alarms if "never moves" in alarm]
+    if still:
+        return still[0]
+    if m.group not in OF_THE_EXPERT:
+        return (
+            f"It learns from rows, whose law is not the {board.expert}'s, at the rows' prefixes: "
+            "nothing in it asks for less there."
+        )
+    if m.level != "token" or "the expert's prefixes" in m.target:
+        return "It is not what is minimised: see its level and the sentence of its card."
+    return "It is within the error of sampling: more --updates move it, more --samples show it."
+
+
+def _sought(precision: Change, recall: Change, board: Scoreboard) -> str:
+    """Which of both gained more."""
+    ahead = precision.moved - recall.moved
+    error = 2 * float(np.hypot(precision.stderr, recall.stderr))
+    kind = "neither more than the other"
+    if abs(ahead) > error:
+        kind = "it seeks modes" if ahead > 0 else "it covers"
+    moves = f"precision {precision.moved:+.2f}, recall {recall.moved:+.2f} nats a token"
+    return f"{moves[0].upper()}{moves[1:]}, {ahead:+.2f} ± {error:.2f} apart: {kind}."
 
 
 # --- under pictures -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from experiments.assemble import Task
 from experiments.config import Config
 from experiments.devices import Layout
 from experiments.evaluation.class_optimum import ClassOptima
-from experiments.evaluation.evaluator import Evaluator
+from experiments.evaluation.evaluator import Evaluator, Measured
 from experiments.reporting.scoreboards import Scoreboard
 from experiments.running import resume
 from experiments.running.record import Line, Recorder
@@ -43,6 +43,7 @@ class RunContext(NamedTuple):
     console: Console  # where tables are printed at the end
     stop: StopFlag
     expert: Mapping[str, float]  # its metrics, as far as they are known
+    at_start: Measured  # what every method measures before its first update
 
     def saves(self, name: str, end: bool = False) -> resume.Saves:
         """Where the saves of a training go."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from experiments import config as configs
 from experiments.evaluation.evaluator import over_seeds
 from experiments.evaluation.frontier import frontier
-from experiments.reporting import pictures, report, results, schema, tables
+from experiments.reporting import pictures, report, results, schema, tables, wording
 from experiments.reporting.schema import MethodResult, RunResult
 from experiments.running.context import RunContext
 from experiments.running.json_lines import METRICS, SAMPLES
@@ -60,7 +60,6 @@ def _result(context: RunContext, methods: dict[str, MethodResult], complete: boo
     config, optima = context.config, context.class_optima
     names = [m.minimises for m in methods.values()]
     table = optima.table(names) if optima.available else {}
-    start = context.evaluator.measure(context.layout.put(context.start))
     plain, passes = configs.as_dict(config), config.budget.epochs_over_data
     return RunResult(
         complete=complete,
@@ -75,7 +74,9 @@ def _result(context: RunContext, methods: dict[str, MethodResult], complete: boo
         frontier=frontier(context.task),
         class_optimum={name: results.finite(row) for name, row in table.items()},
         expert=results.finite(context.expert),
-        start=results.finite({name: over_seeds(name, values) for name, values in start.items()}),
+        start=results.finite(
+            {name: over_seeds(name, values) for name, values in context.at_start.items()}
+        ),
         methods=methods,
         notes=[*context.task.notes, *([optima.note] if optima.available else [])],
     )
@@ -110,6 +111,8 @@ def _show(context: RunContext, result: RunResult, ranking: tables.Ranking) -> No
         # what misses a return's optimum is biased, and says so itself
         if ends and m.level != "return":
             console.print(f"{name}: {ends}.")
+    for name, said in wording.since_start(result).items():
+        console.print(f"{name}: {said}")
     name = "report.html" if context.config.output.report else "results.json"
     where = context.folder.path / name
     if result.complete:

@@ -218,6 +218,10 @@ def _identity(config: Config, reading: Reading | None) -> dict[str, Any]:
         identity |= pretrained.identity(config.policy)
     identity |= teacher.identity(config)
     identity |= continuing.identity(config)
+    judge = pretrained.of_scorer(config.scorer, config.policy)
+    if judge.name == "hf" and judge.path != config.policy.path:
+        with configs.prefixed(scorer=config.scorer):
+            identity["scorer_model"] = pretrained.digest(pretrained.given_path(judge))
     if cli.IMPORTED:
         identity["imports"] = cli.imported()
     if jnp.result_type(float) == jnp.float64:  # its saves hold other numbers
@@ -319,6 +323,7 @@ def _prepare(
         console=console,
         stop=stop,
         expert=evaluator.expert(),
+        at_start=evaluator.measure(layout.put(start)),
     )
     for name in ("data", "expert", "start"):
         recorder.resumed(name, -1)

@@ -14,7 +14,7 @@ from experiments import config as configs
 from experiments.devices import processes
 from experiments.evaluation.evaluator import Measured, Own, own_divergence
 from experiments.reporting import results, schema
-from experiments.reporting.schema import MethodResult, Trial
+from experiments.reporting.schema import Change, MethodResult, Trial
 from experiments.running import finite, train, trials
 from experiments.running.alarms import alarms, ending, standing_still
 from experiments.running.context import RunContext
@@ -78,6 +78,7 @@ class TrainingOutcome(NamedTuple):
     progress: Progress  # at the end
     reason: str  # why it diverged, or nothing
     alarms: list[str]  # raised at the last evaluation
+    measured: Measured  # at the end, by the evaluator
 
 
 def _train(
@@ -89,9 +90,14 @@ def _train(
         recorder.say(f"  {name}: goes on from update {start.update}.")
     recorder.resumed(name, start.update if start else -1)
 
+    last: Measured = {}
+
     def evaluate(train_state: TrainState) -> Measured:
-        measured = context.evaluator.measure(train_state.learner.params)
-        measured |= compiled.layout.host(compiled.probe(train_state))
+        nonlocal last
+        begun = np.any(compiled.layout.host(train_state.learner.step))
+        params = train_state.learner.params
+        last = context.evaluator.measure(params) if begun else context.at_start
+        measured = last | compiled.layout.host(compiled.probe(train_state))
         return measured | ({"own": own(measured)} if own else {})
 
     still = [alarm.message for alarm in standing_still(method, config.budget.updates)]
@@ -112,8 +118,9 @@ def _train(
     log = compiled.layout.host(progress.train_state.log)
     broken = finite.described(log, compiled.watched, skip)
     if skip and broken:
-        return TrainingOutcome(progress, "", [*raised, f"Updates left out: {broken}."])
-    return TrainingOutcome(progress, broken, raised)
+        left_out = f"Updates left out: {broken}."
+        return TrainingOutcome(progress, "", [*raised, left_out], last)
+    return TrainingOutcome(progress, broken, raised, last)
 
 
 # --- the result -----------------------------------------------------------------------------------
@@ -132,7 +139,7 @@ def _result(
 ) -> MethodResult:
     """A method's entry in results.json, and its samples written."""
     progress, params = outcome.progress, outcome.progress.train_state.learner.params
-    final, sequences, log_q = context.evaluator.final(params)
+    final, sequences, log_q = context.evaluator.final(params, outcome.measured)
     final |= compiled.layout.host(compiled.probe(progress.train_state))
     context.write_samples(name, sequences, log_q)
     metrics, infinite = results.metrics_of(final)
@@ -164,7 +171,15 @@ def _result(
         infinite=infinite,
         alarms=outcome.alarms + ended,
         temperatures=_at_temperatures(context, params) if name == "sft" else [],
+        changes=_changes(context, claim, final),
     )
+
+
+def _changes(context: RunContext, claim: Claim, final: Measured) -> list[Change]:
+    """What moved since the start, where that is estimated and the expert is known."""
+    if context.evaluator.exact or context.task.mdp.expert is None or claim.level == "return":
+        return []
+    return results.changes(claim.minimises, context.at_start, final)
 
 
 def _ending(context: RunContext, name: str, gap: float) -> list[str]:

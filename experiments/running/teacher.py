@@ -60,12 +60,21 @@ def pretrained_teacher(config: Config, task: Task, layout: Layout | None) -> Mod
         return None
     if kind == BASE:
         with prefixed(policy=config.policy):
-            return pretrained.base(config.policy, layout)
+            return _informed(pretrained.base(config.policy, layout), task)
     _check_vocab(kind, pretrained.source(kind).spec.vocab, task)
     try:
-        return pretrained.teacher(kind, layout)
+        return _informed(pretrained.teacher(kind, layout), task)
     except UsageError as error:
         raise UsageError("benchmark.teacher", kind, error.problem, error.fix) from error
+
+
+def _informed(teacher: Model, task: Task) -> Model:
+    """The teacher behind what it alone reads."""
+    if task.hidden is None:
+        return teacher
+    from fdiv.lm.context import behind
+
+    return teacher._replace(policy=behind(teacher.policy, task.hidden))
 
 
 def _check_vocab(path: str, vocab: int, task: Task) -> None:
@@ -97,7 +106,12 @@ def get(
     if not isinstance(text, Text) or not wanted(config):
         expert = pretrained_teacher(config, task, run_layout)
         if expert is not None:
-            say(f"Teacher: {teacher_of(config)}, computed in float32.")
+            alone = ""
+            if task.hidden is not None:
+                count, replaced = len(task.hidden.tokens), task.hidden.replaced
+                alone = f" It alone reads {count} tokens before each prompt"
+                alone += f", in place of its first {replaced}." if replaced else "."
+            say(f"Teacher: {teacher_of(config)}, computed in float32.{alone}")
         return expert
     unit = reading.vocabulary.unit.removesuffix("s")
     policy = _policy(text, task)
@@ -181,7 +195,8 @@ def _unread(config: Config, task: Task) -> Model:
         spec = pretrained.source(kind).spec
         _check_vocab(kind, spec.vocab, task)
     policy = model.policy(spec)
-    return Model(policy, jax.eval_shape(policy.init, jax.random.key(0)))
+    shapes = jax.eval_shape(policy.init, jax.random.key(0))
+    return _informed(Model(policy, shapes), task)
 
 
 def _policy(benchmark: Text, task: Task) -> Policy:
@@ -217,12 +232,15 @@ def key(config: Config, reading: Reading) -> str:
         content += [str(layers)]
     else:
         content = [pretrained.digest(kind or "")]
+    if isinstance(text, Text) and text.teacher_system is not None:
+        content.append(text.teacher_system)
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _folder(config: Config, text: Text, reading: Reading, own: Config) -> Path:
     # the rows have the path's, the tokenizer's and the turns' part in it; widths change no number
     apart = ("path", "tokenizer", "turns", "teacher", "teacher_cache", "buckets")
+    apart += ("teacher_system", "rows", "checked")
     benchmark = {name: x for name, x in dataclasses.asdict(text).items() if name not in apart}
     key = {
         "benchmark": benchmark,

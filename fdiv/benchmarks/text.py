@@ -21,11 +21,13 @@ import numpy as np
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.benchmarks import text_rows
+from fdiv.benchmarks import answers, text_rows
 from fdiv.benchmarks.text_rows import Cut, Row, Split, Symbols, demonstrated, joined
+from fdiv.checks import present
 from fdiv.ranges import MOST_LAYERS, check_ranges, ranged
 from fdiv.types import PAD, Model, Pairs, Pieces, Regulariser, Sequences, TokenMDP, UsageError
 
+BuiltIn = Literal["docstrings", "questions", "pairs", "sums"]
 Rows = TypeVar("Rows", Sequences, Pairs)
 EOS = 256
 VOCAB = 257
@@ -67,6 +69,10 @@ class Text:
     """A file of rows (JSON lines, JSON, CSV, TSV, parquet, arrow; also .gz, .zst, .bz2, .xz) or of
     plain text, a folder or a glob of such files; none: the docstrings of this Python's standard
     library."""
+    rows: BuiltIn = "docstrings"
+    """What is read where no path is given: docstrings (of the standard library, behind their
+    names), questions (conversations that ask for one), pairs (one preferred to that of another
+    name), or sums (of two numbers, behind two that are solved)."""
     prompt_field: tuple[str, ...] = ()
     """Column of the prompts, or several that make up a prompt, a line each; none: as the layouts in
     docs/data_layouts.md name them."""
@@ -97,7 +103,12 @@ class Text:
     teacher: str | None = None
     """The known expert: trained (a transformer, by likelihood on the same rows), the path of a
     pretrained model over the same tokens, base (what a pretrained policy is made of, without
-    adapters) or none; none given: trained, but none for a pretrained policy."""
+    adapters), whole (the same with all its layers) or none; none given: trained, but none for a
+    pretrained policy."""
+    teacher_system: str | None = None
+    """A message that a pretrained teacher alone reads before each prompt: a system message where
+    rows are conversations, else plain text and an empty line. The policy learns to answer as if it
+    had read it."""
     teacher_updates: int = ranged(600, least=0)
     """Updates of likelihood training that make the teacher, the known expert; kept and used
     again."""
@@ -108,10 +119,15 @@ class Text:
     teacher_cache: bool = False
     """Compute the teacher at the rows that are trained on once, and keep its features there: for
     distill at the expert's prefixes."""
+    checked: answers.Which | None = None
+    """What is rewarded: that the first, or the last, number of an answer is its row's; none:
+    answers are not checked."""
     beta: float = ranged(0.1, above=0)
-    """Comparisons: weight of the divergence from the reference, which is the common start."""
+    """Comparisons and checked answers: weight of the divergence from the reference, which is the
+    common start."""
     divergence: str = "reverse_kl"
-    """Comparisons: that divergence, D_f(reference||policy); reverse_kl is KL(policy||reference)."""
+    """Comparisons and checked answers: that divergence, D_f(reference||policy); reverse_kl is
+    KL(policy||reference)."""
 
     def __post_init__(self) -> None:
         if isinstance(self.prompt_field, str):  # one column, as a word of its own
@@ -171,7 +187,29 @@ class Text:
         prompts = lambda key, n: tk.prompts_of(demos(key, n), horizon)
         size, eos, pieces = vocabulary.size, vocabulary.eos, vocabulary.pieces
         mdp = TokenMDP(size, horizon, eos, prompts, demos, held_out, teacher, pieces=pieces)
-        return mdp._replace(**self._judged(sides, vocabulary))
+        mdp = mdp._replace(**self._judged(sides, vocabulary))
+        return mdp if self.checked is None else self._checked(mdp, rows, vocabulary)
+
+    def _checked(self, mdp: TokenMDP, rows: Sequence[Row], vocabulary: Vocabulary) -> TokenMDP:
+        """The task with a reward: 1 where an answer's number is that of a row with its prompt.
+        Raises `UsageError` where no row says a number."""
+        which = present(self.checked, "kind of number")
+        spell = vocabulary.token or (lambda i: chr(i) if i < 128 else "")
+        known = None if vocabulary.pieces is None else vocabulary.pieces.known
+        named = range(vocabulary.size) if known is None else set(np.asarray(known).tolist())
+        of = answers.digits(lambda i: spell(i) if i in named else "", vocabulary.size)
+        key = answers.key_of(which, of, jax.tree.map(jnp.asarray, self.encode(rows, vocabulary)))
+        if not bool((key.numbers != 0).any()):
+            problem = "asks for numbers, and the answers hold none within the horizon."
+            raise UsageError("checked", which, problem, "Drop it, or give a longer horizon.")
+        right = lambda x: answers.right(which, of, key, x)
+        score = lambda x: right(x).astype(jnp.float32)
+        return mdp._replace(
+            score=score,
+            statistics={"reward": score},
+            regulariser=Regulariser(self.divergence, self.beta),
+            solutions=lambda x: jnp.where(right(x), answers.texts(x), -1),
+        )
 
     def _refuse(self, rows: Sequence[Row], shown: list[list[Row]], division: Split) -> None:
         """Raise `UsageError` where a side has nothing to demonstrate, with the reason."""

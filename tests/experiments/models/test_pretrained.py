@@ -216,7 +216,21 @@ REFUSED = {  # flags after the path -> the field that is named, and what is said
     "stored": (["--policy.stored", "file"], "policy.stored", "all are trained"),
     "size": (["--policy.width", "8"], "policy.width", "hf has no such size"),
     "adapters": (["--policy.lora.path", "nowhere"], "policy.lora.path", "adapter_config.json"),
-    "a scorer": (["--scorer.name", "hf"], "scorer.name", "serves as a policy alone"),
+    "a scorer's init": (
+        ["--scorer.name", "hf", "--scorer.init", "random", "--methods", "gail"],
+        "scorer.init",
+        "stays frozen",
+    ),
+    "a scorer's adapters": (
+        ["--scorer.name", "hf", "--scorer.lora.path", "nowhere", "--methods", "gail"],
+        "scorer.lora.path",
+        "stays frozen",
+    ),
+    "a scorer that is not there": (
+        ["--scorer.name", "hf", "--scorer.path", "nowhere", "--methods", "gail"],
+        "scorer.path",
+        "nowhere",
+    ),
     "of a table": (["--policy.name", "markov"], "policy.path", "markov has no such size"),
 }
 

@@ -35,7 +35,9 @@ class Traced(SeedLayout):
 
 
 def test_every_preset_is_in_the_table():
-    assert set(METHODS) == set(cli.presets())
+    """But those of pretrained models, whose files are not here."""
+    own = {name for name, (_, x) in cli.presets().items() if x.policy.name != "hf"}
+    assert set(METHODS) == own
 
 
 @pytest.mark.parametrize("preset", METHODS)
