@@ -17,7 +17,7 @@ PRESETS = {
             "divergences on tokens of text."
         ),
         make_config(
-            benchmark=Text(teacher="whole", prompt_length=16, horizon=24),
+            benchmark=Text(teacher="whole", prompt_length=16, horizon=24, buckets=1),
             policy=Architecture("hf", path=SMOLLM2, without_layers=("12-17",), lora=Lora(rank=8)),
             scorer=Architecture("hf"),
             methods=(
@@ -35,7 +35,7 @@ PRESETS = {
             max_grad_norm=1.0,
             evaluations=1,
             samples=12,
-            temperatures=(0.7, 1.0),
+            temperatures=(0.7,),
             exact_limit=0,
             distill=group("distill", policy_prefixes=1.0),
             policy_gradient=group("policy_gradient", level="token", discount=0.0),

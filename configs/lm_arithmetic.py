@@ -21,6 +21,7 @@ PRESETS = {
                 teacher="none",
                 prompt_length=40,
                 horizon=4,
+                buckets=1,
                 validation=0.2,
                 beta=0.05,
             ),

@@ -21,6 +21,7 @@ PRESETS = {
                 teacher_system="You are a pirate. Answer as a pirate would, in one sentence.",
                 prompt_length=64,
                 horizon=24,
+                buckets=1,
             ),
             policy=Architecture("hf", path=SMOLLM2, lora=Lora(rank=8)),
             scorer=Architecture("hf"),

@@ -15,7 +15,9 @@ PRESETS = {
     "lm-preferences": (
         "Comparisons of your own, or of docstrings, with a real language model's adapters.",
         make_config(
-            benchmark=Text(rows="pairs", teacher="none", prompt_length=16, horizon=24, beta=0.1),
+            benchmark=Text(
+                rows="pairs", teacher="none", prompt_length=16, horizon=24, buckets=1, beta=0.1
+            ),
             policy=Architecture("hf", path=SMOLLM2, lora=Lora(rank=8)),
             scorer=Architecture("hf"),
             methods=("dpo", "f_dpo:js", "f_dpo:forward_kl", "kto"),

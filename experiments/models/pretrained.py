@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import hashlib
 import math
@@ -100,6 +101,11 @@ def read(
     `UsageError` about `path`."""
     described = source(path)
     spec = described.spec if kept is None else described.spec.only(kept)
+    if _SHAPES_ALONE.get():
+        from fdiv.lm import model
+
+        shapes = jax.eval_shape(model.policy(spec).init, jax.random.key(0))
+        return Pretrained(described.path, spec, shapes, described.config)
     with _about(path):
         dtype = _dtype(described, stored)
         model = (*_stamps(described), dtype, "" if layout is None else _devices(layout))
@@ -110,6 +116,18 @@ def read(
     return Pretrained(described.path, spec, _READ[model, kept], described.config)
 
 
+@contextlib.contextmanager
+def shapes_alone() -> Iterator[None]:
+    """In here no weights are read: a model has the shapes of its parameters in their place, which
+    is enough to build what is not run. Of its folder a config.json is enough."""
+    token = _SHAPES_ALONE.set(True)
+    try:
+        yield
+    finally:
+        _SHAPES_ALONE.reset(token)
+
+
+_SHAPES_ALONE: contextvars.ContextVar[bool] = contextvars.ContextVar("shapes_alone", default=False)
 _READ: dict[tuple[tuple, tuple[int, ...] | None], Params] = {}
 
 

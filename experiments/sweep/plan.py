@@ -128,13 +128,15 @@ def _build(config: configs.Config) -> None:
     """Refuse what can only be told from the task itself: strings too many to enumerate, a law that
     is not known."""
     from experiments import assemble
+    from experiments.models import pretrained
     from experiments.running import ready
 
     reading = _reading(config.benchmark, config.policy)
     config = assemble.fitted(config, reading)
     task = assemble.task(config, reading)
-    # without tracing each line's first update, which would take hours for a large plan
-    ready.check(config, task, assemble.components(config, task), started=True)
+    with pretrained.shapes_alone():
+        # without tracing each line's first update, which would take hours for a large plan
+        ready.check(config, task, assemble.components(config, task), started=True)
 
 
 @functools.lru_cache(maxsize=4)

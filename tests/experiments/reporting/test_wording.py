@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import recorded
 
 from experiments.reporting import report, results, scoreboards, tables, wording
 from experiments.reporting.pictures import pictures
-from experiments.reporting.schema import VARIED, Gap, HistoryLine, MethodResult, RunResult
+from experiments.reporting.schema import VARIED, Change, Gap, HistoryLine, MethodResult, RunResult
 from fdiv.types import Look
 
 TEXT = {"name": "text", "path": "rows.jsonl", "divergence": "reverse_kl"}
@@ -274,3 +275,48 @@ def test_digits_are_those_that_the_error_supports(name):
     seeds, error, estimated, cell = DIGITS[name]
     scores = dataclasses.replace(results.summary(seeds), stderr=[error] if error else None)
     assert re.fullmatch(cell, tables.interval(scores, estimated))
+
+
+# --- what became of the start ---------------------------------------------------------------------
+
+CHANGES = {  # what a method minimises moved, its group -> what is said of it
+    "fell": (-0.2, "distill", ["lower by 0.200 (two standard errors: 0.100)."], ["does not end"]),
+    "within its error": (
+        -0.05,
+        "distill",
+        ["lower by only 0.050", "does not end below its start", "within the error of sampling"],
+        [],
+    ),
+    "rose": (0.3, "distill", ["higher by 0.300", "does not end below"], []),
+    "of rows": (0.0, "adversarial", ["does not end below", "whose law is not the teacher's"], []),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_whether_a_method_ended_below_its_start(name):
+    moved, group, said, unsaid = CHANGES[name]
+    own = [Change("js_token", 0.5, 0.5 + moved, 0.05)]
+    m = dataclasses.replace(method(DASHED, level="token"), group=group, changes=own)
+    text = wording.since_start(run("sampled", TEXT, {"a": m}))["a"]
+    assert all(part in text for part in said)
+    assert not any(part in text for part in unsaid)
+
+
+@pytest.mark.parametrize(
+    "gains, kind", [((0.9, 0.1), "seeks"), ((0.1, 0.9), "covers"), ((0.4, 0.5), "neither")]
+)
+def test_what_a_method_sought(gains, kind):
+    """Errors of .1 each: twice the hypotenuse is .28."""
+    both = [Change(n, -3.0, -3.0 + x, 0.1) for n, x in zip(("precision", "recall"), gains)]
+    m = dataclasses.replace(method(DASHED), changes=both)
+    assert kind in wording.since_start(run("sampled", TEXT, {"a": m}))["a"]
+
+
+def test_the_error_of_what_moved():
+    """Of sampling: sqrt(4 x .3^2) / 2 = .3; of two seeds that moved by .1 and 1.1: .5. The larger
+    counts."""
+    side = lambda *x: {"js_token": np.array(x), "js_token_stderr": np.array([0.3, 0.3])}
+    alike = results.changes("js", side(1.0, 1.0), side(1.1, 1.1))[0]
+    apart = results.changes("js", side(1.0, 1.0), side(1.1, 2.1))[0]
+    assert (alike.stderr, apart.stderr) == (pytest.approx(0.3), pytest.approx(0.5))
+    assert apart.moved == pytest.approx(0.6) and not apart.clear
