@@ -3,8 +3,11 @@ is refused before anything is written."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import jax
+import numpy as np
 import pytest
 from language_models import CASES, FIELDS, TOKENS, random_tensors, spec_of
 
@@ -17,6 +20,7 @@ from experiments.config import make_config
 from experiments.models import folder, gguf_tokenizer, pretrained
 from experiments.running import teacher
 from fdiv import divergences
+from fdiv import tokens as tk
 from fdiv.benchmarks import Text
 from fdiv.lm import spec as specs
 from fdiv.lm import weights
@@ -133,6 +137,35 @@ def test_base_needs_a_pretrained_policy(place):
     assert "--policy.name hf" in refusal(of(place, teacher="base")).fix
     error = refusal(of(place, hf(place, init="random"), teacher="base"))
     assert error.field == "benchmark.teacher"
+
+
+def test_the_whole_model_teaches_a_part_of_it(place):
+    part = hf(place, without_layers=("1",))
+    config = of(place, part, teacher="whole")
+    assert configs.teacher_of(config) == str(place / "own")
+    known = teacher.untrained(config, task_of(config))
+    assert len(jax.tree.leaves(known.params)[0]) > 0
+    spec = pretrained.source(place / "own").spec
+    assert pretrained.check(part).layers == spec.layers - 1
+    assert "--policy.name hf" in refusal(of(place, teacher="whole")).fix
+
+
+def test_a_teacher_reads_a_message_that_nobody_else_does(place):
+    config = of(place, hf(place), teacher="base", teacher_system="the cat")
+    task = task_of(config)
+    own = assemble.tokenizer(config.benchmark, config.policy)
+    told = own.words.encode("the cat\n\n", special=False)
+    assert task.hidden == ((*own.lead(), *told), len(own.lead()))
+    strings = task.mdp.demos(jax.random.key(0), 3)
+    alone = configs.replace(
+        config, benchmark=dataclasses.replace(config.benchmark, teacher_system=None)
+    )
+    laws = [
+        tk.log_probs(*teacher.untrained(each, task_of(each)), strings, task.mdp.vocab)
+        for each in (config, alone)
+    ]
+    assert np.abs(laws[0] - laws[1]).max() > 1e-3
+    assert not np.any(laws[0][~strings.mask])
 
 
 def test_a_teacher_that_is_not_there_names_the_flag(place):
@@ -279,6 +312,24 @@ BAD = {
         {},
         ("benchmark.tokenizer", "not stable over prefixes"),
     ),
+    "a message without a teacher": (
+        "rows",
+        "own",
+        {"teacher_system": "hello"},
+        ("benchmark.teacher_system", "this run has none", "base, whole"),
+    ),
+    "a message that says nothing": (
+        "rows",
+        "own",
+        {"teacher": "base", "teacher_system": " "},
+        ("benchmark.teacher_system", "says nothing"),
+    ),
+    "whole of no model": (
+        "rows",
+        "own",
+        {"teacher": "whole", "tokenizer": "bytes"},
+        ("policy.path", "vocabulary of 64"),
+    ),
     "a file of one row": ("one", "own", {}, ("benchmark.validation", "no validation row of 1")),
     "a file of none": ("none", "own", {}, ("benchmark.path", "is empty")),
 }
@@ -289,8 +340,8 @@ def test_bad_input_is_refused_in_a_paragraph_before_anything_is_written(
     name, bad, tmp_path, capsys
 ):
     rows, policy, flags, says = BAD[name]
-    paths = {"tokenizer", "teacher"}
-    given = {k: bad / v if k in paths and v != "bytes" else v for k, v in flags.items()}
+    paths, words = {"tokenizer", "teacher"}, {"bytes", "base", "whole"}
+    given = {k: bad / v if k in paths and v not in words else v for k, v in flags.items()}
     argv = ["text", "--methods", "sft", "--warm-start", "0", "--out", tmp_path / "run"]
     argv += ["--policy.name", "hf", "--policy.path", bad / policy]
     argv += ["--benchmark.path", bad / f"{rows}.jsonl", "--cache", tmp_path / "cache"]

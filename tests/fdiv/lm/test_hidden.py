@@ -28,7 +28,7 @@ def setting():
 @pytest.mark.parametrize("hidden", PLACES.values(), ids=PLACES)
 def test_it_is_the_model_on_the_whole_strings(hidden):
     """Two strings, the second two columns in; prompts of five tokens, then actions."""
-    spec, own, params = setting()
+    _, own, params = setting()
     tokens = np.array(random_tokens("llama"))[:2, :12]
     tokens[1] = [PAD, PAD, *tokens[1, :10]]
     mask = np.arange(12)[None] >= np.array([[5], [7]])
