@@ -187,7 +187,12 @@ def card(options: Options, methods: Mapping[str, Method]) -> dict[str, dict[str,
         penalties = {case.claim.minimises for case in cases if case.claim.level == "return"}
         worlds = {name: rewarded(world, name) for name in penalties | {"reverse_kl"}}
         returns = {name: targets.returns(with_reward, name) for name, with_reward in worlds.items()}
-        candidates = candidates._replace(returns=returns)
+        measures = {
+            targets.phrase(case.claim): targets.of_measure(world, case.claim)
+            for case in cases
+            if case.claim.measure is not None
+        }
+        candidates = candidates._replace(returns=returns, measures=measures)
         critics: dict[Any, Any] = {}
         for case in track(cases, "measuring", console=Console(stderr=True), transient=True):
             penalty = case.claim.minimises if case.claim.level == "return" else "reverse_kl"

@@ -42,6 +42,8 @@ from jax.custom_derivatives import SymbolicZero
 from fdiv.checks import present
 from fdiv.types import Divergence, Readout, UsageError
 
+# logits of the policy and of a target, [..., V] each -> a number per prefix [...], in nats
+Measure = Callable[[Array, Array], Array]
 CHUNK_ELEMENTS = 1 << 22  # of one array [chunk, V]: 16 MiB in float32
 FEWEST_TOKENS = 56  # of a chunk: with fewer, adding to dW takes longer than computing it
 # into how many contiguous parts rows are parted over devices: tokens are not moved between them
@@ -118,7 +120,7 @@ def _scale(
 # --- what is computed from a chunk's logits, a number per token -----------------------------------
 
 
-def _divergence_at(d: Divergence) -> Callable:
+def divergence_at(d: Divergence) -> Measure:
     """(logits of q, logits of p) -> sum over v of `perspective(log p, log q)`."""
 
     def at(z_q: Array, z_p: Array) -> Array:
@@ -544,7 +546,15 @@ def divergence(
     `weights` is [...] as features are [..., D]: tokens of weight 0 are not computed. The two may
     differ in width, not in V. `chunk`: tokens at once, by default `CHUNK_ELEMENTS / V`, or
     `FEWEST_TOKENS` if that is more. Raises `UsageError` for unlike vocabularies."""
-    return _summed(_divergence_at(d), (own, target), (), weights, chunk)
+    return _summed(divergence_at(d), (own, target), (), weights, chunk)
+
+
+def measured(
+    measure: Measure, own: Head, target: Head, weights: Array, chunk: int | None = None
+) -> Array:
+    """`sum_n weights_n measure(logits of own, logits of target)`: as `divergence`, for what is more
+    than one of two laws."""
+    return _summed(measure, (own, target), (), weights, chunk)
 
 
 def negative_log_likelihood(
@@ -575,7 +585,7 @@ def divergences(
 ) -> tuple[Array, ...]:
     """For each divergence its value at each token of the mask, 0 at the others: [...] each, in
     nats. The logits are made once for all."""
-    each = [_divergence_at(d) for d in family]
+    each = [divergence_at(d) for d in family]
     at = lambda z_q, z_p: tuple(one(z_q, z_p) for one in each)
     return _each(at, (own, target), (), mask, chunk)
 

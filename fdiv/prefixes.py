@@ -45,6 +45,24 @@ def divergence_loss(d: Divergence, target: Model, own: Model, x: Sequences, voca
     return head.divergence(d, *heads, by_action(x))
 
 
+def measured_loss(
+    measure: head.Measure, target: Model, own: Model, x: Sequences, vocab: int
+) -> Array:
+    """`sum_b w_b sum_t measure(q, p)` of the next token's laws before each action, p the target's:
+    a scalar."""
+    heads = _heads(target, own, x)
+    if heads is not None:
+        return head.measured(measure, *heads, by_action(x))
+
+    def each(features: Array, other: Array) -> Array:
+        log_p = target.policy.head(target.params, other)
+        return measure(own.policy.head(own.params, features), log_p)
+
+    features = [model.policy.trunk(model.params, x.tokens) for model in (own, target)]
+    values = tk.by_stretches(each, vocab, *features)
+    return jnp.sum(x.weight @ jnp.where(x.mask, values, 0.0))
+
+
 def divergences(
     family: Sequence[Divergence], target: Model, own: Model, x: Sequences, vocab: int
 ) -> tuple[Array, ...]:

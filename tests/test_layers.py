@@ -26,6 +26,7 @@ LAYERS = [  # a module imports from earlier lines, or from its own
         "fdiv.estimators",
         "fdiv.kept",
         "fdiv.learner",
+        "fdiv.next_token",
         "fdiv.prefixes",
         "fdiv.ranges",
         "fdiv.statistics",

@@ -58,11 +58,17 @@ class Targets(NamedTuple):
     cross_entropy: np.ndarray  # of E_q[-log p]
     # By divergence from the reference, then by how the penalty is charged: "" is right.
     returns: dict[str, Row] = {}
+    # By the phrase of a claim that is more than a divergence's: its measure on the "expert"'s
+    # prefixes, on the policy's "own", and on these "fixed"
+    measures: dict[str, Row] = {}
 
     def of(self, claim: Claim) -> np.ndarray:
         """What a method is meant to follow."""
         if claim.level == "return":
             return self.returns[claim.minimises][""]
+        if claim.how:
+            rows = self.measures[phrase(claim)]
+            return _mixed(claim, rows["own"], rows["expert"])
         if claim.level == Level.token_expert:
             return self.exact["token_expert"][claim.minimises]
         own = self.exact[claim.plain_level][claim.minimises]
@@ -74,6 +80,9 @@ class Targets(NamedTuple):
         """The same without the effect on later prefixes."""
         if claim.level == "return":
             return self.of(claim)
+        if claim.how:
+            rows = self.measures[phrase(claim)]
+            return _mixed(claim, rows["fixed"], rows["expert"])
         if claim.level in (Level.sequence, Level.occupancy):
             return self.fixed_prefixes["prefix"][claim.minimises]
         expert = self.exact["token_expert"][claim.minimises]
@@ -84,7 +93,8 @@ class Targets(NamedTuple):
 
 def _mixed(claim: Claim, own: np.ndarray, expert: np.ndarray) -> np.ndarray:
     """Of the gradients at the policy's and at the expert's prefixes, as the claim has them."""
-    return claim.policy_prefixes * own + (1 - claim.policy_prefixes) * expert
+    share = 0.0 if claim.level == Level.token_expert else claim.policy_prefixes
+    return share * own + (1 - share) * expert
 
 
 def targets(world: World, names: list[str]) -> Targets:
@@ -123,6 +133,31 @@ def targets(world: World, names: list[str]) -> Targets:
         {key: by_name(row) for key, row in fixed.items()},
         cross_entropy,
     )
+
+
+def of_measure(world: World, claim: Claim) -> Row:
+    """Gradients of the mean over prefixes of a claim's measure, for `Targets.measures`."""
+    space, policy = world.space, world.exact.policy
+    measure = present(claim.measure, "measure")
+    every = Divergence("measured", lambda p, q: measure(q, p)[:, None], _none, _none)
+
+    def values(params: Params):
+        p = exact.law(space, *present(world.exact.mdp.expert, "expert"))
+        q = exact.law(space, policy, params)
+        fixed = q._replace(arrival=jax.lax.stop_gradient(q.arrival))
+        on = lambda law, level: exact.divergence(every, space, p, law, level)
+        return {
+            "expert": on(q, Level.token_expert),
+            "own": on(q, Level.token_policy),
+            "fixed": on(fixed, Level.token_policy),
+        }
+
+    gradients = jax.jit(jax.jacrev(values), compiler_options=QUICK)(world.params)
+    return jax.tree.map(np.ravel, gradients)
+
+
+def _none(s: jax.Array) -> jax.Array:
+    raise ValueError("a measure of two laws has no function of their ratio")
 
 
 CHARGES = {
@@ -195,7 +230,7 @@ def phrase(claim: Claim) -> str:
     share = 0.0 if claim.level == Level.token_expert else claim.policy_prefixes
     pure = {0.0: "the expert's prefixes", 1.0: "the policy's prefixes"}
     whose = pure.get(share, f"prefixes {share:.0%} the policy's")
-    return f"token {claim.minimises} on {whose}"
+    return f"token {claim.minimises} {claim.how}".rstrip() + f" on {whose}"
 
 
 def against_all(gradient: np.ndarray, candidates: Targets) -> dict[str, dict[str, Comparison]]:

@@ -1,0 +1,202 @@
+"""What distillation may do to two laws of the next token: against arithmetic in numpy."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from laws import random_models
+
+from experiments.gradients.world import build
+from fdiv import divergences, head, next_token, objectives
+from fdiv.objectives.distill import Distill
+from fdiv.types import UsageError
+
+pytestmark = pytest.mark.usefixtures("double")
+LAWS = np.random.default_rng(0).dirichlet(np.ones(6), (2, 3))  # p and q at three prefixes
+P, Q = LAWS
+kl = lambda p, q: np.sum(p * np.log(p / q), -1)
+jeffreys = lambda p, q: kl(p, q) + kl(q, p)
+
+
+def soft(x: np.ndarray, temperature: float) -> np.ndarray:
+    return x ** (1 / temperature) / np.sum(x ** (1 / temperature), -1, keepdims=True)
+
+
+def merged(k: int) -> list[np.ndarray]:
+    """p and q over p's k likeliest tokens, and the rest."""
+    top = np.argsort(-P, -1)[:, :k]
+    kept = [np.take_along_axis(x, top, -1) for x in LAWS]
+    return [np.concatenate([x, 1 - x.sum(-1, keepdims=True)], -1) for x in kept]
+
+
+def akl() -> np.ndarray:
+    """p's likeliest token and those after it up to .5 in all are the head."""
+    values = []
+    for p, q in zip(P, Q):
+        order = np.argsort(-p)
+        head_of = [t for i, t in enumerate(order) if i == 0 or p[order[: i + 1]].sum() <= 0.5]
+        apart = np.abs(p - q)
+        share = apart[head_of].sum() / apart.sum()
+        values.append(share * kl(p, q) + (1 - share) * kl(q, p))
+    return np.array(values)
+
+
+def terms(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    return q * np.log(q / p) - q + p  # reverse KL's, none negative
+
+
+GEOMETRIC = P**0.3 * Q**0.7 / np.sum(P**0.3 * Q**0.7, -1, keepdims=True)
+ENTROPY = -np.sum(P * np.log(P), -1)
+OPTIONS = {  # fields, and the value at each prefix
+    "temperature": (
+        "forward_kl",
+        {"temperature": 2.0},
+        4 * kl(soft(P, 2.0), soft(Q, 2.0)),
+    ),
+    "top_k": ("reverse_kl", {"top_k": 2}, kl(*merged(2)[::-1])),
+    "m": ("forward_kl", {"target": "m", "towards": 0.3}, kl(0.3 * P + 0.7 * Q, Q)),
+    "e": ("reverse_kl", {"target": "e", "towards": 0.3}, kl(Q, GEOMETRIC)),
+    "clip": ("reverse_kl", {"term_clip": 0.05}, np.minimum(terms(P, Q), 0.05).sum(-1)),
+    "entropy": (
+        "reverse_kl",
+        {"forward_above": float(np.median(ENTROPY))},
+        kl(Q, P) + kl(P, Q) * (np.median(ENTROPY) < ENTROPY),
+    ),
+    "akl": ("jeffreys", {"weights": "akl"}, akl()),
+    "temperature of top-k": (
+        "forward_kl",
+        {"temperature": 2.0, "top_k": 2},
+        None,
+    ),
+}
+
+
+def measure(name: str) -> next_token.Measure:
+    divergence, fields, _ = OPTIONS[name]
+    method = objectives.resolve(f"distill:{divergence}", **fields)
+    assert isinstance(method, Distill)
+    return method.measure(divergences.parse(divergence))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_values_are_the_formulas(name):
+    found = np.asarray(measure(name)(jnp.log(Q), jnp.log(P)))
+    wanted = OPTIONS[name][2]
+    if wanted is None:  # first the temperature, then the bucket
+        soft_p, soft_q = soft(P, 2.0), soft(Q, 2.0)
+        top = np.argsort(-soft_p, -1)[:, :2]
+        a, b = (np.take_along_axis(x, top, -1) for x in (soft_p, soft_q))
+        a, b = (np.concatenate([x, 1 - x.sum(-1, keepdims=True)], -1) for x in (a, b))
+        wanted = 4 * kl(a, b)
+    np.testing.assert_allclose(found, wanted, rtol=1e-10)
+
+
+def reward_slope(reward: np.ndarray) -> np.ndarray:
+    return -Q * (reward - np.sum(Q * reward, -1, keepdims=True))
+
+
+SLOPES = {  # on the logits of q; where q is held fixed in the target, by the reward of what is left
+    "temperature": 2 * (soft(Q, 2.0) - soft(P, 2.0)),
+    "m": 0.3 * (Q - P),
+    "e": reward_slope(0.3 * np.log(P / Q)),
+    "clip": None,
+}
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_gradients_are_the_formulas(name):
+    of = lambda z: measure(name)(z, jnp.log(P)).sum()
+    found = np.asarray(jax.grad(of)(jnp.log(Q)))
+    wanted = SLOPES[name]
+    if wanted is None:  # of the terms under the bound alone: d/dlog q = q log(q / p)
+        slope = np.where(terms(P, Q) < 0.05, Q * np.log(Q / P), 0.0)
+        wanted = slope - Q * slope.sum(-1, keepdims=True)
+    np.testing.assert_allclose(found, wanted, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "twin"), [("gjs:0.9", 10.0), pytest.param("m of js", 1.0, marks=pytest.mark.wide)]
+)
+def test_what_the_mixture_with_q_detached_is_the_gradient_of(name, twin):
+    """KL(q || .9 p + .1 q) with q detached in the mixture: 1 / .1 times gjs:0.9, not the skew KL.
+    In general of the f whose reward is r(log(t u + 1 - t))."""
+    at = head.divergence_at
+    if name == "gjs:0.9":
+        detached = next_token.towards_m(at(divergences.reverse_kl()), 0.9)
+        whole = at(divergences.parse(name))
+    else:
+        detached = next_token.towards_m(at(divergences.js()), 0.5)
+        whole = next_token.of_mixture(divergences.js(), 0.5)
+    slope = lambda m: np.asarray(jax.grad(lambda z: m(z, jnp.log(P)).sum())(jnp.log(Q)))
+    slopes = slope(detached), slope(whole)
+    np.testing.assert_allclose(slopes[0], twin * slopes[1], atol=1e-8)
+    skew = at(divergences.parse("skew_reverse_kl:0.1"))
+    assert np.abs(slope(skew) - slopes[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("spec", [*divergences.every(), "todi", "dail", "mix:js+0.5*tv"])
+@pytest.mark.few(3)
+def test_top_k_with_the_rest_is_a_lower_bound(spec):
+    """0 <= D_k <= D, increasing in k: merging outcomes raises no f-divergence."""
+    draw = np.random.default_rng(1)
+    log_p, log_q = np.log(draw.dirichlet(np.full(6, 0.5), (2, 40)))
+    at = head.divergence_at(divergences.parse(spec))
+    values = [next_token.bucketed(at, k)(log_q, log_p) for k in (1, 2, 4)] + [at(log_q, log_p)]
+    steps = np.diff(np.array([np.zeros(40), *values]), axis=0)
+    assert steps.min() >= -1e-9 * (1 + np.max(values))
+
+
+def test_bucketless_top_k_is_no_divergence():
+    """Without the rest the terms of forward KL are not a divergence of anything: laws that agree on
+    the two likeliest tokens in their ratio alone, or with less mass there, have a negative one."""
+    p, q = np.array([0.5, 0.3, 0.2]), np.array([0.6, 0.36, 0.04])
+    assert np.sum(p[:2] * np.log(p[:2] / q[:2])) < 0
+    at = next_token.bucketed(head.divergence_at(divergences.forward_kl()), 2)
+    assert float(at(jnp.log(q), jnp.log(p))) > 0
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.few(2)
+def test_every_option_changes_the_loss_and_single_precision_is_finite(name):
+    divergence = OPTIONS[name][0]
+    plain = head.divergence_at(divergences.parse(divergence))
+    changed = measure(name)(jnp.log(Q), jnp.log(P))
+    assert float(jnp.abs(changed - plain(jnp.log(Q), jnp.log(P))).max()) > 1e-4
+    with jax.enable_x64(False):
+        z_p = jnp.array([[200.0, 0.0, -3.0, -jnp.inf, 1.0]], jnp.float32)
+        z_q = jnp.array([[-300.0, 4.0, 1.0, 0.5, -2.0]], jnp.float32)
+        slope = jax.grad(lambda z: jnp.nan_to_num(measure(name)(z, z_p), posinf=0.0).sum())(z_q)
+        assert np.isfinite(slope).all()
+        assert not np.isnan(measure(name)(z_q, z_p)).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "says"),
+    [
+        ("distill", {"towards": 0.5}, "towards"),
+        ("distill", {"target": "m"}, "towards below 1"),
+        ("distill:js", {"weights": "akl"}, "distill:jeffreys"),
+        ("distill", {"temperature": 0.0}, "temperature"),
+        ("distill", {"top_k": -1}, "top_k"),
+        ("distill", {"top_k": 3}, "left to merge"),
+        ("distill", {"term_clip": 0.0}, "term_clip"),
+        ("distill", {"forward_above": -1.0}, "forward_above"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(name, fields, says):
+    space, expert, policy, params = random_models("ending")  # three symbols
+    world = build(space, policy, jnp.asarray(params), expert)
+    with pytest.raises(UsageError, match=says):
+        objectives.resolve(name, **fields).build(world.exact)
+
+
+def test_claims_say_what_each_option_is():
+    claim = lambda name, **fields: objectives.resolve(name, **fields).claim()
+    assert claim("distill:reverse_kl", target="m", towards=0.9).minimises == "gjs:0.9"
+    assert claim("distill:forward_kl", target="e", towards=0.5).minimises == "alpha:0.5"
+    assert "temperature 2" in claim("distill", temperature=2.0).sentence
+    assert claim("distill:jeffreys", weights="akl").sentence.startswith("Biased")
+    assert claim("dagger", top_k=2).how == "over 2 tokens and the rest"
+    assert not claim("distill").how
