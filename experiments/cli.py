@@ -3,21 +3,24 @@ code 2."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import itertools
+import json
 import os
 import pkgutil
 import re
 import sys
 import textwrap
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments import escapes, paths
 from fdiv.types import UsageError
@@ -38,6 +41,7 @@ ALIASES = {  # flags of earlier versions, and what they are called now
     "--control.horizon": "--control.adapt-over",
 }
 IMPORTED: list[ModuleType] = []  # what `--import` has loaded, in order
+GIVEN: set[str] = set()  # the flags that the last command line named
 _RENAMED: set[str] = set()  # aliases that were used, and said so
 
 
@@ -87,9 +91,11 @@ def script(
     `USAGE_EXIT` where something is refused, and 0 where the reader of a pipe has seen enough."""
     import tyro  # the slowest import of a command line, which `--version` does without
 
+    from experiments import spelling
+
     flags: dict[str, Path] = {}
     try:
-        words = arguments(argv)
+        words = spelling.completed(arguments(argv), _kinds(options), positional=True)
         off = (tyro.conf.FlagConversionOff,)
         given = tyro.cli(options, prog=program, description=document, args=words, config=off)
         given = paths.with_homes(given)
@@ -102,6 +108,12 @@ def script(
         return 0
     except OSError as error:
         return refused(paths.unusable(error, flags))
+
+
+def _kinds(options: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, those that are positional aside."""
+    hints = typing.get_type_hints(options, include_extras=True)
+    return {f.name: hints[f.name] for f in dataclasses.fields(options)}
 
 
 NAMED = re.compile(r"""(error: )?[\w.-]+ = ("[^"]*"|'[^']*'|\S+)""")
@@ -211,9 +223,10 @@ def parse(
     """(preset name, config) from a command line."""
     import tyro
 
-    from experiments import fields  # of the groups as they are once files are imported
+    from experiments import fields, short_help, spelling  # of the groups once files are imported
 
     known = presets()
+    argv, kept = _from_config(argv, known)
     if argv and not argv[0].startswith("-") and argv[0] not in known:
         near = difflib.get_close_matches(
             argv[0].replace("_", "-"), known, n=3, cutoff=0.3
@@ -227,14 +240,78 @@ def parse(
     choices = {
         name: (text, adapt(config) if adapt else config) for name, (text, config) in known.items()
     }
-    if argv and argv[0] in choices and {"-h", "--help"} & set(argv):
-        fields.show_ranges(choices[argv[0]][1])
-    marks = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     argv = spelled_out(argv)
+    GIVEN.clear()
+    if argv and argv[0] in choices:
+        preset, (text, config) = argv[0], choices[argv[0]]
+        if kept is not None:
+            choices[preset] = (text, config) = (text, kept)
+        if {"-h", "--help"} & set(argv):
+            own = short_help.with_methods(config, argv)
+            print(short_help.text(program, preset, text, own))
+            raise SystemExit(0)
+        if "--help-all" in argv:
+            fields.show_ranges(config)
+            argv = [preset, "--help"]
+        kinds = {name: field.kind for name, field in fields.table(config).items()}
+        argv = [preset, *spelling.completed(argv[1:], kinds)]
+        GIVEN.update(w.partition("=")[0] for w in argv if spelling.is_flag(w))
+    marks = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     config = tyro.extras.overridable_config_cli(
         choices, prog=f"python -m {program}", args=argv, config=marks
     )
     return argv[0], paths.with_homes(config, _unnamed())
+
+
+def _from_config(
+    argv: list[str], known: dict[str, tuple[str, Config]]
+) -> tuple[list[str], Config | None]:
+    """The command line with the preset of the run whose config.json `--config` names, and its
+    config. Raises `UsageError` where that cannot be read here."""
+    place, rest = None, []
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == "--config":
+            place = value if equals else next(words, "")
+        else:
+            rest.append(word)
+    if place is None:
+        return rest, None
+    preset, config = _kept_config(paths.expanded("config", Path(place)))
+    if preset not in known:
+        fix = "Name the file that has it with --import FILE.py."
+        raise UsageError("config", place, f"is of {preset}, which is no preset here.", fix)
+    if rest and not rest[0].startswith("-"):
+        if rest[0] != preset:
+            fix = "Leave the preset out, or give the config of a run of that one."
+            raise UsageError("config", place, f"is of {preset}, not of {rest[0]}.", fix)
+        rest = rest[1:]
+    return [preset, *rest], config
+
+
+def _kept_config(place: Path) -> tuple[str, Config]:
+    """The preset and the config of a run's config.json, or of the run's folder."""
+    from experiments import config as configs
+    from experiments.models.pretrained import DIGESTS
+
+    file = place / "config.json" if place.is_dir() else place
+    try:
+        kept = json.loads(file.read_bytes())
+        preset, own = kept["preset"], dict(kept["config"])
+    except OSError as error:
+        raise paths.unusable(error, {"config": place}) from error
+    except (ValueError, KeyError, TypeError) as error:
+        fix = "Give the config.json of a run."
+        raise UsageError("config", str(place), "is no run's config.json.", fix) from error
+    given = imported()
+    lacking = [name for name, digest in (own.get("imports") or {}).items() if name not in given]
+    if lacking:
+        problem = f"was run with {lacking[0]}, which is not imported here."
+        raise UsageError("config", str(place), problem, f"Add --import {lacking[0]}.")
+    for name in (*configs.DIGESTS, *DIGESTS):
+        own.pop(name, None)
+    return preset, configs.from_dict(own)
 
 
 def _unnamed() -> set[str]:

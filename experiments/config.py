@@ -123,7 +123,15 @@ class Output:
     cache: Path | None = None
     """Where teachers and compiled programs are kept; none: $FDIV_CACHE, or ~/.cache/fdiv."""
     out: Path = Path("runs/compare")
-    """Folder for everything that a run leaves."""
+    """Folder for everything that a run leaves; where nobody names one and another config has it, it
+    gets a number."""
+    plain: bool = False
+    """Print lines in place of a table that moves, also on a terminal."""
+    quiet: bool = False
+    """Print nothing but errors and where the results are."""
+    dry_run: bool = False
+    """Print the config and what the run would cost, after a second of each method; train nothing,
+    write nothing."""
 
 
 def _methods_help() -> str:
@@ -227,7 +235,19 @@ def value_of(config: Config, field: str) -> Any:
 
 
 # fields that change where and how a run lives, not what it computes
-WHERE_ONLY = ("out", "devices", "save_every", "keep", "cache", "report")
+WHERE_ONLY = (
+    "out",
+    "devices",
+    "save_every",
+    "keep",
+    "cache",
+    "report",
+    "plain",
+    "quiet",
+    "dry_run",
+)
+# what decides a run's numbers and is no field: digests, which `identity` is kept with
+DIGESTS = ("data", "imports", "jax_enable_x64", "start_model", "teacher_model")
 
 
 def resolve(config: Config) -> dict[str, Method]:

@@ -190,6 +190,9 @@ READERS: dict[str, Reader] = {
     "keep": ALWAYS,
     "not_finite": ALWAYS,
     "report": ALWAYS,
+    "plain": ALWAYS,
+    "quiet": ALWAYS,
+    "dry_run": ALWAYS,
     "cache": ALWAYS,
     "out": ALWAYS,
     "devices.*": ALWAYS,
@@ -389,6 +392,22 @@ def show_ranges(config: Config) -> None:
                 field.metadata = types.MappingProxyType({**field.metadata, "help": shown})
 
 
+def texts(config: Config) -> dict[str, str]:
+    """The text of every option of a config, by the name of its flag."""
+    return dict(_texts_of(config, ""))
+
+
+def _texts_of(owner: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    own, lifted = _texts(type(owner)), set(LIFTED.values())
+    for field in dataclasses.fields(owner):
+        value = getattr(owner, field.name)
+        if dataclasses.is_dataclass(value):
+            inside = prefix if not prefix and field.name in lifted else f"{prefix}{field.name}."
+            yield from _texts_of(value, inside)
+        else:
+            yield prefix + field.name, own.get(field.name, "")
+
+
 def _groups(owner: Any) -> Iterator[Any]:
     """The groups of options of a dataclass, and those in them."""
     for field in dataclasses.fields(owner):
@@ -397,6 +416,7 @@ def _groups(owner: Any) -> Iterator[Any]:
             yield from _groups(value)
 
 
+@functools.cache
 def _texts(kind: type) -> dict[str, str]:
     """The string below each field of a dataclass, those of its bases too."""
     texts: dict[str, str] = {}

@@ -639,7 +639,9 @@ def lookup(spec: str) -> tuple[Entry, float | None]:
     if name == AB:
         _refuse_ab(spec)
     if name not in FAMILY:
-        near = difflib.get_close_matches(name, [*FAMILY, SUM], n=3, cutoff=0.4) or sorted(FAMILY)
+        known = [*FAMILY, SUM]
+        parts = [own for own in FAMILY if name and name in own.split("_")]  # kl: every kl
+        near = parts or difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(FAMILY)
         raise UsageError(
             "divergence",
             spec,

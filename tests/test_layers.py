@@ -56,11 +56,13 @@ FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from 
     },
     {"experiments.config"},
     {"experiments.data", "experiments.fields", "experiments.models", "configs"},
+    {"experiments.short_help", "experiments.spelling"},
     {"experiments.assemble", "experiments.storage", "experiments.validation", "experiments.cli"},
     {"experiments.evaluation", "experiments.footprint"},
     {"experiments.reporting"},
     {"experiments.gradients", "experiments.running"},
     {
+        "experiments.__main__",
         "experiments.card",
         "experiments.check_gradients",
         "experiments.check_model",

@@ -149,8 +149,8 @@ def _show(key: str, result: Result) -> None:
     for row in result.rows:
         table.add_row(*(_cell(row.get(title, "")) for title in titles))
     # No number is cut, however narrow the screen.
-    width = Console(highlight=False, width=1000).measure(table).maximum
-    Console(highlight=False, width=width).print(table)
+    width = Console(highlight=False, emoji=False, width=1000).measure(table).maximum
+    Console(highlight=False, emoji=False, width=width).print(table)
     print(f"\n{_tally(result.checks)}")
     for check in result.checks:
         print(f"  {'pass' if check.holds else 'FAIL'}  {check.name}: {check.detail}")

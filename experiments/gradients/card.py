@@ -47,9 +47,9 @@ WIDE = 190  # columns where nothing says how wide the terminal is
 def show(rows: Rows) -> None:
     """One line an objective; what a trained discriminator makes of it stands beside the optimal
     one."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=WIDE)
+        console = Console(highlight=False, emoji=False, width=WIDE)
     table = Table(box=None, padding=(0, 1), header_style="bold", caption_justify="left")
     table.caption = (
         "Cosine, norm ratio and relative error are against what the objective claims; the "

@@ -14,7 +14,9 @@ from rich.table import Table
 
 from experiments.reporting.metrics import Metric
 from experiments.running.record import Report, Sink
+from experiments.running.stopping import STOPPING, StopFlag
 
+OVER = ("done", "diverged")  # how the last state of a method begins
 PLAIN_EVERY = 10.0  # seconds between plain progress lines of one method
 
 
@@ -30,6 +32,7 @@ class _Row:
 
     state: str = "waiting"
     share: float = 0.0  # of its updates that are done
+    seconds: float = 0.0  # of training, without compiling
     speed: float = 0.0  # tokens a second
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -37,42 +40,63 @@ class _Row:
 class Screen(Sink):
     """One row a method: waiting, compiling, running or done."""
 
-    def __init__(self, methods: Sequence[str], columns: Sequence[Metric]):
-        """`columns` are the metrics shown once some method has them."""
+    def __init__(
+        self,
+        methods: Sequence[str],
+        columns: Sequence[Metric],
+        stop: StopFlag | None = None,
+        plain: bool = False,
+        quiet: bool = False,
+    ):
+        """`columns` are the metrics shown once some method has them. `stop` says when a stop is
+        asked for; `plain` prints lines on a terminal too, `quiet` nothing but alarms."""
         self.console = plain_console()
         self.live: Live | None = None
         self._rows = {name: _Row() for name in methods}
-        self._columns = columns
+        self._columns, self._stop = columns, stop
+        self._plain, self._quiet = plain, quiet
         self._last_line = 0.0
-        self._began = 0.0  # when the first method did
 
     def __enter__(self) -> Screen:
-        if self.console.is_terminal:
+        if self.console.is_terminal and not (self._plain or self._quiet):
             self.live = Live(
-                self._table(), console=self.console, refresh_per_second=4, transient=True
+                get_renderable=self._table,  # drawn anew at each refresh, a message of a stop too
+                console=self.console,
+                refresh_per_second=4,
+                transient=True,
             )
             self.live.__enter__()
+            if self._stop is not None:
+                self._stop.shown = True
         return self
 
     def __exit__(self, *error: Any) -> None:
+        if self._stop is not None:
+            self._stop.shown = False
         if self.live:
             self.live.__exit__(*error)
-            self.console.print(self._table())
             self.live = None
+            self.console.print(self._table())
 
     def say(self, text: str) -> None:
         """A line of its own."""
+        if self._quiet:
+            return
         self.console.print(text, soft_wrap=not self.console.is_terminal)
 
     def state(self, method: str, state: str) -> None:
         """What a method is at: compiling, done ..."""
-        self._began = self._began or time.monotonic()
-        self._rows[method].state = state
+        row = self._rows[method]
+        row.state = state
+        if state == "kept" or state.startswith(OVER):
+            row.share = 1.0
         self._show(f"{method}: {state}")
 
     def alarm(self, method: str, message: str) -> None:
         """A line of its own."""
+        quiet, self._quiet = self._quiet, False
         self.say(f"  {method}: {message}")
+        self._quiet = quiet
 
     def progress(self, report: Report) -> None:
         """A method has moved: medians over its seeds are shown."""
@@ -82,7 +106,7 @@ class Screen(Sink):
         # what nothing was measured of yet is no number, and no column
         metrics = {name: x for name, x in medians.items() if not np.isnan(x)}
         row = self._rows[method]
-        row.state, row.share = "running", done / updates
+        row.state, row.share, row.seconds = "running", done / updates, seconds
         row.speed = tokens / seconds if seconds else 0.0
         row.metrics = metrics or row.metrics
         shown = "  ".join(
@@ -90,23 +114,26 @@ class Screen(Sink):
             for metric in self._shown()
             if metric.name in row.metrics
         )
-        left = f", about {_span(self._left())} left in all" if done else ""
+        left = f", about {_span(self._left())} of training left in all" if done else ""
         line = f"{method}: {done}/{updates} updates, {row.speed:,.0f} tokens/s{left}  {shown}"
         self._show(line, quiet=done < updates)
 
     def _show(self, line: str, quiet: bool = False) -> None:
-        if self.live:
-            self.live.update(self._table())
-        elif not quiet or time.monotonic() - self._last_line > PLAIN_EVERY:
+        if self.live or self._quiet:
+            return  # the table is drawn by itself
+        if not quiet or time.monotonic() - self._last_line > PLAIN_EVERY:
             self._last_line = time.monotonic()
             print(line, flush=True)
 
     def _left(self) -> float:
-        """Seconds until all methods are done, those that wait taken to need what the others
-        need."""
-        share = sum(row.share for row in self._rows.values())
-        passed = time.monotonic() - self._began
-        return passed / share * (len(self._rows) - share) if share > 0 else 0.0
+        """Seconds of training until all methods are done, at the pace that each has shown. Those
+        that have not begun are taken to need what the others need; compiling is not counted."""
+        paces = {name: row.seconds / row.share for name, row in self._rows.items() if row.seconds}
+        if not paces:
+            return 0.0
+        usual = sum(paces.values()) / len(paces)
+        left = ((1 - row.share) * paces.get(name, usual) for name, row in self._rows.items())
+        return sum(left)
 
     def _shown(self) -> list[Metric]:
         """Columns that some method has a number for."""
@@ -128,8 +155,10 @@ class Screen(Sink):
             ]
             state = bar if row.state == "running" else row.state
             table.add_row(name, state, f"{row.speed:,.0f}" if row.speed else "", *values)
-        if 0 < sum(row.share for row in self._rows.values()) < len(self._rows):
-            table.caption = f"about {_span(self._left())} left"
+        if self._stop is not None and self._stop.asked:
+            table.caption = STOPPING
+        elif left := self._left():
+            table.caption = f"about {_span(left)} of training left"
         return table
 
 

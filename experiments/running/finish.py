@@ -105,6 +105,18 @@ def _without_end(result: RunResult, history: Sequence[schema.HistoryLine]) -> li
 
 def _show(context: RunContext, result: RunResult, ranking: tables.Ranking) -> None:
     console = context.console
+    if not context.config.output.quiet:
+        _show_ranking(context, result, ranking)
+    name = "report.html" if context.config.output.report else "results.json"
+    where = context.folder.path / name
+    if result.complete:
+        console.print(f"{where.stem.capitalize()}: {where}")
+    else:
+        console.print(f"Interrupted. Report so far: {where}. The same command goes on from here.")
+
+
+def _show_ranking(context: RunContext, result: RunResult, ranking: tables.Ranking) -> None:
+    console = context.console
     console.print(tables.terminal(ranking, console.width))
     for name, m in result.methods.items():
         ends = results.describe_ends(m.gap)
@@ -113,9 +125,3 @@ def _show(context: RunContext, result: RunResult, ranking: tables.Ranking) -> No
             console.print(f"{name}: {ends}.")
     for name, said in wording.since_start(result).items():
         console.print(f"{name}: {said}")
-    name = "report.html" if context.config.output.report else "results.json"
-    where = context.folder.path / name
-    if result.complete:
-        console.print(f"{where.stem.capitalize()}: {where}")
-    else:
-        console.print(f"Interrupted. Report so far: {where}. The same command goes on from here.")

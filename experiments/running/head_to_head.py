@@ -80,7 +80,10 @@ def _run(preset: str, config: Config, default: Config, stop: StopFlag) -> int:
         validation.check(config, default)
         layout = devices.lay_out(config.budget.seeds, config.devices)
         reading = assemble.data(config)
-        folder = RunFolder(config.output.out, _identity(config, reading))
+        folder = _folder(config, default, _identity(config, reading))
+        config = configs.replace(config, out=folder.path)
+        if config.output.dry_run:
+            return _show_cost(config, default, reading, layout)
         if (result := _finished(folder, config)) is not None:
             return _already_done(folder, config, result, changed)
         config = assemble.fitted(config, reading)
@@ -104,6 +107,40 @@ def _run(preset: str, config: Config, default: Config, stop: StopFlag) -> int:
                 write_json(folder.path / "bad_rows.json", rows)
         launch = Launch(preset, changed, config, task, components, layout, folder, stop)
         return _train_and_finish(launch, reading)
+
+
+def _folder(config: Config, default: Config, identity: dict[str, Any]) -> RunFolder:
+    """The folder of a run. Where nobody named one, the usual one gets a number once another config
+    has it, so that a changed command needs no --out; the same command finds its own again."""
+    own, number = config.output.out, 1
+    named = own != default.output.out or "--out" in cli.GIVEN or jax.process_count() > 1
+    if named:
+        return RunFolder(own, identity)
+    while True:
+        place = own if number == 1 else own.with_name(f"{own.name}-{number}")
+        try:
+            folder = RunFolder(place, identity)
+        except UsageError as error:
+            if error.field != "out" or not (place / "config.json").is_file():
+                raise
+            number += 1
+            continue
+        if number > 1:
+            print(f"{own} holds another config, so this run goes to {place}.")
+        return folder
+
+
+def _show_cost(config: Config, default: Config, reading: Reading | None, layout: Layout) -> int:
+    """What `--dry-run` prints, once all has been checked that a run checks."""
+    from experiments.running import estimate
+
+    fitted = assemble.fitted(config, reading)
+    task = assemble.task(fitted, reading)
+    footprint.refuse(fitted, default, task)
+    components = assemble.components(fitted, task, layout)
+    ready.check(fitted, task, components, False, layout)
+    estimate.show(fitted, default, task, components, layout)
+    return 0
 
 
 def _refuse_other_formats(folder: RunFolder, config: Config) -> None:
@@ -147,7 +184,9 @@ def _alone(folder: RunFolder) -> Iterator[None]:
 def _train_and_finish(launch: Launch, reading: Reading | None) -> int:
     preset, changed, config, task, components, layout, folder, stop = launch
     methods = configs.resolve(config)
-    screen = Screen(list(methods), scoreboards.of_task(task).live_columns())
+    columns = scoreboards.of_task(task).live_columns()
+    output = config.output
+    screen = Screen(list(methods), columns, stop, plain=output.plain, quiet=output.quiet)
     with Recorder(sinks(screen, folder)) as recorder:
         _introduce(recorder, preset, config, changed, task, layout)
         if reading:

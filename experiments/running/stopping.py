@@ -15,6 +15,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+STOPPING = "stopping after this stretch, keeping what is done (once more to leave at once)"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -28,6 +29,7 @@ class StopFlag:
     def __init__(self):
         self.asked = False
         self.hurried = False  # asked by a scheduler
+        self.shown = False  # by a screen of its own, on which a line would be drawn over
         self._nothing_to_lose = False
 
     def __enter__(self) -> StopFlag:
@@ -54,11 +56,5 @@ class StopFlag:
         self.asked, self.hurried = True, number != signal.SIGINT
         if leave:
             raise KeyboardInterrupt(name)
-        # not print: the signal may have come in the middle of one
-        os.write(
-            2,
-            (
-                f"\n{name}: stopping after this stretch, keeping what is done (once more to leave "
-                "at once).\n"
-            ).encode(),
-        )
+        if not self.shown:  # not print: the signal may have come in the middle of one
+            os.write(2, f"\n{name}: {STOPPING}.\n".encode())

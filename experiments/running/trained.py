@@ -27,14 +27,7 @@ from fdiv.benchmarks import Text, text
 from fdiv.types import Params, Policy, UsageError
 
 # of what decides a run's numbers, what is no field of its config
-DIGESTS = (
-    "data",
-    "imports",
-    "jax_enable_x64",
-    "start_model",
-    "teacher_model",
-    *pretrained.DIGESTS,
-)
+DIGESTS = (*configs.DIGESTS, *pretrained.DIGESTS)
 KEPT = ("preset", "changed", "config")  # of a run's config.json
 BEFORE = 2  # leaves of a `TrainState` before the policy's parameters: the step and the key
 

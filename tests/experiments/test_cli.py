@@ -247,7 +247,7 @@ def test_cards(capsys):
 
 def test_help_lists_every_field(capsys):
     with pytest.raises(SystemExit) as end:
-        call("compare", "two-template", "--help")
+        call("compare", "two-template", "--help-all")
     assert end.value.code == 0
     said = capsys.readouterr().out
     for flag in (
@@ -357,7 +357,7 @@ def test_no_flag_no_path_and_no_value_is_broken(word):
 
 def test_what_a_methods_name_fixes_is_no_option(capsys):
     with pytest.raises(SystemExit):
-        cli.parse("experiments.compare", ["two-template", "--help"])
+        cli.parse("experiments.compare", ["two-template", "--help-all"])
     helped = capsys.readouterr().out
     fixed = [
         f"--{kind}.{field.name.replace('_', '-')} "

@@ -341,7 +341,7 @@ def test_a_policy_that_never_moves_is_told_with_the_numbers(name, updates, flag)
 
 def test_help_gives_the_range_of_every_number(capsys):
     with pytest.raises(SystemExit):
-        cli.parse("experiments.compare", ["rlhf", "--help"])
+        cli.parse("experiments.compare", ["rlhf", "--help-all"])
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     own = fields.table(cli.presets()["rlhf"][1])
     ranged_ones = [name for name, field in own.items() if field.range != ranges.FINITE]
