@@ -1,6 +1,6 @@
 """python -m experiments.compare lm-arithmetic [--benchmark.divergence js] [--beta B]
 
-Sums in words of a real language model, behind two that are solved; an answer is right where its
+Sums in words of a real language model, behind one that is solved; an answer is right where its
 first number is. What leaving the model costs is any f-divergence from it."""
 
 from pathlib import Path
@@ -19,7 +19,7 @@ PRESETS = {
                 rows="sums",
                 checked="first",
                 teacher="none",
-                prompt_length=40,
+                prompt_length=24,
                 horizon=4,
                 buckets=1,
                 validation=0.2,
@@ -29,12 +29,12 @@ PRESETS = {
             scorer=Architecture("hf"),
             methods=("grpo", "rloo", "ppo"),
             seeds=1,
-            updates=12,
-            batch_size=32,
+            updates=10,
+            batch_size=16,
             learning_rate=5e-4,
             max_grad_norm=1.0,
             evaluations=1,
-            samples=24,
+            samples=16,
             temperatures=(1.0,),
             exact_limit=0,
             rloo=group("rloo", group=8),

@@ -26,7 +26,7 @@ PRESETS = {
             policy=Architecture("hf", path=SMOLLM2, lora=Lora(rank=8)),
             scorer=Architecture("hf"),
             methods=("distill:forward_kl", "distill:js", "distill:reverse_kl"),
-            seeds=2,
+            seeds=1,
             updates=8,
             batch_size=4,
             learning_rate=1e-3,

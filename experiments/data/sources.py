@@ -369,7 +369,7 @@ def docstrings(share: Share) -> Iterator[Row]:
 
 
 LARGEST = 49  # number in a sum
-SOLVED = 2  # sums before the one that is asked
+SOLVED = 1  # sums before the one that is asked
 
 
 def pairs(share: Share) -> Iterator[Row]:
@@ -383,10 +383,10 @@ def pairs(share: Share) -> Iterator[Row]:
 
 
 def sums(share: Share) -> Iterator[Row]:
-    """All sums of two numbers up to `LARGEST`, each behind other ones that are solved."""
+    """All sums of two numbers up to `LARGEST`, each behind another that is solved."""
     terms = [(a, b) for a in range(LARGEST + 1) for b in range(LARGEST + 1)]
     for i in range(len(terms))[share.of(len(terms))]:
-        # far apart in the list, and another two for each
+        # far apart in the list, and another for each
         shown = [terms[(i * 37 + 611 * j) % len(terms)] for j in range(1, SOLVED + 1)]
         before = "".join(f"{a} + {b} = {a + b}\n" for a, b in shown)
         a, b = terms[i]

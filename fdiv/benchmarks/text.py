@@ -72,7 +72,7 @@ class Text:
     rows: BuiltIn = "docstrings"
     """What is read where no path is given: docstrings (of the standard library, behind their
     names), questions (conversations that ask for one), pairs (one preferred to that of another
-    name), or sums (of two numbers, behind two that are solved)."""
+    name), or sums (of two numbers, behind one that is solved)."""
     prompt_field: tuple[str, ...] = ()
     """Column of the prompts, or several that make up a prompt, a line each; none: as the layouts in
     docs/data_layouts.md name them."""
