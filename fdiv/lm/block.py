@@ -9,6 +9,7 @@ MLP), Ainslie et al. 2023 (grouped queries), Gemma Team 2024 (arXiv 2408.00118: 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fdiv.checks import one_of
+from fdiv.lm.attention import attend
 from fdiv.lm.spec import Spec
 from fdiv.types import UsageError
 
@@ -122,17 +124,15 @@ class Linear(nn.Module):
     def __call__(self, x: Array) -> Array:
         shape = (*x.shape[-self.inputs :], *self.outputs)
         kernel = self.param("kernel", INITIAL, shape)
-        last = tuple(range(x.ndim - self.inputs, x.ndim))
-        first = tuple(range(self.inputs))
         kind = x.dtype if self.narrow is None else self.narrow  # weights may be kept narrower
-        times = lambda x, kernel, last, first: jax.lax.dot_general(
-            x.astype(kind), kernel.astype(kind), ((last, first), ((), ()))
-        )
-        y = times(x, kernel, last, first)
+        # two dimensions each: the gradient of a product of more is computed at a fraction of this
+        rows = x.astype(kind).reshape(math.prod(x.shape[: -self.inputs]), -1)
+        times = lambda rows, weights: rows @ weights.astype(kind).reshape(rows.shape[1], -1)
+        y = times(rows, kernel)
         if self.has_variable("lora", "a"):
             a, b = (self.get_variable("lora", name) for name in ("a", "b"))
-            low = times(x, a, last, first)
-            y = y + times(low, b, (low.ndim - 1,), (0,))
+            y = y + times(times(rows, a), b)
+        y = y.reshape(*x.shape[: -self.inputs], *self.outputs)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, self.outputs)
             y = y + jnp.expand_dims(narrowed(bias, self.narrow), range(y.ndim - bias.ndim))
@@ -182,60 +182,6 @@ class Attention(nn.Module):
         mixed = attend(spec, kernel, query, key, value, seen)
         out = Linear((spec.width,), inputs=2, narrow=narrow, name="out")(mixed)
         return out, (key, value)
-
-
-def attend(
-    spec: Spec,
-    kernel: Literal["xla", "cudnn"],
-    query: Array,
-    key: Array,
-    value: Array,
-    seen: Array | None,
-) -> Array:
-    """softmax(cap(scale q k)) v, [B, T, heads, head_dim]."""
-    if spec.attention_cap is not None:
-        return _capped(spec, query, key, value, seen)
-    if seen is not None:
-        return jax.nn.dot_product_attention(
-            query,
-            key,
-            value,
-            mask=seen[:, None],
-            scale=spec.attention_scale,
-            implementation="xla",
-        )
-    length = query.shape[1]
-    # cuDNN's gradient takes even lengths alone; a last column more is seen by nothing
-    room = [(0, 0), (0, length % 2 if kernel == "cudnn" else 0), (0, 0), (0, 0)]
-    query, key, value = (jnp.pad(x, room) for x in (query, key, value))
-    mixed = jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
-        is_causal=True,
-        scale=spec.attention_scale,
-        local_window_size=None if spec.window is None else (spec.window - 1, 0),
-        implementation=kernel,
-    )
-    return mixed[:, :length]
-
-
-def _capped(spec: Spec, query: Array, key: Array, value: Array, seen: Array | None) -> Array:
-    """Attention whose logits are capped, which no fused kernel computes."""
-    if seen is None:
-        raise ValueError("capped attention takes who may look where")
-    batch, length = query.shape[:2]
-    grouped = query.reshape(batch, length, spec.kv_heads, -1, spec.head_dim)
-    logits = jnp.einsum("btkgd,bskd->bkgts", grouped, key, preferred_element_type=jnp.float32)
-    logits = softcap(logits * spec.attention_scale, spec.attention_cap)
-    share = jax.nn.softmax(jnp.where(seen[:, None, None], logits, -jnp.inf), axis=-1)
-    mixed = jnp.einsum("bkgts,bskd->btkgd", share.astype(value.dtype), value)
-    return mixed.reshape(query.shape)
-
-
-def softcap(x: Array, cap: float | None) -> Array:
-    """cap tanh(x / cap); x itself where there is no cap."""
-    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 class GatedMLP(nn.Module):
