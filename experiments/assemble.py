@@ -14,15 +14,14 @@ import numpy as np
 
 from experiments import fields
 from experiments.config import Config, prefixed, replace, resolve, strings_possible, teacher_of
-from experiments.data import files, hidden, padding
+from experiments.data import files, hidden, padding, stored
 from experiments.data import reading as readings
 from experiments.data.layouts import listed
 from experiments.data.tokenised import Tokenizer
-from experiments.devices import Layout, memory
+from experiments.devices import Layout, cache_folder, memory
 from experiments.models import pretrained, vocabulary, words
 from fdiv import buckets, exact, metrics, objectives
 from fdiv.benchmarks import Text
-from fdiv.benchmarks.text_rows import demonstrated
 from fdiv.buckets import Buckets
 from fdiv.learner import learner
 from fdiv.lm.hidden import Hidden
@@ -67,7 +66,18 @@ def data(config: Config) -> files.Reading | None:
     if not isinstance(config.benchmark, Text):
         return None
     _refuse_other_words(config, config.benchmark)
-    return files.read(config.benchmark, tokenizer(config.benchmark, config.policy))
+    return read(config)
+
+
+def read(config: Config) -> files.Reading:
+    """The rows of a text benchmark, in memory or in files of the cache folder."""
+    benchmark = config.benchmark
+    if not isinstance(benchmark, Text):
+        raise TypeError(f"{type(benchmark).__name__} has no rows to read")
+    own = tokenizer(benchmark, config.policy)
+    if not stored.wanted(benchmark):
+        return files.read(benchmark, own)
+    return stored.read(benchmark, own, cache_folder(config.output.cache))
 
 
 def tokenizer(benchmark: Text, policy: Architecture | None = None) -> Tokenizer | None:
@@ -133,11 +143,10 @@ def fitted(config: Config, reading: files.Reading | None) -> Config:
     over."""
     rows, benchmark = config.budget.demos, config.benchmark
     if reading is not None and isinstance(benchmark, Text):
-        benchmark = benchmark.fitted(reading.rows)
+        benchmark = reading.fitted_to(benchmark)
         config = replace(config, benchmark=benchmark)
         if config.budget.epochs_over_data and not rows:
-            train = benchmark.split(reading.rows).train
-            rows = sum(demonstrated(reading.rows[i]) for i in train)
+            rows = reading.demonstrations(benchmark)
     passes = config.budget.epochs_over_data
     if passes is None:
         return config
@@ -156,10 +165,12 @@ def task(
     where exact values are asked for and the strings are too many."""
     benchmark = config.benchmark
     if isinstance(benchmark, Text):
-        reading = reading or files.read(benchmark, tokenizer(benchmark, config.policy))
-        benchmark = benchmark.fitted(reading.rows)
+        reading = reading or read(config)
+        benchmark = reading.fitted_to(benchmark)
         _refuse_long(benchmark, len(reading.rows))
-        mdp = _with_own_metrics(readings.build(reading, benchmark, teacher))
+        _refuse_on_host(config, benchmark, reading)
+        build_task = readings.build if reading.store is None else stored.build
+        mdp = _with_own_metrics(build_task(reading, benchmark, teacher))
         reads = {name: method.reads for name, method in resolve(config).items()}
         readings.suits(reading, benchmark, reads)
         spell = reading.vocabulary.spell
@@ -240,7 +251,26 @@ def _refuse_long(benchmark: Text, rows: int) -> None:
     if takes > memory.of_machine():
         field = max(("horizon", "prompt_length"), key=lambda name: getattr(benchmark, name) or 0)
         problem = f"takes {memory.spelled(takes)} of memory for {rows:,} rows of that length."
-        raise UsageError(f"benchmark.{field}", getattr(benchmark, field), problem, "Give less.")
+        fix = "Give less, or keep rows on the host: --benchmark.store host."
+        raise UsageError(f"benchmark.{field}", getattr(benchmark, field), problem, fix)
+
+
+def _refuse_on_host(config: Config, benchmark: Text, reading: files.Reading) -> None:
+    """Raise `UsageError` for what is made of rows in memory, where these stay on the host."""
+    if reading.store is None:
+        return
+    asked = {
+        "teacher_cache": benchmark.teacher_cache and not config.budget.demos,
+        "teacher_system": benchmark.teacher_system is not None,
+        "checked": benchmark.checked is not None,
+    }
+    for field in (name for name, wanted in asked.items() if wanted):
+        value, problem = getattr(benchmark, field), "needs all rows in memory."
+        fix = "Drop it; or --benchmark.store memory."
+        if field == "teacher_cache":
+            problem = "keeps features of all rows on the devices, and these rows stay on the host."
+            fix = "Drop it, or give --demos."
+        raise UsageError(f"benchmark.{field}", value, problem, fix)
 
 
 def _refuse_beyond_positions(config: Config, benchmark: Text, hidden: int) -> None:

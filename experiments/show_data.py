@@ -78,13 +78,16 @@ def show(benchmark: Text, count: int) -> int:
     from rich.console import Console
 
     from experiments import assemble
-    from experiments.data import files, padding, reading
+    from experiments.config import make_config
+    from experiments.data import padding, reading
 
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    source = files.read(benchmark, assemble.tokenizer(benchmark))
-    fitted = benchmark.fitted(source.rows)
+    source = assemble.read(make_config(benchmark=benchmark))
+    fitted = source.fitted_to(benchmark)
+    if source.store is not None:
+        return _in_files(console, source, benchmark, count)
     _rows(console, source, fitted, count)
     for note in reading.notes(source, fitted):
         _wrapped(console, "- ", note)
@@ -101,6 +104,33 @@ def show(benchmark: Text, count: int) -> int:
         path = shlex.quote(str(benchmark.tokenizer))
         own = f"--policy.name hf --policy.path {path} --warm-start 0"
         console.print(f"To train that model, and not a transformer from nothing, add {own}")
+    return 0
+
+
+def _in_files(console: Console, source: Reading, benchmark: Text, count: int) -> int:
+    """The same of rows that stay on the host."""
+    from experiments.data import padding, reading, stored
+    from experiments.data.store import Store
+
+    store, fitted = source.store, source.fitted_to(benchmark)
+    assert isinstance(store, Store), "the rows are in memory"
+    held = set(store.sides(fitted).held_out.tolist())
+    for i in range(min(count, len(store))):
+        console.print(
+            f"row {i + 1:,} ({'held out' if i in held else 'not held out'})", style="bold"
+        )
+        for name, text in _parts(store.row(i), fitted.cut, source.vocabulary):
+            _line(console, name, text)
+        console.print()
+    said = [*reading.notes(source, fitted)]
+    said.append(padding.note(source, fitted, padding.widths(source, fitted)))
+    for note in said:
+        _wrapped(console, "- ", note)
+    try:
+        stored.build(source, fitted)
+    except UsageError as error:
+        return cli.refused(error)
+    console.print(f"\nTo train on it: {_command(benchmark)}")
     return 0
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,8 @@ from fdiv.benchmarks.text_rows import Row
 from fdiv.checks import present
 from fdiv.types import UsageError
 
+PIECE = 1 << 24  # bytes of a file that are read at once where it need not be whole
+IN_PIECES = (formats.LINES, formats.PARQUET, formats.ARROW)
 MANY = 8  # rows from which on all of them may settle what one alone does not
 
 
@@ -103,26 +105,48 @@ def merge(config: Text, parts: Sequence[Part], tokenizer: Tokenizer | None = Non
     pieces = [
         (name, piece) for name, own in zip(names, zip(*(p.pieces for p in parts))) for piece in own
     ]
-    found, bad = _joined(pieces, several=len(names) > 1)
-    rows, numbers, taken_off = _settled(found)
+    rows, numbers, bad, taken_off, counts, chats = collect(pieces, len(names) > 1, tokenizer)
     read_as: dict[str, Any] = {}
     if tokenizer is not None:
-        chats = [one.chat for one in found]
-        read_as["chats"] = sum(chats)
-        rows, numbers, more, counts = tokenised.read_rows(rows, numbers, chats, tokenizer)
-        bad = sorted([*bad, *more], key=lambda each: each[0])
         read_as = {"vocabulary": tokenizer.vocabulary, "tokenizer": tokenizer.digest}
-        read_as["told"] = tuple(tokenised.notes(tokenizer, counts, sum(chats)))
+        read_as["chats"] = chats
+        read_as["told"] = tuple(tokenised.notes(tokenizer, counts, chats))
     if not rows:
         reasons = "; ".join(f"row {number}: {reason}" for number, reason in bad[:SHOWN])
         problem = f"has no good row ({reasons})." if reasons else "has no row."
         raise refuse(str(config.path), problem, "Mend the file, or name its columns.")
     source = names[0] if len(names) == 1 else f"{len(names):,} files ({_few(names)})"
-    read_columns, unread = _columns(piece for _, piece in pieces)
+    read_columns, unread = columns(piece for _, piece in pieces)
     lengths = tuple(k for k in ("prompt_length", "horizon") if getattr(config, k) is None)
     kind = parts[0].kind
     about = (kind, numbers, read_columns, unread, taken_off, lengths)
     return Reading(source, rows, bad, *about, **read_as)
+
+
+class Collected(NamedTuple):
+    """Rows of some pieces, as they are read."""
+
+    rows: list[Row]
+    numbers: list[int]  # of their records
+    bad: list[tuple[int, str]]
+    taken_off: int  # rows whose answers began with their prompt
+    counts: tokenised.Counts  # how they became tokens
+    chats: int  # rows of conversations
+
+
+def collect(
+    pieces: Sequence[tuple[str, Piece]], several: bool, tokenizer: Tokenizer | None
+) -> Collected:
+    """The rows of pieces (of the file of that name), numbered through, as a tokenizer's tokens
+    where there is one."""
+    found, bad = _joined(pieces, several)
+    rows, numbers, taken_off = _settled(found)
+    chats = [one.chat for one in found]
+    if tokenizer is None:
+        return Collected(rows, numbers, bad, taken_off, tokenised.Counts(), sum(chats))
+    rows, numbers, more, counts = tokenised.read_rows(rows, numbers, chats, tokenizer)
+    bad = sorted([*bad, *more], key=lambda each: each[0])
+    return Collected(rows, numbers, bad, taken_off, counts, sum(chats))
 
 
 def _joined(
@@ -155,7 +179,7 @@ def _settled(found: Sequence[Found]) -> tuple[list[Row], list[int], int]:
     return rows, [one.number for one in found], sum(off)
 
 
-def _columns(pieces: Iterable[Piece]) -> tuple[tuple[str, ...], dict[str, int]]:
+def columns(pieces: Iterable[Piece]) -> tuple[tuple[str, ...], dict[str, int]]:
     """Columns that were read, and how many records have others."""
     seen: Counter[str] = Counter()
     fields: Counter[str] = Counter()
@@ -261,6 +285,44 @@ def _recorded(
         first = _first_known(files, first, config)
     render = _renderer(tokenizer)
     return [record_rows.rows(own.numbered, first, own.numbers, config, render) for own in each]
+
+
+class Streamed(NamedTuple):
+    """One of the pieces that a source is read in, so that it never is in memory whole."""
+
+    number: int  # among all pieces
+    file: str  # its name
+    piece: Piece
+
+
+def stream(config: Text, share: Share, tokenizer: Tokenizer | None) -> Iterator[Streamed]:
+    """A process's share of the pieces of a config's files of records, one after the other. Raises
+    `UsageError` where there are no such files."""
+    check(config)
+    path = present(config.path, "path")
+    files = formats.sources(Path(path))
+    if files[0].kind == formats.PLAIN:
+        problem, fix = "is plain text, which is read into memory.", "Give records: JSON lines."
+        raise UsageError("benchmark.path", str(path), problem, fix)
+    with formats.readable(path):
+        parts = [(file, Share(k, _parts(file))) for file in files for k in range(_parts(file))]
+        firsts = (sources.RECORDS[file.kind](file, Share(0, _parts(file))).first for file in files)
+        first = next((one for one in firsts if one is not None), None)
+        if first is not None and not layouts.known(first, config):
+            first = _first_known(files, first, config)
+        render = None
+        if tokenizer is not None and tokenizer.has_template:
+            render = templates.renderer(tokenizer.words, tokenizer.name)
+        for number in range(share.index, len(parts), share.count):
+            file, part = parts[number]
+            own = sources.RECORDS[file.kind](file, part)
+            piece = record_rows.rows(own.numbered, first, own.numbers, config, render)
+            yield Streamed(number, file.path.name, piece)
+
+
+def _parts(file: formats.Source) -> int:
+    """In how many pieces a file is read; one that has to be parsed whole is one piece."""
+    return max(1, -(-file.length() // PIECE)) if file.kind in IN_PIECES else 1
 
 
 def _first_known(

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from experiments.data.reading import Reading
 from fdiv import buckets
 from fdiv.benchmarks.text import BYTES, Text
-from fdiv.benchmarks.text_rows import demonstrated
 from fdiv.buckets import Buckets
 
 GOAL = 0.14  # share of padding that is small enough
 MOST = 8  # widths that are fitted, each of which has to be compiled
 BATCH = 32  # rows of a step, where there is no run that says how many
-
-
-def lengths(reading: Reading, config: Text) -> np.ndarray:
-    """Columns of each string that is trained on."""
-    cut, rows = config.cut, reading.rows
-    strings = (cut.string(rows[i]) for i in config.split(rows).train if demonstrated(rows[i]))
-    return np.array([len(prompt) + len(answer) + ended for prompt, answer, ended in strings])
 
 
 def widths(reading: Reading, config: Text, batch: int = BATCH) -> Buckets | None:
@@ -28,7 +18,7 @@ def widths(reading: Reading, config: Text, batch: int = BATCH) -> Buckets | None
     As many as `config.buckets` says; where it says nothing, for tokens the fewest that leave no
     more padding than `GOAL`, and for bytes one."""
     unasked = config.buckets is None and reading.vocabulary is BYTES
-    size = lengths(reading, config)
+    size = reading.trained_lengths(config)
     if unasked or config.buckets == 1 or not size.size:
         return None
     whole = sum(config.cut)
@@ -43,7 +33,7 @@ def widths(reading: Reading, config: Text, batch: int = BATCH) -> Buckets | None
 
 def note(reading: Reading, config: Text, fitted: Buckets | None, batch: int = BATCH) -> str:
     """How much of a step's tokens is padding, with these widths and with one."""
-    size, whole = lengths(reading, config), sum(config.cut)
+    size, whole = reading.trained_lengths(config), sum(config.cut)
     if not size.size:
         return ""
     alone = f"{1 - size.mean() / whole:.0%} of a step's tokens are padding"

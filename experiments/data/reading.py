@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,6 +20,29 @@ SHOWN = 5  # bad rows quoted in a message; all of them go to the run's folder
 NAMED = 8  # rows named by number in a note
 LEARNS = {"pairs": "comparisons", "labels": "completions that are liked and ones that are not"}
 SIDES = {"prompt": "their prompts as the policy sees them", "answer": "their strings after the cut"}
+
+
+class InFiles(Protocol):
+    """Rows that stay on the host: `experiments.data.store.Store`."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def name(self) -> str:
+        """A digest of what was read, and how."""
+        ...
+
+    def fitted(self, config: Text) -> Text:
+        """The config with both lengths."""
+        ...
+
+    def trained_lengths(self, config: Text) -> np.ndarray:
+        """Columns of each string that is trained on, of a fitted config."""
+        ...
+
+    def notes(self, config: Text) -> list[str]:
+        """What a reader of the results should know of the rows."""
+        ...
 
 
 class Reading(NamedTuple):
@@ -38,9 +61,29 @@ class Reading(NamedTuple):
     tokenizer: str = ""  # the digest of the one that made them
     told: tuple[str, ...] = ()  # what is to be known of how
     chats: int = 0  # how many rows were conversations
+    store: InFiles | None = None  # the rows, where they are in files and not in `rows`
+
+    def fitted_to(self, config: Text) -> Text:
+        """The config with the lengths that its rows decide."""
+        return config.fitted(self.rows) if self.store is None else self.store.fitted(config)
+
+    def demonstrations(self, config: Text) -> int:
+        """How many strings are trained on, of a fitted config."""
+        return len(self.trained_lengths(config))
+
+    def trained_lengths(self, config: Text) -> np.ndarray:
+        """Columns of each string that is trained on, of a fitted config."""
+        if self.store is not None:
+            return self.store.trained_lengths(config)
+        cut, rows = config.cut, self.rows
+        train = (rows[i] for i in config.split(rows).train)
+        strings = map(cut.string, filter(demonstrated, train))
+        return np.array([len(prompt) + len(answer) + end for prompt, answer, end in strings])
 
     def digest(self) -> str:
         """A hash of the good rows, in order, and of the tokenizer that read them."""
+        if self.store is not None:
+            return self.store.name
         state = hashlib.sha256(self.tokenizer.encode())
         for row in self.rows:
             prompt, answer = _raw(row.prompt), _raw(row.completion)
@@ -69,6 +112,9 @@ def _raw(symbols: Symbols) -> bytes:
 
 def notes(reading: Reading, config: Text) -> list[str]:
     """A sentence or two for each thing that is worth knowing."""
+    if reading.store is not None:
+        said = [_columns(reading), *reading.told, *reading.store.notes(config), reading.bad_rows()]
+        return [note for note in said if note]
     config = config.fitted(reading.rows)
     division = config.split(reading.rows)
     said = [
@@ -274,6 +320,9 @@ def build(reading: Reading, config: Text, teacher: Model | None = None) -> Token
 def lacking(reading: Reading, config: Text, reads: str) -> tuple[str, str] | None:
     """Why there is nothing to learn from for a method that reads demos, pairs or labels, and what
     to do; None where there is something."""
+    if reading.store is not None and reads != "demos":
+        fix = "Use a method that learns from demonstrations, or drop --benchmark.store host."
+        return f"rows on the host are demonstrations: there are no {reads}.", fix
     unit = reading.vocabulary.unit
     reasons = {"pairs": _no_pairs, "labels": _no_labels}
     if reads not in reasons:

@@ -24,6 +24,13 @@ class Layout(Protocol):
         """[count, ...] anywhere -> the same values on these devices, in this layout's own shape."""
         ...
 
+    def put_rows(
+        self, shape: tuple[int, int, int], load: Callable[[tuple[slice, slice, slice]], Tree]
+    ) -> Tree:
+        """Rows [count, steps, B, ...] of that shape in this layout's own, of which each process
+        loads those of its own devices alone: `load` gives the rows at these places."""
+        ...
+
     def get(self, tree: Tree) -> Tree:
         """This layout's own shape -> [count, ...], the same on every process."""
         ...

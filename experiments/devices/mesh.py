@@ -8,6 +8,7 @@ tensor (Shoeybi et al. 2019, Megatron-LM, arXiv 1909.08053)."""
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -63,6 +64,31 @@ class MeshLayout:
     def put(self, tree: Any) -> Any:
         """[count, ...] on these devices."""
         return jax.tree.map(_placed, tree, self._shardings(tree))
+
+    def put_rows(
+        self, shape: tuple[int, int, int], load: Callable[[tuple[slice, slice, slice]], Any]
+    ) -> Any:
+        """Rows [count, steps, B, ...] parted over data and fsdp, where they divide; each process
+        loads those of its own devices."""
+        divides = shape[2] % (self._sizes["data"] * self._sizes["fsdp"]) == 0
+        sharding = NamedSharding(self._mesh, PartitionSpec(None, None, ROWS if divides else None))
+        loaded: dict[tuple, list] = {}
+
+        def part(leaf: int, index: tuple[slice, ...]) -> np.ndarray:
+            own = tuple(slice(*x.indices(size)) for x, size in zip(index, shape))
+            place = tuple((x.start, x.stop) for x in own)
+            if place not in loaded:
+                loaded[place] = jax.tree.leaves(load((own[0], own[1], own[2])))
+            return loaded[place][leaf]
+
+        none = load((slice(0, 0), slice(0, 0), slice(0, 0)))
+        arrays = [
+            jax.make_array_from_callback(
+                (*shape, *x.shape[3:]), sharding, functools.partial(part, i)
+            )
+            for i, x in enumerate(jax.tree.leaves(none))
+        ]
+        return jax.tree.unflatten(jax.tree.structure(none), arrays)
 
     def share(self, tree: Any) -> Any:
         """Arrays that are the same for all runs, without the dimension that counts these, parted

@@ -41,6 +41,12 @@ class SeedLayout:
         """Inside a program: rows of one run as they are."""
         return tree
 
+    def put_rows(
+        self, shape: tuple[int, int, int], load: Callable[[tuple[slice, slice, slice]], Any]
+    ) -> Any:
+        """Rows [count, steps, B, ...], all loaded here."""
+        return self.put(load((slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))))
+
     def get(self, tree: Any) -> Any:
         """This layout -> [count, ...]."""
         if not self._several:

@@ -11,8 +11,10 @@ import numpy as np
 
 from experiments.assemble import Task, make_learner
 from experiments.config import Config
+from experiments.data import on_host
+from experiments.data.on_host import Strings
 from experiments.devices import Layout, Program
-from experiments.running import finite, runs
+from experiments.running import feed, finite, runs
 from experiments.running.runs import Runs
 from fdiv.buckets import Buckets
 from fdiv.types import LearnerState, Objective
@@ -85,16 +87,21 @@ def build(
 
     `advance` gives the buffers of the states that it is called with away."""
     budget, new_rows = config.budget, runs.batches(task.mdp, reads)
+    fed = feed.of(budget, new_rows, layout, train_state)
     skip = config.saving.not_finite == "skip"
     watched: list[tuple[str, ...]] = []  # names, which are known once the update is traced
 
-    def advance(train_state: TrainState, count: jax.Array, fresh: jax.Array):
+    def advance(train_state: TrainState, count: jax.Array, fresh: jax.Array, *read: Strings):
         learner = make_learner(config, objective, train_state.rate, budget.updates, widths)
 
-        def one(_, carry):
+        def one(i, carry):
             state, log = carry
             key = train_state.data_key
-            batch = layout.rows(runs.batch(budget, new_rows, train_state.rows, key, state.step))
+            if read:
+                batch = on_host.sequences(jax.tree.map(lambda x: x[i], read[0]))
+            else:
+                batch = runs.batch(budget, new_rows, train_state.rows, key, state.step)
+            batch = layout.rows(batch)
             new, metrics = learner.update(state, batch)
             state, log, names = finite.record(log, state, new, metrics, skip=skip)
             watched.append(names)
@@ -104,21 +111,27 @@ def build(
         state, log = jax.lax.fori_loop(0, count, one, (train_state.learner, log))
         return train_state._replace(learner=state, log=log)
 
-    def probe(train_state: TrainState):
+    def probe(train_state: TrainState, *read: Strings):
         state = train_state.learner
         key = jax.random.fold_in(train_state.data_key, -1 - state.step)
-        batch = layout.rows(runs.drawn(budget, new_rows, train_state.rows, key))
+        if read:
+            batch = on_host.sequences(jax.tree.map(lambda x: x[0], read[0]))
+        else:
+            batch = runs.drawn(budget, new_rows, train_state.rows, key)
+        batch = layout.rows(batch)
         metrics = objective.prepare(key, state.params, state.aux, batch)[2]
         logged = (*finite.MEANS, "tokens")
         return {name: value for name, value in metrics.items() if name not in logged}
 
     one_update = (jnp.int32(1), jnp.bool_(True))
-    program, seconds = layout.compile(advance, train_state, *one_update, shared=(1, 2), donate=(0,))
-    probe_program, more = layout.compile(probe, train_state)
-    memory = _memory_bytes(program)
-    return CompiledMethod(
-        layout, program, probe_program, budget.updates, watched[-1], seconds + more, memory
+    several, single = ((), ()) if fed is None else ((fed.updates(0),), (fed.probed(train_state),))
+    program, seconds = layout.compile(
+        advance, train_state, *one_update, *several, shared=(1, 2), donate=(0,)
     )
+    probe_program, more = layout.compile(probe, train_state, *single)
+    memory = _memory_bytes(program)
+    both = (program, probe_program) if fed is None else fed.wrapped(program, probe_program)
+    return CompiledMethod(layout, *both, budget.updates, watched[-1], seconds + more, memory)
 
 
 def _memory_bytes(compiled: Program) -> int:

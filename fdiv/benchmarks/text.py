@@ -94,6 +94,10 @@ class Text:
     horizon: int | None = ranged(None, least=1, most=LONGEST_TEXT)
     """Tokens (bytes) of a completion that it learns and writes, the first ones, EOS included; none:
     such that 9 of 10 of the file's are whole, at most 512 (64 for docstrings and plain text)."""
+    store: Literal["memory", "host"] | None = None
+    """Where rows lie: memory (and the devices), or files of token ids in the cache folder, from
+    which the next batches are read while a model trains (host: demonstrations of records alone);
+    none: memory, but files for a source too large for it."""
     buckets: int | None = ranged(None, least=1, most=16)
     """Widths that a step's rows are computed in, each group of like length in the first that holds
     it, so that short rows do not pay for long ones; each is compiled. 1: that of the longest alone;

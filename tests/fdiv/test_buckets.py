@@ -69,7 +69,7 @@ def after(name, count, widths, seeds=1):
 @pytest.mark.parametrize(
     ("name", "count", "seeds"),
     [
-        ("sft", 7, 2),
+        pytest.param("sft", 7, 2, marks=pytest.mark.wide),
         pytest.param("sft", 6, 1, marks=pytest.mark.wide),
         pytest.param("sft", 2, 1, marks=pytest.mark.wide),
         pytest.param("distill", 6, 1, marks=pytest.mark.wide),
