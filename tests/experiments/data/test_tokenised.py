@@ -129,6 +129,7 @@ def test_which_turns_are_learned(turns, answers, template, tmp_path):
     record = talk("hi", "yo", "so", "bye")
     result, say = read(tmp_path, [record], made(template=template), turns=turns)
     assert [say(row.completion) for row in result.rows] == answers
+    assert result.chats == len(answers)
     assert ("no chat template" in " ".join(result.told)) == (template is None)
 
 
