@@ -18,6 +18,7 @@ SCRIPTS = {
     "generate": ("Text by a trained policy or a language model.", "seconds to a minute"),
     "score": ("The log-probs of a text under one.", "seconds to a minute"),
     "export": ("A policy of text as a Hugging Face folder.", "seconds to a minute"),
+    "runs": ("Finished runs: list, show, diff, compare, clean.", "seconds"),
     "sweep": ("Many runs, here or on SLURM.", "as its runs"),
     "speed": ("Tokens a second of each method.", "half a minute"),
     "doctor": ("Whether this machine is ready, and what it has.", "seconds"),

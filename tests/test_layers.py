@@ -74,6 +74,7 @@ FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from 
         "experiments.fuzz",
         "experiments.generate",
         "experiments.intervals",
+        "experiments.runs",
         "experiments.score",
         "experiments.show_data",
         "experiments.smollm2",

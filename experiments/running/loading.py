@@ -80,7 +80,7 @@ class Run:
     """The folder of a run. `load` makes it."""
 
     def __init__(self, path: Path, result: RunResult | None):
-        self.path, self._result = path, result
+        self.path, self.result = path, result
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "not complete"
@@ -89,7 +89,7 @@ class Run:
     @property
     def complete(self) -> bool:
         """Whether all of its methods have finished."""
-        return self._result is not None and self._result.complete
+        return self.result is not None and self.result.complete
 
     @functools.cached_property
     def kept(self) -> Json:
@@ -133,8 +133,8 @@ class Run:
     @functools.cached_property
     def method_results(self) -> dict[str, MethodResult]:
         """What was measured of each method at its end."""
-        if self._result is not None:
-            return dict(self._result.methods)
+        if self.result is not None:
+            return dict(self.result.methods)
         places = sorted((self.path / "methods").glob("*.json"))
         by_file = {place.name: files.load(place, schema.method) for place in places}
         named = {f"{run_folder.file_name(n)}.json": n for n in self.kept["config"]["methods"]}

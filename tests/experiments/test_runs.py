@@ -1,0 +1,91 @@
+"""Runs that were made: listed, shown, compared, cleaned."""
+
+from __future__ import annotations
+
+import pytest
+import run_folders
+
+from experiments import load, runs
+from experiments.config import make_config
+from fdiv.benchmarks import TwoTemplate
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, updates, vocab in (("first", 2, 3), ("second", 3, 3), ("other", 2, 2)):
+        config = make_config(
+            benchmark=TwoTemplate(vocab=vocab, horizon=2),
+            methods=("sft",),
+            seeds=2,
+            updates=updates,
+        )
+        run_folders.made(tmp_path / "runs" / name, config, spread=0.0 if name == "first" else None)
+    (tmp_path / "runs" / "other" / "results.json").unlink()
+    return tmp_path / "runs"
+
+
+def call(*words):
+    return runs.main([str(word) for word in words])
+
+
+def test_runs_are_listed_and_shown(folder, capsys):
+    assert call("list") == 0
+    shown = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in shown.splitlines() if "runs/" in line}
+    assert "complete" in lines["runs/first"] and "1 of 1 methods" in lines["runs/other"]
+    assert "3 runs." in shown
+    assert call("show", "runs/first") == 0
+    assert "sft" in capsys.readouterr().out
+    assert call("show", "runs/other") == 0
+    assert "No results yet; finished: sft" in capsys.readouterr().out
+
+
+def test_two_runs_differ_in_fields(folder, capsys):
+    assert call("diff", "runs/first", "runs/second") == 0
+    shown = capsys.readouterr().out
+    assert "updates" in shown and "1 fields differ." in shown and "0 results differ" in shown
+
+
+def test_checkpoints_are_deleted_and_results_stay(folder, capsys):
+    saves = folder / "first" / "checkpoints"
+    (saves / "sft" / "1").mkdir(parents=True)
+    (saves / "sft" / "1" / "x").write_bytes(bytes(3000))
+    assert call("clean", "runs/first") == 0 and (saves / "sft").exists()
+    assert "2.9 kB in all" in capsys.readouterr().out
+    assert call("clean", "runs/first", "--yes") == 0
+    assert (
+        not (saves / "sft").exists() and load(folder / "first").methods["sft"].params() is not None
+    )
+    assert call("clean", "runs/first", "--finals", "--yes") == 0
+    assert not any(saves.iterdir()) and load(folder / "first").complete
+
+
+REFUSED = {
+    "no command": (["lst"], ["command = 'lst'", "compare"]),
+    "no folder": (["list", "nowhere"], ["folder = 'nowhere'"]),
+    "no run": (["show", "runs"], ["holds no run"]),
+    "one run": (["compare", "runs/first"], ["two folders"]),
+    "not ended": (["compare", "runs/first", "runs/other"], ["has not come to its end"]),
+    "cleaned early": (["clean", "runs/other", "--yes"], ["has not come to its end"]),
+    "no axis": (["compare", "runs/first", "runs/second", "--axis", "speed"], ["axis = 'speed'"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_said(case, folder, capsys):
+    argv, says = REFUSED[case]
+    assert call(*argv) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert all(text in said for text in says), said
+
+
+@pytest.mark.wide
+def test_several_runs_are_one_report(folder, capsys):
+    assert call("compare", "runs/first", "runs/second", "--axis", "updates") == 0
+    assert capsys.readouterr().out.strip() == "runs/compared/report.html"
+    text = (folder / "compared" / "table.md").read_text()
+    assert "sft @ updates=2" in text and "sft @ updates=3" in text
+    assert call("compare", "runs/first", "runs/second") == 0
+    assert "sft @ first" in (folder / "compared-2" / "table.md").read_text()
+    assert call("list") == 0 and "merged" in capsys.readouterr().out
