@@ -88,7 +88,6 @@ class Clean:
 def list_runs(options: List) -> int:
     """Print a line for each."""
     from experiments.running import loading
-    from experiments.running.console import print_table
 
     if not options.folder.is_dir():
         raise UsageError("folder", str(options.folder), "is no folder.", "Give one with runs.")
@@ -106,7 +105,7 @@ def list_runs(options: List) -> int:
                 rows.append([str(place), "", "", "", f"cannot be read: {error.problem}", "", ""])
     titles = ["run", "preset", "methods", "seeds", "state", "begun", "size"]
     caption = f"{len(rows)} runs." if rows else f"No run in {options.folder}."
-    print_table(titles, rows, caption)
+    _print_rows(titles, rows, caption)
     return 0
 
 
@@ -151,14 +150,13 @@ def diff(options: Diff) -> int:
     from experiments import config as configs
     from experiments.reporting import tables
     from experiments.running import loading
-    from experiments.running.console import print_table
 
     runs = [loading.load(path) for path in (options.first, options.second)]
     kept = [run.kept.get("config", {}) for run in runs]
     titles = ["", str(options.first), str(options.second)]
     fields = configs.difference(*kept)
     rows = [[name, *(_short(value) for value in two)] for name, two in fields.items()]
-    print_table(titles, rows, f"{len(rows)} fields differ.")
+    _print_rows(titles, rows, f"{len(rows)} fields differ.")
     rows = []
     for name in runs[0].method_results:
         if name not in runs[1].method_results:
@@ -168,7 +166,7 @@ def diff(options: Diff) -> int:
             if metric in other and own[metric].seeds != other[metric].seeds:
                 values = [tables.interval(m[metric]) for m in (own, other)]
                 rows.append([f"{name} {metric}", *values])
-    print_table(titles, rows, f"{len(rows)} results differ, of the methods that both have.")
+    _print_rows(titles, rows, f"{len(rows)} results differ, of the methods that both have.")
     return 0
 
 
@@ -259,6 +257,15 @@ def clean(options: Clean) -> int:
     if not options.yes:
         print(f"{spelled(total)} in all. Add --yes to delete them; results stay.")
     return 0
+
+
+def _print_rows(titles: list[str], rows: list[list[str]], caption: str) -> None:
+    """Lines as wide as they are: a path that is broken cannot be copied."""
+    lines = [titles, *rows] if rows else []
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        print("  ".join(map(str.ljust, line, widths)).rstrip())
+    print(caption)
 
 
 def _size(path: Path) -> int:
