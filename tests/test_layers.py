@@ -51,6 +51,7 @@ FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from 
     {
         "experiments.devices",
         "experiments.escapes",
+        "experiments.foreign",
         "experiments.optimiser",
         "experiments.paths",
     },

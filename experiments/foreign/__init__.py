@@ -1,0 +1,1 @@
+"""What configurations of other people's codes minimise, in this project's terms."""
