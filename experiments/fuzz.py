@@ -250,6 +250,7 @@ def check(config: Config, preset: Config) -> None:
     """All that `compare` checks before it writes anything. Raises `UsageError`."""
     from experiments import assemble, devices, footprint, validation
     from experiments.config import resolve
+    from experiments.running import runs
 
     validation.check(config, preset)
     devices.lay_out(config.budget.seeds, config.devices)
@@ -259,7 +260,8 @@ def check(config: Config, preset: Config) -> None:
     footprint.refuse(config, preset, task)
     components = assemble.components(config, task)
     shared = (config.benchmark, config.policy, config.scorer, config.penalty, config.control)
-    for method in resolve(config).values():
+    for name, method in resolve(config).items():
+        runs.batches(task.mdp, method.reads, name)
         awaited = task.mdp.expert is None and _has_teacher(config)  # a teacher that is to be
         if not awaited and (method, *shared) not in BUILT:
             assemble.build(config, method, components)

@@ -32,10 +32,10 @@ def check(
     if expert is not None:
         task = task._replace(mdp=task.mdp._replace(expert=expert))
         components = components._replace(mdp=task.mdp)
-    for each in configs.resolve(config).values():
+    for name, each in configs.resolve(config).items():
         divergences.over_vocabulary(methods.claim_on(each, task.mdp).minimises)
         objective = assemble.build(config, each, components)
-        runs.batches(task.mdp, each.reads)
+        runs.batches(task.mdp, each.reads, name)
         if not started:
             _trace(config, each, components, objective)
 

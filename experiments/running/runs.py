@@ -29,17 +29,19 @@ class Runs(NamedTuple):
     rows: Any = ()  # each run's fixed rows [count, N, ...], or () where every update draws new ones
 
 
-def batches(mdp: TokenMDP, reads: str) -> Batches:
+def batches(mdp: TokenMDP, reads: str, method: str | None = None) -> Batches:
     """Where a method's batches come from: `reads` is demos, pairs or labels.
 
-    Raises `UsageError` where the task has none to give."""
+    Raises `UsageError` where the task has none to give, by the name of the method."""
     of = {"demos": mdp.demos, "pairs": mdp.pairs, "labels": mdp.labels or mdp.pairs}[reads]
     if of is None:
         fix = (
             "Use a benchmark with them (rewarded, or text with such columns), or a method "
             "that learns from other data."
         )
-        raise UsageError("methods", reads, f"there are no {reads} to learn from here.", fix)
+        raise UsageError(
+            "methods", method or reads, f"there are no {reads} to learn from here.", fix
+        )
     return of
 
 
