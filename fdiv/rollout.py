@@ -1,8 +1,9 @@
-"""The only autoregressive loop: one scan with a cache."""
+"""The only autoregressive loop: a scan with a cache, in stretches where strings may end early."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from fdiv.types import PAD, Model, Params, Policy, Readout, Rollout, Sequences, 
 
 # (uniforms [B], log-probs [B, V]) -> tokens [B]
 Choose = Callable[[Array, Array], Array]
+STRETCH = 32  # most tokens that are written between two looks at whether every string has ended
 
 
 def last_tokens(prompts: Sequences) -> Array:
@@ -61,7 +63,10 @@ def greedy(horizon: int, eos: tk.Eos) -> Rollout:
 
 def sampler(horizon: int, eos: tk.Eos, choose: Choose = draw) -> Rollout:
     """(key, policy, params, prompts [B, P]) -> sampled strings [B, P + horizon] and the log-probs
-    of their actions."""
+    of their actions.
+
+    A long horizon is taken in stretches of at most `STRETCH` tokens, and none is begun once every
+    string has ended; what is drawn is the same."""
 
     def rollout(
         key: Array, policy: Policy, params: Params, prompts: Sequences
@@ -69,10 +74,38 @@ def sampler(horizon: int, eos: tk.Eos, choose: Choose = draw) -> Rollout:
         uniforms = jax.random.uniform(key, (horizon, prompts.tokens.shape[0]))
         act = _act(policy, params, eos, choose)
         first = _first(policy, params, prompts, horizon)
-        _, (actions, log_probs) = jax.lax.scan(act, first, uniforms)
+        if eos is None or horizon <= STRETCH:
+            _, (actions, log_probs) = jax.lax.scan(act, first, uniforms)
+        else:
+            actions, log_probs = _in_stretches(act, first, uniforms)
         return _placed(prompts, actions.T, log_probs.T, eos)
 
     return rollout
+
+
+def _in_stretches(act: Callable, first: Any, uniforms: Array) -> tuple[Array, Array]:
+    """Actions and their log-probs [H, B] of a scan of `act`, as long as a string goes on."""
+    horizon, batch = uniforms.shape
+    count = -(-horizon // STRETCH)
+    size = -(-horizon // count)  # of one length; the steps beyond the horizon are dropped
+    uniforms = jnp.pad(uniforms, [(0, count * size - horizon), (0, 0)])
+    like = jax.eval_shape(act, first, uniforms[0])[1]
+    written = jax.tree.map(lambda x: jnp.zeros((count * size, batch), x.dtype), like)
+    written = (jnp.full_like(written[0], PAD), written[1])
+
+    def more(state):
+        i, (_, _, alive), _ = state
+        return (i < count) & jnp.any(alive)
+
+    def stretch(state):
+        i, carry, written = state
+        own = jax.lax.dynamic_slice_in_dim(uniforms, i * size, size)
+        carry, new = jax.lax.scan(act, carry, own)
+        put = lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i * size, axis=0)
+        return i + 1, carry, jax.tree.map(put, written, new)
+
+    _, _, written = jax.lax.while_loop(more, stretch, (jnp.asarray(0), first, written))
+    return jax.tree.map(lambda x: x[:horizon], written)
 
 
 def until_ended(horizon: int, eos: tk.Eos, choose: Choose = draw) -> Rollout:

@@ -26,18 +26,12 @@ def attend(
     value: Array,
     seen: Array | None,
 ) -> Array:
-    """softmax(cap(scale q k)) v, [B, T, heads, head_dim]."""
-    if spec.attention_cap is not None:
-        return _capped(spec, query, key, value, seen)
+    """softmax(cap(scale q k)) v of whole strings, [B, T, heads, head_dim]; `seen` [B or 1, T, S] as
+    in `masked`, None: everything before, within the window of all layers."""
     if seen is not None:
-        return jax.nn.dot_product_attention(
-            query,
-            key,
-            value,
-            mask=seen[:, None],
-            scale=spec.attention_scale,
-            implementation="xla",
-        )
+        return masked(spec, query, in_front(key), in_front(value), seen)
+    if spec.attention_cap is not None:
+        raise ValueError("capped attention takes who may look where")
     if kernel == "xla":
         return causal(spec, query, key, value)
     length = query.shape[1]
@@ -56,17 +50,28 @@ def attend(
     return mixed[:, :length]
 
 
-def _capped(spec: Spec, query: Array, key: Array, value: Array, seen: Array | None) -> Array:
-    """Attention whose logits are capped, which no fused kernel computes."""
-    if seen is None:
-        raise ValueError("capped attention takes who may look where")
-    batch, length = query.shape[:2]
-    grouped = query.reshape(batch, length, spec.kv_heads, -1, spec.head_dim)
-    logits = jnp.einsum("btkgd,bskd->bkgts", grouped, key, preferred_element_type=jnp.float32)
-    logits = softcap(logits * spec.attention_scale, spec.attention_cap)
-    share = jax.nn.softmax(jnp.where(seen[:, None, None], logits, -jnp.inf), axis=-1)
-    mixed = jnp.einsum("bkgts,bskd->btkgd", share.astype(value.dtype), value)
-    return mixed.reshape(query.shape)
+def in_front(x: Array) -> Array:
+    """Heads before columns: [B, S, G, D] -> [B, G, S, D], and back."""
+    return x.transpose(0, 2, 1, 3)
+
+
+def masked(spec: Spec, query: Array, key: Array, value: Array, seen: Array) -> Array:
+    """Attention of queries [B, T, heads, D] to keys in front [B, G, S, D] that `seen` [B or 1, T,
+    S] lets them see, each at least one."""
+    return _apart(_over(spec, _grouped(spec, query), key, value, seen[:, None, None]))
+
+
+def _grouped(spec: Spec, query: Array) -> Array:
+    """[B, T, heads, D] -> [B, G, heads of a group, T, D]."""
+    batch, length, heads, size = query.shape
+    groups = spec.kv_heads
+    return query.reshape(batch, length, groups, heads // groups, size).transpose(0, 2, 3, 1, 4)
+
+
+def _apart(grouped: Array) -> Array:
+    """`_grouped` undone."""
+    batch, groups, each, length, size = grouped.shape
+    return grouped.transpose(0, 3, 1, 2, 4).reshape(batch, length, groups * each, size)
 
 
 def causal(spec: Spec, query: Array, key: Array, value: Array) -> Array:
@@ -75,44 +80,35 @@ def causal(spec: Spec, query: Array, key: Array, value: Array) -> Array:
     Queries are taken a block at a time over the keys that any of them sees, so that most of what is
     masked is never computed. Heads come in front, and the queries of heads that share keys lie
     below one another: a product is of matrices, one for each string and head of keys."""
-    batch, length, heads, size = query.shape
-    groups = spec.kv_heads
-    grouped = query.reshape(batch, length, groups, heads // groups, size).transpose(0, 2, 3, 1, 4)
-    key, value = (x.transpose(0, 2, 1, 3) for x in (key, value))
+    length, grouped = query.shape[1], _grouped(spec, query)
+    key, value = in_front(key), in_front(value)
     step = max(BLOCK, -(-length // BLOCKS))
     mixed = []
     for begin in range(0, length, step):
         end = min(begin + step, length)
         first = 0 if spec.window is None else max(0, begin - spec.window + 1)
+        distance = jnp.arange(begin, end)[:, None] - jnp.arange(first, end)[None]
+        seen = distance >= 0
+        if spec.window is not None:
+            seen &= distance < spec.window
+        rows, columns = slice(begin, end), slice(first, end)
         mixed.append(
-            _over(
-                spec,
-                grouped[..., begin:end, :],
-                key[:, :, first:end],
-                value[:, :, first:end],
-                begin - first,
-            )
+            _over(spec, grouped[..., rows, :], key[:, :, columns], value[:, :, columns], seen)
         )
-    rows = jnp.concatenate(mixed, axis=3)  # [B, groups, heads of a group, T, head_dim]
-    return rows.transpose(0, 3, 1, 2, 4).reshape(query.shape)
+    return _apart(jnp.concatenate(mixed, axis=3))
 
 
-def _over(spec: Spec, query: Array, key: Array, value: Array, before: int) -> Array:
-    """Attention of queries [B, G, R, C, D] to keys [B, G, S, D], of which `before` lie before the
-    first query."""
+def _over(spec: Spec, query: Array, key: Array, value: Array, seen: Array) -> Array:
+    """Attention of grouped queries [B, G, R, C, D] to keys [B, G, S, D]; `seen` [..., C, S]."""
     batch, groups, each, count, size = query.shape
     rows = query.reshape(batch, groups, each * count, size)
     wide = jnp.promote_types(query.dtype, jnp.float32)
     logits = jnp.einsum("bgrd,bgsd->bgrs", rows, key, preferred_element_type=wide)
     logits = logits.reshape(batch, groups, each, count, -1) * spec.attention_scale
-    distance = before + jnp.arange(count)[:, None] - jnp.arange(key.shape[2])[None]
-    seen = distance >= 0
-    if spec.window is not None:
-        seen &= distance < spec.window
-    share = jax.nn.softmax(jnp.where(seen, logits, -jnp.inf), axis=-1).astype(value.dtype)
+    logits = jnp.where(seen, softcap(logits, spec.attention_cap), -jnp.inf)
+    share = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     share = share.reshape(batch, groups, each * count, -1)
-    mixed = jnp.einsum("bgrs,bgsd->bgrd", share, value)
-    return mixed.reshape(query.shape)
+    return jnp.einsum("bgrs,bgsd->bgrd", share, value).reshape(query.shape)
 
 
 def softcap(x: Array, cap: float | None) -> Array:

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fdiv.checks import one_of
-from fdiv.lm.attention import attend
+from fdiv.checks import one_of, present
+from fdiv.lm.attention import attend, in_front, masked
 from fdiv.lm.spec import Spec
 from fdiv.types import UsageError
 
@@ -79,7 +79,7 @@ class Rotation(NamedTuple):
 
 
 class Past(NamedTuple):
-    """Keys and values before the present tokens, [B, S, kv_heads, head_dim], and where the present
+    """Keys and values before the present tokens, [B, kv_heads, S, head_dim], and where the present
     ones are written."""
 
     keys: Array
@@ -175,11 +175,14 @@ class Attention(nn.Module):
             query = RMSNorm(spec.eps, spec.unit_offset, name="query_norm")(query)
             key = RMSNorm(spec.eps, spec.unit_offset, name="key_norm")(key)
         query, key = (narrowed(rotate(y, cos, sin), narrow) for y in (query, key))
-        if past is not None:
-            key = jax.lax.dynamic_update_slice_in_dim(past.keys, key, past.slot, axis=1)
-            value = jax.lax.dynamic_update_slice_in_dim(past.values, value, past.slot, axis=1)
-        kernel = "xla" if past is not None else self.compute.kernel(spec)
-        mixed = attend(spec, kernel, query, key, value, seen)
+        if past is None:
+            mixed = attend(spec, self.compute.kernel(spec), query, key, value, seen)
+        else:
+            put = lambda room, x: jax.lax.dynamic_update_slice_in_dim(
+                room, in_front(x), past.slot, axis=2
+            )
+            key, value = put(past.keys, key), put(past.values, value)
+            mixed = masked(spec, query, key, value, present(seen, "seen"))
         out = Linear((spec.width,), inputs=2, narrow=narrow, name="out")(mixed)
         return out, (key, value)
 

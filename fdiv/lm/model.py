@@ -19,6 +19,7 @@ from jax import Array
 
 from fdiv import tokens as tk
 from fdiv.head import Head, log_law
+from fdiv.lm.attention import in_front
 from fdiv.lm.block import (
     EVERYTHING,
     INITIAL,
@@ -35,7 +36,7 @@ from fdiv.types import PAD, Params, Policy, Readout, Sequences, UsageError
 class Cache(NamedTuple):
     """Keys and values of the tokens read so far, one entry a layer, and where they stand."""
 
-    keys: list[Array]  # each [B, S, kv_heads, head_dim]
+    keys: list[Array]  # each [B, kv_heads, S, head_dim]
     values: list[Array]
     position: Array  # [B, S] of each slot's token, -1 where the slot is empty
     slot: Array  # the next slot to write
@@ -243,11 +244,11 @@ def _start(
     size = (prompts.tokens != PAD).sum(1) - (bos is None)
     slots = jnp.arange(width + horizon)
     position = jnp.where(slots[None] < size[:, None], slots[None], -1)
-    shape = (batch, width + horizon, spec.kv_heads, spec.head_dim)
+    shape = (batch, spec.kv_heads, width + horizon, spec.head_dim)
     empty = [jnp.zeros(shape, compute.narrow)] * spec.layers
     written = None if width <= (bos is None) else read(params, prompts.tokens, True)[1]
     place = lambda stack: [
-        jax.lax.dynamic_update_slice_in_dim(room, stack[i].astype(room.dtype), 0, axis=1)
+        jax.lax.dynamic_update_slice_in_dim(room, in_front(stack[i]).astype(room.dtype), 0, axis=2)
         for i, room in enumerate(empty)
     ]
     keys, values = (empty, empty) if written is None else map(place, written)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fdiv import exact
+from fdiv import exact, rollout
 from fdiv import tokens as tk
 from fdiv.benchmarks import Markov, TwoTemplate
 from fdiv.policies import Architecture, tabular
@@ -232,6 +232,22 @@ def test_draw_follows_its_law_and_stays_inside():
     counts = np.bincount(np.asarray(draw(uniform, jnp.repeat(log_probs, 1000, 0))), minlength=4)
     np.testing.assert_array_equal(counts, [500, 0, 300, 200])
     assert int(draw(jnp.array([1.0 - 1e-7]), log_probs)[0]) == 3
+
+
+@pytest.mark.parametrize("horizon", [3 * H - 2, 1, H, H + 1])
+@pytest.mark.few(1)
+def test_stretches_change_nothing(horizon, monkeypatch):
+    """Strings and log-probs are those of one scan, where the last stretch is not full, and where
+    all strings have ended before it."""
+    policy, params = made("markov")
+    both, prompts = [], ragged_prompts(8)
+    for stretch in (H, 100):
+        monkeypatch.setattr(rollout, "STRETCH", stretch)
+        write = lambda params: sampler(horizon, (EOS, 0))(
+            jax.random.key(4), policy, params, prompts
+        )
+        both.append(jax.jit(write)(params))
+    jax.tree.map(np.testing.assert_array_equal, *both)
 
 
 @pytest.mark.parametrize("prompted", [True, False])
