@@ -118,8 +118,9 @@ def read(
 
 @contextlib.contextmanager
 def shapes_alone() -> Iterator[None]:
-    """In here no weights are read: a model has the shapes of its parameters in their place, which
-    is enough to build what is not run. Of its folder a config.json is enough."""
+    """In here no weights are read: a model has the shapes of its parameters in their place, a
+    policy is over all of them, and what is made is built and not run. Of a folder its config.json
+    is enough."""
     token = _SHAPES_ALONE.set(True)
     try:
         yield
@@ -299,7 +300,7 @@ def policy(
 
     spec = check(architecture)
     own = model.policy(spec, compute(architecture), bos)
-    if architecture.init == "random":
+    if architecture.init == "random" or _SHAPES_ALONE.get():
         return own
     frozen = architecture.lora.wanted
     # weights that are trained are each seed's own, which are laid out with all else that it trains

@@ -293,6 +293,23 @@ def no_weights(folder):
     (folder / safetensor_files.SINGLE).unlink()
 
 
+def test_what_is_only_planned_needs_no_weights(tmp_path, folder):
+    rows(tmp_path / "rows.jsonl")
+    no_weights(folder)
+    config = make_config(
+        benchmark=Text(path=tmp_path / "rows.jsonl", tokenizer=Path("bytes"), teacher=str(folder)),
+        policy=Architecture("hf", path=str(folder), lora=Lora(rank=2)),
+        scorer=Architecture("hf"),
+        methods=("distill:js", "gail"),
+        warm_start=0,
+    )
+    with pretrained.shapes_alone():
+        task = assemble.task(config)
+        ready.check(config, task, assemble.components(config, task), started=True)
+    with pytest.raises(UsageError, match="path"):
+        assemble.components(config, task)
+
+
 BROKEN = {
     no_config: "holds no config.json",
     unknown_family: "model_type = 'mamba'",
