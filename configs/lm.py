@@ -1,6 +1,21 @@
 """make compare-lm, or where the model is there (python -m experiments.smollm2):
 python -m experiments.compare lm [--benchmark.path rows.jsonl] [--policy.path FOLDER]
-"""
+
+SmolLM2-135M-Instruct without six of its layers, with adapters, taught by the whole model on the
+standard library's docstrings. On two cores with other programs running, 26 November 2026, in nats a
+token on the policy's own prefixes, from the start to the end, +- two standard errors; precision and
+recall are the mean log-probs that the teacher gives what the policy wrote, and the reverse:
+
+    method                      what it minimises      precision  recall  entropy
+    distill:reverse_kl          .930 -> .533 +- .118     -4.60    -3.83      97
+    distill:js                  .166 -> .113 +- .015     -5.30    -3.81     113
+    distill:forward_kl          .824 -> .553 +- .087     -5.34    -3.84     113
+    policy_gradient:reverse_kl  .930 -> .721 +- .127     -4.89    -3.91      98
+    sft                         .824 -> .840 +- .149     -5.16    -4.57      73
+    (start)                                              -5.39    -4.07     106
+
+sft learns rows that the teacher did not write: its NLL of held-out ones falls from 4.86 to 3.91
+nats a token, and it does not come nearer to the teacher."""
 
 from pathlib import Path
 

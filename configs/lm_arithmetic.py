@@ -1,7 +1,9 @@
 """python -m experiments.compare lm-arithmetic [--benchmark.divergence js] [--beta B]
 
 Sums in words of a real language model, behind one that is solved; an answer is right where its
-first number is. What leaving the model costs is any f-divergence from it."""
+first number is. What leaving the model costs is any f-divergence from it. In 10 updates of 16
+answers grpo went from .26 right when drawn to .42, from .53 to .64 in pass@8, for .70 nats of KL
+(one seed, 16 held-out sums: standard errors .1)."""
 
 from pathlib import Path
 
