@@ -97,7 +97,7 @@ class Store:
         whole = np.flatnonzero(answer < cut.horizon)
         ends = np.where(at["end"] == NO_END, end, at["end"])
         made[whole, (seen + kept)[whole]] = ends[whole]
-        return made.reshape(*shape, -1), seen.astype(np.int32).reshape(shape)
+        return made.reshape(*shape, sum(cut)), seen.astype(np.int32).reshape(shape)
 
     def lengths(self, numbers: np.ndarray, cut: Cut) -> np.ndarray:
         """Columns of each of these strings."""

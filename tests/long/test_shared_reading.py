@@ -118,3 +118,41 @@ def test_both_processes_refuse_what_one_refuses(tmp_path):
     codes, said = two_processes(words(tmp_path, rows), 1, COUNTED=str(tmp_path / "counted"))
     assert codes == [2, 2]
     assert all("none of the usual columns" in text for text in said)
+
+
+def test_two_processes_share_rows_that_stay_on_the_host(tmp_path):
+    """Each writes the pieces of one file, and reads the rows of its own devices."""
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    lines = [json.dumps({"prompt": f"{i}?", "completion": f"é{i}!"}) for i in range(ROWS)]
+    for name, part in (("a", lines[:90]), ("b", [*lines[90:], "{broken"])):
+        (rows / f"{name}.jsonl").write_text("\n".join(part))
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+    untrained = RUN[: RUN.index("--benchmark.teacher-updates")]
+    others = RUN[RUN.index("--policy.layers") :]
+    run = lambda folder: [
+        *untrained,
+        *others,
+        *["--benchmark.store", "host", "--benchmark.teacher", "none"],
+        *["--benchmark.path", str(rows), "--cache", str(folder / "cache")],
+        *["--out", str(folder / "run")],
+    ]
+    counted = lambda folder: {"COUNTED": str(folder / "counted")}
+    alone = compare([*run(one), "--devices.data", "-1"], 1, **counted(one))
+    codes, said = two_processes(run(two), 1, **counted(two))
+    said.append(alone.communicate()[0])
+    assert [*codes, alone.returncode] == [0, 0, 0], ends(said)
+    stores = [next((folder / "cache" / "rows").iterdir()) for folder in (one, two)]
+    assert [store.name for store in stores] == [stores[0].name] * 2
+    for name in ("tokens", "index", "about.json"):
+        assert (stores[0] / name).read_bytes() == (stores[1] / name).read_bytes()
+    wanted, found = (
+        json.loads((folder / "run" / "results.json").read_text())["methods"]["sft"]["metrics"]
+        for folder in (one, two)
+    )
+    for name, values in wanted.items():
+        np.testing.assert_allclose(
+            found[name]["seeds"], values["seeds"], rtol=1e-5, atol=1e-5, err_msg=name
+        )
