@@ -125,6 +125,10 @@ class Output:
     out: Path = Path("runs/compare")
     """Folder for everything that a run leaves; where nobody names one and another config has it, it
     gets a number."""
+    track: tuple[str, ...] = ()
+    """Trackers that a run reports to while it goes on: trackio, wandb, tensorboard."""
+    track_project: str = "fdiv"
+    """The project of theirs that it goes to."""
     plain: bool = False
     """Print lines in place of a table that moves, also on a terminal."""
     quiet: bool = False
@@ -242,6 +246,8 @@ WHERE_ONLY = (
     "keep",
     "cache",
     "report",
+    "track",
+    "track_project",
     "plain",
     "quiet",
     "dry_run",

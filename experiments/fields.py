@@ -190,6 +190,8 @@ READERS: dict[str, Reader] = {
     "keep": ALWAYS,
     "not_finite": ALWAYS,
     "report": ALWAYS,
+    "track": ALWAYS,
+    "track_project": Reader(lambda case: bool(case.config.output.track), "give --track"),
     "plain": ALWAYS,
     "quiet": ALWAYS,
     "dry_run": ALWAYS,

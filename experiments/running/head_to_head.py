@@ -32,6 +32,7 @@ from experiments.running import (
     resume,
     runs,
     teacher,
+    trackers,
     train,
 )
 from experiments.running.alarms import standing_still
@@ -78,6 +79,7 @@ def _run(preset: str, config: Config, default: Config, stop: StopFlag) -> int:
     changed = _changed(config, default)
     with stop.at_once():
         validation.check(config, default)
+        trackers.check(config.output.track)
         layout = devices.lay_out(config.budget.seeds, config.devices)
         reading = assemble.data(config)
         folder = _folder(config, default, _identity(config, reading))
@@ -187,7 +189,10 @@ def _train_and_finish(launch: Launch, reading: Reading | None) -> int:
     columns = scoreboards.of_task(task).live_columns()
     output = config.output
     screen = Screen(list(methods), columns, stop, plain=output.plain, quiet=output.quiet)
-    with Recorder(sinks(screen, folder)) as recorder:
+    followed: list[trackers.Tracker] = []
+    if jax.process_index() == 0:
+        followed = trackers.make(config, folder.path, screen.say)
+    with Recorder([*sinks(screen, folder), *followed]) as recorder:
         _introduce(recorder, preset, config, changed, task, layout)
         if reading:
             saves = resume.saves_in(folder, "teacher", config.saving, stop)
@@ -210,6 +215,8 @@ def _train_and_finish(launch: Launch, reading: Reading | None) -> int:
         from experiments.running import finish
 
         finish.finish(context, complete, changed)
+        for tracker in followed if complete else ():
+            tracker.report(folder.path)
     return 0 if complete else STOPPED_EXIT
 
 
