@@ -2,6 +2,7 @@
 [OBJECTIVE ...] [flags]`.
 
 Every registered objective (and what `--import FILE.py` adds) at its defaults and in its variants,
+and losses as other codes have them (`experiments/gradients/published.py`),
 on an MDP small enough to enumerate. At the defaults policy gradients and optimal discriminators are
 exact at their level, discount 0 drops the effect on later prefixes (of forward KL there is none),
 distillation is exact on the expert's prefixes alone, and fairl ascends forward KL. Prints the table
@@ -120,7 +121,8 @@ def _parse(argv: list[str]) -> tuple[tuple[str, ...], Options]:
 
 
 def methods(names: tuple[str, ...]) -> dict[str, Method]:
-    """The methods named, or all of the registry."""
+    """The methods named, or all of the registry and other codes' losses."""
+    from experiments.gradients.published import PUBLISHED
     from fdiv import objectives
     from fdiv.penalties import MARKERS
 
@@ -131,7 +133,12 @@ def methods(names: tuple[str, ...]) -> dict[str, Method]:
         for name in objectives.METHODS
     ]
     every += [f"rloo:{penalty}" for penalty in MARKERS]
-    return {objectives.canonical(name): objectives.resolve(name) for name in names or every}
+    every += PUBLISHED
+    return {
+        name if name in PUBLISHED else objectives.canonical(name): PUBLISHED.get(name)
+        or objectives.resolve(name)
+        for name in names or every
+    }
 
 
 def _expected(path: Path | None) -> dict[str, str] | None:

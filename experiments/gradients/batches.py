@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -51,19 +52,21 @@ def still(method: Method, components: Components) -> Components:
     return components._replace(optimiser=frozen) if isinstance(method, Adversarial) else components
 
 
-def in_batches(world: World, method: Method, aux: Any, population: np.ndarray) -> InBatches | None:
-    """The exact expectation over all batches of two strings, or nothing where no batch has a
-    baseline."""
+def in_batches(
+    world: World, method: Method, aux: Any, population: np.ndarray, size: int = SIZE
+) -> InBatches | None:
+    """The exact expectation over all batches of so many strings, or nothing where no batch has a
+    baseline. A batch counts once for all orders of its strings."""
     kinds = (PolicyGradient, Adversarial, Reinforce, Rloo, Grpo)
     if not isinstance(method, kinds) or getattr(method, "level", "") == "token":
         return None
     if isinstance(method, (Rloo, Grpo)):
-        method = dataclasses.replace(method, group=SIZE)
+        method = dataclasses.replace(method, group=size)
     every, policy = world.space.sequences, world.exact.policy
     tokens, mask = jnp.asarray(every.tokens), jnp.asarray(every.mask)
 
     def gradient(rows: jax.Array) -> jax.Array:
-        strings = Sequences(tokens[rows], mask[rows], jnp.ones(SIZE))
+        strings = Sequences(tokens[rows], mask[rows], jnp.ones(size))
 
         def rollout(key, policy, params, prompts):
             return strings, tk.log_probs(policy, params, strings, world.space.vocab)
@@ -76,15 +79,17 @@ def in_batches(world: World, method: Method, aux: Any, population: np.ndarray) -
         return jax.grad(lambda x: objective.loss(x, after, batch)[0])(world.params).ravel()
 
     @functools.partial(jax.jit, compiler_options=QUICK)
-    def expected(groups: jax.Array) -> jax.Array:
+    def expected(groups: jax.Array, orders: jax.Array) -> jax.Array:
         log_q = tk.log_probs(
             policy, world.params, Sequences(tokens, mask, tokens[:, 0]), world.space.vocab
         )
-        chance = jnp.exp(log_q.sum(1)[groups].sum(1))
+        chance = orders * jnp.exp(log_q.sum(1)[groups].sum(1))
         return chance @ jax.lax.map(gradient, groups, batch_size=256)
 
-    groups = jnp.asarray(list(itertools.product(range(len(every.tokens)), repeat=SIZE)))
-    found = np.asarray(expected(groups))
+    groups = list(itertools.combinations_with_replacement(range(len(every.tokens)), size))
+    repeated = ([math.factorial(group.count(x)) for x in set(group)] for group in groups)
+    orders = [math.factorial(size) / math.prod(counts) for counts in repeated]
+    found = np.asarray(expected(jnp.asarray(groups), jnp.asarray(orders)))
     sizes = np.linalg.norm(found), np.linalg.norm(population)
     cosine = found @ population / max(sizes[0] * sizes[1], 1e-300)
     return InBatches(float(cosine), float(sizes[0] / max(sizes[1], 1e-300)))

@@ -271,6 +271,9 @@ def verdict(gradient: np.ndarray, claim: Claim, candidates: Targets, at_expert: 
     for other in others:
         if along(gradient, candidates.of(other)):
             return f"exact gradient of {phrase(other)}, {_scale(gradient, candidates.of(other))}"
+    for other in others:
+        if other.level == Level.token_policy and along(gradient, candidates.without_later(other)):
+            return f"biased: drops the effect on later prefixes of {phrase(other)}"
     cosine = against(gradient, candidates.of(claim))["cosine"]
     if cosine < -0.5:
         return f"ascends {phrase(claim)}"
