@@ -24,17 +24,21 @@ EXACT_DECIMALS = 4
 UNKNOWN_DECIMALS = 2  # of an estimate whose error nobody knows
 NOTHING = "—"
 INTERVAL = re.compile(r" \[\S+, \S+\]")
+TEX_NUMBERS = 6  # of columns that fit a column of text
 WIDE = 120  # columns of a terminal from which on words are shown too
 
 
 class Cell(NamedTuple):
     text: str
     best: bool = False
+    scores: Summary | None = None  # over seeds, where it is a number
+    value: float | None = None  # where it is a number of no seeds
 
 
 class Title(NamedTuple):
     text: str
-    short: str  # on a terminal
+    short: str  # on a terminal and in TeX
+    number: bool = False
 
 
 class Ranking(NamedTuple):
@@ -67,13 +71,13 @@ def ranking(result: RunResult) -> Ranking:
     headings = [
         Title("method", "method"),
         Title("minimises", "minimises"),
-        *(Title(metric.title, metric.short) for metric in numbers),
+        *(Title(metric.title, metric.short, number=True) for metric in numbers),
         Title("status", "status"),
     ]
     rows = []
     for name, m in ordered:
         row = [Cell(name), Cell(f"{m.minimises} ({m.level})")]
-        row += [Cell(interval(m.gap) if m.gap else NOTHING) for _ in gap]
+        row += [Cell(interval(m.gap), False, m.gap) if m.gap else Cell(NOTHING) for _ in gap]
         row += [_cell(m, metric, winners[metric] == name, board) for metric in columns]
         rows.append([*row, Cell(wording.status(m))])
     references = {
@@ -125,8 +129,9 @@ def _winner(result: RunResult, metric: str, board: Scoreboard) -> str | None:
 def _cell(m: MethodResult, metric: str, best: bool, board: Scoreboard) -> Cell:
     scores = m.metrics.get(metric)
     if scores is None:
-        return Cell("not finite" if metric in m.infinite else NOTHING)
-    return Cell(interval(scores, board.estimated), best)
+        lost = metric in m.infinite
+        return Cell("not finite", value=math.nan) if lost else Cell(NOTHING)
+    return Cell(interval(scores, board.estimated), best, scores)
 
 
 def _reference_cell(row: Row, metric: str, board: Scoreboard) -> Cell:
@@ -135,7 +140,8 @@ def _reference_cell(row: Row, metric: str, board: Scoreboard) -> Cell:
     if metric not in row:
         return Cell(NOTHING)
     error = row.get(f"{metric}_stderr", 0.0 if not board.estimated else None)
-    return Cell(number(row[metric], decimals(None if error is None else 2 * error)))
+    text = number(row[metric], decimals(None if error is None else 2 * error))
+    return Cell(text, value=row[metric])
 
 
 def _value(scores: Summary, board: Scoreboard) -> str:
@@ -213,24 +219,57 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def comma_separated(table: Ranking) -> str:
+    """One number a cell, with all of its digits: the IQM, and where some method has an interval its
+    ends in columns of their own; where some seeds are not finite, how many are. What nobody has
+    measured is empty, and what is not finite on any seed is nan."""
+    columns = []
+    for i, heading in enumerate(table.headings):
+        cells = [row[i] for row in table.all_rows]
+        if heading.number:
+            columns += _columns(heading.text, cells)
+        else:
+            empty = lambda cell: "" if cell.text == NOTHING else cell.text
+            columns.append([heading.text, *map(empty, cells)])
     text = io.StringIO()
-    lines = [table.titles, *([cell.text for cell in row] for row in table.all_rows)]
-    csv.writer(text).writerows([map(escapes.csv_cell, line) for line in lines])
+    csv.writer(text).writerows([map(escapes.csv_cell, line) for line in zip(*columns)])
     return text.getvalue()
 
 
+def _columns(title: str, cells: list[Cell]) -> list[list[str]]:
+    """The columns of one metric: its values, and what else some cell knows of them."""
+    plain = lambda x: "" if x is None else repr(float(x))
+    value = lambda cell: cell.scores.iqm if cell.scores else cell.value
+    ends = [cell.scores.ci95 if cell.scores else None for cell in cells]
+    columns = [[title, *(plain(value(cell)) for cell in cells)]]
+    if any(ends):
+        for i, end in enumerate(("low", "high")):
+            columns.append([f"{title} {end}", *(plain(two[i] if two else None) for two in ends)])
+    if any(cell.scores and not cell.scores.whole for cell in cells):
+        counts = [str(len(cell.scores.seeds)) if cell.scores else "" for cell in cells]
+        columns.append([f"{title} finite seeds", *counts])
+    return columns
+
+
 def tex(table: Ranking) -> str:
-    """A booktabs tabular with the notes as comments."""
-    columns = "ll" + "r" * (len(table.headings) - 3) + "l"
+    """A booktabs tabular that fits a column of text: IQMs alone, of the first metrics; the notes,
+    and what was left out, as comments."""
+    numbers = [i for i, heading in enumerate(table.headings) if heading.number]
+    shown, beyond = [0, *numbers[:TEX_NUMBERS]], numbers[TEX_NUMBERS:]
+    notes = list(table.notes)
+    if beyond:
+        titles = ", ".join(table.titles[i] for i in beyond)
+        notes.append(f"In table.csv and not here, for want of width: {titles}.")
+    body = lambda rows: [" & ".join(_tex_cell(row[i]) for i in shown) + r" \\" for row in rows]
     lines = [
-        *(f"% {escapes.one_line(note)}" for note in table.notes),
-        rf"\begin{{tabular}}{{{columns}}}",
+        *(f"% {escapes.one_line(note)}" for note in notes),
+        r"% needs \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{@{{}}l{'r' * (len(shown) - 1)}@{{}}}}",
         r"\toprule",
-        " & ".join(map(escapes.tex, table.titles)) + r" \\",
+        " & ".join(escapes.tex(table.headings[i].short) for i in shown) + r" \\",
         r"\midrule",
-        *(" & ".join(map(_tex_cell, row)) + r" \\" for row in table.rows),
+        *body(table.rows),
         *([r"\midrule"] if table.references else []),
-        *(" & ".join(map(_tex_cell, row)) + r" \\" for row in table.references),
+        *body(table.references),
         r"\bottomrule",
         r"\end{tabular}",
     ]
@@ -238,7 +277,7 @@ def tex(table: Ranking) -> str:
 
 
 def _tex_cell(cell: Cell) -> str:
-    text = escapes.tex(cell.text)
+    text = escapes.tex(INTERVAL.sub("", cell.text))
     return rf"\textbf{{{text}}}" if cell.best else text
 
 

@@ -135,7 +135,8 @@ def test_the_table_has_the_columns_of_the_kind(left):
     titles = (run.folder / "table.csv").read_text().splitlines()[0]
     row = next(csv.reader([titles]))
     assert row[:2] == ["method", "minimises"]
-    assert tuple(row[2:-1]) == KINDS[name].table
+    numbers = [title for title in row[2:-1] if not title.endswith((" low", " high", "seeds"))]
+    assert tuple(numbers) == KINDS[name].table
     ranked_by = SCOREBOARDS[name].metric(SCOREBOARDS[name].rank_by).title
     assert ranked_by in row
     assert f"Rows in order of {ranked_by}." in (run.folder / "table.md").read_text()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 from collections.abc import Iterator
 
 import pytest
@@ -141,3 +143,22 @@ def test_a_newer_result_is_refused(tmp_path):
     write_json(path, OLD | {"schema": schema.VERSION + 1})
     with pytest.raises(schema.UsageError, match="newer version"):
         schema.read(path)
+
+
+def test_a_csv_has_one_number_a_cell():
+    whole = run("exact", {"a": method(js=[0.1, 0.2], tv=[0.5, 0.5]), "b": method(js=[0.3, 0.3])})
+    rows = list(csv.DictReader(io.StringIO(tables.comma_separated(tables.ranking(whole)))))
+    assert [row["method"] for row in rows[:2]] == ["a", "b"]
+    assert [float(row["JS"]) for row in rows[:2]] == pytest.approx([0.15, 0.3])
+    assert float(rows[0]["JS low"]) < 0.15 < float(rows[0]["JS high"])
+    assert (rows[0]["TV"], rows[1]["TV"]) == ("0.5", "")
+
+
+def test_tex_fits_a_column():
+    names = ("js", "tv", "forward_kl", "reverse_kl", "valid", "mode_b", "entropy")
+    scores = {name: [0.11, 0.22] for name in names}
+    text = tables.tex(tables.ranking(run("exact", {"a": method(**scores)})))
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.count("&") for line in rows} == {tables.TEX_NUMBERS}
+    assert "[" not in "".join(rows) and max(map(len, rows)) < 90
+    assert r"{@{}lrrrrrr@{}}" in text and "for want of width: entropy." in text

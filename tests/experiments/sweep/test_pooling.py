@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -55,7 +57,9 @@ def test_tables_say_how_many_seeds_are_finite():
         ("none", "not finite", False),
     ]
     assert any("n of m finite" in note for note in table.notes)
-    assert "0.1000 (1 of 2 finite)" in tables.comma_separated(table)
+    written = list(csv.DictReader(io.StringIO(tables.comma_separated(table))))
+    assert [row["JS"] for row in written] == ["0.3", "0.1", "nan"]
+    assert [row["JS finite seeds"] for row in written] == ["2", "1", ""]
     assert wording.LOST not in tables.ranking(run(1, b=method(js=[0.3]))).notes
     shown = tables.terminal(table, 200)
     cells = [cell for each in shown.columns for cell in map(str, each.cells)]
