@@ -1,14 +1,16 @@
 """A learned log-ratio: from strings of the expert and of the policy to `s = log p - log q`.
 
-Two losses, both least at the true log-ratio:
+Three losses, least at the true log-ratio:
 
     logistic  E_p softplus(-s) + E_q softplus(s)
     bound     E_q reward(s) - E_p witness(s), -D_f at its minimum
+    pairs     E_{p x q} softplus(s(y) - s(x)), x of p and y of q: least at the log-ratio plus any
+              constant, which a policy that follows s itself does not see
 
 At the sequence level s is the sum of the scorer's numbers over a string's actions; at the occupancy
 level each number is the log-ratio of its (prefix, token) pair, and a finished string keeps its last
 one (the absorbing state). Sources: Goodfellow et al. 2014 (logistic); Nowozin, Cseke & Tomioka 2016
-(bound, arXiv 1606.00709)."""
+(bound, arXiv 1606.00709); Ye et al. 2025 (GAD, pairs, arXiv 2511.10643)."""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ from fdiv.estimators import to_actions
 from fdiv.reward_model import Predictions, calibration
 from fdiv.types import Divergence, Level, Optimiser, Params, Scorer, Sequences
 
-Training = Literal["logistic", "bound"]
+Training = Literal["logistic", "bound", "pairs"]
 State = tuple[Params, optax.OptState]
 
 
@@ -91,17 +93,22 @@ def discriminator(
         ratio = prefix_ratio(params, evidence)
         return ratio[:, -1:] if level == Level.sequence else ratio
 
-    def loss(params, key: Array, demos: Evidence, samples: Evidence) -> Array:
-        real, fake = logits_of(params, demos), logits_of(params, samples)
-        chex.assert_rank([real, fake], 2)
+    def told_apart(real: Array, fake: Array, demos: Sequences, samples: Sequences) -> Array:
+        """The loss of logits [B, K] of either side."""
+        if training == "pairs":  # each with each, of one logit a string
+            each = softplus(fake[:, 0][None, :] - real[:, 0][:, None])
+            return demos.weight @ each @ samples.weight
         real, fake = (
             (softplus(-real), softplus(fake))
             if training == "logistic"
             else (-d.witness(real), d.reward(fake))
         )
-        value = jnp.sum(demos.sequences.weight * real.mean(1)) + jnp.sum(
-            samples.sequences.weight * fake.mean(1)
-        )
+        return jnp.sum(demos.weight * real.mean(1)) + jnp.sum(samples.weight * fake.mean(1))
+
+    def loss(params, key: Array, demos: Evidence, samples: Evidence) -> Array:
+        real, fake = logits_of(params, demos), logits_of(params, samples)
+        chex.assert_rank([real, fake], 2)
+        value = told_apart(real, fake, demos.sequences, samples.sequences)
         if gradient_penalty:
             value += gradient_penalty * roughness(
                 key, lambda x: score(params, x), demos.sequences, vocab, eos

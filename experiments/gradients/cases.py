@@ -247,7 +247,7 @@ def _trained(world: World, case: Case, trained: dict[Any, Params]) -> Params:
     kind: Any = case.label
     if isinstance(method, Adversarial):
         bound = method.divergence if method.training == "bound" else None
-        kind = (method.level, bound, method.structured)
+        kind = (method.level, method.training, bound, method.structured)
     if kind not in trained:
         objective = method.build(world.sampled)
 

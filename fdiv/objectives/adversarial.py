@@ -10,6 +10,7 @@ names:
     airl       reverse_kl, g + h' - h - log q  Fu, Luo & Levine 2018 (arXiv 1710.11248)
     fairl      reward -s e^s                   Ghasemipour et al. 2019 (arXiv 1911.02256);
                                                no f-divergence's gradient
+    gad        reverse_kl, training pairs      Ye et al. 2025 (arXiv 2511.10643): "adversarial"
     alpha_irl  the alpha family                Zhang et al. 2020 (f-GAIL, arXiv 2010.01207)
                                                searches such a family
 
@@ -81,7 +82,8 @@ class Adversarial(Method):
     """What the discriminator compares: sequence (whole strings), occupancy ((prefix, token) pairs),
     or token (the next token at the expert's prefixes)."""
     training: Training = "logistic"
-    """Discriminator loss: logistic, or the divergence's variational bound."""
+    """Discriminator loss: logistic, the divergence's variational bound, or pairs (GAD), which tells
+    demonstrations from answers two at a time."""
     reward_form: RewardForm = "ratio"
     """What the reward is made of: the logit s (log p - log q), or for airl its expert part s + log
     q alone."""
@@ -134,6 +136,16 @@ class Adversarial(Method):
                 f"{self.published} is run as published, which has none of it.",
                 f"Use adversarial:{self.divergence}.",
             )
+        if self.training == "pairs" and (self.divergence, self.level) != (
+            "reverse_kl",
+            "sequence",
+        ):
+            problem = (
+                "pairs know the log-ratio up to a constant, which only reverse_kl's reward s of "
+                "whole strings does not see."
+            )
+            fix = "Use adversarial:reverse_kl or airl at the sequence level, or logistic."
+            raise refuse("training", problem, fix)
         if self.level == "token" and (self.discount != 1 or self.baseline != "leave_one_out"):
             field = "discount" if self.discount != 1 else "baseline"
             raise refuse(
@@ -228,6 +240,7 @@ class Adversarial(Method):
                 {"reward_form": "expert"},
                 {"reward_form": "expert", "entropy": 1.0},
             ]
+            own += [{"training": "pairs"}]
         return [{"level": "occupancy"}, {"level": "token"}, *own]
 
 

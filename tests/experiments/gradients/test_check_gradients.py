@@ -9,6 +9,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments import check_gradients, cli
@@ -21,7 +22,7 @@ from fdiv.objectives import grpo, policy_gradient
 from fdiv.objectives.adversarial import Adversarial
 from fdiv.objectives.distill import Distill
 from fdiv.objectives.policy_gradient import PolicyGradient
-from fdiv.types import Claim, Level
+from fdiv.types import Claim, Level, UsageError
 
 SMALL = ["--vocab", "3", "--horizon", "2", "--seed", "1"]
 
@@ -245,6 +246,44 @@ def test_a_deviation_without_bessels_correction_shows_in_the_size(monkeypatch):
     monkeypatch.setattr(grpo, "spread", less)
     found, _ = _in_groups(world, "grpo_std", {}, 2)
     assert found.norm_ratio > 1.3 * right.norm_ratio
+
+
+@pytest.mark.usefixtures("double")
+def test_a_discriminator_of_pairs_knows_the_ratio_up_to_a_constant():
+    """GAD: at log p/q plus any constant its loss has no slope, elsewhere it has one, and the policy
+    follows reverse KL of strings exactly, whatever the constant."""
+    world = random_world(2, 2, 0.5, 0)
+    method = Adversarial(divergence="reverse_kl", training="pairs", warmup=0)
+    objective = method.build(world.exact._replace(optimiser=lambda rate, betas: optax.sgd(1.0)))
+    still = method.build(batches.still(method, world.exact))
+    table = targets.log_ratios(world)["token"]
+    wanted = targets.targets(world, ["reverse_kl"]).exact["sequence"]["reverse_kl"]
+
+    @jax.jit
+    def both(table):
+        start = objective.init(jax.random.key(0), world.params)
+        learned = objective.prepare(
+            jax.random.key(0), world.params, cases.with_critic(start, table), world.demos
+        )[0]
+        moved = cases.critic_of(learned) - table
+        start = still.init(jax.random.key(0), world.params)
+        aux = cases.with_critic(start, table)
+        return moved, expected_gradient(still, world.params, world.demos, aux)
+
+    for constant in (0.0, 3.0):
+        shifted = jnp.asarray(table).at[0].add(constant)  # every string passes the empty prefix
+        moved, gradient = both(shifted)
+        assert float(jnp.abs(moved).max()) < 1e-12
+        np.testing.assert_allclose(np.ravel(gradient), wanted, atol=1e-12)
+    assert float(jnp.abs(both(jnp.asarray(table) * 1.5)[0]).max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "fields", [{"divergence": "js"}, {"divergence": "reverse_kl", "level": "occupancy"}]
+)
+def test_pairs_are_refused_where_the_constant_would_show(fields):
+    with pytest.raises(UsageError, match="up to a constant"):
+        Adversarial(training="pairs", **fields).check()
 
 
 VERDICTS = {
