@@ -19,6 +19,7 @@ SCRIPTS = {
     "score": ("The log-probs of a text under one.", "seconds to a minute"),
     "export": ("A policy of text as a Hugging Face folder.", "seconds to a minute"),
     "runs": ("Finished runs: list, show, diff, compare, clean.", "seconds"),
+    "reproduce": ("A preset again, beside the recorded numbers.", "as the preset"),
     "sweep": ("Many runs, here or on SLURM.", "as its runs"),
     "speed": ("Tokens a second of each method.", "half a minute"),
     "doctor": ("Whether this machine is ready, and what it has.", "seconds"),

@@ -75,6 +75,7 @@ FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from 
         "experiments.fuzz",
         "experiments.generate",
         "experiments.intervals",
+        "experiments.reproduce",
         "experiments.runs",
         "experiments.score",
         "experiments.show_data",

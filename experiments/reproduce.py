@@ -1,0 +1,177 @@
+"""A preset again, its numbers beside the recorded ones:
+`python -m experiments.reproduce [PRESET ...]`
+
+Each preset is run as it is into `--out` (a run that is there already, or was stopped, goes on), and
+every number of its table is held against that of `configs/recorded/PRESET.json`: `same` to four
+decimals, `inside` the recorded 95 % interval, or one that overlaps it, else `outside`. Exit code 1
+where something is outside."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import tyro
+
+from experiments import cli
+from fdiv.types import UsageError
+
+if TYPE_CHECKING:
+    from experiments.reporting.schema import RunResult
+    from experiments.running.loading import Run
+
+RECORDED = Path(__file__).parents[1] / "configs" / "recorded"
+SAME = 5e-5  # of two numbers that are alike to four decimals
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Run presets again, and compare."""
+
+    presets: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Which; none: all that have recorded numbers."""
+    out: Path = Path("runs/reproduce")
+    """Each preset's run goes to a folder of its name in this one."""
+    run: Path | None = None
+    """A finished run of the one preset, to compare in place of running it."""
+    record: bool = False
+    """Write what came out as the recorded numbers, and compare nothing."""
+
+
+class Number(NamedTuple):
+    """One of a table, recorded and new."""
+
+    method: str
+    metric: str
+    recorded: Mapping[str, Any]  # iqm, ci95
+    here: Mapping[str, Any] | None  # None where it is not there any more
+
+    @property
+    def verdict(self) -> str:
+        """`same`, `inside`, `outside` or `missing`."""
+        if self.here is None:
+            return "missing"
+        own, other = self.here["iqm"], self.recorded["iqm"]
+        if abs(own - other) <= SAME:
+            return "same"
+        low, high = self.recorded["ci95"] or (other, other)
+        least, most = self.here["ci95"] or (own, own)
+        return "inside" if least <= high and low <= most else "outside"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare; 1 where a number is outside, `USAGE_EXIT` where nothing can be compared."""
+    return cli.script("python -m experiments.reproduce", Options, __doc__, reproduce, argv)
+
+
+def reproduce(options: Options) -> int:
+    """Each preset in turn."""
+    known = cli.presets()
+    names = options.presets or tuple(sorted(p.stem for p in RECORDED.glob("*.json")))
+    for name in names:
+        if name not in known:
+            fix = f"Give one of {', '.join(known)}."
+            raise UsageError("preset", name, "is no preset.", fix)
+        if not options.record and not _place(name).is_file():
+            fix = "Add --record to record it, on a commit without changes."
+            raise UsageError("preset", name, "has no recorded numbers.", fix)
+    if options.run is not None and len(names) != 1:
+        raise UsageError("run", str(options.run), "is of one preset.", "Name that preset alone.")
+    return max(_one(name, options) for name in names) if names else 0
+
+
+def _place(preset: str) -> Path:
+    return RECORDED / f"{preset}.json"
+
+
+def _one(preset: str, options: Options) -> int:
+    from experiments.running import loading
+
+    run = loading.load(options.run or _made(preset, options.out))
+    _refuse_other(run, preset)
+    assert run.result is not None, "it is complete"
+    if options.record:
+        from experiments.storage import files
+
+        files.write_json(_place(preset), record(preset, run, run.result))
+        print(_place(preset))
+        return 0
+    before = json.loads(_place(preset).read_text(encoding="utf-8"))
+    compared = numbers(before, run.result)
+    _print(preset, before, compared)
+    return int(any(one.verdict in ("outside", "missing") for one in compared))
+
+
+def _made(preset: str, out: Path) -> Path:
+    """The folder of the preset's run, made here."""
+    from experiments import config as configs
+    from experiments.running import head_to_head
+
+    default = cli.presets()[preset][1]
+    head_to_head.run(preset, configs.replace(default, out=out / preset), default)
+    return out / preset
+
+
+def _refuse_other(run: Run, preset: str) -> None:
+    """Raise `UsageError` for what is no finished run of the preset as it is."""
+    problem = ""
+    if run.preset != preset or run.kept.get("changed"):
+        problem = f"is no run of {preset} as it is."
+    elif not run.complete:
+        problem = "has not come to its end: the same command goes on with it."
+    if problem:
+        raise UsageError("run", str(run.path), problem, "Run it to its end, without other flags.")
+
+
+def record(preset: str, run: Run, result: RunResult) -> dict[str, Any]:
+    """The numbers of a run's table, and where they were measured."""
+    from experiments.reporting import scoreboards
+
+    board = scoreboards.of_result(result)
+    columns = board.shown(board.columns, result.measured)
+    environment = run.environment
+    where = {name: environment.get(name) for name in ("commit", "platform", "devices", "cores")}
+    methods = {}
+    for name, m in result.methods.items():
+        scores = {metric: m.metrics[metric] for metric in columns if metric in m.metrics}
+        scores |= {"gap": m.gap} if m.gap else {}
+        methods[name] = {k: {"iqm": s.iqm, "ci95": s.ci95} for k, s in scores.items()}
+    packages = {"jax": (environment.get("packages") or {}).get("jax")}
+    return {"preset": preset, "where": where | packages, "seeds": result.seeds, "methods": methods}
+
+
+def numbers(before: Mapping[str, Any], result: RunResult) -> list[Number]:
+    """Every recorded number and today's."""
+    compared = []
+    for name, scores in before["methods"].items():
+        m = result.methods.get(name)
+        own = {} if m is None else {**m.metrics, **({"gap": m.gap} if m.gap else {})}
+        for metric, then in scores.items():
+            now = own.get(metric)
+            here = None if now is None else {"iqm": now.iqm, "ci95": now.ci95}
+            compared.append(Number(name, metric, then, here))
+    return compared
+
+
+def _print(preset: str, before: Mapping[str, Any], compared: list[Number]) -> None:
+    from experiments.running.console import print_table
+
+    shown = lambda one: "" if one is None else f"{one['iqm']:.4f}"
+    ends = lambda one: " [{:.4f}, {:.4f}]".format(*one["ci95"]) if one["ci95"] else ""
+    rows = [
+        [f"{x.method} {x.metric}", shown(x.recorded) + ends(x.recorded), shown(x.here), x.verdict]
+        for x in compared
+    ]
+    verdicts = [one.verdict for one in compared]
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
+    where = ", ".join(f"{k} {v}" for k, v in before["where"].items() if v)
+    caption = f"{preset}: {counts}. Recorded with {where}."
+    print_table(["number", "recorded", "here", "verdict"], rows, caption)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

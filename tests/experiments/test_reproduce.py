@@ -1,0 +1,58 @@
+"""Recorded numbers, and what is said of new ones."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import run_folders
+
+from experiments import cli, load, reproduce
+from experiments.reproduce import RECORDED, Number
+from experiments.storage import files
+
+INTERVAL = {"iqm": 0.2, "ci95": [0.1, 0.3]}
+VERDICTS = {  # recorded, here -> verdict
+    "same": (INTERVAL, {"iqm": 0.20004, "ci95": None}),
+    "inside": (INTERVAL, {"iqm": 0.29, "ci95": None}),
+    "inside ": (INTERVAL, {"iqm": 0.35, "ci95": [0.29, 0.4]}),
+    "outside": (INTERVAL, {"iqm": 0.31, "ci95": None}),
+    "outside ": ({"iqm": 0.2, "ci95": None}, {"iqm": 0.2002, "ci95": None}),
+    "missing": (INTERVAL, None),
+}
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_verdicts(verdict):
+    assert Number("sft", "js", *VERDICTS[verdict]).verdict == verdict.strip()
+
+
+def test_what_is_recorded_is_of_presets_as_they_are():
+    """Each file names its preset, its methods, and where it was measured."""
+    for place in RECORDED.glob("*.json"):
+        kept = json.loads(place.read_text())
+        config = cli.presets()[place.stem][1]
+        assert kept["preset"] == place.stem and tuple(kept["methods"]) == config.methods
+        assert kept["seeds"] == config.budget.seeds and kept["where"]["commit"]
+    recorded = json.loads((RECORDED / "two-template.json").read_text())
+    assert f"{recorded['methods']['sft']['js']['iqm']:.4f}" == "0.1099"  # as the README has it
+
+
+def test_a_run_is_recorded_and_compared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "RECORDED", tmp_path)
+    run_folders.made(tmp_path / "run", cli.presets()["two-template"][1], spread=None)
+    kept = files.load(tmp_path / "run" / "config.json", dict)
+    files.write_checked(tmp_path / "run" / "config.json", kept | {"preset": "two-template"})
+    words = ["two-template", "--run", str(tmp_path / "run")]
+    assert reproduce.main(words) == 2 and "no recorded numbers" in capsys.readouterr().err
+    assert reproduce.main([*words, "--record"]) == 0
+    assert reproduce.main(words) == 0
+    assert "7 same" in capsys.readouterr().out
+    assert load(tmp_path / "run").complete
+    kept = json.loads((tmp_path / "two-template.json").read_text())
+    kept["methods"]["sft"]["js"] = {"iqm": 0.5, "ci95": None}
+    (tmp_path / "two-template.json").write_text(json.dumps(kept))
+    assert reproduce.main(words) == 1
+    assert "1 outside, 6 same" in " ".join(capsys.readouterr().out.split())
+    assert reproduce.main(["rlhf", "--run", str(tmp_path / "run"), "--record"]) == 2
+    assert reproduce.main(["two-templates"]) == 2
