@@ -18,8 +18,10 @@ def widths(reading: Reading, config: Text, batch: int = BATCH) -> Buckets | None
     As many as `config.buckets` says; where it says nothing, for tokens the fewest that leave no
     more padding than `GOAL`, and for bytes one."""
     unasked = config.buckets is None and reading.vocabulary is BYTES
+    if unasked or config.buckets == 1:  # whose rows need not be looked at
+        return None
     size = reading.trained_lengths(config)
-    if unasked or config.buckets == 1 or not size.size:
+    if not size.size:
         return None
     whole = sum(config.cut)
     counts = range(1, MOST + 1) if config.buckets is None else [config.buckets]

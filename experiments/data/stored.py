@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections import Counter
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def wanted(config: Text) -> bool:
     hold."""
     if config.store is not None or config.path is None:
         return config.store == "host"
+    if _on_disk(config.path) * IN_MEMORY <= memory.of_machine():
+        return False  # as nearly always, without a look into the files
     try:
         sources = formats.sources(Path(config.path))
     except (UsageError, OSError):  # said where it is read
@@ -35,6 +38,18 @@ def wanted(config: Text) -> bool:
     if sources[0].kind not in files.IN_PIECES:
         return False
     return sum(source.length() for source in sources) * IN_MEMORY > memory.of_machine()
+
+
+def _on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder or a pattern."""
+    if path.is_dir():
+        places = list(path.rglob("*"))
+    else:
+        places = [path] if path.exists() else map(Path, glob.glob(str(path), recursive=True))
+    try:
+        return sum(place.stat().st_size for place in places if place.is_file())
+    except OSError:  # said where they are read
+        return 0
 
 
 def read(config: Text, tokenizer: Tokenizer | None, cache: Path) -> Reading:

@@ -15,7 +15,7 @@ import pytest
 from experiments import assemble, devices, show_data
 from experiments import config as configs
 from experiments.config import make_config
-from experiments.data import files, on_host, store
+from experiments.data import files, on_host, store, stored
 from experiments.data.sources import Share
 from experiments.running import feed, resume, runs, train
 from experiments.running.stopping import Interrupted, StopFlag
@@ -233,3 +233,17 @@ def test_it_is_shown(path, capsys, monkeypatch):
     assert "trained on      11[EOS]" in said
     assert "1 rows were bad and left out: row 71: b.jsonl, its row 21: not JSON" in said
     assert "--benchmark.store host" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("bytes_there", "stays"), [(1 << 40, False), (1000, True)])
+def test_a_source_that_memory_does_not_hold_stays_on_the_host(
+    bytes_there, stays, path, monkeypatch
+):
+    """By itself; a folder, a file or a pattern. Asked for or not, what is said comes first."""
+    monkeypatch.setattr(stored.memory, "of_machine", lambda: bytes_there)
+    for given in (path, path / "b.jsonl", path / "*.jsonl"):
+        assert stored.wanted(Text(path=given)) == stays
+        assert not stored.wanted(Text(path=given, store="memory"))
+        assert stored.wanted(Text(path=given, store="host"))
+    assert not stored.wanted(Text(path=path / "none.jsonl"))
+    assert not stored.wanted(Text())
