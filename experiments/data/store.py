@@ -226,9 +226,9 @@ def _digest(config: Text, tokenizer: Tokenizer | None) -> str:
         raise UsageError(FIELD, "host", "keeps a file's rows, and there is no file.", fix)
     whole = hashlib.sha256()
     with formats.readable(config.path):
-        for file in formats.sources(Path(config.path)):
-            with file.open() as opened:
-                whole.update(f"{file.kind} {file.length()} ".encode())
+        for source in formats.sources(Path(config.path)):
+            with source.open() as opened:
+                whole.update(f"{source.kind} {source.length()} ".encode())
                 while content := opened.read(1 << 24):
                     whole.update(content)
     columns = [config.prompt_field, config.completion_field, config.turns == "last"]

@@ -69,6 +69,7 @@ def write(
         r=result,
         title=_title(result),
         lead=wording.lead(result),
+        takeaway=wording.takeaway(result),
         ranking=tables.ranking(result),
         since_start=wording.since_start(result),
         sections=[(heading, list(pictures)) for heading, pictures in sections],

@@ -9,9 +9,10 @@ import numpy as np
 
 from experiments.evaluation.class_optimum import NEAR
 from experiments.reporting import scoreboards, style
-from experiments.reporting.schema import VARIED, Change, MethodResult, RunResult
+from experiments.reporting.metrics import Metric
+from experiments.reporting.schema import VARIED, Change, MethodResult, RunResult, Summary
 from experiments.reporting.scoreboards import Plane, Scoreboard
-from fdiv.statistics import FEW_SEEDS, FEW_SEEDS_NOTE, ONE_SEED_NOTE
+from fdiv.statistics import FEW_SEEDS, FEW_SEEDS_NOTE, ONE_SEED_NOTE, distinguishable
 
 LINES = {"-": "solid", "--": "dashed", "-.": "dash-dotted", ":": "dotted"}  # matplotlib's
 INTERVAL = "[95% interval]"  # as a table's note names what stands in brackets
@@ -71,6 +72,51 @@ def _tokens(methods: Mapping[str, MethodResult]) -> list[str]:
         f"Tokens learned from differ: {tokens[least]:,.0f} for {least}, {tokens[most]:,.0f} for "
         f"{most}, all seeds together."
     ]
+
+
+def takeaway(result: RunResult) -> str:
+    """Two sentences computed from the numbers: who is best by what and who cannot be told from it,
+    and what failed."""
+    board = scoreboards.of_result(result)
+    metric = board.metric(board.rank_by)
+    scores = {
+        name: m.metrics[board.rank_by]
+        for name, m in result.methods.items()
+        if board.rank_by in m.metrics and m.metrics[board.rank_by].whole
+    }
+    return " ".join(filter(None, [_best_of(scores, metric), _failed(result)]))
+
+
+def _best_of(scores: Mapping[str, Summary], metric: Metric) -> str:
+    if len(scores) < 2:
+        return ""
+    best = max(scores, key=lambda name: (metric.better or -1) * scores[name].iqm)
+    first = f"Best by {metric.title}: {best} ({scores[best].iqm:.4g})"
+    others = [name for name in scores if name != best]
+    if any(len(own.seeds) < 2 for own in scores.values()):
+        return f"{first}; of one seed, so how much of that is chance nobody knows."
+    tied = [n for n in others if not distinguishable(scores[best].seeds, scores[n].seeds)]
+    if tied:
+        return f"{first}, which these seeds do not tell from {_listed(tied)}."
+    return f"{first}, by more than the error of its difference from every other."
+
+
+def _failed(result: RunResult) -> str:
+    states = {name: status(m) for name, m in result.methods.items()}
+    groups = {
+        "diverged": [name for name, state in states.items() if state == "diverged"],
+        "ended away from the best of its class": [n for n, s in states.items() if "away" in s],
+        "raised an alarm": [name for name, state in states.items() if state == "alarm"],
+    }
+    said = [f"{_listed(names)} {what}" for what, names in groups.items() if names]
+    if said:
+        return f"{'; '.join(said)}."
+    gaps = any(m.gap for m in result.methods.values())
+    return f"All methods are finite to the end{', and near the best of the class' * gaps}."
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 # --- under the table ------------------------------------------------------------------------------

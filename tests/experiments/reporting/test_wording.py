@@ -320,3 +320,21 @@ def test_the_error_of_what_moved():
     apart = results.changes("js", side(1.0, 1.0), side(1.1, 2.1))[0]
     assert (alike.stderr, apart.stderr) == (pytest.approx(0.3), pytest.approx(0.5))
     assert apart.moved == pytest.approx(0.6) and not apart.clear
+
+
+TAKEAWAYS = {  # js of each method's seeds -> what is said of the best
+    "apart": ({"a": [0.1, 0.11, 0.1], "b": [0.5, 0.51, 0.5]}, "a (0.1033), by more than the error"),
+    "tied": ({"a": [0.1, 0.3, 0.2], "b": [0.2, 0.2, 0.25]}, "do not tell from"),
+    "one seed": ({"a": [0.1], "b": [0.2]}, "of one seed"),
+    "alone": ({"a": [0.1, 0.2]}, "All methods are finite to the end."),
+}
+
+
+@pytest.mark.parametrize("case", TAKEAWAYS)
+def test_the_takeaway_follows_from_the_numbers(case):
+    scores, says = TAKEAWAYS[case]
+    methods = {name: recorded.method({"js": seeds}) for name, seeds in scores.items()}
+    said = wording.takeaway(recorded.run(methods, kind="exact"))
+    assert says in said
+    lost = {**methods, "c": dataclasses.replace(methods["a"], status="diverged")}
+    assert "c diverged." in wording.takeaway(recorded.run(lost, kind="exact"))
