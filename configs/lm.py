@@ -12,10 +12,11 @@ recall are the mean log-probs that the teacher gives what the policy wrote, and 
     distill:forward_kl          .824 -> .553 +- .087     -5.34    -3.84     113
     policy_gradient:reverse_kl  .930 -> .721 +- .127     -4.89    -3.91      98
     sft                         .824 -> .840 +- .149     -5.16    -4.57      73
+    gail                        .166 -> .173 +- .019     -5.3     -4.3       97
     (start)                                              -5.39    -4.07     106
 
-sft learns rows that the teacher did not write: its NLL of held-out ones falls from 4.86 to 3.91
-nats a token, and it does not come nearer to the teacher."""
+sft and gail learn rows that the teacher did not write: the NLL of held-out ones falls from 4.86 to
+3.91 and 4.60 nats a token, and neither comes nearer to the teacher. 30 minutes of processor time."""
 
 from pathlib import Path
 
