@@ -16,7 +16,7 @@ recall are the mean log-probs that the teacher gives what the policy wrote, and 
     (start)                                              -5.39    -4.07     106
 
 sft and gail learn rows that the teacher did not write: the NLL of held-out ones falls from 4.86 to
-3.91 and 4.60 nats a token, and neither comes nearer to the teacher. 30 minutes of processor time."""
+3.91 and 4.60 nats a token, and neither comes nearer to the teacher. 30 CPU-minutes."""
 
 from pathlib import Path
 
