@@ -93,6 +93,7 @@ def test_a_part_of_a_name_finds_the_whole(capsys):
     assert all(name in said for name in ("forward_kl", "reverse_kl", "skew_kl"))
 
 
+@pytest.mark.wide
 def test_names_are_no_emoji(capsys):
     """`:tv:` is one to rich; a card's name and the formulas in it are printed as they are."""
     with pytest.raises(SystemExit):
@@ -123,6 +124,7 @@ def test_scripts_take_switches_too(capsys):
 # --- help -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("program", [(PROGRAM, None), ("experiments.train", train.one_run)])
 def test_help_fits_a_screen(program, capsys):
     for preset, (about, config) in cli.presets().items():
@@ -198,6 +200,7 @@ NO_CONFIG = {
 }
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", NO_CONFIG)
 def test_a_config_that_is_none_is_said(case, run, capsys, tmp_path):
     (tmp_path / "other.json").write_text('{"a": 1}')

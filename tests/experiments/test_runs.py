@@ -72,6 +72,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_is_said(case, folder, capsys):
     argv, says = REFUSED[case]

@@ -103,6 +103,7 @@ def test_each_prompt_is_answered_in_its_place(run):
     assert [len(each.tokens) for each in own] == [1, 1, 2, 2, 1, 1]
 
 
+@pytest.mark.wide
 def test_a_cold_policy_says_the_likeliest(run):
     cold = run.methods["sft"].sample(3, temperature=1e-3)
     law = run.methods["sft"].exact()
