@@ -162,6 +162,7 @@ def test_a_users_jensen_shannon_on_disjoint_strings():
         np.testing.assert_allclose(values, math.log(2), rtol=1e-6)
 
 
+@pytest.mark.wide
 def test_a_kink_of_a_reward():
     """A reward held to [-1, 1]: f(u) = u log u within, and by f = u times the integral of
     r(v) / v^2 beyond: u (1 - e^-1 ... ) at u = e^2."""
@@ -269,6 +270,7 @@ def test_alpha_beta_is_its_sources_formula(a, b):
         assert float(found) == pytest.approx(float(alpha.sum()), rel=1e-10)
 
 
+@pytest.mark.wide
 def test_alpha_beta_where_a_side_has_no_mass_and_in_single_precision():
     """On disjoint laws 1/(a (a+b)) + 1/(b (a+b)) = 1/(a b): 2 of ab:0.5,1."""
     d = divergences.over_vocabulary("ab:0.5,1")

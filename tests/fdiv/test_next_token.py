@@ -137,7 +137,7 @@ def test_what_the_mixture_with_q_detached_is_the_gradient_of(name, twin):
 
 
 @pytest.mark.parametrize("spec", [*divergences.every(), "todi", "dail", "mix:js+0.5*tv"])
-@pytest.mark.few(3)
+@pytest.mark.few(2)
 def test_top_k_with_the_rest_is_a_lower_bound(spec):
     """0 <= D_k <= D, increasing in k: merging outcomes raises no f-divergence."""
     draw = np.random.default_rng(1)
@@ -158,7 +158,7 @@ def test_bucketless_top_k_is_no_divergence():
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.few(2)
+@pytest.mark.wide
 def test_every_option_changes_the_loss_and_single_precision_is_finite(name):
     divergence = OPTIONS[name][0]
     plain = head.divergence_at(divergences.parse(divergence))
