@@ -19,7 +19,7 @@ COMMANDS = re.findall(r"<!-- run -->\n```\npython -m (.*?)\n```", TEXT)
 @pytest.mark.parametrize(
     "command", COMMANDS[::-1], ids=lambda c: c.split("--import ")[1].split()[0]
 )
-@pytest.mark.few(2)
+@pytest.mark.wide
 def test_as_written(command, tmp_path, monkeypatch):
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)

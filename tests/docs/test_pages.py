@@ -87,7 +87,7 @@ COMMANDS = sorted({name for page in PAGES for name in COMMAND.findall(page.read_
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_commands_explain_themselves(name):
     done = subprocess.run(
         [sys.executable, "-m", name, "--help"], cwd=ROOT, capture_output=True, text=True

@@ -145,6 +145,7 @@ BAD = {
 }
 
 
+@pytest.mark.few(14)
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_paragraph_and_exit_code_2(case, tmp_path, capsys):
     argv, says = BAD[case]

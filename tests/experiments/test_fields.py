@@ -113,7 +113,7 @@ def check(preset: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("field", CASES)
-@pytest.mark.few(8)
+@pytest.mark.few(3)
 def test_an_option_is_read_or_refused(field):
     preset, value, reading, without = CASES[field]
     option = [f"--{field}", *value]

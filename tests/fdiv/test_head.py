@@ -342,6 +342,7 @@ def transformer():
     return policy, own, other, Sequences(jnp.where(mask, tokens, PAD), mask, weight)
 
 
+@pytest.mark.wide
 def test_a_transformer_goes_through_its_readout(monkeypatch):
     """Losses of a policy with a readout and of the same one without: values and gradients."""
     policy, params, other, strings = transformer()
@@ -407,6 +408,7 @@ METHODS = {
 }
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", METHODS)
 def test_no_method_holds_all_tokens_and_symbols(name, monkeypatch):
     """Neither in its preparation nor in its loss and gradient; without a readout all of them do."""

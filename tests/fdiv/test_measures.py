@@ -42,6 +42,7 @@ def test_two_sided_estimates_are_unbiased_and_know_their_error(spec):
     assert errors.mean() == pytest.approx(values.std(), rel=0.2, abs=1e-6)
 
 
+@pytest.mark.wide
 def test_sampled_metrics_agree_with_the_exact_ones():
     """The same names, within five of their own standard errors, on strings of varying length."""
     space, expert, policy, params = random_models("ending", scale=0.5)

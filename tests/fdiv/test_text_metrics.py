@@ -70,7 +70,7 @@ def test_pieces_add_their_metrics_and_nothing_else_changes():
         return metrics.sampled_metrics([], own, jax.random.key(0), (), strings(), strings())[0]
 
     plain, of_text = measured(None), measured(Pieces(jnp.array(SIZES)))
-    more = {"bits_per_byte", "log_stop", "log_stop_expert", "top5_overlap"}
+    more = {"bits_per_byte", "log_stop", "log_stop_expert", "top5_overlap", "precision", "recall"}
     assert set(of_text) - set(plain) == more | {f"{name}_stderr" for name in more} | {"ece"}
     # token 0 has .5 and is right in 6 of 8 actions
     assert of_text["ece"] == pytest.approx(0.25, rel=1e-5)

@@ -189,6 +189,7 @@ REFUSED = {  # rows, flags, what is said in this order
 }
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_run_that_has_nothing_to_learn_is_refused_before_it_claims_its_folder(
     case, tmp_path, capsys

@@ -77,6 +77,7 @@ def test_plain_text_is_cut_in_blocks_that_tile_it(tmp_path):
     assert rows[3].prompt == path.read_bytes()[24:30]
 
 
+@pytest.mark.wide
 def test_docstrings_of_this_python():
     rows = files.read(Text()).rows
     assert len(rows) > 3000

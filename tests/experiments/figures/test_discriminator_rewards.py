@@ -25,6 +25,7 @@ def test_rewards_descend_what_they_should(rewards):
     assert set(cosine) == set(trained) >= {"airl", "gail", "e^s", "fairl", *cosine["airl"]}
 
 
+@pytest.mark.wide
 def test_cosines_by_hand(rewards):
     """The gradient in softmax logits of E_q[R] is q (R - E_q R); of KL(p||q) it is q - p, of
     KL(q||p) q (log q/p - KL)."""

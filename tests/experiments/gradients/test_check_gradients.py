@@ -505,6 +505,7 @@ METHODS["backwards"] = Backwards()
 """
 
 
+@pytest.mark.wide
 def test_an_objective_of_the_users_own(fewer, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "IMPORTED", [])
     monkeypatch.setattr(objectives, "METHODS", dict(objectives.METHODS))

@@ -256,6 +256,7 @@ def run(tmp_path, folder, *flags):
     return cli.run(compare.main, "experiments.compare", words)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", REFUSED)
 def test_flags_that_cannot_be_leave_nothing(name, tmp_path, folder, nothing_trained, capsys):
     flags, field, said = REFUSED[name]

@@ -119,7 +119,7 @@ def left(request, tmp_path_factory) -> tuple[str, Left]:
     return request.param, Left(folder / "run", screen.getvalue())
 
 
-@pytest.mark.few(1)
+@pytest.mark.wide
 def test_the_screen_shows_the_columns_of_the_kind(left):
     name, run = left
     line = next(x for x in reversed(run.screen.splitlines()) if "2/2 updates" in x)

@@ -41,7 +41,7 @@ def test_every_preset_is_in_the_table():
 
 
 @pytest.mark.parametrize("preset", METHODS)
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 def test_a_preset_trains_in_double_precision(preset, double, monkeypatch):
     monkeypatch.setattr(program, "_memory_bytes", lambda compiled: 0)
     given = cli.presets()[preset][1]

@@ -89,6 +89,7 @@ def test_what_a_finished_run_lacks_is_written_without_training(out, untrained, c
     assert "Written" not in capsys.readouterr().out
 
 
+@pytest.mark.wide
 def test_the_score_of_a_sample_is_what_the_run_says_of_it(out, capsys):
     """A finished method's policy is there, whether the whole run has come to its end or not."""
     lines = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]

@@ -60,6 +60,7 @@ def rows(tmp_path_factory):
     return path
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_refused_run_leaves_nothing(name, nothing_trained, rows, tmp_path, capsys):
     words, said = REFUSED[name]

@@ -152,6 +152,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(likelihood, tmp_path):
         np.testing.assert_array_equal(tokens, wanted)
 
 
+@pytest.mark.wide
 def test_a_scheduler_and_a_full_disk_from_the_command_line(tmp_path, monkeypatch, capsys):
     out, original = tmp_path / "run", train.stretches
     command = lambda: cli.run(

@@ -164,6 +164,7 @@ READ: dict[str, Callable[[Path], Any]] = {  # file of a run -> what reads it
 }
 
 
+@pytest.mark.few(20)
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", READ)
 def test_a_damaged_file_of_a_run_is_set_aside(name, damage, finished, tmp_path, capsys):

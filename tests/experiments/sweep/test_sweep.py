@@ -111,6 +111,7 @@ BAD = {
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("case", BAD)
 def test_a_grid_that_cannot_be_run_is_refused_before_anything_is_written(case, tmp_path, capsys):
     given, says = BAD[case]

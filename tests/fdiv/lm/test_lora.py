@@ -37,6 +37,7 @@ def law(policy, params, tokens):
     return np.asarray(jax.jit(lambda p: tk.distributions(policy, p, tokens))(params))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", CASES)
 def test_they_change_nothing_at_first_and_are_the_model_once_merged(case):
     spec, own, base, adapters, adapted, moved = setting(case)

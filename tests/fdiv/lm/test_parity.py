@@ -32,6 +32,7 @@ def measured(case, spec=None, tensors=None):
     return parity.compare(golden(case), own)
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_those_of_transformers(case):
     result = measured(case)
@@ -40,7 +41,7 @@ def test_logits_are_those_of_transformers(case):
 
 
 @pytest.mark.parametrize("case", ["llama3", "gemma2", "gemma3", "qwen3", "phi3_longrope"])
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_decoding_is_the_trunk(case):
     """From a prompt of 7 and of 4 tokens, each next token given; windows and caps among them."""
     spec = spec_of(case)

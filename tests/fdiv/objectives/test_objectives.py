@@ -97,7 +97,7 @@ def exact_gradients(objectives, params, demos):
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("baseline", ["none", "mean", "leave_one_out"])
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.few(7)
+@pytest.mark.few(3)
 def test_policy_gradient_is_exact_for_every_divergence(kind, baseline, level):
     space, components, params, demos = task_of(kind)
     turn = (kind == "ending") ^ (
@@ -177,7 +177,7 @@ def test_maximum_likelihood_is_forward_kl(kind):
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 def test_distillation_is_the_token_level_with_its_prefixes_held(kind, share):
     space, components, params, demos = task_of(kind)
     q = exact.known_law(space, Model(components.policy, params))
@@ -231,7 +231,7 @@ def perfect(space, components, level, structured, params):
 @pytest.mark.parametrize("training", ["logistic", "bound"])
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("structured", [False, True])
-@pytest.mark.few(5)
+@pytest.mark.few(2)
 def test_adversarial_gradient_is_exact_at_the_optimal_discriminator(
     kind, training, level, structured
 ):
@@ -387,7 +387,7 @@ SETTLED = [
 
 
 @pytest.mark.parametrize("name", SETTLED)
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 def test_sampled_gradients_average_to_the_exact_one(name):
     """Over many small batches, the mean gradient of a method is its exact one within five standard
     errors."""
@@ -407,7 +407,7 @@ def test_sampled_gradients_average_to_the_exact_one(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.few(7)
+@pytest.mark.few(3)
 def test_splitting_a_batch_changes_nothing(name):
     """Trap: normalisation. Microbatches give the same update to 1e-6; the sum over rows is what
     makes it so."""
@@ -427,7 +427,7 @@ def test_splitting_a_batch_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.few(7)
+@pytest.mark.few(3)
 def test_more_padding_changes_nothing(name):
     """Trap: padding leaks into losses. On prepared strings, so that both see the same samples;
     poison included."""
@@ -448,7 +448,7 @@ def test_more_padding_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.few(7)
+@pytest.mark.few(3)
 def test_an_update_compiles_once_and_stays_finite(name):
     _, components, params, objective, _ = built(name)
     made, traces = learner(objective, optax.adam(0.05)), []
@@ -467,7 +467,7 @@ def test_an_update_compiles_once_and_stays_finite(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.few(7)
+@pytest.mark.few(3)
 def test_far_apart_policies_give_finite_gradients(name):
     """Logits of +-50 against an expert of the opposite opinion."""
     _, components, params, objective, _ = built(name)
@@ -680,7 +680,7 @@ def prompted():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.few(7)
+@pytest.mark.few(3)
 def test_prompts_are_answered_and_not_learned(name):
     """With ragged prompts in front, gradients come from the answers alone, whatever the method."""
     horizon, components, params, demos, pairs = prompted()

@@ -73,7 +73,7 @@ def slopes(space, components, params):
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", ["ending"])
 @pytest.mark.parametrize("name", list(regularised.members()))
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_f_dpo_is_stationary_at_the_regularised_optimum_and_nowhere_near(name, kind):
     """Whichever strings are compared: two draws from the reference, or from any other law."""
     space, components, params, rewards = task_of(kind)
@@ -251,7 +251,7 @@ def loss_of(objective, params, pairs):
         ("kto", {"desirable": 2.0}, 0.627201),
     ],
 )
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_losses_of_two_strings(name, fields, wanted):
     components, params, pairs = by_hand()
     assert loss_of(built(name, components, **fields), params, pairs)[0] == pytest.approx(
@@ -352,7 +352,7 @@ def outcome(objective, params, pairs):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 def test_a_string_against_itself_says_nothing(name):
     components, params, pairs = prompted()
     objective = built(name, components)
@@ -475,7 +475,7 @@ def test_without_a_reference_it_is_the_policy_at_the_start(name):
     "name", [*NAMES, *(f"f_dpo:{member}" for member in ("pearson_chi2", "jeffreys", "hellinger2"))]
 )
 @pytest.mark.parametrize("size", [30.0, 1e4])
-@pytest.mark.few(6)
+@pytest.mark.few(2)
 def test_far_from_the_reference_gradients_are_finite(name, size):
     components, params, pairs = prompted()
     far = size * jnp.sign(params)

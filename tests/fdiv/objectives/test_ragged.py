@@ -337,7 +337,7 @@ def test_advantages_towards_an_expert(level, discount, baseline, prompt):
         ("sequence", False, {"entropy": 0.3}),
     ],
 )
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_advantages_of_a_discriminator(level, prompt, options):
     """The logit of a string is the sum over its actions; of a position, its action's own. An
     entropy bonus takes .3 times the log-probs of this action and of all later ones off."""
@@ -546,6 +546,7 @@ def test_losses_string_by_string(case):
         assert float(jnp.sum(slope * along)) == pytest.approx((ends[0] - ends[1]) / 2e-5, abs=1e-8)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("aggregate", ["string", "token", "string_mean", "constant"])
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 def test_the_clipped_loss_off_ratio_one(ratio, aggregate):

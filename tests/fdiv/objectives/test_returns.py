@@ -246,6 +246,7 @@ def test_a_group_of_identical_rewards_teaches_nothing(name):
     assert np.abs(np.asarray(batch.advantages)).max() < 1e-2
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["grpo_std:k3-loss", "rloo:k2-loss-string", "rloo:exact-reward"])
 def test_microbatches_add_up(name):
     import optax

@@ -335,7 +335,7 @@ def test_a_perfect_classifier_leads_to_the_expert_under_any_divergence(divergenc
 
 
 @pytest.mark.parametrize("name", [*NAMES, *FOLLOWED])
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_first_the_model_learns_and_then_the_policy(name):
     """UPDATES updates of the one, with the penalty's weight left alone; from then on the other, the
     model frozen."""
