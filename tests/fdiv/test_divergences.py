@@ -436,7 +436,7 @@ def test_the_ends_of_the_sources_parameters(spec):
     asked = [(name, rows[name]) for name in ENDS if name in rows]
     assert len(asked) >= 3
     for name, text in asked:
-        word = text.partition(" ")[0].rstrip(",")
+        word = text.partition(" ")[0].rstrip(",:")
         factor = 2 if text.startswith("js_divergence") and "twice" in text else 1
         found = ENDS[name][word](np.exp(log_p), np.exp(log_q))
         ours = factor * value(divergences.parse(spec), log_p, log_q)
