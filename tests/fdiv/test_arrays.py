@@ -19,7 +19,11 @@ KL = 0.7 * np.log(1.4) + 0.2 * np.log(2 / 3) + 0.1 * np.log(0.5)  # 0.0851 nats
 
 
 @pytest.mark.few(2)
-@pytest.mark.parametrize("made", [list, np.float32, np.array, jnp.array], ids=str)
+@pytest.mark.parametrize(
+    "made",
+    [list, np.float32, np.array, jnp.array],
+    ids=["list", "numpy float32", "numpy", "jax"],
+)
 def test_probabilities_logs_and_logits_are_one_divergence(made):
     p, q = made(P), made(Q)
     log = lambda x: made(np.log(np.asarray(x, np.float64)))
