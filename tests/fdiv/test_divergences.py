@@ -225,7 +225,7 @@ def test_witness_and_reward_in_float32(spec, side):
             np.asarray(x)
             for x in jax.vmap(jax.value_and_grad(function))(jnp.asarray(s, jnp.float32))
         )
-    fits = np.abs(wide) < 1e38
+    fits = np.abs(wide) < 1e37  # a term of a sum may be larger than the sum
     assert np.isfinite(narrow[fits]).all()
     assert np.isfinite(slope).all()
     np.testing.assert_allclose(narrow[fits], wide[fits], rtol=3e-5, atol=1e-6)
@@ -271,7 +271,7 @@ def test_disjoint_supports_cost_what_the_limit_says(spec):
         float(d.perspective(jnp.zeros(()), nothing)),
     ]
     for near, limit in zip(nearly, exactly):
-        assert near > 50 if math.isinf(limit) else near == pytest.approx(limit, abs=1e-6)
+        assert near > 30 if math.isinf(limit) else near == pytest.approx(limit, abs=1e-6)
 
 
 CLOSE = [*MORE, "gjs:0.999999", "gjs:0.000001", "skew_kl:0.999999", "skew_kl:0.9999"]
