@@ -93,22 +93,10 @@ def discriminator(
         ratio = prefix_ratio(params, evidence)
         return ratio[:, -1:] if level == Level.sequence else ratio
 
-    def told_apart(real: Array, fake: Array, demos: Sequences, samples: Sequences) -> Array:
-        """The loss of logits [B, K] of either side."""
-        if training == "pairs":  # each with each, of one logit a string
-            each = softplus(fake[:, 0][None, :] - real[:, 0][:, None])
-            return demos.weight @ each @ samples.weight
-        real, fake = (
-            (softplus(-real), softplus(fake))
-            if training == "logistic"
-            else (-d.witness(real), d.reward(fake))
-        )
-        return jnp.sum(demos.weight * real.mean(1)) + jnp.sum(samples.weight * fake.mean(1))
-
     def loss(params, key: Array, demos: Evidence, samples: Evidence) -> Array:
         real, fake = logits_of(params, demos), logits_of(params, samples)
         chex.assert_rank([real, fake], 2)
-        value = told_apart(real, fake, demos.sequences, samples.sequences)
+        value = told_apart(training, d, real, fake, demos.sequences, samples.sequences)
         if gradient_penalty:
             value += gradient_penalty * roughness(
                 key, lambda x: score(params, x), demos.sequences, vocab, eos
@@ -140,6 +128,26 @@ def discriminator(
     return Discriminator(
         init, learn, lambda state, evidence: prefix_ratio(state[0], evidence), check
     )
+
+
+def told_apart(
+    training: Training,
+    d: Divergence,
+    real: Array,
+    fake: Array,
+    demos: Sequences,
+    samples: Sequences,
+) -> Array:
+    """The loss of logits [B, K] of either side."""
+    if training == "pairs":  # each with each, of one logit a string
+        each = softplus(fake[:, 0][None, :] - real[:, 0][:, None])
+        return demos.weight @ each @ samples.weight
+    real, fake = (
+        (softplus(-real), softplus(fake))
+        if training == "logistic"
+        else (-d.witness(real), d.reward(fake))
+    )
+    return jnp.sum(demos.weight * real.mean(1)) + jnp.sum(samples.weight * fake.mean(1))
 
 
 Scoring = tuple[

@@ -84,7 +84,11 @@ def bucketed(measure: Measure, k: int) -> Measure:
 
         def merged(z: Array) -> Array:
             log = jax.nn.log_softmax(z)
-            rest = jax.nn.logsumexp(jnp.where(among, -jnp.inf, log), axis=-1, keepdims=True)
+            others = jnp.where(among, -jnp.inf, log)
+            # of nothing at all the log of a sum has no slope, so it is not asked for one
+            some = jnp.any(jnp.isfinite(others), axis=-1, keepdims=True)
+            summed = jax.nn.logsumexp(jnp.where(some, others, 0.0), axis=-1, keepdims=True)
+            rest = jnp.where(some, summed, -jnp.inf)
             return jnp.concatenate([jnp.take_along_axis(log, tokens, -1), rest], axis=-1)
 
         return measure(merged(z_q), merged(z_p))

@@ -301,6 +301,7 @@ def environment() -> dict[str, Any]:
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in devices],
         "cores": os.cpu_count(),
+        "float32_products": getattr(jax.config, "jax_default_matmul_precision", None) or "default",
     }
 
 

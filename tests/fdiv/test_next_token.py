@@ -192,6 +192,30 @@ def test_what_cannot_be_meant_is_refused(name, fields, says):
         objectives.resolve(name, **fields).build(world.exact)
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+def test_tokens_that_no_law_has_change_nothing(name):
+    """Appended with probability 0, as rows of an embedding without a token are: values and slopes
+    are those without them, also where no token is left for the bucket."""
+    none = np.full((len(P), 2), -np.inf)
+    z_q, z_p = (jnp.concatenate([np.log(x), none], -1) for x in (Q, P))
+    both = lambda z_q, z_p: jax.value_and_grad(lambda z: measure(name)(z, z_p).sum())(z_q)
+    value, slope = both(z_q, z_p)
+    wanted, wanted_slope = both(jnp.log(Q), jnp.log(P))
+    np.testing.assert_allclose(value, wanted, rtol=1e-12)
+    np.testing.assert_allclose(slope[:, : P.shape[1]], wanted_slope, atol=1e-12)
+    assert not np.any(slope[:, P.shape[1] :])
+
+
+@pytest.mark.parametrize("spec", ["forward_kl", "reverse_kl", "js"])
+def test_an_empty_bucket_costs_nothing(spec):
+    whole = head.divergence_at(divergences.parse(spec))
+    none = np.full((len(P), 2), -np.inf)
+    z_q, z_p = (jnp.concatenate([np.log(x), none], -1) for x in (Q, P))
+    of = lambda measure: jax.value_and_grad(lambda z: measure(z, z_p).sum())(z_q)
+    for found, wanted in zip(of(next_token.bucketed(whole, P.shape[1])), of(whole)):
+        np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
+
+
 def test_claims_say_what_each_option_is():
     claim = lambda name, **fields: objectives.resolve(name, **fields).claim()
     assert claim("distill:reverse_kl", target="m", towards=0.9).minimises == "gjs:0.9"

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from likelihood_runs import prepared
 
-from experiments import assemble, devices, show_data
-from experiments import config as configs
+from experiments import assemble, show_data
 from experiments.config import make_config
 from experiments.data import files, on_host, store, stored
 from experiments.data.sources import Share
-from experiments.running import feed, resume, runs, train
-from experiments.running.stopping import Interrupted, StopFlag
+from experiments.running import feed, train
+from experiments.running.stopping import Interrupted
 from fdiv.benchmarks import Text
 from fdiv.benchmarks.text import Drawn
 from fdiv.policies import Architecture
@@ -154,19 +154,7 @@ def test_what_cannot_stay_on_the_host_is_refused(name, tmp_path):
 
 def trained(config, task, mdp, folder, stop_at=None):
     """The end of likelihood training, or where it was stopped."""
-    task = task._replace(mdp=mdp)
-    components, keys = assemble.components(config, task), assemble.seed_keys(config, 2)
-    own = runs.Runs(keys, runs.starts(config, task, components, keys), jnp.full(2, 0.1))
-    (method,) = configs.resolve(config).values()
-    stop = StopFlag()
-    training = train.prepare(
-        config,
-        task,
-        assemble.build(config, method, components),
-        devices.lay_out(2, config.devices),
-        own,
-        saves=resume.Saves(folder, keep=1, every=1e9, stop=stop),
-    )
+    training, stop = prepared(config, task._replace(mdp=mdp), folder)
     evaluate = lambda state: training.compiled.layout.host(training.compiled.probe(state))
     with contextlib.suppress(Interrupted):
         for progress in train.fit(training, evaluate, [stop_at] if stop_at else [4]):

@@ -10,12 +10,13 @@ import json
 import jax
 import numpy as np
 import pytest
+from likelihood_runs import prepared
 
-from experiments import assemble, devices
+from experiments import assemble
 from experiments import config as configs
 from experiments.config import make_config
-from experiments.running import resume, runs, train
-from experiments.running.stopping import Interrupted, StopFlag
+from experiments.running import runs, train
+from experiments.running.stopping import Interrupted
 from fdiv.benchmarks import Text
 from fdiv.policies import Architecture
 from fdiv.types import UsageError
@@ -98,19 +99,8 @@ def passed_over(text, widths, folder, stop_at=None):
         )
     )
     task = assemble.task(config, assemble.data(config))
-    components, keys = assemble.components(config, task), assemble.seed_keys(config, 2)
-    own = runs.Runs(keys, runs.starts(config, task, components, keys), np.full(2, 0.1))
     (method,) = configs.resolve(config).values()
-    stop = StopFlag()
-    training = train.prepare(
-        config,
-        task,
-        assemble.build(config, method, components),
-        devices.lay_out(2, config.devices),
-        own,
-        saves=resume.Saves(folder, keep=1, every=1e9, stop=stop),
-        widths=assemble.widths_of(task, method),
-    )
+    training, stop = prepared(config, task, folder, assemble.widths_of(task, method))
     assert (training.compiled.layout is not None) and (training.widths is None) == (widths == 1)
     with contextlib.suppress(Interrupted):
         for progress in train.fit(training, stops=[stop_at] if stop_at else []):
