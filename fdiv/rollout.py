@@ -50,10 +50,11 @@ def among(tokens: Array, choose: Choose = draw) -> Choose:
     return lambda uniform, log_probs: tokens[choose(uniform, log_probs[:, tokens])]
 
 
-def sampler_of(mdp: TokenMDP) -> Rollout:
-    """`sampler` for a task, of whose symbols those that stand for nothing are never drawn."""
+def sampler_of(mdp: TokenMDP, choose: Choose = draw) -> Rollout:
+    """`sampler` for a task, of whose symbols those that stand for nothing are never chosen."""
     known = None if mdp.pieces is None else mdp.pieces.known
-    return sampler(mdp.horizon, mdp.eos, draw if known is None else among(jnp.asarray(known)))
+    choice = choose if known is None else among(jnp.asarray(known), choose)
+    return sampler(mdp.horizon, mdp.eos, choice)
 
 
 def greedy(horizon: int, eos: tk.Eos) -> Rollout:

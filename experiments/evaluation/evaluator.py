@@ -20,8 +20,8 @@ from experiments.config import Evaluation
 from experiments.devices import Layout
 from fdiv import divergences, exact, metrics
 from fdiv import tokens as tk
-from fdiv.rollout import greedy, tempered
-from fdiv.types import Claim, Components, Divergence, Level, Model, Params, Sequences
+from fdiv.rollout import greedy, likeliest, sampler_of, tempered
+from fdiv.types import Claim, Components, Divergence, Level, Model, Params, Policy, Sequences
 from fdiv.verified import verified_metrics
 
 Measured = dict[str, np.ndarray]  # name -> [count]
@@ -116,6 +116,11 @@ class Evaluator:
             measure, params, self._judged, jnp.float32(1.0), shared=(2,)
         )
         self._answer, _ = layout.compile(self._answered, params, self._judged)
+        self._continue = None
+        if task.mdp.pieces is not None:
+            policy = components.policy
+            continued = lambda params, judged: self._likeliest(policy, params, judged)
+            self._continue, _ = layout.compile(continued, params, self._judged)
 
     def _drawn(self, keys: Array, samples: int) -> Judged:
         mdp = self._task.mdp
@@ -151,9 +156,9 @@ class Evaluator:
             self.family, own, key, params, held_out.data, held_out.expert
         )
         if mdp.solutions is not None:
-            likeliest = greedy(mdp.horizon, mdp.eos)
+            certain = greedy(mdp.horizon, mdp.eos)
             measured |= verified_metrics(
-                own, likeliest, jax.random.fold_in(key, 1), params, held_out.prompts
+                own, certain, jax.random.fold_in(key, 1), params, held_out.prompts
             )
         return measured, answered
 
@@ -161,6 +166,10 @@ class Evaluator:
         """The policy's answers to its held-out prompts."""
         key, prompts = jax.random.fold_in(judged.key, 3), self.layout.rows(judged.held_out.prompts)
         return self._components.rollout(key, self._components.policy, params, prompts)
+
+    def _likeliest(self, policy: Policy, params: Params, judged: Judged) -> Sequences:
+        prompts = self.layout.rows(judged.held_out.prompts)
+        return sampler_of(self._task.mdp, likeliest)(judged.key, policy, params, prompts)[0]
 
     def measure(self, params: Params, temperature: float = 1.0) -> Measured:
         """Every metric at a sampling temperature, with diversity where strings are sampled."""
@@ -220,6 +229,21 @@ class Evaluator:
         samples]."""
         sequences, log_q = self.layout.host(self._answer(params, self._judged))
         return sequences, log_q.sum(-1)
+
+    def likeliest(self, params: Params) -> Sequences | None:
+        """Each policy's answers of the likeliest token at every step, [count, samples, T], where
+        symbols are pieces of text: a reader sees there what draws at temperature 1 hide."""
+        return self.layout.host(self._continue(params, self._judged)) if self._continue else None
+
+    def expert_likeliest(self) -> Sequences | None:
+        """The same of the expert, where it is known."""
+        known = self._task.mdp.expert
+        if known is None or self._continue is None:
+            return None
+        program, _ = self.layout.compile(
+            lambda judged: self._likeliest(*known, judged), self._judged
+        )
+        return self.layout.host(program(self._judged))
 
     def sampling_error(self, params: Params) -> float:
         """The largest difference between the log-probs of actions when they are drawn, a token at a

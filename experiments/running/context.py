@@ -49,16 +49,29 @@ class RunContext(NamedTuple):
         """Where the saves of a training go."""
         return resume.saves_in(self.folder, name, self.config.saving, self.stop, end)
 
-    def write_samples(self, name: str, sequences: Sequences, log_q: np.ndarray | None) -> None:
+    def write_samples(
+        self,
+        name: str,
+        sequences: Sequences,
+        log_q: np.ndarray | None,
+        likeliest: Sequences | None = None,
+    ) -> None:
         """Report the first strings of each seed, [seeds, n, T], with their log-probs [seeds, n]
-        under the policy that drew them, where there is one."""
+        under the policy that drew them, where there is one, and its likeliest answers to the same
+        prompts."""
         for seed in range(len(sequences.tokens)):
-            few = jax.tree.map(lambda x, seed=seed: x[seed][:SHOWN], sequences)
-            texts = assemble.readable(self.task, few)
+            texts = self._readable(sequences, seed)
             lines: list[Line] = [
                 {"method": name, "seed": seed, "index": i, "prompt": prompt, "completion": text}
                 for i, (prompt, text) in enumerate(texts)
             ]
             if log_q is not None:
                 lines = [line | {"log_q": float(x)} for line, x in zip(lines, log_q[seed])]
+            if likeliest is not None:
+                certain = self._readable(likeliest, seed)
+                lines = [line | {"likeliest": text} for line, (_, text) in zip(lines, certain)]
             self.recorder.samples(name, lines)
+
+    def _readable(self, sequences: Sequences, seed: int) -> list[tuple[str, str]]:
+        few = jax.tree.map(lambda x: x[seed][:SHOWN], sequences)
+        return assemble.readable(self.task, few)

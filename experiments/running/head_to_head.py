@@ -373,9 +373,11 @@ def _prepare(
     )
     for name in ("data", "expert", "start"):
         recorder.resumed(name, -1)
-    context.write_samples("start", *evaluator.strings(layout.put(start)))
+    laid_out = layout.put(start)
+    context.write_samples("start", *evaluator.strings(laid_out), evaluator.likeliest(laid_out))
     for name, strings in evaluator.references().items():
-        context.write_samples(name, jax.tree.map(lambda x: x[None], strings), None)
+        certain = evaluator.expert_likeliest() if name == "expert" else None
+        context.write_samples(name, jax.tree.map(lambda x: x[None], strings), None, certain)
     return context
 
 

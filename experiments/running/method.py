@@ -141,7 +141,7 @@ def _result(
     progress, params = outcome.progress, outcome.progress.train_state.learner.params
     final, sequences, log_q = context.evaluator.final(params, outcome.measured)
     final |= compiled.layout.host(compiled.probe(progress.train_state))
-    context.write_samples(name, sequences, log_q)
+    context.write_samples(name, sequences, log_q, context.evaluator.likeliest(params))
     metrics, infinite = results.metrics_of(final)
     _search_class(context)
     best = context.class_optima.of(claim) if context.class_optima.available and own else None

@@ -17,7 +17,7 @@ pytest.importorskip("safetensors", reason="needs the extra hf: make test-hf")
 from experiments import assemble, cli, compare, validation
 from experiments import config as configs
 from experiments.config import make_config
-from experiments.models import folder, gguf_tokenizer, pretrained
+from experiments.models import folder, gguf_tokenizer, pretrained, ready
 from experiments.running import teacher
 from fdiv import divergences
 from fdiv import tokens as tk
@@ -233,7 +233,21 @@ def test_from_folders_to_a_table(place, tmp_path, monkeypatch, capsys):
         measured = results["methods"][name]["metrics"]
         assert {"forward_kl_token_expert", "bits_per_byte", "log_stop", "rouge_l"} <= set(measured)
         assert 0 < measured["js_token"]["iqm"] < 0.7
+    check_likeliest(place / "own", tmp_path / "run" / "samples.jsonl")
     assert cli.presets()["text"][1].benchmark.teacher is None
+
+
+def check_likeliest(model, samples):
+    """Likeliest answers are kept beside drawn ones, and the teacher's is what `generate` writes."""
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    writers = [line["method"] for line in lines if "likeliest" in line]
+    assert set(writers) == {"expert", "start", "sft", "distill:js"}
+    one = next(line for line in lines if line["method"] == "expert")
+    whole = ready.read(model)
+    prompt = whole.words.prompt(one["prompt"])
+    tokens, _ = ready.write(whole, prompt, 1, 40, greedy=True)[0]
+    said = whole.words.continued(prompt, tokens)
+    assert one["likeliest"] and said.startswith(one["likeliest"]), (one, said)
 
 
 TEMPLATES = {
