@@ -1,10 +1,12 @@
 """GGUF files: what differs from the checkpoint that they were made from is undone."""
 
+import json
+
 import numpy as np
 import pytest
 from language_models import CASES, FIELDS, TOKENS, random_tensors, spec_of
 
-from experiments import generate, score
+from experiments import cli, compare, export, generate, score
 from experiments.models import folder, gguf_files, gguf_tokenizer, words
 from fdiv.lm import weights
 from fdiv.types import UsageError
@@ -128,3 +130,45 @@ def test_what_is_not_read_is_refused(tmp_path):
 
 def test_the_cases_cover_what_is_read():
     assert {CASES[c]["model_type"] for c in ("smollm2", "qwen2", "qwen3")} == set(gguf_files.READ)
+
+
+def test_a_run_learns_from_a_file_as_from_the_folder_that_is_made_of_it(tmp_path, capsys):
+    """The same losses; and what was learned is a folder that scores text."""
+    for library in ("tokenizers", "safetensors"):
+        pytest.importorskip(library, reason="needs the extra hf: make test-hf")
+    file = written(tmp_path / "model.gguf", "smollm2", "llama", tokenizer=True)
+    source = folder.source(file)
+    checkpoint = folder.loaded(source)
+    beside = lambda draft: gguf_tokenizer.write(draft, source.file.fields)
+    folder.write(tmp_path / "model", checkpoint.spec, checkpoint.params, checkpoint.config, beside)
+    said = ("the", "thin", "cat", "in", "a", "bat")
+    rows = [{"prompt": a, "completion": f" {b} {a}"} for a in said for b in said]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "rows.jsonl").write_text(lines)
+    plain = {
+        "--policy.name": "hf",
+        "--policy.lora.rank": 2,
+        "--benchmark.path": tmp_path / "rows.jsonl",
+        "--benchmark.teacher": "none",
+        "--benchmark.prompt-length": 8,
+        "--benchmark.horizon": 8,
+        "--seeds": 1,
+        "--updates": 2,
+        "--warm-start": 0,
+        "--evaluations": 1,
+        "--batch-size": 4,
+        "--samples": 4,
+        "--temperatures": 1.0,
+        "--report": False,
+    }
+    ends = []
+    for path, to in ((file, "a"), (tmp_path / "model", "b")):
+        flags = {**plain, "--policy.path": path, "--out": tmp_path / to}
+        argv = ["text", "--methods", "sft", *(str(x) for pair in flags.items() for x in pair)]
+        assert cli.run(compare.main, "experiments.compare", argv) == 0
+        result = json.loads((tmp_path / to / "results.json").read_text())
+        ends.append(result["methods"]["sft"]["metrics"])
+    assert len(ends[0]) > 5 and ends[0] == ends[1]
+    assert export.main([str(tmp_path / "a"), "sft", "--to", str(tmp_path / "out")]) == 0
+    assert score.main([str(tmp_path / "out"), "--text", "the thin cat", "--json", "True"]) == 0
+    assert "NaN" not in capsys.readouterr().out
