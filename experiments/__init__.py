@@ -2,7 +2,8 @@
 `fdiv`.
 
 From Python, `experiments.load("runs/compare")` is a run that was made, with its results and its
-policies; `experiments.add_metric` gives every run one more metric."""
+policies; `experiments.add_metric` gives every run one more metric, and `experiments.add_reward`
+tasks a reward of yours."""
 
 from __future__ import annotations
 
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from experiments.reporting.own_metric import add_metric
     from experiments.running.loading import load
+    from fdiv.benchmarks.own_reward import add_reward
 
-__all__ = ["add_metric", "load"]
+__all__ = ["add_metric", "add_reward", "load"]
 _PLACES = {  # loaded when they are asked for, as every command begins here
     "add_metric": "experiments.reporting.own_metric",
+    "add_reward": "fdiv.benchmarks.own_reward",
     "load": "experiments.running.loading",
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments import fields
 from experiments.config import Config, prefixed, replace, resolve, strings_possible, teacher_of
-from experiments.data import files, hidden, padding, stored
+from experiments.data import files, hidden, own_reward, padding, stored
 from experiments.data import reading as readings
 from experiments.data.layouts import listed
 from experiments.data.tokenised import Tokenizer
@@ -22,6 +22,7 @@ from experiments.devices import Layout, cache_folder, memory
 from experiments.models import pretrained, vocabulary, words
 from fdiv import buckets, exact, metrics, objectives
 from fdiv.benchmarks import Text
+from fdiv.benchmarks.own_reward import known
 from fdiv.buckets import Buckets
 from fdiv.learner import learner
 from fdiv.lm.hidden import Hidden
@@ -59,6 +60,7 @@ class Task(NamedTuple):
     spell: Callable[[np.ndarray, np.ndarray], str] | None = None
     buckets: Buckets | None = None  # widths of its rows, where these are not all padded to one
     hidden: Hidden | None = None  # what a teacher alone reads before each string
+    reward: str | None = None  # the name of what is rewarded, where the config has one
 
 
 def data(config: Config) -> files.Reading | None:
@@ -170,7 +172,11 @@ def task(
         _refuse_long(benchmark, len(reading.rows))
         _refuse_on_host(config, benchmark, reading)
         build_task = readings.build if reading.store is None else stored.build
-        mdp = _with_own_metrics(build_task(reading, benchmark, teacher))
+        mdp = build_task(reading, benchmark, teacher)
+        with prefixed(benchmark=benchmark):
+            words = tokenizer(benchmark, config.policy) if benchmark.reward else None
+            mdp = own_reward.given(mdp, benchmark, reading, words)
+            mdp = _with_own_metrics(own_reward.tried(mdp, benchmark.reward))
         reads = {name: method.reads for name, method in resolve(config).items()}
         readings.suits(reading, benchmark, reads)
         spell = reading.vocabulary.spell
@@ -180,12 +186,14 @@ def task(
         widths = padding.widths(reading, benchmark, step)
         used = widths if any(map(fields.in_widths, resolve(config).values())) else None
         notes = [*reading.notes(benchmark), *_width_notes(config, reading, benchmark, used)]
-        return Task(mdp, None, sum(benchmark.cut), notes, spell, widths, behind)
+        return Task(mdp, None, sum(benchmark.cut), notes, spell, widths, behind, benchmark.reward)
+    own = getattr(benchmark, "reward", None)
     with prefixed(benchmark=benchmark):
-        mdp = _with_own_metrics(benchmark.build())
+        mdp = _with_own_metrics(own_reward.tried(benchmark.build(), own))
     prompted = prompt_columns(mdp)
     space = _enumerated(mdp, config) if strings_possible(config) and not prompted else None
-    return Task(mdp, space, prompted + mdp.horizon, [], getattr(benchmark, "spell", None))
+    spell = getattr(benchmark, "spell", None)
+    return Task(mdp, space, prompted + mdp.horizon, [], spell, reward=own)
 
 
 def _with_own_metrics(mdp: TokenMDP) -> TokenMDP:
@@ -263,6 +271,7 @@ def _refuse_on_host(config: Config, benchmark: Text, reading: files.Reading) -> 
         "teacher_cache": benchmark.teacher_cache and not config.budget.demos,
         "teacher_system": benchmark.teacher_system is not None,
         "checked": benchmark.checked is not None,
+        "reward": benchmark.reward is not None and bool(known(benchmark.reward).columns),
     }
     for field in (name for name, wanted in asked.items() if wanted):
         value, problem = getattr(benchmark, field), "needs all rows in memory."

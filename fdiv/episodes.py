@@ -67,8 +67,8 @@ def stage(components: Components, penalty: Penalty) -> Stage:
     policy, mdp, control = components.policy, components.mdp, components.control or Control()
     if mdp.score is None or mdp.regulariser is None:
         fix = (
-            "Use a benchmark with one (rewarded, arithmetic), or a method that learns from "
-            "demonstrations."
+            "Use a benchmark with one (rewarded, arithmetic, or text with checked or reward), or "
+            "a method that learns from demonstrations."
         )
         raise UsageError(
             "methods",

@@ -9,6 +9,7 @@ from unittest import mock
 
 from fdiv import divergences, metrics
 from fdiv.benchmarks import BENCHMARKS
+from fdiv.benchmarks.own_reward import REWARDS
 from fdiv.objectives import METHODS
 
 OURS = re.compile(r"(experiments|configs|imported_\w+)(\.|$)")
@@ -29,7 +30,8 @@ def fresh_scripts():
         del sys.modules[name]
     try:
         with contextlib.ExitStack() as undone:
-            for table in (divergences.FAMILY, BENCHMARKS, METHODS, metrics.STATISTICS):
+            tables = (divergences.FAMILY, BENCHMARKS, METHODS, metrics.STATISTICS, REWARDS)
+            for table in tables:
                 undone.enter_context(mock.patch.dict(table))
             yield
     finally:

@@ -111,6 +111,7 @@ def merge(config: Text, parts: Sequence[Part], tokenizer: Tokenizer | None = Non
         read_as = {"vocabulary": tokenizer.vocabulary, "tokenizer": tokenizer.digest}
         read_as["chats"] = chats
         read_as["told"] = tuple(tokenised.notes(tokenizer, counts, chats))
+    read_as["extra"] = next((piece.columns.extra for _, piece in pieces if piece.columns), ())
     if not rows:
         reasons = "; ".join(f"row {number}: {reason}" for number, reason in bad[:SHOWN])
         problem = f"has no good row ({reasons})." if reasons else "has no row."
@@ -187,7 +188,7 @@ def columns(pieces: Iterable[Piece]) -> tuple[tuple[str, ...], dict[str, int]]:
     for piece in pieces:
         seen.update(piece.seen)
         fields.update(piece.fields)
-        names |= dict.fromkeys(piece.columns.names if piece.columns else ())
+        names |= dict.fromkeys(piece.columns.read if piece.columns else ())
     read_columns = tuple(name for name in names if name in seen)
     unread = {name: count for name, count in seen.items() if name not in names}
     return read_columns, unread | {f"{name} of messages": n for name, n in fields.items()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.data.conversations import asks
+from fdiv.benchmarks import own_reward
 from fdiv.benchmarks.text import Text
 from fdiv.types import UsageError
 
@@ -31,11 +32,17 @@ class Columns(NamedTuple):
     label: str | None = None
     optional: frozenset[str] = frozenset()  # of the prompt: what a row may lack, or leave empty
     known: frozenset[str] = frozenset()  # all columns of the first record
+    extra: tuple[str, ...] = ()  # what a user's reward reads beside them
 
     @property
     def names(self) -> tuple[str, ...]:
         """All of them, in order."""
         return tuple(filter(None, (*self.prompt, self.answer, self.rejected, self.label)))
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """All that something of is used."""
+        return tuple(dict.fromkeys((*self.names, *self.extra)))
 
 
 def columns(record: Mapping[str, Any], config: Text) -> Columns:
@@ -47,7 +54,19 @@ def columns(record: Mapping[str, Any], config: Text) -> Columns:
     made = _columns(record, config)
     if not _named(config):
         _refuse_other_case(record, config)
-    return made
+    return made._replace(extra=_extra(record, config))
+
+
+def _extra(record: Mapping[str, Any], config: Text) -> tuple[str, ...]:
+    """What the config's reward reads. Raises `UsageError` for a column that is not there."""
+    if config.reward is None:
+        return ()
+    reward = own_reward.known(config.reward)
+    for name in reward.columns:
+        if name not in record and name not in reward.optional:
+            problem, fix = f"reads {name}, no column of the file.", f"It has {listed(record)}."
+            raise UsageError("benchmark.reward", reward.name, problem, fix)
+    return tuple(name for name in reward.columns if name in record)
 
 
 def _columns(record: Mapping[str, Any], config: Text) -> Columns:

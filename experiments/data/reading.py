@@ -4,6 +4,7 @@ cut makes of it, which rows are held out; and why a method has nothing to learn 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -62,6 +63,7 @@ class Reading(NamedTuple):
     told: tuple[str, ...] = ()  # what is to be known of how
     chats: int = 0  # how many rows were conversations
     store: InFiles | None = None  # the rows, where they are in files and not in `rows`
+    extra: tuple[str, ...] = ()  # columns that a user's reward reads, as `Row.extra` has them
 
     def fitted_to(self, config: Text) -> Text:
         """The config with the lengths that its rows decide."""
@@ -91,6 +93,7 @@ class Reading(NamedTuple):
             state.update(b"" if row.rejected is None else b"\0" + _raw(row.rejected))
             state.update(b"" if row.liked is None else bytes([1, row.liked]))
             state.update(b"" if row.end is None else b"\0" + _raw((row.end,)))
+            state.update(b"" if not row.extra else b"\0" + json.dumps(row.extra).encode())
         return state.hexdigest()
 
     def notes(self, config: Text) -> list[str]:

@@ -110,7 +110,7 @@ def _of(record: Any, columns: Columns | None, number: int, talk: Talk) -> list[F
     if not isinstance(record, Mapping):
         raise ValueError(f"a {type(record).__name__}, not a record")
     columns = present(columns, "columns")  # those of the first record, so there are some
-    missing = [name for name in columns.names if name not in record]
+    missing = [name for name in columns.read if name not in record]
     missing = [name for name in missing if name not in columns.optional]
     if missing:
         raise ValueError(f"no field {missing[0]!r}")
@@ -123,16 +123,29 @@ def _of(record: Any, columns: Columns | None, number: int, talk: Talk) -> list[F
         made = [_answered(cells, columns, number)]
     else:
         made = [_compared(cells, columns, number)]
-    if columns.label is None:
+    beside: dict[str, Any] = {}
+    if columns.extra:
+        beside["extra"] = tuple(plain(record[name]) for name in columns.extra)
+    if columns.label is not None:
+        beside["liked"] = judged(record[columns.label], columns.label)
+    if not beside:
         return made
-    liked = judged(record[columns.label], columns.label)
     return [
         one._replace(
-            row=one.row._replace(liked=liked),
-            without=one.without and one.without._replace(liked=liked),
+            row=one.row._replace(**beside),
+            without=one.without and one.without._replace(**beside),
         )
         for one in made
     ]
+
+
+def plain(value: Any) -> Any:
+    """A cell as JSON has it; what JSON has no kind of, such as a date, as text."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return value if isinstance(value, (str, bool, int, float, type(None))) else str(value)
 
 
 def _talks(columns: Columns) -> bool:

@@ -28,7 +28,8 @@ def piece_of_json(data: Json) -> Piece:
     columns = data["columns"]
     if columns is not None:
         sets = {name: frozenset(columns[name]) for name in ("optional", "known")}
-        columns = Columns(**columns | sets | {"prompt": tuple(columns["prompt"])})
+        tuples = {name: tuple(columns[name]) for name in ("prompt", "extra")}
+        columns = Columns(**columns | sets | tuples)
     found = [_found_of_json(each) for each in data["found"]]
     bad = [(number, reason) for number, reason in data["bad"]]
     return Piece(**data | {"found": found, "bad": bad, "columns": columns})
@@ -67,14 +68,14 @@ def _found_of_json(data: Json) -> Found:
 
 def _row_as_json(row: Row) -> Json:
     text = [None if side is None else _symbols_as_json(side) for side in row[:3]]
-    return [*text, row.liked, row.conversation, list(row.stretches)]
+    return [*text, row.liked, row.conversation, list(row.stretches), list(row.extra)]
 
 
 def _row_of_json(data: Json) -> Row:
-    prompt, completion, rejected, liked, conversation, stretches = data
+    prompt, completion, rejected, liked, conversation, stretches, extra = data
     other = None if rejected is None else _symbols_of_json(rejected)
     sides = (_symbols_of_json(prompt), _symbols_of_json(completion), other)
-    return Row(*sides, liked, conversation, tuple(stretches))
+    return Row(*sides, liked, conversation, tuple(stretches), extra=tuple(extra))
 
 
 def _symbols_as_json(symbols: Symbols) -> Json:

@@ -20,6 +20,7 @@ from experiments.config import Evaluation
 from experiments.devices import Layout
 from fdiv import divergences, exact, metrics
 from fdiv import tokens as tk
+from fdiv.benchmarks import own_reward
 from fdiv.rollout import greedy, likeliest, sampler_of, tempered
 from fdiv.types import Claim, Components, Divergence, Level, Model, Params, Policy, Sequences
 from fdiv.verified import verified_metrics
@@ -182,7 +183,9 @@ class Evaluator:
 
     def _measured(self, params: Params, temperature: float) -> tuple[Measured, Sequences]:
         measured, answered = self._measure(params, self._judged, jnp.float32(temperature))
-        return self.layout.host(measured), answered
+        measured = self.layout.host(measured)
+        own_reward.raise_failed()
+        return measured, answered
 
     def expert(self) -> dict[str, float]:
         """What the expert itself scores, as far as it is known: all of it exactly, or entropy and

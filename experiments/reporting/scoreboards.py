@@ -285,7 +285,24 @@ def of_task(task: Task) -> Scoreboard:
     """The scoreboard of a task."""
     regulariser = task.mdp.regulariser
     penalty = regulariser.divergence if regulariser else None
-    return dataclasses.replace(SCOREBOARDS[kind_of(task)], penalty=penalty)
+    board = _rewarded(SCOREBOARDS[kind_of(task)], task.reward)
+    return dataclasses.replace(board, penalty=penalty)
+
+
+def _rewarded(board: Scoreboard, reward: str | None) -> Scoreboard:
+    """The scoreboard of a task whose answers have a reward of their own, by which it ranks; where
+    strings are enumerated there is one already."""
+    if reward is None or not board.estimated:
+        return board
+    first = lambda *names: tuple(dict.fromkeys(names))
+    return dataclasses.replace(
+        board,
+        rank_by="reward",
+        columns=first("reward", "penalty", *board.columns),
+        live=first("reward", *board.live),
+        curves=first("reward", "penalty", *board.curves),
+        notes={"penalty": VERIFIED.notes["penalty"], **board.notes, "reward": f"Reward: {reward}."},
+    )
 
 
 # name of a benchmark -> what its known law is called, and what it is: nobody knows the law of the
@@ -303,7 +320,9 @@ OF_THE_POLICY = {  # teachers that are made of the policy's own model
 
 def of_result(result: RunResult) -> Scoreboard:
     """The scoreboard of a run, from what it left."""
-    board = dataclasses.replace(SCOREBOARDS[result.kind], penalty=result.penalty)
+    own = result.benchmark.get("reward")
+    board = _rewarded(SCOREBOARDS[result.kind], None if own is None else str(own))
+    board = dataclasses.replace(board, penalty=result.penalty)
     expert, law = KNOWN_LAWS.get(result.benchmark.get("name", ""), (board.expert, board.law))
     teacher = result.benchmark.get("teacher")
     if teacher not in (None, "trained"):

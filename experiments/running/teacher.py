@@ -240,7 +240,7 @@ def key(config: Config, reading: Reading) -> str:
 def _folder(config: Config, text: Text, reading: Reading, own: Config) -> Path:
     # the rows have the path's, the tokenizer's and the turns' part in it; widths change no number
     apart = ("path", "tokenizer", "turns", "teacher", "teacher_cache", "buckets")
-    apart += ("store", "teacher_system", "rows", "checked")
+    apart += ("store", "teacher_system", "rows", "checked", "reward")
     benchmark = {name: x for name, x in dataclasses.asdict(text).items() if name not in apart}
     key = {
         "benchmark": benchmark,

@@ -27,6 +27,7 @@ from experiments.devices import Layout, processes
 from experiments.running import finite, program, resume
 from experiments.running.program import CompiledMethod, Position, Progress, TrainState
 from experiments.running.runs import Runs
+from fdiv.benchmarks import own_reward
 from fdiv.buckets import Buckets
 from fdiv.types import Objective
 
@@ -153,6 +154,7 @@ def stretches(
         )
         took = time.perf_counter() - began
         pace, done, seconds = took / count, done + count, seconds + took
+        own_reward.raise_failed()
         log = compiled.layout.host(train_state.log)
         tokens, metrics = before + log.tokens, None
         if done in stops:

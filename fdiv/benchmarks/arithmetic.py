@@ -22,10 +22,12 @@ from jax import Array
 
 from fdiv import divergences
 from fdiv import tokens as tk
+from fdiv.benchmarks import own_reward
 from fdiv.benchmarks.sums import CHARACTERS, EOS, VOCAB, Sums, answered, asked, solutions, ways
 from fdiv.ranges import check_ranges, ranged
 from fdiv.types import Regulariser, Sequences, TokenMDP, UsageError
 
+Score = Callable[[Sequences], Array]
 LOOKED_AT = 1 << 14  # sums drawn to see that neither side of the split is empty
 
 
@@ -41,6 +43,9 @@ class Arithmetic:
     """Whether the answer alone, without a step, is a right way too."""
     validation: float = ranged(0.2, above=0, below=1)
     """Share of sums held out, by a hash of their numbers."""
+    reward: str | None = None
+    """What is rewarded in place of a right way to write the sum: a function that an imported file
+    adds (docs/rewards.md)."""
     beta: float = ranged(0.05, least=0)
     """Weight of the divergence from the policy as it was when training began."""
     divergence: str = "reverse_kl"
@@ -50,6 +55,8 @@ class Arithmetic:
         """Raise `UsageError` naming a field that cannot be."""
         check_ranges(self)
         refuse_flat(self.divergence)
+        if self.reward is not None:
+            own_reward.known(self.reward)
 
     def build(self) -> TokenMDP:
         """The task; no expert is known, only what is right."""
@@ -60,7 +67,9 @@ class Arithmetic:
             side: lambda key, n, side=side: self._numbers(key, n, side) for side in (False, True)
         }
         prompts = lambda key, n: asked(sides[False](key, n), sums)
-        score = lambda x: (solutions(x, sums) >= 0).astype(jnp.float32)
+        score: Score = lambda x: (solutions(x, sums) >= 0).astype(jnp.float32)
+        if self.reward is not None:
+            score = own_reward.score_of(own_reward.known(self.reward), self.spell)
         statistics = {"reward": score, "answer": lambda x: answered(x, sums).astype(jnp.float32)}
         if self.direct:
             statistics["direct"] = lambda x: (solutions(x, sums) == 0).astype(jnp.float32)

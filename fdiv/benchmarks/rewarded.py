@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fdiv import divergences, exact, regularised
+from fdiv.benchmarks import own_reward
 from fdiv.benchmarks.markov import Markov
 from fdiv.benchmarks.two_template import TwoTemplate
 from fdiv.checks import present
@@ -37,8 +38,8 @@ class Rewarded:
     base: TwoTemplate | Markov = dataclasses.field(default_factory=TwoTemplate)
     """The language."""
     reward: str = "valid"
-    """A statistic of the language (two_template: valid, mode_b), or table: standard normal for each
-    string."""
+    """A statistic of the language (two_template: valid, mode_b), table: standard normal for each
+    string, or a function that an imported file adds (docs/rewards.md)."""
     table_seed: int = seed_field()
     """Which table."""
     beta: float = ranged(0.1, above=0)
@@ -109,16 +110,11 @@ class Rewarded:
             automaton = tabular.full(base.vocab, base.horizon)
             draw = np.random.default_rng(self.table_seed)
             table = draw.standard_normal((automaton.states, base.vocab)).astype(np.float32)
-
-            def score(x: Sequences):
-                """That of the last prefix and token, so one number for each string."""
-                last = x.mask.sum(1) - 1
-                at = lambda values: jnp.take_along_axis(values, last[:, None], axis=1)[:, 0]
-                return jnp.asarray(table)[at(tabular.read(automaton, x.tokens)), at(x.tokens)]
-
-            return score
+            return _of_last(automaton, table)
+        if self.reward in own_reward.REWARDS:
+            return _own(own_reward.known(self.reward), base)
         if self.reward not in base.statistics:
-            choices = ", ".join([*base.statistics, "table"])
+            choices = ", ".join([*base.statistics, "table", *own_reward.REWARDS])
             raise UsageError(
                 "reward",
                 self.reward,
@@ -170,3 +166,34 @@ class Rewarded:
         temperature = self.temperature * jnp.exp(jnp.where(differ, self.spread, -self.spread))
         chance = jax.nn.sigmoid((first - second) / temperature)
         return (1 - self.flips) * chance + self.flips * (1 - chance)
+
+
+def _last(automaton: tabular.Automaton, x: Sequences) -> tuple[jax.Array, jax.Array]:
+    """The last prefix of each string and the token behind it, which are of no other. [B] each"""
+    last = x.mask.sum(1) - 1
+    at = lambda values: jnp.take_along_axis(jnp.asarray(values), last[:, None], axis=1)[:, 0]
+    return at(tabular.read(automaton, x.tokens)), at(x.tokens)
+
+
+def _of_last(automaton: tabular.Automaton, table: np.ndarray):
+    """A number for each string from a table [prefixes, V]."""
+
+    def score(x: Sequences):
+        """That of the last prefix and token, so one number for each string."""
+        return jnp.asarray(table)[_last(automaton, x)]
+
+    return score
+
+
+def _own(reward: own_reward.Reward, base: TokenMDP):
+    """A user's reward of every string, as a table."""
+    automaton = tabular.full(base.vocab, base.horizon)
+    strings = exact.enumerate_strings(base.vocab, base.horizon, base.eos).sequences
+    spelled = lambda tokens, mask: " ".join(
+        "end" if token == base.eos else str(token) for token in tokens[mask]
+    )
+    table = np.zeros((automaton.states, base.vocab), np.float32)
+    table[tuple(map(np.asarray, _last(automaton, strings)))] = own_reward.tabled(
+        reward, strings, spelled
+    )
+    return _of_last(automaton, table)

@@ -21,7 +21,7 @@ import numpy as np
 
 from fdiv import divergences
 from fdiv import tokens as tk
-from fdiv.benchmarks import answers, text_rows
+from fdiv.benchmarks import answers, own_reward, text_rows
 from fdiv.benchmarks.text_rows import Cut, Row, Split, Symbols, demonstrated, joined
 from fdiv.checks import present
 from fdiv.ranges import MOST_LAYERS, check_ranges, ranged
@@ -126,11 +126,14 @@ class Text:
     checked: answers.Which | None = None
     """What is rewarded: that the first, or the last, number of an answer is its row's; none:
     answers are not checked."""
+    reward: str | None = None
+    """What is rewarded: a function that an imported file adds (docs/rewards.md), in place of the
+    checked number where both are given; none: that, or nothing."""
     beta: float = ranged(0.1, above=0)
-    """Comparisons and checked answers: weight of the divergence from the reference, which is the
+    """Comparisons and rewarded answers: weight of the divergence from the reference, which is the
     common start."""
     divergence: str = "reverse_kl"
-    """Comparisons and checked answers: that divergence, D_f(reference||policy); reverse_kl is
+    """Comparisons and rewarded answers: that divergence, D_f(reference||policy); reverse_kl is
     KL(policy||reference)."""
 
     def __post_init__(self) -> None:
@@ -142,6 +145,8 @@ class Text:
         """Raise `UsageError` naming a field that is out of range."""
         check_ranges(self)
         divergences.parse(self.divergence)
+        if self.reward is not None:
+            own_reward.known(self.reward)
 
     @property
     def cut(self) -> Cut:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 STRETCH = 64  # blocks of plain text that stay on one side of the split, at most
 STRETCHES = 50  # and how many such stretches a short text is divided into
@@ -29,6 +29,7 @@ class Row(NamedTuple):
     conversation: int | None = None  # rows of one conversation stay on one side of the split
     stretches: tuple[int, ...] = ()  # of plain text: those its prompt and its block lie in
     end: int | None = None  # the token that ends its answers; None: the vocabulary's own
+    extra: tuple[Any, ...] = ()  # of its record, what a user's reward reads
 
 
 class Cut(NamedTuple):

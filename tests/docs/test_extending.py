@@ -27,7 +27,9 @@ def test_as_written(command, tmp_path, monkeypatch):
     program, *words = command.split()
     with fresh_scripts():
         cli, script = (importlib.import_module(x) for x in ("experiments.cli", program))
-        assert cli.run(script.main, program, [*words, *SHORT]) == 0
+        made_of = "benchmark.base." if "rlhf" in words else "benchmark."
+        short = [word.replace("benchmark.", made_of) for word in SHORT]
+        assert cli.run(script.main, program, [*words, *short]) == 0
     folder = next((tmp_path / "runs").iterdir())
     methods = json.loads((folder / "results.json").read_text())["methods"]
     named = re.search(r"--methods ((?:[\w:.]+ )+)", command + " ").group(1).split()
