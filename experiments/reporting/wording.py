@@ -105,7 +105,7 @@ def _failed(result: RunResult) -> str:
     states = {name: status(m) for name, m in result.methods.items()}
     groups = {
         "diverged": [name for name, state in states.items() if state == "diverged"],
-        "ended away from the best of its class": [n for n, s in states.items() if "away" in s],
+        "ended away from the best of the class": [n for n, s in states.items() if "away" in s],
         "raised an alarm": [name for name, state in states.items() if state == "alarm"],
     }
     said = [f"{_listed(names)} {what}" for what, names in groups.items() if names]
@@ -272,16 +272,44 @@ def under_curves(
     band = "IQM over seeds with its 95% interval as a band." if result.seeds > 1 else "One seed."
     floored = f" The gap is floored at {floor:g}." * ("gap" in panels)
     line = f" The fine dotted line is the {board.expert}'s own value." * bool(lined)
-    return f"{band} {_looks(result.methods.values())}{floored}{line}"
+    return f"{band} {_looks(result.methods)}{floored}{line}"
 
 
-def _looks(methods: Iterable[MethodResult]) -> str:
+def under_cost(result: RunResult) -> str:
+    """What the marks of the picture of costs are."""
+    marks = "IQMs with 95% intervals" if result.seeds > 1 else "Values of the one seed"
+    return (
+        f"{marks}. Seconds are of training, as this machine was busy then; compiling, evaluations "
+        "and learning rates that were tried come on top."
+    )
+
+
+def under_rewards(result: RunResult) -> str:
+    """What the lines and marks of the rewards are."""
+    return (
+        "What each divergence pays a string whose log-ratio to the expert is s: e^s f'(e^s) - "
+        "f(e^s), up to a constant. Marks are the mean log-ratio of the policy's own strings, which "
+        "is -KL(policy||expert), and of the expert's, KL(expert||policy), at the end of training; "
+        "those further out than the axes are not shown."
+    )
+
+
+def under_training(result: RunResult) -> str:
+    """What the panels of training itself are."""
+    band = "IQM over seeds, the band from the least of them to the most."
+    band = band if result.seeds > 1 else "One seed."
+    return f"{band} The gradient norm is that of the policy before it is bounded."
+
+
+def _looks(named: Mapping[str, MethodResult]) -> str:
     """What colours and lines tell of these methods."""
-    methods = list(methods)
+    own = style.looks(named)
+    as_given = all(own[name] == style.look(m) for name, m in named.items())
+    methods = list(named.values())
     by_divergence = [m for m in methods if m.level != "return"]
     colours = {m.minimises: style.colour(m.minimises) for m in by_divergence}
     apart = len(set(colours.values())) == len(colours) and style.OTHER not in colours.values()
-    if len(by_divergence) < len(methods) or not apart:
+    if len(by_divergence) < len(methods) or not apart or not as_given:
         return "Each method has the colour, line and mark of the legend."
     legends: dict[str, list[str]] = {}
     for m in methods:

@@ -6,6 +6,7 @@ file when it comes to it."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from experiments import config as configs
 from experiments.evaluation.evaluator import over_seeds
@@ -33,7 +34,7 @@ def finish(context: RunContext, complete: bool, changed: Mapping[str, object]) -
     result = results.compared(_result(context, methods, complete), reference)
     _write_tables(folder, result)
     if config.output.report:
-        _report(folder, result, changed)
+        _report(folder, result, changed, config.output.cache)
     # last: where `complete` is true in it, the run is finished
     schema.write(folder.path / "results.json", result)
     _show(context, result, tables.ranking(result))
@@ -82,7 +83,12 @@ def _result(context: RunContext, methods: dict[str, MethodResult], complete: boo
     )
 
 
-def _report(folder: RunFolder, result: RunResult, changed: Mapping[str, object]) -> None:
+def _report(
+    folder: RunFolder,
+    result: RunResult,
+    changed: Mapping[str, object],
+    cache: Path | None = None,
+) -> None:
     history = schema.history(folder.lines(METRICS))
     if lacking := _without_end(result, history):
         print(f"{METRICS} lacks the end of {', '.join(lacking)}: their curves are not whole.")
@@ -90,7 +96,8 @@ def _report(folder: RunFolder, result: RunResult, changed: Mapping[str, object])
     environment = run_folder.environment()
     samples = folder.lines(SAMPLES)
     folder.list_figures()
-    report.write(folder.path / "report.html", result, drawn, samples, environment, changed)
+    path = folder.path / "report.html"
+    report.write(path, result, drawn, samples, environment, changed, cache)
 
 
 def _without_end(result: RunResult, history: Sequence[schema.HistoryLine]) -> list[str]:

@@ -10,7 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments import escapes
-from experiments.reporting import schema, style
+from experiments.reporting import charts, framing, schema, style
+from experiments.reporting.charts import Drawing, Key, Panel
+from experiments.reporting.framing import Frame
 from experiments.reporting.metrics import Metric
 from experiments.sweep.folder import Line, SweepFolder
 from fdiv import statistics
@@ -42,14 +44,15 @@ class Curve(NamedTuple):
 def curves(sweep: SweepFolder, lines: Sequence[Line], axis: str, metric: str) -> dict[str, Curve]:
     """Method -> its curve; a value's runs are kept apart as strata."""
     scores: dict[str, dict[Value, list[list[float]]]] = {}
-    looks = {}
+    methods: dict[str, schema.MethodResult] = {}
     for line in lines:
         result = schema.read(sweep.run(line) / "results.json")
         value = _value(line["point"].get(axis))
         for name, m in result.methods.items():
             if metric in m.metrics:
-                looks.setdefault(name, style.look(m))
+                methods.setdefault(name, m)
                 scores.setdefault(name, {}).setdefault(value, []).append(m.metrics[metric].seeds)
+    looks = style.looks(methods)
     return {
         name: Curve(looks[name], [_point(value, runs) for value, runs in at.items()])
         for name, at in scores.items()
@@ -71,7 +74,7 @@ def _point(value: Value, runs: list[list[float]]) -> Point:
 
 def picture(
     sweep: SweepFolder, lines: Sequence[Line], axis: str, metric: Metric, folder: Path
-) -> str:
+) -> Drawing:
     """IQM and its 95% interval of a metric, against the axis."""
     style.use()
     drawn = curves(sweep, lines, axis, metric.name)
@@ -96,5 +99,76 @@ def picture(
     elif not numeric:
         panel.set_xticks(range(len(values)), [escapes.label(str(value)) for value in values])
     panel.set(xlabel=escapes.label(axis), ylabel=metric.label)
+    seen = _frame(drawn)
+    if seen:
+        panel.set_ylim(seen.low, seen.high)
+        for name, i in seen.beyond.items():
+            point, look = drawn[name].points[i], drawn[name].look
+            edge = seen.edge(point.iqm)
+            at, towards = (place[point.value], edge), "up" if edge == seen.high else "down"
+            style.arrow(panel, at, towards, look["color"], f"{name} {point.iqm:.3g}")
     figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(4, len(drawn)))
-    return style.save(figure, folder, "axis", rows)
+    svg = style.save(figure, folder, "axis", rows)
+    logarithmic = panel.get_xscale() == "log"
+    chart = _panel(drawn, axis, metric, seen, numeric, logarithmic)
+    return Drawing("axis", svg, [chart], [Key("95% interval", line="-")])
+
+
+def _frame(drawn: dict[str, Curve]) -> Frame | None:
+    curves = {
+        name: framing.Curve(
+            *([getattr(point, end) for point in curve.points] for end in ("iqm", "low", "high"))
+        )
+        for name, curve in drawn.items()
+    }
+    return framing.frame(curves, log=False)
+
+
+def _panel(
+    drawn: dict[str, Curve],
+    axis: str,
+    metric: Metric,
+    seen: Frame | None,
+    numeric: bool,
+    logarithmic: bool,
+) -> Panel:
+    """The same for the page."""
+    rows = [
+        {"method": name, "x": p.value, "y": p.iqm, "low": p.low, "high": p.high, "runs": p.runs}
+        for name, curve in drawn.items()
+        for p in curve.points
+    ]
+    looks = charts.looks({name: curve.look for name, curve in drawn.items()})
+    x = charts.axis("x", axis, log=logarithmic)
+    if not numeric:
+        values = list(dict.fromkeys(row["x"] for row in rows))
+        rows = [row | {"x": str(row["x"])} for row in rows]
+        x = {"field": "x", "type": "ordinal", "title": axis, "sort": list(map(str, values))}
+    title = charts.plain(metric.label)
+    y = charts.axis("y", title, domain=(seen.low, seen.high) if seen else None)
+    shown = [
+        charts.words("method", "method"),
+        charts.words("x", axis),
+        charts.tip("y", title),
+        charts.tip("low", "interval from"),
+        charts.tip("high", "to"),
+        charts.tip("runs", "runs"),
+    ]
+    place = {"x": x, "y": y, "color": looks.colour}
+    layers = [
+        {
+            "mark": {"type": "line", "strokeWidth": 2, "clip": True},
+            "encoding": {**place, "strokeDash": looks.dash},
+        },
+        {
+            "transform": [{"filter": "isValid(datum.low)"}],
+            "mark": {"type": "rule", "strokeWidth": 1.3, "clip": True},
+            "encoding": {**place, "y": {**y, "field": "low"}, "y2": {"field": "high"}},
+        },
+        {
+            "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1, "clip": True},
+            "encoding": {**place, "shape": looks.shape, "tooltip": shown},
+        },
+    ]
+    view = charts.view(f"{title} of each method over {axis}", layers, height=320)
+    return Panel("", view, charts.columns(rows))

@@ -96,8 +96,8 @@ def _report(sweep: SweepFolder, lines: Sequence[Line], axis: str, out: Path) -> 
     if axis not in ("", "methods"):
         board = scoreboards.of_result(whole)
         metric = board.metric(board.rank_by)
-        svg = axis_picture.picture(sweep, lines, axis, metric, out / "figures")
-        first.append(Drawn("Over the axis", axis_picture.CAPTION, svg))
+        drawing = axis_picture.picture(sweep, lines, axis, metric, out / "figures")
+        first.append(Drawn("Over the axis", axis_picture.CAPTION, drawing))
     merge.write_all(whole, parts(sweep, lines, axis), out, first, axis)
 
 

@@ -216,8 +216,8 @@ def test_a_report_of_own_data_calls_its_expert_a_teacher(tmp_path: Path):
     surroundings = {"command": "x", "commit": "", "python": "3", "packages": {}, "devices": []}
     report.write(tmp_path / "r.html", whole, [], samples, surroundings | {"cores": 2}, {})
     html = (tmp_path / "r.html").read_text()
-    assert "<td>teacher</td><td>expert wrote</td>" in html
-    assert "<td>expert</td>" not in html
+    assert '<th scope="row">teacher</th><td>expert wrote</td>' in html
+    assert '<th scope="row">expert</th>' not in html
 
 
 @pytest.mark.parametrize("kind", scoreboards.SCOREBOARDS)
