@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: compare compare-lm test test-hf test-browser test-slurm test-long smollm2 speed lint docs clean
+.PHONY: compare compare-lm test test-hf test-browser test-slurm test-long smollm2 speed bench bench-peers lint docs clean
 
 compare: $(READY)
 	$(BIN)/python -m experiments.compare two-template
@@ -63,6 +63,24 @@ test-long: $(READY) $(VENV)/browser
 speed: $(READY)
 	$(BIN)/python -m experiments.speed two-template
 
+# beside other codes, where `make bench-peers` has made their environments; writes into BENCHMARKS.md
+bench: $(READY)
+	$(BIN)/python -m experiments.bench
+
+# the others' environments, several GB where torch comes with CUDA; imitation asks for older versions than TRL has
+PEERS := experiments/bench/peers
+bench-peers: .venv-peers/ready .venv-imitation/ready
+
+.venv-peers/ready: $(PEERS)/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+.venv-imitation/ready: $(PEERS)/requirements-imitation.txt
+	$(PYTHON) -m venv .venv-imitation
+	.venv-imitation/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
 # style, form and types
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -86,4 +104,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .cache
+	rm -rf $(VENV) .venv-peers .venv-imitation .cache

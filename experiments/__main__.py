@@ -22,6 +22,7 @@ SCRIPTS = {
     "reproduce": ("A preset again, beside the recorded numbers.", "as the preset"),
     "sweep": ("Many runs, here or on SLURM.", "as its runs"),
     "speed": ("Tokens a second of each method.", "half a minute"),
+    "bench": ("Speeds beside other codes and the machine's bound.", "20 minutes"),
     "doctor": ("Whether this machine is ready, and what it has.", "seconds"),
     "smollm2": ("A small real language model from the package index.", "a download"),
     "check_model": ("A language model against another program's logits.", "a minute"),

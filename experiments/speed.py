@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # loaded once the command line has been answered
     from experiments.assemble import Task
     from experiments.config import Config
     from experiments.devices import Layout
+    from experiments.running.train import Training
 
 REPETITIONS = 5
 SECONDS = 1.0  # of updates in one repetition
@@ -112,8 +113,8 @@ def set_up(config: Config, layout: Layout, preset: Config) -> Setup:
     return Setup(config, task, components, layout, keys, start)
 
 
-def time_method(setup: Setup, name: str, method: Method, repetitions: int = REPETITIONS) -> Timing:
-    """A method's update, compiled and timed."""
+def training_of(setup: Setup, method: Method) -> Training:
+    """A method's updates, ready to be compiled and trained once."""
     import jax.numpy as jnp
 
     from experiments import assemble
@@ -126,7 +127,14 @@ def time_method(setup: Setup, name: str, method: Method, repetitions: int = REPE
     rows = runs.fixed_rows(config.budget, task.mdp, keys, method.reads)
     widths = assemble.widths_of(task, method)
     of = Runs(keys, start, rates, rows)
-    training = train.prepare(config, task, objective, layout, of, method.reads, widths=widths)
+    return train.prepare(config, task, objective, layout, of, method.reads, widths=widths)
+
+
+def time_method(setup: Setup, name: str, method: Method, repetitions: int = REPETITIONS) -> Timing:
+    """A method's update, compiled and timed."""
+    import jax.numpy as jnp
+
+    training = training_of(setup, method)
     compiled = training.compiled
 
     def run(train_state, count):

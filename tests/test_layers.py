@@ -83,7 +83,7 @@ FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from 
         "experiments.speed",
         "experiments.train",
     },
-    {"experiments.sweep"},
+    {"experiments.bench", "experiments.sweep"},
 ]
 LONGEST = 10  # rooms in a chain of imports, from one of `FLOORS` down to fdiv
 KINDS = kinds()

@@ -68,16 +68,16 @@ def main(argv: list[str]) -> int:
     )
     try:
         check_ranges(options)
-        ways = _ways(options)
+        known = ways(options)
     except UsageError as error:
         print(error)
         return 2
-    measured = [row for vocab in options.vocabularies for row in _measure(options, ways, vocab)]
+    measured = [row for vocab in options.vocabularies for row in measure(options, known, vocab)]
     _print(options, measured)
     return int(any(_memory_ratio(measured, x) * LESS > 1 for x in measured if x.way == "fused"))
 
 
-def _ways(options: Options) -> dict[str, Callable]:
+def ways(options: Options) -> dict[str, Callable]:
     """name -> (features, weights, the target's features, the target's weights) -> the mean
     divergence."""
     import jax
@@ -108,7 +108,7 @@ def _ways(options: Options) -> dict[str, Callable]:
     }
 
 
-def _measure(options: Options, ways: dict[str, Callable], vocab: int) -> list[Measured]:
+def measure(options: Options, ways: dict[str, Callable], vocab: int) -> list[Measured]:
     """Every way at one vocabulary: memory for all tokens, time for fewer."""
     import jax
 

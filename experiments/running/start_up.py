@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     command = argv or ["two-template", "--methods", "sft"]
     with tempfile.TemporaryDirectory() as folder:
         times = [
-            _first_update(command, Path(folder) / "cache", Path(folder) / f"run-{i}")
+            first_update(command, Path(folder) / "cache", Path(folder) / f"run-{i}")
             for i in range(1 + WARM)
         ]
     cold, *others = [seconds for seconds in times if seconds is not None] or [0.0]
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     return int(warm > GOAL * cold)
 
 
-def _first_update(command: list[str], cache: Path, out: Path) -> float | None:
+def first_update(command: list[str], cache: Path, out: Path) -> float | None:
     """Seconds from launch until the first update's line is on disk; None, its last words printed,
     where it ended before."""
     flags = [

@@ -24,6 +24,7 @@ from experiments import (
     speed,
     train,
 )
+from experiments.bench import __main__ as bench
 from experiments.figures import __main__ as figures
 from experiments.running import head_speed, start_up
 from experiments.sweep import __main__ as sweep
@@ -300,6 +301,7 @@ SCRIPTS = {
     **{name: functools.partial(cli.run, main, name) for name, (main, _) in COMMANDS.items()},
     "speed start": start_up.main,
     "speed head": head_speed.main,
+    "bench": bench.main,
     "card": card.main,
     "check_gradients": check_gradients.main,
     "doctor": doctor.main,

@@ -160,7 +160,7 @@ def test_every_script_is_listed(capsys):
     assert max(map(len, shown.splitlines())) <= 125
     floor = re.search(r"\{\s+\"experiments.__main__\",(.*?)\}", (ROOT / "tests" / "test_layers.py")
                       .read_text(), flags=re.S)[1]  # fmt: skip
-    named = set(re.findall(r"experiments\.(\w+)", floor)) | {"sweep"}
+    named = set(re.findall(r"experiments\.(\w+)", floor)) | {"bench", "sweep"}
     assert set(scripts.SCRIPTS) == named
     assert all(f"experiments.{name} " in shown for name in named)
     assert scripts.main(["compare", "rlhf"]) == 2

@@ -175,6 +175,7 @@ def command(module: str, *words: str) -> int:
 SCRIPTS = {  # a command with its path left out, the flag that is named
     "figures": (["figures", "die", "--out={}"], "out"),
     "figures all": (["figures", "all", "--out={}"], "out"),
+    "bench": (["bench.__main__", "--out={}"], "out"),
     "check_gradients": (["check_gradients", "sft", "--out={}"], "out"),
     "sweep plan": (["sweep.__main__", "plan", "GRID", "--out={}"], "out"),
 }

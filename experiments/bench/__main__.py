@@ -1,0 +1,285 @@
+"""How fast is the work, beside other codes and beside what the machine can do? `python -m
+experiments.bench [flags]`
+
+For each work ours and the named peer take turns in one run, and both are held against the least
+time in which this machine could do it, at the pace of matrix products and memory measured between
+the repeats. Results go to --out as JSON, and into the page, whose other text stays. Peers are run
+by Pythons of their own, which `make bench-peers` makes; one that is not there leaves our side and
+the bound. `--profile PRESET:METHOD` prints instead where a method's time goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import math
+import shlex
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from experiments import cli, escapes, paths
+from experiments.bench import measure, page, works
+from experiments.bench.peer import FOLDER, Peer, PeerFailed
+from experiments.bench.rows import Row, Side, from_dict, replaced
+from experiments.bench.works import SHAPES, WORKS, Size
+from experiments.paths import SMOLLM2
+from experiments.storage import whole
+from fdiv.ranges import check_ranges, ranged
+from fdiv.types import UsageError
+
+Name = Literal["sft", "sampling", "distill", "grpo", "dpo", "gail", "head", "start", "head_to_head"]
+OTHERS = {
+    "gail": "GAIL on the two-template language, one seed",
+    "head": "Exact JS of two heads with its gradients, 256 tokens of width 576",
+    "start": "From launch to the first update",
+    "head_to_head": "`compare two-template`, seven methods on five seeds",
+}
+ORDER: tuple[Name, ...] = (  # of the page
+    "sft", "sampling", "distill", "grpo", "dpo", "head", "gail", "head_to_head", "start",
+)  # fmt: skip
+LARGE = ("sft", "sampling")  # the works of a pretrained model
+ENVIRONMENTS = {"trl": Path(".venv-peers"), "imitation": Path(".venv-imitation")}
+LACKING = "its Python is not there: `make bench-peers` makes {}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How fast the work is, beside other codes and the machine's bound."""
+
+    works: tuple[Name, ...] = ORDER
+    """Which."""
+    sizes: tuple[Size, ...] = ("w64", "w256", "smollm2")
+    """Of the language model works: width 64 with 2 layers, width 256 with 4, SmolLM2-135M with
+    adapters (sft and sampling alone)."""
+    repeats: int = ranged(5, least=1)
+    """How often each side takes its turn."""
+    seconds: float = ranged(1.0, above=0)
+    """Of a repeat, about; an update that takes longer is one repeat."""
+    peers: Path | None = None
+    """The Python with TRL, transformers and peft (that of .venv-peers)."""
+    imitation: Path | None = None
+    """The Python with imitation (that of .venv-imitation)."""
+    model: Path = Path(SMOLLM2)
+    """The folder of SmolLM2-135M."""
+    out: Path = Path("runs/bench")
+    """The folder of results, chart, traces and the peers' output; what earlier runs into it have
+    measured of other works and sizes stays."""
+    page: Path = Path("BENCHMARKS.md")
+    """The page whose blocks are written; begun where there is none."""
+    cache: Path | None = None
+    """The folder of compiled programs (that of the other commands)."""
+    profile: str | None = None
+    """PRESET:METHOD, for instance two-template:gail: print its costliest operations instead."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print and write; 1 where a work failed, `USAGE_EXIT` where flags are refused."""
+    return cli.script("python -m experiments.bench", Options, __doc__, _act, argv)
+
+
+def _act(options: Options) -> int:
+    check_ranges(options)
+    from experiments import devices
+
+    devices.use_compile_cache(options.cache)
+    paths.try_folder("out", options.out)
+    paths.refuse_blocked("page", options.page.parent)
+    if options.profile is not None:
+        from experiments.bench import profile
+
+        return profile.main(options.profile, options.out / "profile")
+    rows, failed = _kept(options.out / "bench.json"), False
+    for work, size in _jobs(options):
+        for row in _measured(options, work, size):
+            rows, failed = replaced(rows, row), failed or bool(row.error)
+            print(_line(row), flush=True)
+        _write(options, rows)
+        _forget()
+    return int(failed)
+
+
+def _kept(path: Path) -> list[Row]:
+    """What earlier runs into the same folder have measured: each row says when. Raises `UsageError`
+    for a file that holds no such thing."""
+    if not path.exists():
+        return []
+    try:
+        return [from_dict(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError, KeyError) as error:
+        problem = "holds a bench.json that no run of today's version has written."
+        raise UsageError("out", str(path.parent), problem, "Give another folder.") from error
+
+
+def _jobs(options: Options) -> list[tuple[str, str]]:
+    """(work, size) in the order in which they are measured: a real model's at the end."""
+    from experiments.bench.small_works import VOCABULARIES
+
+    small: list[tuple[str, str]] = []
+    for work in options.works:
+        if work == "head":
+            small += [("head", size) for size in VOCABULARIES]
+        elif work in OTHERS:
+            small.append((work, "two_template"))
+    models = [
+        (work, size)
+        for size in SHAPES
+        if size in options.sizes
+        for work in options.works
+        if work in WORKS and (not SHAPES[size].pretrained or work in LARGE)
+    ]
+    large = [job for job in models if job[1] == "smollm2"]
+    return [*(job for job in models if job not in large), *small, *large]
+
+
+def _measured(options: Options, work: str, size: str) -> list[Row]:
+    """The rows of a work; one that fails has the reason in the place of numbers."""
+    row = _row(work, size)
+    try:
+        return _measure(options, row)
+    except Exception as error:  # whatever a work fails with, the others are measured
+        traceback.print_exc()
+        reason = (str(error).strip().splitlines() or ["no message"])[0]
+        return [dataclasses.replace(row, error=f"{type(error).__name__}: {reason[:300]}")]
+
+
+def _row(work: str, size: str) -> Row:
+    """Before it is measured."""
+    from experiments.bench import machine
+
+    language = work in WORKS
+    return Row(
+        work,
+        size,
+        title=WORKS[work].title if language else OTHERS[work],
+        size_title=SHAPES[size].title if language else _size_title(size),
+        when=time.strftime("%d %B %Y").lstrip("0"),
+        command=shlex.join(["python", "-m", "experiments.bench", *sys.argv[1:]]),
+        machine=machine.description(),
+        load=machine.load(),
+    )
+
+
+def _size_title(size: str) -> str:
+    return f"V = {int(size[1:]):,}" if size[1:].isdecimal() else size.replace("_", " ")
+
+
+def _measure(options: Options, row: Row) -> list[Row]:
+    from experiments.bench import machine, small_works
+
+    if row.work == "head_to_head":
+        return small_works.head_to_head(row)
+    if row.work == "start":
+        return small_works.start(row)
+    if row.work == "head":
+        return [small_works.head(row, machine.Gauge(), options.repeats)]
+    return [_gail(options, row) if row.work == "gail" else _language(options, row)]
+
+
+def _language(options: Options, row: Row) -> Row:
+    """A language model's work at a size."""
+    shape = SHAPES[row.size]
+    if shape.pretrained and not options.model.exists():
+        raise FileNotFoundError(f"{options.model} is not there: make smollm2 brings it")
+    ours = WORKS[row.work].build(shape, options.model)
+    asked = works.asked(row.work, shape, options.model.resolve())
+    peer = lambda: _peer(options, "trl", asked, f"{row.work}-{row.size}")
+    return _beside(options, row, ours, "TRL" if "trl" in asked else _name(row, shape), peer)
+
+
+def _name(row: Row, shape: works.Shape) -> str:
+    """Of the peer."""
+    if shape.pretrained:
+        return "transformers + peft"
+    return "transformers" if row.work == "sampling" else "TRL"
+
+
+def _gail(options: Options, row: Row) -> Row:
+    """GAIL beside imitation's."""
+    from experiments.bench import small_works
+    from experiments.bench.counts import Counted
+
+    step, settings, after = small_works.gail()
+    ours = works.Ours(step, Counted(()), settings)
+    asked = {"work": "gail", **small_works.TASK}
+    peer = lambda: _peer(options, "imitation", asked, "gail")
+    row = _beside(options, row, ours, "imitation", peer)
+    return dataclasses.replace(row, numbers={**row.numbers, **after()})
+
+
+def _peer(options: Options, kind: str, asked: dict, name: str) -> Peer:
+    """A peer that is ready. Raises `PeerFailed`."""
+    given = {"trl": options.peers, "imitation": options.imitation}[kind]
+    python = given or ENVIRONMENTS[kind] / "bin" / "python"
+    if not python.exists():
+        raise PeerFailed(LACKING.format(python))
+    return Peer(python, FOLDER / f"{kind}_peer.py", asked, options.out / f"peer-{name}.log")
+
+
+def _beside(
+    options: Options, row: Row, ours: works.Ours, name: str, begin: Callable[[], Peer]
+) -> Row:
+    """Ours and a peer in turn; ours alone where the peer cannot be had."""
+    from experiments.bench import machine
+
+    gauge = machine.Gauge()
+    ours.step(1)  # compiles
+    try:
+        peer, missing = begin(), ""
+    except PeerFailed as error:
+        peer, missing = None, str(error)
+    repeats: list[measure.Side] = [measure.timed(ours.step)]
+    if peer:
+        repeats.append(peer.repeat)
+    try:
+        sides, pace = measure.in_turn(repeats, gauge, options.repeats, options.seconds)
+    finally:
+        if peer:
+            peer.close()
+    own = Side("fdiv", *sides[0], ours.settings)
+    other = Side(name, *sides[1], peer.settings, peer.versions) if peer else None
+    bound = measure.bound(ours.counted, pace) if ours.counted.phases else None
+    return dataclasses.replace(row, ours=own, peer=other, peer_missing=missing, bound=bound)
+
+
+def _line(row: Row) -> str:
+    """One work as it is done."""
+    if row.error:
+        return f"{row.work} {row.size}: failed, {row.error}"
+    measured = {name: value for name, value in row.measures.items() if math.isfinite(value)}
+    numbers = ", ".join(f"{name} {value:,.3g}" for name, value in measured.items())
+    verdicts = ", ".join(f"{want}: {verdict or 'not measured'}" for want, verdict in row.judged)
+    missing = f"; no peer, {row.peer_missing}" if row.peer_missing else ""
+    return f"{row.work} {row.size}: {numbers}; {verdicts or 'nothing wanted'}{missing}"
+
+
+def _write(options: Options, rows: list[Row]) -> None:
+    """Results, chart and page, after each work, so that a run that is ended leaves what it has."""
+    from experiments.bench import chart
+
+    kept = json.dumps(escapes.finite_json([row.as_dict() for row in rows]), indent=1)
+    whole.write_text(options.out / "bench.json", kept + "\n")
+    figures = options.page.parent / "docs" / "figures"
+    picture = figures / "bench.png" if figures.is_dir() else options.page.with_name("bench.png")
+    if chart.draw(options.out / "bench.png", rows):
+        with whole.draft(picture) as place:
+            shutil.copyfile(options.out / "bench.png", place)
+    drawn = picture.exists()
+    beside = picture.relative_to(options.page.parent).as_posix() if drawn else None
+    page.write(options.page, rows, ORDER, beside)
+
+
+def _forget() -> None:
+    """Let programs and arrays of a work go before the next one is measured."""
+    import jax
+
+    gc.collect()
+    jax.clear_caches()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""What the machine gives at this moment: its matrix products, its memory, and what it is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from experiments.bench.counts import REAL, product
+
+if TYPE_CHECKING:
+    import jax
+
+SIDE = 2048  # of the matrices whose product is timed
+LARGE = 1 << 24  # numbers of the arrays that are moved: 64 MiB each, more than processors keep
+SECONDS = 0.3  # of each of the two in one look
+
+
+class Pace(NamedTuple):
+    """FLOP and bytes a second, the best of a moment."""
+
+    flops: float
+    bytes: float
+
+
+class Gauge:
+    """Measures the pace, with programs that are compiled once."""
+
+    def __init__(self, side: int = SIDE, large: int = LARGE):
+        import jax
+        import jax.numpy as jnp
+
+        self._flops, self._bytes = product(side, side, side), 3.0 * REAL * large
+        # products whose factors are different matrices, so that none is known before
+        self._matrices = [jnp.full((side, side), 1 / side) + i * 1e-6 for i in range(2)]
+        self._arrays = [jnp.full(large, float(i)) for i in range(2)]
+        self._multiply = jax.jit(lambda x, y: x @ y)
+        self._add = jax.jit(lambda x, y: x + 0.5 * y)
+        self._multiply(*self._matrices).block_until_ready()
+        self._add(*self._arrays).block_until_ready()
+
+    def __call__(self, seconds: float = SECONDS) -> Pace:
+        """The best of as many products, and of as many sums of two long arrays, as fit into so many
+        seconds each."""
+        flops = self._flops / _least(lambda: self._multiply(*self._matrices), seconds)
+        return Pace(flops, self._bytes / _least(lambda: self._add(*self._arrays), seconds))
+
+
+def _least(call: Callable[[], jax.Array], seconds: float) -> float:
+    """Seconds of the fastest call."""
+    end, least = time.perf_counter() + seconds, np.inf
+    while True:
+        began = time.perf_counter()
+        call().block_until_ready()
+        now = time.perf_counter()
+        least = min(least, now - began)
+        if now > end:
+            return float(least)
+
+
+def cores() -> int:
+    """That this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cache() -> int:
+    """Bytes of the largest cache of a core, shared or its own; 0 where the system does not say."""
+    sizes = [0]
+    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = file.read_text(encoding="utf-8").strip()
+        number = text.rstrip("KMG")
+        if number.isdecimal():
+            sizes.append(int(number) << {"K": 10, "M": 20, "G": 30}.get(text[-1:], 0))
+    return max(sizes)
+
+
+def load() -> float:
+    """Programs that ran or waited for a core in the last minute; not a number where the system does
+    not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+
+
+def description() -> str:
+    """Of the machine and of what ran on it."""
+    import jax
+
+    device = jax.devices()[0]
+    what = _processor() if device.platform == "cpu" else device.device_kind
+    python = ".".join(map(str, sys.version_info[:2]))
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("fdiv", "jax"))
+    return f"{cores()} cores, {what}, Python {python}, {versions}"
+
+
+def _processor() -> str:
+    """Its name, where the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

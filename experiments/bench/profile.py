@@ -1,0 +1,200 @@
+"""Where a method's time goes: `python -m experiments.bench --profile PRESET:METHOD` writes a trace
+of its updates and prints the costliest operations.
+
+The trace is JAX's own profiler's, of which every event of a compiled program names its operation.
+An operation's time is its own, without that of those inside it (a loop's body is not the loop's),
+added over threads. What it computes is read from the program's text, where the compiler notes which
+line of ours each operation comes from."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments import cli
+from fdiv.types import UsageError
+
+COSTLIEST = 10
+SECONDS = 2.0  # of updates that are traced
+OPERATION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
+SOURCE = re.compile(r'op_name="([^"]*)"')
+CALLED = re.compile(r"calls=%?([\w.\-]+)")
+COMPUTATION = re.compile(r"^%?([\w.\-]+) \(.*\{\s*$")
+# what a name is built of that says nothing of the operation
+WRAPPING = re.compile(r"^(jit|jvp|transpose|vmap|pmap|while|body|closed_call|checkpoint|remat)\b")
+COSTLY = ("dot", "convolution", "custom-call", "reduce", "exponential", "tanh", "log", "rng")
+
+
+class Event(NamedTuple):
+    """An operation that ran once, in nanoseconds."""
+
+    name: str
+    start: float
+    duration: float
+
+
+class Operation(NamedTuple):
+    """All runs of one operation."""
+
+    name: str
+    count: int
+    seconds: float
+    share: float  # of all operations' time
+    what: str  # of the program it comes from
+
+
+def main(of: str, out: Path, top: int = COSTLIEST) -> int:
+    """Trace a method of a preset and print its table; the trace goes into `out`."""
+    import jax.numpy as jnp
+
+    from experiments.running.console import print_table
+
+    preset, method = parsed(of)
+    training = _training(preset, method)
+    compiled = training.compiled
+    state = {"now": training.train_state}
+
+    def run(count: int) -> None:
+        state["now"] = compiled.advance(state["now"], jnp.int32(count), jnp.bool_(True))
+        state["now"].log.tokens.block_until_ready()
+
+    count = _updates(run)
+    events = traced(lambda: run(count), out)
+    text = getattr(compiled.advance, "as_text", lambda: "")()
+    operations = costliest(events, described(text))
+    rows = [
+        [x.name, f"{x.count:,}", f"{1e3 * x.seconds / count:.3f}", f"{x.share:.1%}", x.what]
+        for x in operations[:top]
+    ]
+    total = sum(x.seconds for x in operations)
+    shown = sum(x.share for x in operations[:top])
+    caption = (
+        f"{preset}, {method}: {count:,} updates, {1e3 * total / count:.3f} ms of operations an "
+        f"update on all threads, {shown:.0%} of it above. The trace is in {out}."
+    )
+    print_table(["operation", "runs", "ms/update", "share", "what"], rows, caption)
+    return 0
+
+
+def parsed(of: str) -> tuple[str, str]:
+    """PRESET:METHOD. Raises `UsageError` for a preset that is not there."""
+    preset, colon, method = of.partition(":")
+    if preset not in cli.presets() or not colon or not method:
+        known = ", ".join(cli.presets())
+        raise UsageError("profile", of, "is no PRESET:METHOD.", f"Presets: {known}.")
+    return preset, method
+
+
+def _training(preset: str, method: str):
+    from experiments import speed
+    from experiments.config import replace, resolve
+    from experiments.devices import lay_out
+
+    default = cli.presets()[preset][1]
+    config = replace(default, methods=(method,))
+    setup = speed.set_up(config, lay_out(config.budget.seeds, config.devices), default)
+    return speed.training_of(setup, next(iter(resolve(config).values())))
+
+
+def _updates(run: Callable[[int], None]) -> int:
+    """How many take about so many seconds, at most 200: a trace of more is slow to read."""
+    import time
+
+    run(1)
+    began = time.perf_counter()
+    run(2)
+    pace = (time.perf_counter() - began) / 2
+    return max(1, min(200, round(SECONDS / pace)))
+
+
+def traced(run: Callable[[], None], folder: Path) -> list[list[Event]]:
+    """The operations that run while `run` does, those of each thread in one list. Raises
+    `UsageError` where the profiler writes none."""
+    import jax
+    from jax.profiler import ProfileData
+
+    before = set(folder.rglob("*.xplane.pb"))
+    jax.profiler.start_trace(str(folder))
+    try:
+        run()
+    finally:
+        jax.profiler.stop_trace()
+    events = [
+        list(_operations(line.events))
+        for file in set(folder.rglob("*.xplane.pb")) - before
+        for plane in ProfileData.from_file(str(file)).planes
+        for line in plane.lines
+    ]
+    if not any(events):
+        raise UsageError("profile", str(folder), "holds no operation.", "Use another JAX.")
+    return [own for own in events if own]
+
+
+def _operations(events: Iterable) -> Iterable[Event]:
+    """Those of a thread that are a program's operations."""
+    for event in events:
+        name = dict(event.stats).get("hlo_op")
+        if name is not None and event.duration_ns:
+            yield Event(str(name), event.start_ns, event.duration_ns)
+
+
+def own_times(events: Sequence[Event]) -> dict[str, tuple[int, float]]:
+    """name -> (runs, nanoseconds without what ran inside) of one thread's events."""
+    found: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    open_events: list[Event] = []
+    for event in sorted(events, key=lambda e: (e.start, -e.duration)):
+        while open_events and open_events[-1].start + open_events[-1].duration <= event.start:
+            open_events.pop()
+        if open_events:  # its time is not that of what it lies in
+            outer = open_events[-1].name
+            found[outer] = (found[outer][0], found[outer][1] - event.duration)
+        count, taken = found[event.name]
+        found[event.name] = (count + 1, taken + event.duration)
+        open_events.append(event)
+    return dict(found)
+
+
+def costliest(threads: Sequence[Sequence[Event]], what: dict[str, str]) -> list[Operation]:
+    """All operations, the costliest first; `what` says where each comes from."""
+    total: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    for events in threads:
+        for name, (count, taken) in own_times(events).items():
+            total[name] = (total[name][0] + count, total[name][1] + max(taken, 0.0))
+    whole = sum(taken for _, taken in total.values()) or 1.0
+    operations = [
+        Operation(name, count, taken / 1e9, taken / whole, what.get(name, ""))
+        for name, (count, taken) in total.items()
+    ]
+    return sorted(operations, key=lambda x: -x.seconds)
+
+
+def described(text: str) -> dict[str, str]:
+    """Operation -> shape and source, from a compiled program's text; of a fusion, the source of the
+    costliest operation in it."""
+    inside: dict[str, list[str]] = defaultdict(list)  # computation -> its lines
+    own: dict[str, str] = {}
+    computation = ""
+    for line in text.splitlines():
+        if match := COMPUTATION.match(line):
+            computation = match[1]
+        elif match := OPERATION.match(line):
+            own[match[1]] = match[2]
+            inside[computation].append(match[2])
+    return {name: _said(rest, inside) for name, rest in own.items()}
+
+
+def _said(rest: str, inside: dict[str, list[str]]) -> str:
+    """`f32[32,128] dot_general (attention)`-like words of one operation."""
+    shape = rest.partition("{")[0].partition(" ")[0]
+    lines = [rest]
+    if match := CALLED.search(rest):
+        body = inside.get(match[1], [])
+        costly = [line for line in body if any(f" {kind}(" in line for kind in COSTLY)]
+        lines = [*costly, rest, *body[::-1]]
+    source = next((match[1] for line in lines if (match := SOURCE.search(line))), "")
+    parts = [part for part in source.split("/") if part and not WRAPPING.match(part)]
+    back = " (backward)" if "transpose(" in source else ""
+    return f"{shape} {'/'.join(parts[-3:])}{back}".strip()

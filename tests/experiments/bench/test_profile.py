@@ -1,0 +1,73 @@
+"""Where time goes: events within events, what a compiler says of its operations, and a real
+trace."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments.bench import profile
+from experiments.bench.profile import Event
+
+PROGRAM = """
+HloModule jit_f
+
+%fused_computation (param_0: f32[4,4]) -> f32[4,4] {
+  %param_0 = f32[4,4]{1,0} parameter(0)
+  %copy.1 = f32[4,4]{1,0} copy(%param_0), metadata={op_name="jit(f)/while/body/reshape"}
+  ROOT %dot.2 = f32[4,4]{1,0} dot(%copy.1, %param_0), metadata={op_name="jit(f)/jit(main)/transpose(jvp(mlp))/dot_general"}
+}
+
+ENTRY %main (x: f32[4,4]) -> f32[4,4] {
+  %x = f32[4,4]{1,0} parameter(0)
+  ROOT %fusion.7 = f32[4,4]{1,0} fusion(%x), kind=kLoop, calls=%fused_computation
+}
+"""  # noqa: E501
+
+
+def test_an_operation_has_its_own_time_alone():
+    """A loop of 10 holds two bodies of 3, of which one holds 1; then 5 by itself."""
+    events = [
+        Event("loop", 0, 10), Event("body", 1, 3), Event("inner", 2, 1), Event("body", 5, 3),
+        Event("alone", 20, 5),
+    ]  # fmt: skip
+    assert profile.own_times(events[::-1]) == {
+        "loop": (1, 4),
+        "body": (2, 5),
+        "inner": (1, 1),
+        "alone": (1, 5),
+    }
+
+
+def test_threads_are_added_and_the_costliest_comes_first():
+    threads = [[Event("a", 0, 1e9)], [Event("a", 0, 1e9), Event("b", 2e9, 6e9)]]
+    first, second = profile.costliest(threads, {"b": "a product"})
+    assert first == ("b", 1, 6.0, 0.75, "a product")
+    assert second == ("a", 2, 2.0, 0.25, "")
+
+
+def test_a_fusion_is_called_by_what_costs_in_it():
+    said = profile.described(PROGRAM)
+    assert said["fusion.7"] == "f32[4,4] dot_general (backward)"
+    assert said["copy.1"] == "f32[4,4] reshape"
+
+
+def test_a_real_trace(tmp_path):
+    """Ten products in a loop are most of it."""
+    product = lambda x, n: jax.lax.fori_loop(0, n, lambda i, x: jnp.tanh(x @ x), x)
+    x = jnp.full((128, 128), 0.01)
+    compiled = jax.jit(product).lower(x, 10).compile()
+    compiled(x, 10).block_until_ready()
+    threads = profile.traced(lambda: compiled(x, 10).block_until_ready(), tmp_path)
+    operations = profile.costliest(threads, profile.described(compiled.as_text()))
+    assert sum(x.share for x in operations) == pytest.approx(1)
+    assert max(x.count for x in operations) >= 10
+    assert any("dot_general" in x.what for x in operations[:3])
+
+
+@pytest.mark.wide
+def test_the_table_of_a_preset(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(profile, "SECONDS", 0.05)
+    assert profile.main("two-template:sft", tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "of operations an update" in " ".join(printed.split())
+    assert list(tmp_path.rglob("*.xplane.pb"))
