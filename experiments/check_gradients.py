@@ -73,8 +73,11 @@ def main(argv: list[str] | None = None) -> int:
         for field, folder in (("out", options.out), ("page", options.page and options.page.parent)):
             if folder:
                 paths.try_and_leave(field, folder)
-        rows = card(options, chosen)
-        return _write(options, rows, page, expected, whole=not names)
+        with cli.interruptible():
+            rows = card(options, chosen)
+            return _write(options, rows, page, expected, whole=not names)
+    except KeyboardInterrupt:
+        return cli.stopped("Nothing was written. The same command begins anew.")
     except UsageError as error:
         return cli.refused(error)
     except OSError as error:

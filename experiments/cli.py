@@ -3,6 +3,7 @@ code 2."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -14,10 +15,12 @@ import json
 import os
 import pkgutil
 import re
+import signal
 import sys
 import textwrap
+import threading
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -67,10 +70,11 @@ def run(
     program's own config."""
     flags: dict[str, Path] = {}
     try:
-        argv = arguments(argv)
-        preset, config = parse(program, argv, adapt)
-        flags = paths.given(config, _unnamed())
-        return main(preset, config)
+        with interruptible():
+            argv = arguments(argv)
+            preset, config = parse(program, argv, adapt)
+            flags = paths.given(config, _unnamed())
+            return main(preset, config)
     except UsageError as error:
         return refused(error)
     except OSError as error:
@@ -100,7 +104,8 @@ def script(
         given = tyro.cli(options, prog=program, description=document, args=words, config=off)
         given = paths.with_homes(given)
         flags = paths.given(given)
-        return action(given)
+        with interruptible():
+            return action(given)
     except UsageError as error:
         return refused(error)
     except BrokenPipeError:
@@ -108,6 +113,34 @@ def script(
         return 0
     except OSError as error:
         return refused(paths.unusable(error, flags))
+    except KeyboardInterrupt:
+        return stopped("What it was at is not kept. The same command begins it anew.")
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """In here SIGTERM and SIGUSR1, as schedulers send them, raise `KeyboardInterrupt` as Ctrl-C
+    does, until something that saves has handlers of its own."""
+    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stopped(then: str) -> int:
+    """Say that a command was stopped from outside, what it leaves and how to go on; the exit code
+    for it."""
+    print(filled(f"Stopped. {then}"), file=sys.stderr)
+    return STOPPED_EXIT
 
 
 def _kinds(options: type) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 Writes DIR/KEY/KEY.pdf, .png, .csv and .json; `all` makes every figure at its default flags and
 DIR/index.html around them, `studies` every study, which train. A study's flags start from `--preset
 small` (two cores) or `--preset cluster`. Exit code 1: a check does not hold (or, with `all`, a
-figure could not be made); 2: the flags cannot be."""
+figure could not be made); 2: the flags cannot be; 130: stopped by Ctrl-C, SIGTERM or SIGUSR1. What
+was made before stays."""
 
 from __future__ import annotations
 
@@ -33,6 +34,14 @@ OUT = Path("runs/figures")
 
 def main(argv: list[str] | None = None) -> int:
     """Make what the command line asks for."""
+    with cli.interruptible():
+        try:
+            return _main(argv)
+        except KeyboardInterrupt:
+            return cli.stopped("Nothing was made. The same command begins anew.")
+
+
+def _main(argv: list[str] | None) -> int:
     flags: dict[str, Path] = {}
     try:
         argv = cli.arguments(argv)
@@ -132,8 +141,12 @@ def one(key: str, flags: Any, out: Path) -> int:
     """Make one figure, show its table and its checks."""
     if dataclasses.is_dataclass(flags):
         check_ranges(flags)
-    result = figure(key).make(flags)
-    write_files(key, flags, result, out / key)
+    try:
+        result = figure(key).make(flags)
+        write_files(key, flags, result, out / key)
+    except KeyboardInterrupt:
+        before = "the earlier one stays" if (out / key / f"{key}.json").is_file() else "none is kept"
+        return cli.stopped(f"{key} was not finished: {before}. The same command makes it anew.")
     _show(key, result)
     print(f"\nwritten to {out / key}")
     return 0 if all(check.holds for check in result.checks) else 1
@@ -173,7 +186,18 @@ def _tally(checks: list[Check]) -> str:
 def every(keys: tuple[str, ...], out: Path) -> int:
     """Make all of them at their defaults and the page that shows them; one that cannot be made is
     listed as such."""
-    entries = [_attempt(key, out) for key in keys]
+    entries: list[gallery.Entry] = []
+    try:
+        for key in keys:
+            entries.append(_attempt(key, out))
+    except KeyboardInterrupt:
+        left = keys[len(entries) :]
+        there = f"those before it stay in {out}" if entries else "nothing is kept"
+        return cli.stopped(
+            f"{left[0]} was not finished; {there} ({len(entries)} of {len(keys)} are made). "
+            f"`{PROGRAM} KEY --out {out}` makes one of the rest ({', '.join(left)}), the same "
+            "command all of them and their page."
+        )
     out.mkdir(parents=True, exist_ok=True)
     gallery.write(out / "index.html", entries)
     failed = [entry.key for entry in entries if not entry.holds]

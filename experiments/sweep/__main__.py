@@ -173,9 +173,12 @@ def main(argv: list[str] | None = None) -> int:
         if argv[1:] and not argv[1].startswith("-"):
             flags = {"grid" if argv[0] == "plan" else "dir": Path(argv[1])}
         parse = tyro.extras.subcommand_cli_from_dict
-        return parse(
-            COMMANDS, prog="python -m experiments.sweep", args=argv, config=(FlagConversionOff,)
-        )
+        with cli.interruptible():
+            return parse(
+                COMMANDS, prog="python -m experiments.sweep", args=argv, config=(FlagConversionOff,)
+            )
+    except KeyboardInterrupt:
+        return cli.stopped("The same command goes on with what is not done.")
     except UsageError as error:
         return cli.refused(error)
     except OSError as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 
 import matplotlib.pyplot as plt
 import pytest
@@ -61,6 +63,28 @@ def test_one_figure_leaves_its_files_and_its_table(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert f"{kept['values']['forward_bits']:.6g}" in shown
     assert "11 of 11 checks hold" in shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_it_with_what_is_done(tmp_path, monkeypatch, stubs, capsys, number):
+    def killed(flags):
+        os.kill(os.getpid(), number)
+        raise AssertionError("it went on")
+
+    late = stub()._replace(make=killed)
+    known = {"good": stub(), "late": late, "never": stub(broken=True)}
+    monkeypatch.setattr(command, "KEYS", tuple(known))
+    monkeypatch.setattr(command, "figure", known.__getitem__)
+    before = signal.getsignal(signal.SIGTERM)
+    out = ["--out", str(tmp_path)]
+    assert command.main(["all", *out]) == 130
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Stopped. late was not finished; those before it stay in" in said
+    assert "(1 of 3 are made)" in said and "(late, never)" in said
+    assert (tmp_path / "good" / "good.png").is_file()
+    assert command.main(["late", *out]) == 130
+    assert "late was not finished: none is kept. The same command" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(
