@@ -300,6 +300,9 @@ def expected_gradient(
 # --- the best policy in a class -------------------------------------------------------------------
 
 
+DIGITS = (2, 3, 4, 5, 6)  # of the widths 10^-k that a kink is rounded over on the way to it
+
+
 class Optimum(NamedTuple):
     """The best policy found, and every local minimum met on the way, best first."""
 
@@ -371,8 +374,10 @@ def best_in_class(
     level: Level = Level.sequence,
     policy_prefixes: float = 1.0,
     iterations: int = 5000,
+    digits: Sequence[int] = DIGITS,
 ) -> Optimum:
-    """The policy of a class nearest to the expert in `d` at a level."""
+    """The policy of a class nearest to the expert in `d` at a level; `digits` are those of
+    `stages`."""
     with jax.enable_x64(
         True
     ):  # once, as data: traced, the compiler would work it out again in every loss
@@ -384,7 +389,7 @@ def best_in_class(
 
         return value
 
-    return best_policy([loss(stage) for stage in stages(d)], initial, iterations=iterations)
+    return best_policy([loss(stage) for stage in stages(d, digits)], initial, iterations=iterations)
 
 
 def class_optimum(
@@ -414,7 +419,7 @@ def class_optimum(
     return best_in_class(measure, space, mdp.expert, policy, initial, Level(level))
 
 
-def stages(d: Divergence, digits: Sequence[int] = (2, 3, 4, 5, 6)) -> list[Divergence]:
+def stages(d: Divergence, digits: Sequence[int] = DIGITS) -> list[Divergence]:
     """A divergence as a sequence of ever closer smooth ones: L-BFGS stalls on the kink of total
     variation.
 

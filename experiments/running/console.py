@@ -1,8 +1,10 @@
-"""What a run shows while it goes on: a live table on a terminal, plain lines elsewhere."""
+"""What a run shows while it goes on: a live table on a terminal, one line that is written anew in
+a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +25,16 @@ PLAIN_EVERY = 10.0  # seconds between plain progress lines of one method
 def plain_console() -> Console:
     """A console that prints text as it is: a method's name may hold what rich would take for markup
     or an emoji, as `adversarial:tv:` does."""
-    return Console(highlight=False, markup=False, emoji=False)
+    # in a notebook too it writes lines to the standard output, as `print` does
+    return Console(highlight=False, markup=False, emoji=False, force_jupyter=False)
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, whose output knows carriage returns and no
+    cursor codes."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 @dataclasses.dataclass
@@ -56,6 +67,8 @@ class Screen(Sink):
         self._columns, self._stop = columns, stop
         self._plain, self._quiet = plain, quiet
         self._last_line = 0.0
+        self._notebook = in_notebook() and not plain
+        self._unfinished = 0  # characters of the line that the next report writes over
 
     def __enter__(self) -> Screen:
         if self.console.is_terminal and not (self._plain or self._quiet):
@@ -73,6 +86,7 @@ class Screen(Sink):
     def __exit__(self, *error: Any) -> None:
         if self._stop is not None:
             self._stop.shown = False
+        self._end_line()
         if self.live:
             self.live.__exit__(*error)
             self.live = None
@@ -82,6 +96,7 @@ class Screen(Sink):
         """A line of its own."""
         if self._quiet:
             return
+        self._end_line()
         self.console.print(text, soft_wrap=not self.console.is_terminal)
 
     def state(self, method: str, state: str) -> None:
@@ -121,9 +136,20 @@ class Screen(Sink):
     def _show(self, line: str, quiet: bool = False) -> None:
         if self.live or self._quiet:
             return  # the table is drawn by itself
-        if not quiet or time.monotonic() - self._last_line > PLAIN_EVERY:
+        if self._notebook:
+            print(f"\r{line:<{self._unfinished}}", end="", flush=True)
+            self._unfinished = len(line)
+            if not quiet:
+                self._end_line()
+        elif not quiet or time.monotonic() - self._last_line > PLAIN_EVERY:
             self._last_line = time.monotonic()
             print(line, flush=True)
+
+    def _end_line(self) -> None:
+        """Leave the line that is written anew as it is."""
+        if self._unfinished:
+            print(flush=True)
+            self._unfinished = 0
 
     def _left(self) -> float:
         """Seconds of training until all methods are done, at the pace that each has shown. Those

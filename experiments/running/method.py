@@ -143,7 +143,7 @@ def _result(
     final |= compiled.layout.host(compiled.probe(progress.train_state))
     context.write_samples(name, sequences, log_q, context.evaluator.likeliest(params))
     metrics, infinite = results.metrics_of(final)
-    _search_class(context)
+    _search_class(context, name)
     best = context.class_optima.of(claim) if context.class_optima.available and own else None
     reason = outcome.reason or _not_finite(final)
     gap = results.gap_of(own(final), best) if own else None
@@ -211,9 +211,9 @@ def _not_finite(measured: Mapping[str, np.ndarray]) -> str:
     return f"seed {', '.join(map(str, broken))}: cross_entropy is not finite at the end"
 
 
-def _search_class(context: RunContext) -> None:
+def _search_class(context: RunContext, method: str) -> None:
     """The class's best policies, which no training waits for; always in one order, as each search
-    starts from those before.
+    starts from those before. The row of the method that came first says how far it is.
 
     Raises `Interrupted` between two searches.
     """
@@ -223,9 +223,10 @@ def _search_class(context: RunContext) -> None:
         context.recorder.say(
             "Searching the best policies of the class (L-BFGS, double precision) ..."
         )
-    for name in lacking:
+    for i, name in enumerate(lacking, 1):
         if processes.any_of(context.stop.asked):
             raise Interrupted
+        context.recorder.state(method, f"class optimum {i}/{len(lacking)}: {name}")
         context.class_optima.search(name)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,7 +34,10 @@ class StopFlag:
         self._nothing_to_lose = False
 
     def __enter__(self) -> StopFlag:
-        self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        # signals are the main thread's alone; in another one a run ends as its thread does
+        main = threading.current_thread() is threading.main_thread()
+        heard = SIGNALS if main else ()
+        self._before = {number: signal.signal(number, self._ask) for number in heard}
         return self
 
     def __exit__(self, *error: Any) -> None:

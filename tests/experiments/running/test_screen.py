@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,11 @@ from experiments import config as configs
 from experiments import fields
 from experiments.config import make_config
 from experiments.reporting.metrics import METRICS
+from experiments.running import console
 from experiments.running.alarms import alarms, ending
 from experiments.running.console import Screen, plain_console
+from experiments.running.record import Report
+from experiments.running.stopping import StopFlag
 from fdiv.objectives.adversarial import Adversarial
 from fdiv.objectives.max_likelihood import MaxLikelihood
 
@@ -29,6 +34,29 @@ def test_a_column_that_no_method_fills_is_not_shown():
     assert titles() == ["method", "progress", "tokens/s"]
     screen._rows["sft"].metrics = {"validation_nll": 2.0}
     assert titles() == ["method", "progress", "tokens/s", "NLL/tok"]
+
+
+def test_a_notebook_gets_one_line_that_is_written_anew(monkeypatch, capsys):
+    monkeypatch.setattr(console, "in_notebook", lambda: True)
+    with Screen(["sft"], COLUMNS) as screen:
+        screen.say("two-template")
+        screen.state("sft", "compiling")
+        for update in (10, 20, 1000):
+            screen.progress(Report("sft", update, 1000, update / 10, np.full(2, 64.0), None))
+        screen.say("and then")
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[0] == "two-template" and lines[1] == "\rsft: compiling"
+    assert [part.split(" updates")[0] for part in lines[2].split("\r")[1:]] == [
+        "sft: 10/1000",
+        "sft: 20/1000",
+        "sft: 1000/1000",
+    ]
+    assert lines[3:] == ["and then", ""] and "\x1b" not in "".join(lines)
+
+
+def test_a_run_in_a_thread_of_a_program_hears_no_signals():
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: StopFlag().__enter__().asked).result() is False
 
 
 TAKES = fields.takes(make_config(), "gail")
