@@ -145,7 +145,8 @@ def one(key: str, flags: Any, out: Path) -> int:
         result = figure(key).make(flags)
         write_files(key, flags, result, out / key)
     except KeyboardInterrupt:
-        before = "the earlier one stays" if (out / key / f"{key}.json").is_file() else "none is kept"
+        earlier = (out / key / f"{key}.json").is_file()
+        before = "the earlier one stays" if earlier else "none is kept"
         return cli.stopped(f"{key} was not finished: {before}. The same command makes it anew.")
     _show(key, result)
     print(f"\nwritten to {out / key}")
