@@ -26,6 +26,11 @@ KEYS = (
     "divergence_gallery",
     "mode_covering",
     "kl_control",
+    "opd_plus",
+    "todi",
+    "teacher_temperature",
+    "gad",
+    "alpha_beta",
 )
 STUDIES = (  # students are trained: minutes each
     "sft_inverse_rl",

@@ -47,6 +47,12 @@ class EnumeratedTask(NamedTuple):
         """What a policy of a class says of every string."""
         return exact.law(self.space, self.policy(name), params)
 
+    def table(self) -> np.ndarray:
+        """The expert's logits as a table of the full class."""
+        rows = np.zeros((self.automaton("full").states, self.mdp.vocab))
+        rows[self.states("full")[self.space.state_at]] = np.asarray(self.expert.conditional)
+        return rows
+
     def measure(self, q: exact.Law) -> dict[str, float]:
         """Sequence-level divergences from the expert, the task's statistics, entropy."""
         values = {d: exact.divergence(parse(d), self.space, self.expert, q) for d in STANDARD}
