@@ -20,6 +20,7 @@ import numpy as np
 from experiments import config as configs
 from experiments.config import Config
 from experiments.running.record import Line, Report, Sink
+from experiments.storage import files
 from experiments.storage.run_folder import file_name
 from fdiv.types import UsageError
 
@@ -39,11 +40,17 @@ FIELD = {
 }
 PACKAGES = {"trackio": "trackio", "wandb": "wandb", "tensorboard": "tensorboardX"}
 FOLDER = "trackers"  # of a run, for what is kept in files
+RUNS = "runs.json"  # there: what each of the tracker's runs is called, and where it is
 Say = Callable[[str], None]
 
 
 class TrackerRun(Protocol):
     """One seed of a method, as a tracker has it."""
+
+    @property
+    def where(self) -> str:
+        """Its address, or where it is kept on this machine."""
+        ...
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Numbers at an update."""
@@ -103,6 +110,11 @@ class Wandb:
             settings=self._library.Settings(silent=True),
         )
 
+    @property
+    def where(self) -> str:
+        url = getattr(self._run, "url", None)  # none where it is offline
+        return url if isinstance(url, str) else str(Path(str(self._run.dir)).parent)
+
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)
 
@@ -139,6 +151,12 @@ class Trackio:
         if current is not None:  # which would be finished, and seeds go on side by side
             current.set(None)
         self._run = self._library.init(**_taken(self._library.init, wanted))
+        self._project = opened.project
+
+    @property
+    def where(self) -> str:
+        url = getattr(self._run, "url", None)  # none where it is kept on this machine
+        return url if isinstance(url, str) else f"trackio show --project {self._project}"
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         # earlier versions count their own steps
@@ -171,7 +189,11 @@ class Tensorboard:
         place = opened.folder / "tensorboard" / file_name(opened.name)
         again = {"purge_step": opened.after + 1} if opened.after >= 0 else {}
         self._writer = library.SummaryWriter(logdir=str(place), **again)
-        self._step = max(opened.after, 0)
+        self._step, self._place = max(opened.after, 0), place
+
+    @property
+    def where(self) -> str:
+        return str(self._place)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._step = step
@@ -283,8 +305,18 @@ class Tracker(Sink):
             after = self._after.get(method, -1)
             folder = self._path / FOLDER
             opened = Opened(self._project, method, name, key, after, folder, self._plain)
-            self._open[method, seed] = TRACKERS[self._kind](opened)
+            self._open[method, seed] = run = TRACKERS[self._kind](opened)
+            self._keep(opened, seed, run.where)
         return self._open[method, seed]
+
+    def _keep(self, opened: Opened, seed: int, where: str) -> None:
+        """Note in the run's folder what this run is called, for `sweep collect`."""
+        own = {"tracker": self._kind, "method": opened.group, "seed": seed, "name": opened.name}
+        own |= {"project": opened.project, "id": opened.key, "where": where}
+        of_own = lambda run: (run["tracker"], run["name"]) == (self._kind, opened.name)
+        others = [run for run in runs(self._path) if not of_own(run)]
+        opened.folder.mkdir(parents=True, exist_ok=True)
+        files.write_checked(opened.folder / RUNS, {"runs": [*others, own]})
 
     def _finish(self, method: str | None) -> None:
         """The runs of all other methods."""
@@ -343,6 +375,11 @@ def named(metrics: Mapping[str, Any]) -> dict[str, float]:
     finite = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
     theirs = {FIELD[name]: value for name, value in finite.items() if name in FIELD}
     return theirs | {f"fdiv/{name}": value for name, value in finite.items()}
+
+
+def runs(path: Path) -> list[dict[str, Any]]:
+    """What a run's folder says of its runs at trackers; nothing where it had none."""
+    return files.read(path / FOLDER / RUNS, lambda data: list(data["runs"])) or []
 
 
 def make(config: Config, path: Path, say: Say) -> list[Tracker]:

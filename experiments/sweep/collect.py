@@ -3,6 +3,7 @@ grid."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import pyarrow.parquet
 from experiments.reporting import merge, results, schema, scoreboards
 from experiments.reporting.pictures import Drawn
 from experiments.reporting.schema import RunResult
+from experiments.running import trackers
 from experiments.sweep import axis as axis_picture
 from experiments.sweep import tasks
 from experiments.sweep.folder import Line, SweepFolder
 from fdiv.types import UsageError
 
 KEY = ("line", "method", "metric", "seed")  # no two rows share it
+TRACKED = "tracked.csv"  # where each run's runs at trackers are
 
 
 def collect(sweep: SweepFolder, axis: str | None, partial: bool) -> int:
@@ -39,6 +42,9 @@ def collect(sweep: SweepFolder, axis: str | None, partial: bool) -> int:
     draft.replace(sweep.path / "collected.parquet")
     out = sweep.path / ("report" if axis in ("", "methods") else f"report-{axis}")
     _report(sweep, lines, axis, out)
+    followed = _link(sweep, lines)
+    if followed:
+        print(f"{followed} runs at trackers: {sweep.path / TRACKED}.")
     print(
         f"{table.num_rows} rows of {len(lines)} runs: {sweep.path / 'collected.parquet'}. "
         f"Report: {out / 'report.html'}"
@@ -84,10 +90,29 @@ def merged(sweep: SweepFolder, lines: Sequence[Line], axis: str) -> RunResult:
     pooled = [name for name in _axes(sweep) if name not in (axis, "methods", *apart)]
     if pooled:
         note += f" Pooled over {', '.join(pooled)}."
+    if any(tracked(sweep, line) for line in lines):
+        note += f" Where each run is at its trackers: {TRACKED}."
     versions = tasks.versions(sweep, lines)
     if len(versions) > 1:
         note += f" They were made by different versions of the code: {', '.join(versions)}."
     return merge.merge(parts(sweep, lines, axis), note)
+
+
+def tracked(sweep: SweepFolder, line: Line) -> list[dict[str, Any]]:
+    """A line's runs at trackers."""
+    return [{"line": line["line"], **run} for run in trackers.runs(sweep.run(line))]
+
+
+def _link(sweep: SweepFolder, lines: Sequence[Line]) -> int:
+    """Write DIR/tracked.csv, where each run of a tracker is; how many there are."""
+    every = [run for line in lines for run in tracked(sweep, line)]
+    if every:
+        titles = list(dict.fromkeys(name for run in every for name in run))
+        with (sweep.path / TRACKED).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, titles)
+            writer.writeheader()
+            writer.writerows(every)
+    return len(every)
 
 
 def _report(sweep: SweepFolder, lines: Sequence[Line], axis: str, out: Path) -> None:
@@ -114,8 +139,15 @@ def rows(sweep: SweepFolder, lines: Sequence[Line]) -> list[dict[str, Any]]:
     whole = []
     for line in lines:
         point = {f"axis.{axis}": _plain(line["point"].get(axis), words[axis]) for axis in axes}
+        places: dict[tuple[str, int], list[str]] = {}
+        for run in tracked(sweep, line):
+            places.setdefault((run["method"], run["seed"]), []).append(run["where"])
         for row in results.tidy(schema.read(sweep.run(line) / "results.json")):
-            whole.append({"line": line["line"], "preset": line["preset"], **point, **row})
+            own = {"line": line["line"], "preset": line["preset"], **point, **row}
+            where = places.get((row["method"], row["seed"]))
+            whole.append(own | {"tracked": " ".join(where) if where else None})
+    if not any(row["tracked"] for row in whole):
+        whole = [{k: v for k, v in row.items() if k != "tracked"} for row in whole]
     return sorted(whole, key=lambda row: tuple(row[name] for name in KEY))
 
 

@@ -24,6 +24,7 @@ class Noted:
 
     opened: Opened
     heard: list
+    where = "https://x.y"
 
     def log(self, values, step):
         self.heard.append((self.opened.name, step, dict(values)))
@@ -91,6 +92,12 @@ def test_a_run_that_goes_on_has_its_key_again(tracker, tmp_path):
     (again,) = trackers.make(one._config, tmp_path / "run", print)
     again.resumed("sft", 40)
     other = again._run("sft", 1).opened
+    again._run("sft", 0)
+    kept = trackers.runs(tmp_path / "run")
+    assert [(run["name"], run["id"], run["where"]) for run in kept] == [
+        ("sft-1", opened.key, "https://x.y"),
+        ("sft-0", again._run("sft", 0).opened.key, "https://x.y"),
+    ]
     assert other.key == opened.key != again._run("sft", 0).opened.key and other.after == 40
 
 

@@ -16,7 +16,7 @@ from experiments.evaluation.class_optimum import ClassOptimum
 from experiments.reporting import merge, planes, results, schema, scoreboards, tables, wording
 from experiments.reporting.schema import MethodResult, RunResult
 from experiments.storage import files
-from experiments.sweep import plan, tasks
+from experiments.sweep import collect, plan, tasks
 from experiments.sweep.collect import merged
 from experiments.sweep.folder import SweepFolder
 from fdiv.types import UsageError
@@ -192,3 +192,24 @@ def test_tasks_that_the_grid_names_are_kept_apart(axis, tmp_path):
     assert f"differ in {axis}" in whole.notes[-1]
     assert "Pooled over seed." in whole.notes[-1]
     assert set(merged(sweep, sweep.lines, axis).methods) == {"sft @ a", "sft @ b"}
+
+
+def test_a_collected_sweep_says_where_its_runs_are_at_trackers(tmp_path, capsys):
+    sweep = sweep_of(tmp_path / "s", [{"seed": i} for i in range(2)], [{}, {}])
+    (sweep.run(sweep.lines[1]) / "trackers").mkdir()
+    place = "runs/trackers/tensorboard/sft-0"
+    one = {"tracker": "tensorboard", "method": "sft", "seed": 0, "name": "sft-0", "where": place}
+    other = one | {"tracker": "wandb", "where": "https://wandb.ai/x"}
+    files.write_checked(
+        sweep.run(sweep.lines[1]) / "trackers" / "runs.json", {"runs": [one, other]}
+    )
+    tidy = collect.rows(sweep, sweep.lines)
+    assert {(row["line"], row["tracked"]) for row in tidy} == {
+        (0, None),
+        (1, f"{place} https://wandb.ai/x"),
+    }
+    assert collect._link(sweep, sweep.lines) == 2
+    linked = list(csv.DictReader((sweep.path / collect.TRACKED).open()))
+    assert [(row["line"], row["where"]) for row in linked] == [("1", place), ("1", other["where"])]
+    assert "tracked.csv" in merged(sweep, sweep.lines, "methods").notes[-1]
+    assert "tracked" not in collect.rows(sweep, sweep.lines[:1])[0]
