@@ -1,7 +1,8 @@
 """What would training a model take on each device? `python -m experiments.fit_model MODEL [flags]`
 
 Compiles one update of likelihood training over a mesh, for as many devices as are asked for, and
-prints the memory that it takes on each. Nothing is trained and no weights are read: of the model a
+prints the memory that it takes on each, what the devices send each other, and how long an update
+would take of devices of a stated pace. Nothing is trained and no weights are read: of the model a
 config.json is enough, and the devices are made up from this machine's processors. The plan is that
 of XLA's compiler for them, so an accelerator's differs by its own kernels. Exit code 0, or 2 where
 it cannot be done, with the reason."""
@@ -17,37 +18,48 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from experiments import cli
-from fdiv.checks import at_least
+from fdiv.checks import at_least, positive
 from fdiv.types import UsageError
 
 if TYPE_CHECKING:
     from fdiv.lm.spec import Spec
 
 MOST = 512  # devices that are made up
-SHAPES: dict[str, dict[str, Any]] = {
-    "llama-1b": {  # of Llama 3.2 1B
+
+
+def _llama(width: int, hidden: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
+    """The config of a Llama 3."""
+    return {
         "model_type": "llama",
         "vocab_size": 128_256,
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
+        "hidden_size": width,
+        "intermediate_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
         "num_key_value_heads": 8,
-        "head_dim": 64,
+        "head_dim": width // heads,
         "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": False,
         "max_position_embeddings": 131_072,
         "rope_theta": 500_000.0,
         "rope_scaling": {
             "rope_type": "llama3",
-            "factor": 32.0,
+            "factor": 8.0,
             "low_freq_factor": 1.0,
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,
         },
         "torch_dtype": "bfloat16",
-    },
+        **more,
+    }
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama-1b": _llama(2048, 8192, 16, 32, tie_word_embeddings=True),  # of Llama 3.2 1B
+    "llama-8b": _llama(4096, 14_336, 32, 32),  # of Llama 3.1 8B
+    "llama-70b": _llama(8192, 28_672, 80, 64),
 }
+SHAPES["llama-1b"]["rope_scaling"]["factor"] = 32.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +67,7 @@ class Options:
     """Compile an update over a mesh and print its memory."""
 
     model: Annotated[str, tyro.conf.Positional]
-    """A folder with a config.json, a GGUF file, or llama-1b."""
+    """A folder with a config.json, a GGUF file, or llama-1b, llama-8b, llama-70b."""
     data: int = 1
     """Parts of each batch."""
     fsdp: int = 8
@@ -70,6 +82,10 @@ class Options:
     """Of adapters on all seven kernels; 0: all weights are trained."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Of products."""
+    pace: float = 989.0
+    """TFLOP/s of a device, as its maker states them (of an H100 in bfloat16)."""
+    link: float = 50.0
+    """GB/s that a device sends, as stated (400 Gbit/s; 450 among eight H100 of a node)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,6 +99,8 @@ def _check(options: Options) -> int:
         at_least(name, getattr(options, name), 1)
     at_least("rank", options.rank, 0)
     at_least("length", options.length, 2)
+    positive("pace", options.pace)
+    positive("link", options.link)
     count = options.data * options.fsdp * options.tensor
     if count > MOST:
         problem = f"times data and tensor are more than {MOST} devices."
@@ -117,7 +135,38 @@ def fit(options: Options) -> int:
         f"{options.precision}: {memory.spelled(whole)} on each device, of which "
         f"{memory.spelled(plan.argument_size_in_bytes)} before it begins"
     )
+    _print_step(options, spec, count, program.as_text())
     return 0
+
+
+def _print_step(options: Options, spec: Spec, count: int, text: str) -> None:
+    """What devices send each other, and an update's time where nothing else held it up."""
+    from experiments.devices import collectives, memory
+    from experiments.models import counts
+
+    sent = collectives.read(text)
+    each = ", ".join(
+        f"{sent.count[kind]:,} {kind} {memory.spelled(size)}" for kind, size in sent.bytes.items()
+    )
+    print(f"each device sends {memory.spelled(sent.total)}: {each or 'nothing'}")
+    d = counts.Dimensions.of(spec)
+    length, rank = options.length, options.rank or None
+    needed = counts.training(d, options.batch_size, length, length - 1, rank).flops / count
+    again = counts.forward(d, options.batch_size, length, 0).flops / count  # layers, once more
+    working = (needed + again) / (1e12 * options.pace)
+    sending = sent.total / (1e9 * options.link)
+    print(
+        f"{needed + again:.3g} operations on each, {again / (needed + again):.0%} of them layers "
+        f"computed again: {1e3 * working:,.0f} ms at {options.pace:,.0f} TFLOP/s; "
+        f"{1e3 * sending:,.0f} ms of sending at {options.link:,.0f} GB/s"
+    )
+    least, most = max(working, sending), working + sending
+    useful = needed / (1e12 * options.pace)
+    print(
+        f"an update: {1e3 * least:,.0f} ms where sending hides behind computing, "
+        f"{1e3 * most:,.0f} ms where it does not; {useful / most:.0%} to "
+        f"{useful / least:.0%} of the stated pace"
+    )
 
 
 def _spec(model: str) -> Spec:

@@ -67,7 +67,7 @@ def main(preset: str, config: Config) -> int:
         raise UsageError("out", str(config.output.out), "speed writes nothing.", "Drop it.")
     layout = devices.lay_out(config.budget.seeds, config.devices)
     setup = set_up(config, layout, default)
-    limit = _time_sampling(setup)
+    limit = time_sampling(setup)
     timings = [
         limit,
         *(time_method(setup, name, method) for name, method in configs.resolve(config).items()),
@@ -144,7 +144,7 @@ def time_method(setup: Setup, name: str, method: Method, repetitions: int = REPE
     return _time(name, compiled.compile_seconds, run, training.train_state, repetitions)
 
 
-def _time_sampling(setup: Setup) -> Timing:
+def time_sampling(setup: Setup) -> Timing:
     """Drawing as many strings, and learning nothing from them."""
     import jax
     import jax.numpy as jnp

@@ -201,7 +201,7 @@ def _name(row: Row, shape: works.Shape) -> str:
 def _gail(options: Options, row: Row) -> Row:
     """GAIL beside imitation's."""
     from experiments.bench import small_works
-    from experiments.bench.counts import Counted
+    from experiments.models.counts import Counted
 
     step, settings, after = small_works.gail()
     ours = works.Ours(step, Counted(()), settings)

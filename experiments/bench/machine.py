@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from experiments.bench.counts import REAL, product
+from experiments.models.counts import REAL, product
 
 if TYPE_CHECKING:
     import jax

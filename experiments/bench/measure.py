@@ -10,9 +10,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from experiments.bench import machine
-from experiments.bench.counts import Counted
 from experiments.bench.machine import Pace
 from experiments.bench.rows import Bound
+from experiments.models.counts import Counted
 
 
 class Timed(Protocol):

@@ -20,7 +20,7 @@ Written by `python -m experiments.bench`. Ours and the peer take turns in one ru
 numbers are medians, in brackets (slowest - fastest) / median; ratios are medians of those within a
 repeat, in brackets the least and the largest. The bound is the least time in which the machine, at
 the pace of matrix products and memory that it had beside the repeats, does the operations and moves
-the bytes that the work needs (counted by hand, `experiments/bench/counts.py`; what fits into the
+the bytes that the work needs (counted by hand, `experiments/models/counts.py`; what fits into the
 processor's cache need not come from memory). Peak and bandwidth are the shares of these two paces
 that our update reaches, of the second above 100 % where a cache serves.
 """

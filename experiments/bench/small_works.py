@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.bench import counts, measure
+from experiments.bench import measure
 from experiments.bench.machine import Gauge
 from experiments.bench.rows import Row, Side
+from experiments.models import counts
 
 VOCABULARIES = {"v49152": 49_152, "v151936": 151_936}
 HEAD = {"tokens": 4096, "timed_tokens": 256, "width": 576}
@@ -87,7 +88,11 @@ def gail() -> tuple[Callable[[int], float], dict[str, Any], Callable[[], dict[st
 
     def after() -> dict[str, float]:
         fresh = speed.training_of(setup, method)  # its program is compiled already
-        return {"js after 5 s": _js_after(setup, training.compiled, fresh.train_state)}
+        near = _js_after(setup, training.compiled, fresh.train_state)
+        return {
+            "js after 5 s": near,
+            "tokens/s of sampling alone": speed.time_sampling(setup).rate(),
+        }
 
     settings = {"preset": "two-template", "seeds": 1, "batch_size": config.budget.batch_size}
     return step, settings, after

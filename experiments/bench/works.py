@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from experiments.bench import counts
-from experiments.bench.counts import Counted, Dimensions
+from experiments.models import counts
+from experiments.models.counts import Counted, Dimensions
 
 if TYPE_CHECKING:
     from fdiv.policies import Architecture

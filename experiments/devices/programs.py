@@ -33,6 +33,10 @@ class Program(NamedTuple):
         """What it takes, as `jax.stages.Compiled` says it."""
         return self.compiled.memory_analysis()
 
+    def as_text(self) -> str:
+        """What the compiler has made of it."""
+        return self.compiled.as_text() or ""
+
 
 class Opened(NamedTuple):
     """A function whose large arrays are its first arguments."""

@@ -11,6 +11,7 @@
 - `golden`, `golden_words`: what another program makes of a model and its words
 - `pretrained`: a model as the policy or the teacher of a run
 - `adapters`: low-rank adapters in PEFT's layout
+- `counts`: operations that a model's work needs, and bytes that it moves
 - `ready`: a model that reads and writes text
 - `libraries`: what has to be installed for each
 """

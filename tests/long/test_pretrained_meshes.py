@@ -32,3 +32,7 @@ def test_a_model_of_a_billion_numbers_compiles_for_eight_devices():
     whole, before = re.findall(r"([\d.]+) (?:GB|MB)", text)
     assert 1 < float(whole) < 8  # GB on each
     assert 300 < float(before) < 450  # MB: an eighth of the weights in bfloat16 are 309
+    # forward and back and once more: 7/8 of 2.5 GB of weights each time at least
+    sent, unit = re.search(r"each device sends ([\d.]+) (GB|MB)", text).groups()
+    assert unit == "GB" and float(sent) > 3 * 7 / 8 * 2.4
+    assert "of the stated pace" in text

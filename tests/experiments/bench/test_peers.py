@@ -10,9 +10,10 @@ import pytest
 
 from experiments import cli
 from experiments.bench import __main__ as bench
-from experiments.bench import counts, machine, measure, small_works, works
+from experiments.bench import machine, measure, small_works, works
 from experiments.bench.machine import Pace
 from experiments.bench.peer import FOLDER, Peer, PeerFailed
+from experiments.models import counts
 
 FAKE = """
 import sys

@@ -25,10 +25,20 @@ def test_an_update_is_planned_from_a_config_alone(rank, folder, capsys):
     text = capsys.readouterr().out
     assert ("and 0 frozen" in text) == (rank == "0")
     assert "on each device" in text
+    assert "each device sends 0 B: nothing" in text
+    assert "of the stated pace" in text
 
 
 @pytest.mark.parametrize(
-    "flags", [["--fsdp", "0"], ["--fsdp", "9999"], ["--length", "1"], ["--rank", "-1"]]
+    "flags",
+    [
+        ["--fsdp", "0"],
+        ["--fsdp", "9999"],
+        ["--length", "1"],
+        ["--rank", "-1"],
+        ["--pace", "0"],
+        ["--link", "-1"],
+    ],
 )
 def test_what_cannot_be_is_refused(flags, folder, capsys):
     assert fit_model.main([folder, *flags]) == cli.USAGE_EXIT

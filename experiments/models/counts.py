@@ -11,7 +11,10 @@ time that they give at the machine's own pace is a bound from below."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from fdiv.lm.spec import Spec
 
 REAL = 4  # bytes of a number
 ADAM = 10  # numbers moved for each that is trained: read twice, gradient, moments and itself twice
@@ -27,6 +30,11 @@ class Dimensions(NamedTuple):
     heads: int
     kv_heads: int
     head_dim: int
+
+    @classmethod
+    def of(cls, spec: Spec) -> Dimensions:
+        """Those of a model."""
+        return cls(**{name: getattr(spec, name) for name in cls._fields})
 
     @property
     def kernels(self) -> int:

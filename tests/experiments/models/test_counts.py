@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.bench import counts, works
-from experiments.bench.counts import Dimensions, Phase
+from experiments.bench import works
+from experiments.models import counts
+from experiments.models.counts import Dimensions, Phase
 from fdiv.lm.lora import Lora
 from fdiv.policies import transformer
 
