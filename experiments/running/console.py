@@ -25,8 +25,11 @@ PLAIN_EVERY = 10.0  # seconds between plain progress lines of one method
 def plain_console() -> Console:
     """A console that prints text as it is: a method's name may hold what rich would take for markup
     or an emoji, as `adversarial:tv:` does."""
-    # in a notebook too it writes lines to the standard output, as `print` does
-    return Console(highlight=False, markup=False, emoji=False, force_jupyter=False)
+    # in a notebook, which asks for colours by FORCE_COLOR, it writes lines as `print` does
+    as_lines: dict[str, Any] = {"force_jupyter": False}
+    if in_notebook():
+        as_lines["force_terminal"] = False
+    return Console(highlight=False, markup=False, emoji=False, **as_lines)
 
 
 def in_notebook() -> bool:
@@ -103,9 +106,10 @@ class Screen(Sink):
         """What a method is at: compiling, done ..."""
         row = self._rows[method]
         row.state = state
-        if state == "kept" or state.startswith(OVER):
+        over = state == "kept" or state.startswith(OVER)
+        if over:
             row.share = 1.0
-        self._show(f"{method}: {state}")
+        self._show(f"{method}: {state}", over=over)
 
     def alarm(self, method: str, message: str) -> None:
         """A line of its own."""
@@ -133,13 +137,13 @@ class Screen(Sink):
         line = f"{method}: {done}/{updates} updates, {row.speed:,.0f} tokens/s{left}  {shown}"
         self._show(line, quiet=done < updates)
 
-    def _show(self, line: str, quiet: bool = False) -> None:
+    def _show(self, line: str, quiet: bool = False, over: bool = False) -> None:
         if self.live or self._quiet:
             return  # the table is drawn by itself
         if self._notebook:
             print(f"\r{line:<{self._unfinished}}", end="", flush=True)
             self._unfinished = len(line)
-            if not quiet:
+            if over:
                 self._end_line()
         elif not quiet or time.monotonic() - self._last_line > PLAIN_EVERY:
             self._last_line = time.monotonic()

@@ -94,8 +94,8 @@ class Wandb:
 
     def __init__(self, opened: Opened):
         self._library = importlib.import_module("wandb")
-        key = getattr(getattr(self._library, "api", None), "api_key", None)
-        mode = os.environ.get("WANDB_MODE") or ("online" if key else "offline")
+        mode = os.environ.get("WANDB_MODE") or ("online" if self._logged_in() else "offline")
+        self._online = mode == "online"
         opened.folder.mkdir(parents=True, exist_ok=True)
         self._run = self._library.init(
             project=opened.project,
@@ -112,8 +112,14 @@ class Wandb:
 
     @property
     def where(self) -> str:
-        url = getattr(self._run, "url", None)  # none where it is offline
+        url = self._run.url if self._online else None
         return url if isinstance(url, str) else str(Path(str(self._run.dir)).parent)
+
+    def _logged_in(self) -> bool:
+        """Whether there are credentials, without asking anybody for them."""
+        if "prompt" in inspect.signature(self._library.login).parameters:
+            return bool(self._library.login(prompt=False))
+        return bool(getattr(getattr(self._library, "api", None), "api_key", None))
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(dict(values), step=step)

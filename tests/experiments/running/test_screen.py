@@ -44,14 +44,17 @@ def test_a_notebook_gets_one_line_that_is_written_anew(monkeypatch, capsys):
         for update in (10, 20, 1000):
             screen.progress(Report("sft", update, 1000, update / 10, np.full(2, 64.0), None))
         screen.say("and then")
+        screen.state("sft", "done in 2.0 s")
     lines = capsys.readouterr().out.split("\n")
-    assert lines[0] == "two-template" and lines[1] == "\rsft: compiling"
-    assert [part.split(" updates")[0] for part in lines[2].split("\r")[1:]] == [
+    assert lines[0] == "two-template"
+    assert [part.split(" updates")[0] for part in lines[1].split("\r")[1:]] == [
+        "sft: compiling",
         "sft: 10/1000",
         "sft: 20/1000",
         "sft: 1000/1000",
     ]
-    assert lines[3:] == ["and then", ""] and "\x1b" not in "".join(lines)
+    assert lines[2:] == ["and then", "\rsft: done in 2.0 s", ""]
+    assert "\x1b" not in "".join(lines)
 
 
 def test_a_run_in_a_thread_of_a_program_hears_no_signals():
