@@ -193,7 +193,8 @@ class Tensorboard:
     def __init__(self, opened: Opened):
         library = importlib.import_module("tensorboardX")
         place = opened.folder / "tensorboard" / file_name(opened.name)
-        again = {"purge_step": opened.after + 1} if opened.after >= 0 else {}
+        # also where it begins anew after a start that came to no save
+        again = {"purge_step": opened.after + 1} if place.exists() else {}
         self._writer = library.SummaryWriter(logdir=str(place), **again)
         self._step, self._place = max(opened.after, 0), place
 
