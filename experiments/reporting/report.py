@@ -58,10 +58,11 @@ class Trouble(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """What each method wrote for one prompt: (method, text)."""
+    """What each method wrote for one prompt: (method, what it drew, its likeliest answer, empty
+    where none is kept)."""
 
     prompt: str
-    texts: list[tuple[str, str]]
+    texts: list[tuple[str, str, str]]
 
 
 class Samples(NamedTuple):
@@ -70,6 +71,7 @@ class Samples(NamedTuple):
     names: list[str]
     rows: list[Prompt]
     prompted: bool
+    likeliest: bool  # whether any likeliest answer is kept
 
 
 class Optima(NamedTuple):
@@ -326,5 +328,7 @@ def _side_by_side(samples: Sequence[Json], result: RunResult) -> Samples:
         here = {name: own[name, index] for name in names if (name, index) in own}
         if here:
             prompt = next(iter(here.values()))["prompt"]
-            rows.append(Prompt(prompt, [(name, here[name]["completion"]) for name in here]))
-    return Samples(names, rows, any(row.prompt for row in rows))
+            texts = [(who, s["completion"], s.get("likeliest", "")) for who, s in here.items()]
+            rows.append(Prompt(prompt, texts))
+    prompted, likeliest = any(row.prompt for row in rows), any("likeliest" in s for s in samples)
+    return Samples(names, rows, prompted, likeliest)
