@@ -231,8 +231,8 @@ def arrows(x: Json, y: Json, looks: Looks, shown: Sequence[Json]) -> list[Json]:
     only = lambda *names: [{"filter": {"field": "beyond", "oneOf": list(names)}}]
     text = lambda names, **mark: {
         "transform": only(*names),
-        "mark": {"type": "text", "fontSize": 10.5, **mark},
-        "encoding": {**place, "text": {"field": "said", "type": "nominal"}},
+        "mark": {"type": "text", "fontSize": 10.5, "fill": SOFT, **mark},
+        "encoding": {"x": x, "y": y, "text": {"field": "said", "type": "nominal"}},
     }
     return [
         {

@@ -29,7 +29,10 @@
     document.addEventListener(off, quiet);
   }
   document.addEventListener("keydown", event => { if (event.key === "Escape") quiet(); });
-  addEventListener("scroll", quiet, { passive: true });
+  addEventListener("scroll", () => {  // the keyboard moves the page to what it reaches
+    const at = document.activeElement?.closest?.("[data-said]");
+    if (at && at.matches(":focus-visible")) explain(at); else quiet();
+  }, { passive: true });
 
   // --- tables ------------------------------------------------------------------------------------
   const shown = cell => cell.textContent.trim();
