@@ -60,8 +60,8 @@ def verified_metrics(
     tries: int = TRIES,
     k: int = WITHIN,
 ) -> dict[str, Array]:
-    """Accuracy of the likeliest answers and of drawn ones, pass@k and ways, on prompts of a task
-    with `solutions`."""
+    """Accuracy of the likeliest answers and of drawn ones, pass@j for j of 2, 4, `k` and `tries`,
+    and ways, on prompts of a task with `solutions`."""
     solutions = present(components.mdp.solutions, "verifiable answer")
     likeliest = greedy(key, components.policy, params, prompts)[0]
     answers = components.rollout(
@@ -76,7 +76,7 @@ def verified_metrics(
         {
             "greedy_accuracy": (solutions(likeliest) >= 0).astype(jnp.float32),
             "accuracy": right / tries,
-            f"pass_{k}": pass_at_k(right, tries, k),
+            **{f"pass_{j}": pass_at_k(right, tries, j) for j in sorted({2, 4, k, tries})},
             "ways": distinct(ways).astype(jnp.float32),
         }
     )

@@ -8,6 +8,7 @@ share its strings, so that paired differences are not blurred by them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -192,8 +193,7 @@ class Evaluator:
         length from samples."""
         known, task = self._task.mdp.expert, self._task
         if self.exact:
-            law = exact.known_law(enumerated(task), known_expert(task))
-            own = jax.jit(exact_measures(task, self.family))(law)
+            own = jax.jit(exact_measures(task, self.family))(self._expert_law)
             return {name: float(value) for name, value in own.items()}
         data, _, answers = self.layout.host(self._judged.held_out)
         if known is None or answers is None:
@@ -232,6 +232,22 @@ class Evaluator:
         samples]."""
         sequences, log_q = self.layout.host(self._answer(params, self._judged))
         return sequences, log_q.sum(-1)
+
+    @cached_property
+    def _expert_law(self) -> exact.Law:
+        """Of an enumerated task."""
+        return exact.known_law(enumerated(self._task), known_expert(self._task))
+
+    @cached_property
+    def _places(self) -> dict[bytes, int]:
+        """Where each string of an enumerated task stands among all."""
+        return {key: i for i, key in enumerate(_keys(enumerated(self._task).sequences))}
+
+    def expert_log_probs(self, sequences: Sequences) -> np.ndarray | None:
+        """The expert's log-probs of strings [n, T] of an enumerated task, [n]; None elsewhere."""
+        if not self.exact:
+            return None
+        return np.asarray(self._expert_law.string)[[self._places[key] for key in _keys(sequences)]]
 
     def likeliest(self, params: Params) -> Sequences | None:
         """Each policy's answers of the likeliest token at every step, [count, samples, T], where
@@ -283,6 +299,12 @@ class Evaluator:
             scores = [metrics.rouge_l(x, y, sizes) for x, y in zip(each, wanted)]
             distinct["rouge_l"] = np.array(scores)
         return distinct | {"self_bleu": np.array([metrics.self_bleu(x) for x in each])}
+
+
+def _keys(sequences: Sequences) -> list[bytes]:
+    """What tells strings [n, T] apart: their tokens, with nothing where there are none."""
+    tokens, mask = np.asarray(sequences.tokens), np.asarray(sequences.mask)
+    return [row.tobytes() for row in np.where(mask, tokens, -1).astype(np.int32)]
 
 
 def over_seeds(name: str, values: np.ndarray) -> float:

@@ -54,6 +54,7 @@ class Drawing:
     svg: str = ""
     panels: list[Panel] = dataclasses.field(default_factory=list)
     keys: list[Key] = dataclasses.field(default_factory=list)
+    stacked: bool = False  # panels under each other, of one x
 
 
 # --- colours --------------------------------------------------------------------------------------
@@ -127,6 +128,9 @@ MARKS = {  # of matplotlib -> a path between -1 and 1, as Vega and SVG take it
     "X": _plus(turned=True),
     "p": _polygon(5, 0.0),
     "h": _polygon(6, 0.0),
+    "H": _polygon(6, 1 / 12),
+    "8": _polygon(8, 1 / 16),
+    "d": "M0,-1L0.6,0L0,1L-0.6,0Z",
     "*": _polygon(5, 0.0, inner=0.42),
 }
 
@@ -223,7 +227,8 @@ def words(field: str, title: str) -> Json:
 
 
 def arrows(x: Json, y: Json, looks: Looks, shown: Sequence[Json]) -> list[Json]:
-    """Layers for what lies beyond an edge: rows whose `beyond` says which, with `said` beside."""
+    """Layers for what lies beyond an edge: rows whose `beyond` says which, with `said` beside in
+    the row `row`."""
     sides = ["up", "down", "left", "right"]
     scale = {"domain": sides, "range": [mark(marker) for marker in "^v<>"]}
     place = {"x": x, "y": y, "color": looks.colour}
@@ -240,11 +245,16 @@ def arrows(x: Json, y: Json, looks: Looks, shown: Sequence[Json]) -> list[Json]:
             "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
             "encoding": {**place, "shape": shape, "tooltip": list(shown)},
         },
-        text(["right"], align="right", dx=-10, dy=2, baseline="middle"),
-        text(["left"], align="left", dx=10, dy=2, baseline="middle"),
-        text(["up"], dy=13, align="center"),
-        text(["down"], dy=-11, align="center"),
+        text(["right"], align="right", dx=-10, dy=_row(2), baseline="middle"),
+        text(["left"], align="left", dx=10, dy=_row(2), baseline="middle"),
+        text(["up"], dy=_row(13), align="center"),
+        text(["down"], dy=_row(-11, up=True), align="center"),
     ]
+
+
+def _row(first: int, up: bool = False) -> Json:
+    """How far down a label is drawn: in the row that its datum names."""
+    return {"expr": f"{first} {'-' if up else '+'} 12 * (datum.row || 0)"}
 
 
 def plain(label: str) -> str:

@@ -204,12 +204,21 @@ def _cut(
     if frame is None:
         return
     axis.set_ylim(max(frame.low, FLOOR) if panel == "gap" else frame.low, frame.high)
+    rows = _label_rows(bands, frame)
     for name, i in frame.beyond.items():
         point = bands[name][i]
         edge = frame.edge(point["iqm"])
+        place, said = (point["tokens"], edge), f"{name} {point['iqm']:.3g}"
         towards = "up" if edge == frame.high else "down"
-        said = f"{name} {point['iqm']:.3g}"
-        style.arrow(axis, (point["tokens"], edge), towards, looks[name]["color"], said)
+        style.arrow(axis, place, towards, looks[name]["color"], said, rows[name])
+
+
+def _label_rows(bands: Bands, frame: Frame) -> dict[str, int]:
+    """In which row each arrow's label stands."""
+    most = max(point["tokens"] for band in bands.values() for point in band) or 1.0
+    points = [bands[name][i] for name, i in frame.beyond.items()]
+    at = [(str(frame.edge(p["iqm"])), p["tokens"] / most, 0.0) for p in points]
+    return dict(zip(frame.beyond, framing.rows(at)))
 
 
 # --- in the page ----------------------------------------------------------------------------------
@@ -228,6 +237,7 @@ def _panel(
     """One metric. Its transformations read parameters that the page sets: which x, how smooth."""
     metric = board.metric(name)
     rows = []
+    label_rows = _label_rows(bands, frame) if frame and frame.beyond else {}
     for method, band in bands.items():
         for i, point in enumerate(band):
             off = frame is not None and frame.beyond.get(method) == i
@@ -236,6 +246,7 @@ def _panel(
             if off:
                 said = f"{method} {point['iqm']:.3g}"
                 flags |= {"beyond": "up" if up else "down", "said": said}
+                flags["row"] = label_rows[method]
             rows.append({"method": method, **point, **flags})
     expert = result.expert[name] if _has_line(name, result) else None
     layers = _layers(charts.looks(style.looks(result.methods)), metric.title, expert)

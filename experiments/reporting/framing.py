@@ -9,8 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 FAR, FAR_OF_TWO = 4.0, 10.0  # times the others' range that one method alone may not stretch it to
+LEAST, LEAST_DECADES = 0.35, 0.3  # range of others that hardly differ: of their size, in decades
 BAND = 0.5  # of the range that intervals may add on either side
 ROOM = 0.05
+NEAR = 0.3  # share of an axis that a label takes
 
 
 class Curve(NamedTuple):
@@ -42,11 +44,12 @@ def frame(curves: Mapping[str, Curve], log: bool, also: Sequence[float] = ()) ->
     ranges = {n: (scale(v).min(), scale(v).max()) for n, v in sound.items() if v.size}
     if not ranges:
         return None
-    inside = _without_the_far(ranges)
+    inside = _without_the_far(ranges, log)
     extra = scale(_finite(also, log)).tolist()
     low = min([ranges[name][0] for name in inside] + extra)
     high = max([ranges[name][1] for name in inside] + extra)
-    span = max(high - low, 1e-9, 0.02 * max(abs(low), abs(high)))
+    # all may be one value, or 0
+    span = max(high - low, 0.02 * max(abs(low), abs(high)), 1e-12) if high or low else 1.0
     ends = [scale(_finite([*curves[name].low, *curves[name].high], log)) for name in inside]
     ends = np.concatenate(ends)
     if ends.size:
@@ -64,12 +67,19 @@ def frame(curves: Mapping[str, Curve], log: bool, also: Sequence[float] = ()) ->
     return Frame(float(low), float(high), beyond)
 
 
+def rows(places: Sequence[tuple[str, float, float]]) -> list[int]:
+    """The row of each label beside its arrow, so that those of arrows at one place (side, and
+    shares of both axes) stand under each other."""
+    near = lambda a, b: a[0] == b[0] and abs(a[1] - b[1]) < NEAR and abs(a[2] - b[2]) < NEAR / 3
+    return [sum(near(place, other) for other in places[:i]) for i, place in enumerate(places)]
+
+
 def _finite(values: Sequence[float], log: bool) -> np.ndarray:
     array = np.asarray(values, float)
     return array[np.isfinite(array) & (array > 0)] if log else array[np.isfinite(array)]
 
 
-def _without_the_far(ranges: Mapping[str, tuple[float, float]]) -> list[str]:
+def _without_the_far(ranges: Mapping[str, tuple[float, float]], log: bool) -> list[str]:
     """Names in whose common range no single one has more than its part."""
     inside = list(ranges)
     while len(inside) > 1:
@@ -77,7 +87,7 @@ def _without_the_far(ranges: Mapping[str, tuple[float, float]]) -> list[str]:
         far = min(spans, key=spans.__getitem__)
         whole = _span([ranges[name] for name in inside])
         size = max(abs(x) for name in inside if name != far for x in ranges[name])
-        rest = max(spans[far], 0.02 * size)
+        rest = max(spans[far], LEAST_DECADES if log else LEAST * size)
         # where all others stand still at 0 there is nothing to see but the one
         if not rest or whole <= (FAR if len(inside) > 2 else FAR_OF_TWO) * rest:
             break

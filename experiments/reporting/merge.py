@@ -190,7 +190,8 @@ def write_all(
     runs in a folder with `figures/` in it."""
     schema.write(out / "results.json", whole)
     tables.write(out, tables.ranking(whole))
-    drawn = [*first, *pictures.draw(whole, lines(parts, "metrics.jsonl"), out / "figures")]
     samples = lines(parts, "samples.jsonl")
+    history = lines(parts, "metrics.jsonl")
+    drawn = [*first, *pictures.draw(whole, history, out / "figures", samples)]
     changed = {"axis": axis} if axis else {}
     report.write(out / "report.html", whole, drawn, samples, environment(), changed)

@@ -82,7 +82,10 @@ _ENTRIES = (
     # answers that can be checked
     Metric("greedy_accuracy", "greedy accuracy", "greedy", "", 1),
     Metric("accuracy", "accuracy", "accuracy", "", 1),
+    Metric("pass_2", "pass@2", "pass@2", "", 1),
+    Metric("pass_4", "pass@4", "pass@4", "", 1),
     Metric("pass_8", "pass@8", "pass@8", "", 1),
+    Metric("pass_16", "pass@16", "pass@16", "", 1),
     Metric("answer", "right answer", "answer", "", 1),
     Metric("ways", "distinct ways", "ways"),
     Metric("way_entropy", "entropy of ways", "H(way)", NATS),

@@ -18,7 +18,7 @@ from experiments.reporting import (
     wording,
 )
 from experiments.reporting.charts import Drawing
-from experiments.reporting.schema import HistoryLine, RunResult
+from experiments.reporting.schema import HistoryLine, Json, RunResult
 
 
 class Picture(NamedTuple):
@@ -38,8 +38,11 @@ class Drawn(NamedTuple):
     drawing: Drawing
 
 
-def pictures(result: RunResult, history: Sequence[HistoryLine]) -> list[Picture]:
-    """All pictures of a run of this kind, with what is said of them."""
+def pictures(
+    result: RunResult, history: Sequence[HistoryLine], samples: Sequence[Json] = ()
+) -> list[Picture]:
+    """All pictures of a run of this kind, with what is said of them; `samples` are the lines of
+    samples.jsonl."""
     board = scoreboards.of_result(result)
     return [
         Picture(
@@ -72,7 +75,7 @@ def pictures(result: RunResult, history: Sequence[HistoryLine]) -> list[Picture]
         Picture(
             "Rewards as functions of the log-ratio",
             wording.under_rewards(result),
-            lambda result, history, folder: rewards.picture(result),
+            lambda result, history, folder: rewards.picture(result, samples),
         ),
         Picture("Training itself", wording.under_training(result), curves.training),
     ]
@@ -84,9 +87,15 @@ def _plane(
     return planes.picture(plane, result, folder)
 
 
-def draw(result: RunResult, history: Sequence[HistoryLine], folder: Path) -> list[Drawn]:
+def draw(
+    result: RunResult,
+    history: Sequence[HistoryLine],
+    folder: Path,
+    samples: Sequence[Json] = (),
+) -> list[Drawn]:
     """Draw into a folder all that there is something to draw for."""
     drawn = [
-        (picture, picture.draw(result, history, folder)) for picture in pictures(result, history)
+        (picture, picture.draw(result, history, folder))
+        for picture in pictures(result, history, samples)
     ]
     return [Drawn(p.heading, p.caption, drawing) for p, drawing in drawn if drawing is not None]

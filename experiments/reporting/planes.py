@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
-from experiments.reporting import charts, scoreboards, style, wording
+from experiments.reporting import charts, framing, scoreboards, style, wording
 from experiments.reporting.charts import Drawing, Key, Panel
 from experiments.reporting.schema import Json, MethodResult, Row, RunResult, Summary, paired
 from experiments.reporting.scoreboards import Plane, Scoreboard
@@ -42,6 +42,17 @@ class Seen(NamedTuple):
         if not self.x[0] <= u <= self.x[1]:
             return "right" if u > self.x[1] else "left"
         return "up" if v > self.y[1] else "down"
+
+    def rows(self, places: Mapping[str, Place]) -> dict[str, int]:
+        """The row of the label of each point that lies outside."""
+        outside = {name: place for name, place in places.items() if not self.inside(*place)}
+        share = lambda value, ends: (value - ends[0]) / (ends[1] - ends[0])
+        at = [
+            (self.towards(*place), share(edge[0], self.x), share(edge[1], self.y))
+            for place in outside.values()
+            for edge in [self.nearest(*place)]
+        ]
+        return dict(zip(outside, framing.rows(at)))
 
 
 def picture(plane: Plane, result: RunResult, folder: Path) -> Drawing | None:
@@ -158,6 +169,7 @@ def _methods(
     """Marks, and arrows for what is outside the frame. Rows: IQMs with the ends of their intervals,
     then seeds."""
     rows = []
+    said_in = seen.rows({name: (m.metrics[x].iqm, m.metrics[y].iqm) for name, m in methods.items()})
     for name, m in methods.items():
         a, b, look = m.metrics[x], m.metrics[y], looks[name]
         middle: dict[str, object] = {"what": "IQM", "name": name, x: a.iqm, y: b.iqm}
@@ -171,7 +183,8 @@ def _methods(
         if not seen.inside(a.iqm, b.iqm):
             said = f"{name} ({a.iqm:.3g}, {b.iqm:.3g})"
             towards = seen.towards(a.iqm, b.iqm)
-            style.arrow(axis, seen.nearest(a.iqm, b.iqm), towards, look["color"], said)
+            place = seen.nearest(a.iqm, b.iqm)
+            style.arrow(axis, place, towards, look["color"], said, said_in[name])
             continue
         dots = {"marker": ".", "markersize": 3, "alpha": 0.5, "linestyle": ""}
         _, u, v = zip(*paired(a, b)) if paired(a, b) else ((), (), ())
@@ -281,6 +294,8 @@ def _panel(
         for field, title, ends in zip("xy", titles, (seen.x, seen.y))
     ]
     table = []
+    middles = {row["name"]: (row[x], row[y]) for row in rows if row["what"] == "IQM"}
+    said_in = seen.rows(middles)
     for row in rows:
         what, name = row["what"], row.get("name")
         if what not in ("IQM", "seed", SWEEP) and not seen.inside(row[x], row[y]):
@@ -293,7 +308,7 @@ def _panel(
         if what == "IQM" and not seen.inside(row[x], row[y]):
             place = seen.nearest(row[x], row[y])
             own |= {"beyond": seen.towards(row[x], row[y]), "x_edge": place[0], "y_edge": place[1]}
-            own["said"] = f"{name} ({row[x]:.3g}, {row[y]:.3g})"
+            own |= {"said": f"{name} ({row[x]:.3g}, {row[y]:.3g})", "row": said_in[str(name)]}
         table.append(own)
     description = f"{titles[1]} against {titles[0]}, a mark a method"
     layers = [

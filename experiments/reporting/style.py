@@ -235,16 +235,20 @@ BAND = {"linestyle": "-", "linewidth": 6, "alpha": 0.25, "color": OTHER}
 WHISKER = {"marker": "|", "markersize": 9, "color": OTHER}
 
 
-def arrow(axis: Axes, place: tuple[float, float], towards: str, colour: str, said: str) -> None:
-    """An arrow at the edge of an axis for what lies beyond it, with its name and value."""
+def arrow(
+    axis: Axes, place: tuple[float, float], towards: str, colour: str, said: str, row: int = 0
+) -> None:
+    """An arrow at the edge of an axis for what lies beyond it, with its name and value, in a row of
+    those that stand there."""
     marker = {"up": "^", "down": "v", "left": "<", "right": ">"}[towards]
     axis.plot(*place, color=colour, marker=marker, markersize=6, linestyle="", clip_on=False)
     inward = {"up": (0, -9), "down": (0, 6), "left": (7, 4), "right": (-7, 4)}[towards]
+    down = -8 * row if towards != "down" else 8 * row
     axis.annotate(
         escapes.label(said),
         place,
         textcoords="offset points",
-        xytext=inward,
+        xytext=(inward[0], inward[1] + down),
         ha={"left": "left", "right": "right"}.get(towards, "center"),
         va="top" if towards == "up" else "bottom",
         fontsize=6.5,

@@ -290,7 +290,8 @@ def under_rewards(result: RunResult) -> str:
         "What each divergence pays a string whose log-ratio to the expert is s: e^s f'(e^s) - "
         "f(e^s), up to a constant. Marks are the mean log-ratio of the policy's own strings, which "
         "is -KL(policy||expert), and of the expert's, KL(expert||policy), at the end of training; "
-        "those further out than the axes are not shown."
+        "those further out than the axes are not shown. Strips are the strings of samples.jsonl, "
+        "all seeds together, where the expert's log-probs are known."
     )
 
 

@@ -57,8 +57,8 @@ class RunContext(NamedTuple):
         likeliest: Sequences | None = None,
     ) -> None:
         """Report the first strings of each seed, [seeds, n, T], with their log-probs [seeds, n]
-        under the policy that drew them, where there is one, and its likeliest answers to the same
-        prompts."""
+        under the policy that drew them, where there is one, those under the expert where strings
+        are enumerated, and the policy's likeliest answers to the same prompts."""
         for seed in range(len(sequences.tokens)):
             texts = self._readable(sequences, seed)
             lines: list[Line] = [
@@ -67,11 +67,19 @@ class RunContext(NamedTuple):
             ]
             if log_q is not None:
                 lines = [line | {"log_q": float(x)} for line, x in zip(lines, log_q[seed])]
+            log_p = self.evaluator.expert_log_probs(self._few(sequences, seed))
+            if log_p is not None:
+                lines = [
+                    line | {"log_p": float(x)} if np.isfinite(x) else line
+                    for line, x in zip(lines, log_p)
+                ]
             if likeliest is not None:
                 certain = self._readable(likeliest, seed)
                 lines = [line | {"likeliest": text} for line, (_, text) in zip(lines, certain)]
             self.recorder.samples(name, lines)
 
     def _readable(self, sequences: Sequences, seed: int) -> list[tuple[str, str]]:
-        few = jax.tree.map(lambda x: x[seed][:SHOWN], sequences)
-        return assemble.readable(self.task, few)
+        return assemble.readable(self.task, self._few(sequences, seed))
+
+    def _few(self, sequences: Sequences, seed: int) -> Sequences:
+        return jax.tree.map(lambda x: x[seed][:SHOWN], sequences)

@@ -92,9 +92,9 @@ def _report(
     history = schema.history(folder.lines(METRICS))
     if lacking := _without_end(result, history):
         print(f"{METRICS} lacks the end of {', '.join(lacking)}: their curves are not whole.")
-    drawn = pictures.draw(result, history, folder.path / "figures")
-    environment = run_folder.environment()
     samples = folder.lines(SAMPLES)
+    drawn = pictures.draw(result, history, folder.path / "figures", samples)
+    environment = run_folder.environment()
     folder.list_figures()
     path = folder.path / "report.html"
     report.write(path, result, drawn, samples, environment, changed, cache)

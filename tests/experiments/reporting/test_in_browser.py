@@ -1,5 +1,5 @@
-"""The report in a real browser: Chromium of the system, driven by playwright; skipped where either is
-not there."""
+"""The report in a real browser: the system's Chromium, driven by playwright; skipped where either
+is not there."""
 
 from __future__ import annotations
 
@@ -175,8 +175,8 @@ def test_numbers_are_saved_from_the_page(opened, folder, tmp_path):
     with page.expect_download() as saved:
         figure.get_by_role("link", name="CSV").click()
     assert saved.value.suggested_filename == "learning_curves.csv"
-    own = list(csv.DictReader(Path(saved.value.path()).open()))
-    kept = list(csv.DictReader((folder / "figures" / "learning_curves.csv").open()))
+    texts = (Path(saved.value.path()), folder / "figures" / "learning_curves.csv")
+    own, kept = (list(csv.DictReader(text.read_text().splitlines())) for text in texts)
     assert len(own) == len(kept)
     assert {row["method"] for row in own} == {row["method"] for row in kept}
     ends = {row["iqm"] for row in own}
@@ -203,23 +203,7 @@ def test_words_are_explained_by_pointer_and_keyboard(opened):
 
 
 OVERFLOW = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-# text that is darker or lighter than WCAG's 4.5 to 1 allows, on its own ground
-CONTRAST = """() => {
-  const parse = text => (text.match(/[\\d.]+/g) ?? []).map(Number);
-  const light = rgb => { const [r, g, b] = rgb.map(x => x / 255).map(x => x <= .04045 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
-  const ground = at => { for (; at; at = at.parentElement) { const own = parse(getComputedStyle(at).backgroundColor); if (own.length === 3 || own[3] === 1) return own.slice(0, 3); } return [255, 255, 255]; };
-  const bad = [];
-  for (const at of document.querySelectorAll('main *, aside *')) {
-    const words = [...at.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
-    if (!words || !at.getClientRects().length || ['OPTION', 'SCRIPT', 'STYLE'].includes(at.tagName)) continue;
-    const style = getComputedStyle(at), svg = at instanceof SVGElement;
-    if (svg && at.closest('.static')) continue;
-    const ink = parse(svg ? style.fill : style.color), [a, b] = [light(ink.slice(0, 3)), light(ground(at))];
-    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-    if (ratio < 4.5) bad.push([at.tagName, at.className?.baseVal ?? at.className, at.textContent.slice(0, 40), ratio]);
-  }
-  return bad;
-}"""
+CONTRAST = Path(__file__).with_name("contrast.js").read_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -18,6 +18,7 @@ from experiments import assemble, cli, compare
 from experiments.config import make_config
 from experiments.reporting import schema, scoreboards
 from experiments.reporting.scoreboards import SCOREBOARDS
+from fdiv import exact
 from fdiv.benchmarks import Arithmetic, Rewarded, Text, TwoTemplate
 from fdiv.benchmarks.text import Row
 
@@ -151,6 +152,23 @@ def test_pictures_and_report_speak_of_the_kind(left):
     html = recorded.words((run.folder / "report.html").read_text())
     assert [text for text in KINDS[name].says if not re.search(text, html)] == []
     assert [text for text in KINDS[name].says_not if text in html.split("<h2>Methods")[0]] == []
+
+
+@pytest.mark.few(1)
+def test_samples_have_the_experts_log_probs_where_strings_are_enumerated(left):
+    name, run = left
+    lines = [json.loads(line) for line in (run.folder / "samples.jsonl").read_text().splitlines()]
+    if name in ("verified", "sampled"):
+        assert not any("log_p" in line for line in lines)
+        return
+    task = _task(TwoTemplate(vocab=2, horizon=2))
+    if name == "return":
+        task = _task(Rewarded(base=TwoTemplate(vocab=2, horizon=2)))
+    texts = [text for _, text in assemble.readable(task, task.space.sequences)]
+    wanted = dict(zip(texts, exact.known_law(task.space, task.mdp.expert).string))
+    assert {line["method"] for line in lines} >= {"start", "expert"}
+    for line in lines:
+        assert line["log_p"] == pytest.approx(wanted[line["completion"]], abs=1e-5)
 
 
 @pytest.mark.few(1)
