@@ -27,10 +27,13 @@ KEYS = (
     "mode_covering",
     "kl_control",
     "opd_plus",
+    "any_reward",
     "todi",
     "teacher_temperature",
     "gad",
     "alpha_beta",
+    "future_coupling",
+    "best_of_n",
 )
 STUDIES = (  # students are trained: minutes each
     "sft_inverse_rl",
