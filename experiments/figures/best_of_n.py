@@ -5,9 +5,9 @@ The best of N draws of a reference has the law p_N(y) = P(r <= r(y))^N - P(r < r
 the reference has it where rewards are the same: known exactly where strings can be listed. BOND
 learns it. Its reward is held against the most that any law earns for the same KL from the reference
 (the tilted one), its KL against log N - (N-1)/N, and students that cannot hold it are fitted in
-forward KL, reverse KL and Jeffreys. Then DPO and chi-PO (KL and half of chi-square, link z + log z, z =
-pi/ref) on finitely many comparisons over a few answers, of which some are wrong: what a law really
-earns, against how far it went from the reference."""
+forward KL, reverse KL and Jeffreys. Then DPO and chi-PO (KL and half of chi-square, link
+z + log z, z = pi/ref) on finitely many comparisons over a few answers, of which some are wrong:
+what a law really earns, against how far it went from the reference."""
 
 from __future__ import annotations
 

@@ -281,10 +281,10 @@ def by_enumeration(pair: Pair, discount: float, length: int) -> tuple[np.ndarray
             if chance == 0:
                 continue
             s = [pair.s[c, v] for c, v in zip(before, string)]
-            x = sum(
-                g[before[t], string[t]] * sum(discount ** (j - t) * s[j] for j in range(t, length))
-                for t in range(length)
-            )
+            x = np.zeros(size * size)
+            for t in range(length):
+                to_go = sum(discount ** (j - t) * s[j] for j in range(t, length))
+                x = x + g[before[t], string[t]] * to_go
             mean, square = mean + chance * x, square + chance * float(x @ x)
     return mean, square - float(mean @ mean)
 

@@ -39,10 +39,10 @@ def test_kl_comes_to_its_bound_where_no_string_matters():
 def test_a_small_beta_takes_dpo_farther_than_chi_po(monkeypatch, double):
     """Both from the same comparisons; a beta of 30 leaves either at the reference."""
     monkeypatch.setattr(figure, "STEPS", 300)
-    monkeypatch.setattr(figure, "BETAS", np.array([0.01, 30.0]))
+    monkeypatch.setattr(figure, "BETAS", np.array([0.1, 30.0]))
     found = figure.follow(figure.Flags(answers=12, pairs=60, seeds=4))
     dpo, chi_po = (found[name]["kl"] for name in ("DPO", "chi-PO"))
-    assert (dpo[:, 0] > chi_po[:, 0]).all()
+    assert (dpo[:, 0] > chi_po[:, 0] + 0.05).all()
     assert max(dpo[:, 1].max(), chi_po[:, 1].max()) < 0.02
 
 
