@@ -300,6 +300,18 @@ def tsallis(a: float) -> Divergence:
     return total(_spelled("tsallis", a), [(a, alpha(a))])
 
 
+def refuse_steps(d: Divergence, field: str) -> None:
+    """Raise `UsageError` for a member whose witness rises in steps, as tv's does: what is learned
+    by differentiating the witness would not see them."""
+    s = jnp.linspace(-4.0, 4.0, 1025)
+    rises = jax.vmap(jax.grad(lambda x: d.witness(x)))(s)
+    seen = jnp.sum((rises[1:] + rises[:-1]) / 2) * (s[1] - s[0])
+    whole = d.witness(s[-1:])[0] - d.witness(s[:1])[0]
+    if not abs(float(seen - whole)) <= 1e-3 * float(whole):
+        problem = "its witness rises in steps, of which a gradient sees nothing."
+        raise UsageError(field, d.name, problem, "Use a divergence without a kink, such as js.")
+
+
 def le_cam() -> Divergence:
     """With h = (u - 1) / (u + 1) = tanh(s/2): f = (u - 1) h / 2, f' = h (2 - h) / 2."""
     h = lambda s: jnp.tanh(s / 2)

@@ -238,8 +238,8 @@ class Claim(NamedTuple):
     sentence: str
     # token_policy: the share of prefixes that are the policy's, the others being the expert's
     policy_prefixes: float = 1.0
-    # at a token level: in which way it is more than the divergence of the two laws, "at temperature
-    # 2", and then (logits of q, logits of p) -> what it is the gradient of at each prefix
+    # in which way it is more than the divergence of the two laws, "at temperature 2", and then
+    # (logits of q, logits of p) -> what it is the gradient of at each prefix, or of whole strings
     how: str = ""
     measure: Callable[[Array, Array], Array] | None = None
 

@@ -40,6 +40,7 @@ class InBatches(NamedTuple):
 
     cosine: float
     norm_ratio: float
+    variance: float  # exact, times the size of a batch: trace of covariance
 
 
 def frozen(rate: Any, betas: tuple[float, float] = (0.9, 0.999)) -> optax.GradientTransformation:
@@ -75,24 +76,29 @@ def in_batches(
         mdp = world.sampled.mdp._replace(held_out=given)
         kit = still(method, world.sampled._replace(rollout=rollout, mdp=mdp))
         objective = method.build(kit)
-        after, batch, _ = objective.prepare(jax.random.key(0), world.params, aux, strings)
+        # demonstrations, where they are read, are the population: whose mean an answer is paid
+        # against does not depend on the answer
+        given_rows = world.demos if isinstance(method, Adversarial) else strings
+        after, batch, _ = objective.prepare(jax.random.key(0), world.params, aux, given_rows)
         return jax.grad(lambda x: objective.loss(x, after, batch)[0])(world.params).ravel()
 
     @functools.partial(jax.jit, compiler_options=QUICK)
-    def expected(groups: jax.Array, orders: jax.Array) -> jax.Array:
+    def moments(groups: jax.Array, orders: jax.Array) -> tuple[jax.Array, jax.Array]:
         log_q = tk.log_probs(
             policy, world.params, Sequences(tokens, mask, tokens[:, 0]), world.space.vocab
         )
         chance = orders * jnp.exp(log_q.sum(1)[groups].sum(1))
-        return chance @ jax.lax.map(gradient, groups, batch_size=256)
+        each = jax.lax.map(gradient, groups, batch_size=256)
+        mean = chance @ each
+        return mean, chance @ jnp.sum((each - mean[None]) ** 2, axis=1)
 
     groups = list(itertools.combinations_with_replacement(range(len(every.tokens)), size))
     repeated = ([math.factorial(group.count(x)) for x in set(group)] for group in groups)
     orders = [math.factorial(size) / math.prod(counts) for counts in repeated]
-    found = np.asarray(expected(jnp.asarray(groups), jnp.asarray(orders)))
+    found, variance = map(np.asarray, moments(jnp.asarray(groups), jnp.asarray(orders)))
     sizes = np.linalg.norm(found), np.linalg.norm(population)
     cosine = found @ population / max(sizes[0] * sizes[1], 1e-300)
-    return InBatches(float(cosine), float(sizes[0] / max(sizes[1], 1e-300)))
+    return InBatches(float(cosine), float(sizes[0] / max(sizes[1], 1e-300)), float(size * variance))
 
 
 def off_ratio(world: World, method: Method, aux: Any) -> float | None:

@@ -59,7 +59,7 @@ class Targets(NamedTuple):
     # By divergence from the reference, then by how the penalty is charged: "" is right.
     returns: dict[str, Row] = {}
     # By the phrase of a claim that is more than a divergence's: its measure on the "expert"'s
-    # prefixes, on the policy's "own", and on these "fixed"
+    # prefixes, on the policy's "own", and on these "fixed"; of strings the "whole" of it
     measures: dict[str, Row] = {}
 
     def of(self, claim: Claim) -> np.ndarray:
@@ -68,7 +68,7 @@ class Targets(NamedTuple):
             return self.returns[claim.minimises][""]
         if claim.how:
             rows = self.measures[phrase(claim)]
-            return _mixed(claim, rows["own"], rows["expert"])
+            return rows["whole"] if "whole" in rows else _mixed(claim, rows["own"], rows["expert"])
         if claim.level == Level.token_expert:
             return self.exact["token_expert"][claim.minimises]
         own = self.exact[claim.plain_level][claim.minimises]
@@ -82,7 +82,9 @@ class Targets(NamedTuple):
             return self.of(claim)
         if claim.how:
             rows = self.measures[phrase(claim)]
-            return _mixed(claim, rows["fixed"], rows["expert"])
+            return (
+                rows["whole"] if "whole" in rows else _mixed(claim, rows["fixed"], rows["expert"])
+            )
         if claim.level in (Level.sequence, Level.occupancy):
             return self.fixed_prefixes["prefix"][claim.minimises]
         expert = self.exact["token_expert"][claim.minimises]
@@ -136,7 +138,8 @@ def targets(world: World, names: list[str]) -> Targets:
 
 
 def of_measure(world: World, claim: Claim) -> Row:
-    """Gradients of the mean over prefixes of a claim's measure, for `Targets.measures`."""
+    """Gradients of a claim's measure of whole strings, or of its mean over prefixes, for
+    `Targets.measures`."""
     space, policy = world.space, world.exact.policy
     measure = present(claim.measure, "measure")
     every = Divergence("measured", lambda p, q: measure(q, p)[:, None], _none, _none)
@@ -144,6 +147,8 @@ def of_measure(world: World, claim: Claim) -> Row:
     def values(params: Params):
         p = exact.law(space, *present(world.exact.mdp.expert, "expert"))
         q = exact.law(space, policy, params)
+        if claim.level == Level.sequence:
+            return {"whole": measure(q.string, p.string)}
         fixed = q._replace(arrival=jax.lax.stop_gradient(q.arrival))
         on = lambda law, level: exact.divergence(every, space, p, law, level)
         return {
@@ -226,7 +231,7 @@ def phrase(claim: Claim) -> str:
         under = f" under {claim.minimises}" if claim.minimises != "reverse_kl" else ""
         return f"the regularised return{under}"
     if claim.plain_level != "token":
-        return f"{claim.level} {claim.minimises}"
+        return f"{claim.level} {claim.minimises} {claim.how}".rstrip()
     share = 0.0 if claim.level == Level.token_expert else claim.policy_prefixes
     pure = {0.0: "the expert's prefixes", 1.0: "the policy's prefixes"}
     whose = pure.get(share, f"prefixes {share:.0%} the policy's")

@@ -11,6 +11,9 @@ names:
     fairl      reward -s e^s                   Ghasemipour et al. 2019 (arXiv 1911.02256);
                                                no f-divergence's gradient
     gad        reverse_kl, training pairs      Ye et al. 2025 (arXiv 2511.10643): "adversarial"
+    relativistic                               Jolicoeur-Martineau 2018 (arXiv 1807.00734), paired:
+               js, training pairs,             the discriminator of GAD, and answers paid for what
+               reward form relative            they are ahead of demonstrations (`fdiv.pairwise`)
     alpha_irl  the alpha family                Zhang et al. 2020 (f-GAIL, arXiv 2010.01207)
                                                searches such a family
 
@@ -19,6 +22,7 @@ names:
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -26,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fdiv import divergences, prefixes
+from fdiv import divergences, pairwise, prefixes
 from fdiv import tokens as tk
 from fdiv.checks import buildable, present
 from fdiv.discriminator import Discriminator, Evidence, Training, discriminator
@@ -60,7 +64,7 @@ from fdiv.types import (
     hidden,
 )
 
-RewardForm = Literal["ratio", "expert"]
+RewardForm = Literal["ratio", "expert", "relative"]
 Plain = Literal["sequence", "occupancy", "token"]
 LEVELS = {
     "sequence": Level.sequence,
@@ -71,7 +75,7 @@ LEVELS = {
 
 @dataclasses.dataclass(frozen=True)
 class Adversarial(Method):
-    """Adversarial imitation with any f (gail, airl, fairl, alpha_irl)."""
+    """Adversarial imitation with any f (gail, airl, fairl, alpha_irl, relativistic)."""
 
     kind: ClassVar = "adversarial"
     needs = ("scorer",)
@@ -85,8 +89,8 @@ class Adversarial(Method):
     """Discriminator loss: logistic, the divergence's variational bound, or pairs (GAD), which tells
     demonstrations from answers two at a time."""
     reward_form: RewardForm = "ratio"
-    """What the reward is made of: the logit s (log p - log q), or for airl its expert part s + log
-    q alone."""
+    """What the reward is made of: the logit s (log p - log q), for airl its expert part s + log q
+    alone, or relative, by how much s is ahead of the demonstrations' (the divergence of pairs)."""
     entropy: float = ranged(0.0, least=0)
     """Coefficient of the policy's entropy, added to what is maximised."""
     discriminator_learning_rate: float = ranged(0.05, above=0)
@@ -108,7 +112,8 @@ class Adversarial(Method):
 
     @property
     def look(self) -> Look:
-        return Look("X" if self.published else "^", "--", "discriminator")
+        own = "P" if self.reward_form == "relative" else "^"
+        return Look("X" if self.published else own, "--", "discriminator")
 
     def check(self) -> None:
         check_ranges(self)
@@ -119,7 +124,12 @@ class Adversarial(Method):
                 "only sequence-level airl has a separate expert part.",
                 "Use ratio, or airl alone.",
             )
-        if self.entropy and self.reward_form == "ratio" and self.divergence == "reverse_kl":
+        relative = self.reward_form == "relative"
+        if relative and (self.level != "sequence" or self.published):
+            problem = "compares whole strings, and is no part of what was published as fairl."
+            raise refuse("reward_form", problem, "Use it at the sequence level, with another f.")
+        own = {"ratio": ("reverse_kl",), "relative": tuple(pairwise.SINGLE), "expert": ()}
+        if self.entropy and self.divergence in own[self.reward_form]:
             problem = (
                 "the reward s = log p - log q holds the policy's entropy already: it "
                 "would be counted twice."
@@ -136,15 +146,16 @@ class Adversarial(Method):
                 f"{self.published} is run as published, which has none of it.",
                 f"Use adversarial:{self.divergence}.",
             )
-        if self.training == "pairs" and (self.divergence, self.level) != (
-            "reverse_kl",
-            "sequence",
+        if self.training == "pairs" and (
+            self.level != "sequence" or not (relative or self.divergence == "reverse_kl")
         ):
             problem = (
                 "pairs know the log-ratio up to a constant, which only reverse_kl's reward s of "
-                "whole strings does not see."
+                "whole strings does not see, or the reward form relative."
             )
-            fix = "Use adversarial:reverse_kl or airl at the sequence level, or logistic."
+            fix = (
+                "Use adversarial:reverse_kl, airl or relativistic:F of whole strings, or logistic."
+            )
             raise refuse("training", problem, fix)
         if self.level == "token" and (self.discount != 1 or self.baseline != "leave_one_out"):
             field = "discount" if self.discount != 1 else "baseline"
@@ -157,6 +168,8 @@ class Adversarial(Method):
     def build(self, components: Components) -> Objective:
         buildable(self, components)
         d = divergences.parse(self.divergence)
+        if self.training == "bound":
+            divergences.refuse_steps(d, "training")
         rewarding = fairl(d) if self.published == "fairl" else d
         critic = {
             "training": self.training,
@@ -206,7 +219,7 @@ class Adversarial(Method):
             sentence = (
                 f"Sequence reverse_kl to p^(1/{c:g}), the expert at temperature {c:g}, not to p."
             )
-        elif self.reward_form == "ratio" and c:
+        elif self.reward_form != "expert" and c:
             sentence = (
                 f"{divergence} minus {c:g} times the policy's entropy: the optimum is "
                 "flatter than the expert."
@@ -224,12 +237,27 @@ class Adversarial(Method):
             sentence = sentence.replace(
                 f"token {divergence}", f"token-level {divergence} on the expert's prefixes"
             )
+        if self.reward_form == "relative":
+            return self._of_pairs(sentence)
         # the share keeps its search of the class's optimum apart from policy_gradient's, which has
         # other starts: a gap stays the same to the last digit
         return Claim(divergence, LEVELS[self.level], sentence, policy_prefixes=0.0)
 
+    def _of_pairs(self, sentence: str) -> Claim:
+        """What the reward form relative minimises: the divergence of the pairs' two orders."""
+        name, d = pairwise.SINGLE.get(self.divergence), divergences.parse(self.divergence)
+        pairs = f"{self.divergence} of pairs" + (f", which is {name}," if name else "")
+        sentence = sentence.replace(f"sequence {self.divergence},", f"sequence {pairs}")
+        claim = Claim(name or self.divergence, Level.sequence, sentence, policy_prefixes=0.0)
+        if name:
+            return claim
+        measure = functools.partial(pairwise.measured, d)
+        return claim._replace(how="of pairs", measure=measure)
+
     def variants(self) -> Sequence[Mapping[str, Any]]:
         own: list[Mapping[str, Any]] = []
+        if self.reward_form == "relative":
+            return [{"divergence": "reverse_kl"}, {"divergence": "pearson_chi2"}]
         if self.divergence == "hellinger2":
             own = [{"training": "bound"}]
         elif self.divergence == "js":
@@ -295,7 +323,11 @@ def adversarial(
         mask = to_actions(strings.mask, strings.mask, mdp.horizon)
         past = jnp.cumsum(to_actions(log_q, strings.mask, mdp.horizon), axis=1)
         prefix = critic.ratio(learned, samples) + (past if reward_form == "expert" else 0.0)
-        returns = returns_to_go(d, level, prefix, mask, discount)
+        paying = d
+        if reward_form == "relative":
+            real = critic.ratio(learned, demos)[:, -1]
+            paying = pairwise.paid(d, real, demos.sequences.weight)
+        returns = returns_to_go(paying, level, prefix, mask, discount)
         if entropy:  # minus the log-prob of this action and all that follow
             returns -= entropy * (past[:, -1:] - jnp.pad(past, [(0, 0), (1, 0)])[:, :-1])
         advantage = jnp.where(

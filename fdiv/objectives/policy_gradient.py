@@ -4,7 +4,9 @@
 
 R from `estimators.returns_to_go`, with `s = log p - log q` of the sampled tokens. Exact in
 expectation at the levels sequence, occupancy and token_policy when nothing is discounted. Sources:
-Ghasemipour et al. 2019 (f-MAX, arXiv 1911.02256); Go et al. 2023 (f-DPG, arXiv 2302.08215)."""
+Ghasemipour et al. 2019 (f-MAX, arXiv 1911.02256); Go et al. 2023 (f-DPG, arXiv 2302.08215); OPD+
+2026 (arXiv 2606.01039), which states it for distillation; `fdiv.state_means` for the baseline
+`state`."""
 
 from __future__ import annotations
 
@@ -17,18 +19,13 @@ import jax.numpy as jnp
 from fdiv import divergences, prefixes
 from fdiv import tokens as tk
 from fdiv.checks import buildable, known_expert, present
-from fdiv.estimators import (
-    Baseline,
-    Scored,
-    advantages,
-    returns_to_go,
-    to_actions,
-    to_columns,
-)
+from fdiv.estimators import Scored, advantages, returns_to_go, to_actions, to_columns
 from fdiv.ranges import check_ranges, ranged
+from fdiv.state_means import advantages_of
 from fdiv.types import Claim, Components, Divergence, Level, Look, Method, Model, Objective, hidden
 
 Plain = Literal["sequence", "occupancy", "token"]
+Baseline = Literal["none", "mean", "leave_one_out", "state"]
 LEVELS = {
     "sequence": Level.sequence,
     "occupancy": Level.occupancy,
@@ -46,7 +43,8 @@ class PolicyGradient(Method):
     level: Plain = "sequence"
     """Which law is compared: sequence, occupancy or token (on the policy's own prefixes)."""
     baseline: Baseline = "leave_one_out"
-    """What is subtracted from the returns: none, mean or leave_one_out."""
+    """What is subtracted from the returns: none, mean, leave_one_out, or state, which takes exact
+    means over the vocabulary (vOPD)."""
     discount: float = ranged(1.0, least=0, most=1)
     """Weight of what follows an action, per token: 1 is the exact gradient, 0 holds later prefixes
     fixed."""
@@ -76,12 +74,16 @@ class PolicyGradient(Method):
         return Claim(self.divergence, LEVELS[self.level], f"{sentence}; the expert's law is known.")
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
-        baselines = ("none", "mean") if self.divergence == "reverse_kl" else ()
+        plain = ("none", "mean") if self.divergence == "reverse_kl" else ()
+        state = [{"baseline": "state"}]
+        if self.divergence == "reverse_kl":
+            state += [{"baseline": "state", "discount": 0.0}]
         return [
             {"level": "occupancy"},
             {"level": "token"},
             {"discount": 0.0},
-            *({"baseline": name} for name in baselines),
+            *({"baseline": name} for name in plain),
+            *state,
         ]
 
 
@@ -100,11 +102,19 @@ def policy_gradient(
         sequences, log_q = components.rollout(
             key, policy, params, tk.prompts_of(batch, mdp.horizon)
         )
-        log_p = tk.log_probs(*present(mdp.expert, "known expert"), sequences, mdp.vocab)
+        expert = present(mdp.expert, "known expert")
+        log_p = tk.log_probs(*expert, sequences, mdp.vocab)
         prefix = jnp.cumsum(to_actions(log_p - log_q, sequences.mask, mdp.horizon), axis=1)
-        mask = to_actions(sequences.mask, sequences.mask, mdp.horizon)
-        returns = returns_to_go(d, level, prefix, mask, discount)
-        advantage = advantages(returns, mask, sequences.weight, baseline)
+        if baseline == "state":
+            pair, size = (expert, Model(policy, params)), {"horizon": mdp.horizon}
+            size |= {"vocab": mdp.vocab}
+            advantage = advantages_of(
+                d, level, *pair, sequences, log_p - log_q, **size, discount=discount
+            )
+        else:
+            mask = to_actions(sequences.mask, sequences.mask, mdp.horizon)
+            returns = returns_to_go(d, level, prefix, mask, discount)
+            advantage = advantages(returns, mask, sequences.weight, baseline)
         scored = Scored(tk.normalise(sequences), to_columns(advantage, sequences.mask))
         return (
             aux,

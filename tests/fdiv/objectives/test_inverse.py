@@ -324,6 +324,66 @@ def test_spin_is_its_formula_over_all_pairs(kind):
     assert cosine(found, gradient(MaxLikelihood().build(components), params, demos)) < 0.99
 
 
+BOUNDS = {  # (witness, reward) of u, by hand
+    "js": (lambda u: np.log(2 * u / (1 + u)) / 2, lambda u: np.log((1 + u) / 2) / 2),
+    "forward_kl": (np.log, lambda u: u - 1),
+    "pearson_chi2": (lambda u: 2 * (u - 1), lambda u: u**2 - 1),
+    "hellinger2": (lambda u: 1 - u**-0.5, lambda u: u**0.5 - 1),
+}
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("spec", BOUNDS)
+@pytest.mark.parametrize("form", ["pairs", "single"])
+@pytest.mark.few(2)
+def test_self_play_by_any_f(spec, form):
+    """The loss is minus the bound of D_f of the two orders of a pair, or of single strings, at
+    h = beta log q/old; while q is old its gradient is likelihood's times 2 beta f''(1), or half of
+    that; and of single strings with forward_kl at beta 1 it is likelihood's wherever q is."""
+    space, components, params, demos, _ = task_of()
+    method = Spin(0.6, form=form, divergence=spec)
+    (witness, reward), curve = BOUNDS[spec], {"js": 0.25, "pearson_chi2": 2, "hellinger2": 0.5}
+    likelihood = MaxLikelihood().build(components)
+    factor = 0.6 * curve.get(spec, 1) * (2 if form == "pairs" else 1)
+    close(
+        gradient(method.build(components), params, demos),
+        factor * gradient(likelihood, params, demos),
+    )
+    old = params + jax.random.normal(jax.random.key(1), params.shape)
+    aux = SpinState(old, jnp.ones((), jnp.int32))
+    both = components.mdp.expert, (components.policy, old)
+    p, o = (np.exp(law(space, *model).string) for model in both)
+
+    def by_hand(x):
+        u = (np.exp(law(space, components.policy, x).string) / o) ** 0.6
+        if form == "single":
+            return o @ reward(u) - p @ witness(u)
+        each = reward(u[None] / u[:, None]) - witness(u[:, None] / u[None])
+        return p @ each @ o + (np.log(2) if spec == "js" else 0)
+
+    objective = method.build(components)
+    after, batch, _ = objective.prepare(jax.random.key(0), params, aux, demos)
+    found, slope = jax.jit(jax.value_and_grad(lambda x: objective.loss(x, after, batch)[0]))(params)
+    assert float(found) == pytest.approx(float(by_hand(params)), rel=1e-9)
+    along = jax.random.normal(jax.random.key(2), params.shape)
+    ends = [float(by_hand(params + side * 1e-5 * along)) for side in (1, -1)]
+    assert float(jnp.sum(slope * along)) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5)
+    if (spec, form) == ("forward_kl", "single"):
+        plain = Spin(1.0, form=form, divergence=spec).build(components)
+        close(gradient(plain, params, demos, aux), gradient(likelihood, params, demos))
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("form", ["pairs", "single"])
+@pytest.mark.wide
+def test_a_round_by_any_f_ends_at_the_expert(form):
+    _, components, old, demos, _ = task_of()
+    aux, there = SpinState(old, jnp.ones((), jnp.int32)), jnp.asarray(components.mdp.expert.params)
+    for spec in ("hellinger2", "reverse_kl", "pearson_chi2", "alpha:0.3", "todi"):
+        objective = Spin(form=form, divergence=spec).build(components)
+        assert float(jnp.abs(gradient(objective, there, demos, aux)).max()) < 1e-11
+
+
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("beta", [1.0, 0.6])
 def test_a_round_of_spin_ends_where_it_says(beta):

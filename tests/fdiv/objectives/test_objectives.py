@@ -95,7 +95,7 @@ def exact_gradients(objectives, params, demos):
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", SPACES)
-@pytest.mark.parametrize("baseline", ["none", "mean", "leave_one_out"])
+@pytest.mark.parametrize("baseline", ["none", "mean", "leave_one_out", "state"])
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.few(3)
 def test_policy_gradient_is_exact_for_every_divergence(kind, baseline, level):
@@ -618,6 +618,15 @@ def test_gradient_penalty_keeps_the_score_smooth(level):
         ("distill", {"policy_prefixes": 1.5}, "0 to 1"),
         ("js", {"discount": -0.1}, "0 to 1"),
         ("js", {"baseline": "value"}, "baseline"),
+        ("relativistic", {"level": "token"}, "whole strings"),
+        ("relativistic", {"level": "occupancy"}, "whole strings"),
+        ("relativistic:forward_kl", {"entropy": 0.1}, "counted twice"),
+        ("fairl", {"reward_form": "relative"}, "no part of what was published"),
+        ("adversarial:tv", {"training": "bound"}, "rises in steps"),
+        ("adversarial:mix:js+0.1*tv", {"training": "bound"}, "rises in steps"),
+        ("spin:tv", {}, "rises in steps"),
+        ("spin:mix:js+0.1*tv", {"form": "single"}, "rises in steps"),
+        ("spin", {"form": "triples"}, "pairs, single"),
         ("sft", {"aggregate": "sum"}, "aggregate"),
     ],
 )

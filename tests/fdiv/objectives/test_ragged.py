@@ -502,6 +502,15 @@ LOSSES = {
         {"beta": 0.7},
         of_pairs((lambda l, x: 0.7 * (total(l, x) - total(OWN, x)), lambda m: softplus(-m))),
     ),
+    "spin of single strings": (  # js by its bound: softplus(-h) and softplus(h), halved, less log 2
+        "spin",
+        {"form": "single"},
+        lambda l: (
+            np.mean([softplus(total(OWN, x) - total(l, x)) for x in FIRST]) / 2
+            + np.mean([softplus(total(l, x) - total(OWN, x)) for x in SECOND]) / 2
+            - np.log(2)
+        ),
+    ),
     "distill": ("distill", {}, distilled),
     "iq_learn": ("iq_learn", {"value_learning_rate": 1e-12}, rewards_of_iq(10.0)),
     "iq_learn alpha 2": (
