@@ -7,7 +7,9 @@ on an MDP small enough to enumerate. At the defaults policy gradients and optima
 exact at their level, discount 0 drops the effect on later prefixes (of forward KL there is none),
 distillation is exact on the expert's prefixes alone, and fairl ascends forward KL. Prints the table
 and writes gradients.json, .csv, .png and .pdf; `--page docs/gradient_card.md` writes the table into
-that page, `--expect gradients.json` of an earlier run exits with 1 when a verdict has changed."""
+that page, `--expect gradients.json` of an earlier run exits with 1 when a verdict has changed. The
+whole card has three more tables (`experiments/gradients/finite.py`): small groups, one batch for
+several epochs, and the variance by position and horizon."""
 
 from __future__ import annotations
 
@@ -75,7 +77,8 @@ def main(argv: list[str] | None = None) -> int:
                 paths.try_and_leave(field, folder)
         with cli.interruptible():
             rows = card(options, chosen)
-            return _write(options, rows, page, expected, whole=not names)
+            tables = [] if names else finite()
+            return _write(options, rows, tables, page, expected)
     except KeyboardInterrupt:
         return cli.stopped("Nothing was written. The same command begins anew.")
     except UsageError as error:
@@ -87,18 +90,19 @@ def main(argv: list[str] | None = None) -> int:
 def _write(
     options: Options,
     rows: dict[str, dict[str, Any]],
+    tables: list[Any],
     page: str,
     expected: dict[str, str] | None,
-    whole: bool,
 ) -> int:
-    """Show and write the card; 1 where a verdict is not the expected one."""
+    """Show and write the card, with its tables where it is whole; 1 where a verdict is not the
+    expected one."""
     from experiments.gradients import card as gradient_card
 
-    gradient_card.show(rows)
-    gradient_card.write(options.out, dataclasses.asdict(options), rows)
+    gradient_card.show(rows, tables)
+    gradient_card.write(options.out, dataclasses.asdict(options), rows, tables)
     if options.page is not None:
-        write_text(options.page, gradient_card.with_table(page, rows))
-    changed = [] if expected is None else gradient_card.changes(rows, expected, whole=whole)
+        write_text(options.page, gradient_card.with_table(page, rows, tables))
+    changed = [] if expected is None else gradient_card.changes(rows, expected, bool(tables))
     for line in changed:
         print(line)
     return 1 if changed else 0
@@ -136,7 +140,7 @@ def methods(names: tuple[str, ...]) -> dict[str, Method]:
         for name in objectives.METHODS
     ]
     every += [f"rloo:{penalty}" for penalty in MARKERS]
-    every += PUBLISHED
+    every += ["grpo_std:k3-loss", "dagger:reverse_kl", *PUBLISHED]
     return {
         name if name in PUBLISHED else objectives.canonical(name): PUBLISHED.get(name)
         or objectives.resolve(name)
@@ -174,6 +178,16 @@ def _page(path: Path | None) -> str:
         fix = f"Give a file with the lines {MARKS[0]} and {MARKS[1]}."
         raise UsageError("page", str(path), "has no place for a card.", fix)
     return text
+
+
+def finite() -> list[Any]:
+    """The tables of small groups, of a batch used again and of the variance."""
+    import jax
+
+    from experiments.gradients import finite as tables
+
+    with jax.enable_x64(True):
+        return tables.grids()
 
 
 def card(options: Options, methods: Mapping[str, Method]) -> dict[str, dict[str, Any]]:

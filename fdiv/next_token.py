@@ -36,6 +36,7 @@ from fdiv.types import Divergence
 
 Measure = head.Measure
 Target = Literal["expert", "m", "e"]
+BESIDE, STEEP = 1e-12, 1e-6  # s next to 0, and which share of a reward's rise is a step there
 HEAD = 0.5  # probability of the tokens that are AKL's head
 
 
@@ -56,13 +57,24 @@ def towards_m(measure: Measure, share: float) -> Measure:
 
 def of_mixture(d: Divergence, share: float) -> Measure:
     """What `towards_m` is the gradient of: the f whose reward is d's of the mixture's log-ratio."""
+    return lambda z_q, z_p: head.divergence_at(_seen_through(d, share))(z_q, z_p)
 
-    def measure(z_q: Array, z_p: Array) -> Array:
-        log_u = lambda s: jnp.logaddexp(math.log(share) + s, math.log1p(-share))
-        own = divergences.from_reward(lambda s: d.reward(log_u(s)), d.name)
-        return head.divergence_at(own)(z_q, z_p)
 
-    return measure
+def _seen_through(d: Divergence, share: float) -> Divergence:
+    """The member whose reward is `d.reward(log(share u + 1 - share))`.
+
+    A step of d's reward at s = 0, a kink of f at u = 1, stays where it is: it is so much of tv."""
+    log_u = lambda s: jnp.logaddexp(math.log(share) + s, math.log1p(-share))
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+        r = lambda s: float(d.reward(jnp.asarray(s)))
+        step, rise = r(BESIDE) - r(-BESIDE), r(1.0) - r(-1.0)
+        if step <= STEEP * rise:
+            return divergences.from_reward(lambda s: d.reward(log_u(s)), d.name)
+        kink = (step, divergences.tv())
+        smooth = lambda s: d.reward(log_u(s)) - step * divergences.tv().reward(s)
+        if rise - step <= STEEP * rise:
+            return divergences.total(d.name, [kink])
+        return divergences.total(d.name, [kink, (1.0, divergences.from_reward(smooth, d.name))])
 
 
 def towards_e(measure: Measure, share: float) -> Measure:

@@ -23,14 +23,16 @@ from fdiv import tokens as tk
 from fdiv.checks import present
 from fdiv.objectives.adversarial import Adversarial
 from fdiv.objectives.grpo import Grpo
-from fdiv.objectives.policy_gradient import PolicyGradient
 from fdiv.objectives.ppo import Ppo
-from fdiv.objectives.reinforce import Reinforce, Rloo
+from fdiv.objectives.reinforce import Rloo
 from fdiv.penalties import Drawn
 from fdiv.types import Components, Method, Params, Sequences
 
 QUICK = {"xla_backend_optimization_level": 0}
 SIZE = 2  # answers in a group
+SCORED = ("reinforce", "rloo", "grpo")  # kinds of methods that answer each prompt several times
+# and others that learn from the policy's strings; of those of other codes as well
+ON_POLICY = ("policy_gradient", "adversarial", "naive", "sampled", "z_score", "relativistic_gan")
 MOVED = 0.5  # standard deviation of the logits that the policy has moved by
 
 
@@ -58,8 +60,7 @@ def in_batches(
 ) -> InBatches | None:
     """The exact expectation over all batches of so many strings, or nothing where no batch has a
     baseline. A batch counts once for all orders of its strings."""
-    kinds = (PolicyGradient, Adversarial, Reinforce, Rloo, Grpo)
-    if not isinstance(method, kinds) or getattr(method, "level", "") == "token":
+    if method.kind not in (*SCORED, *ON_POLICY) or getattr(method, "level", "") == "token":
         return None
     if isinstance(method, (Rloo, Grpo)):
         method = dataclasses.replace(method, group=size)
@@ -76,10 +77,10 @@ def in_batches(
         mdp = world.sampled.mdp._replace(held_out=given)
         kit = still(method, world.sampled._replace(rollout=rollout, mdp=mdp))
         objective = method.build(kit)
-        # demonstrations, where they are read, are the population: whose mean an answer is paid
-        # against does not depend on the answer
-        given_rows = world.demos if isinstance(method, Adversarial) else strings
-        after, batch, _ = objective.prepare(jax.random.key(0), world.params, aux, given_rows)
+        # demonstrations, where they are read, are the population: what an answer is paid against
+        # is no answer's
+        prompts = strings if method.kind in SCORED else world.demos
+        after, batch, _ = objective.prepare(jax.random.key(0), world.params, aux, prompts)
         return jax.grad(lambda x: objective.loss(x, after, batch)[0])(world.params).ravel()
 
     @functools.partial(jax.jit, compiler_options=QUICK)
@@ -126,15 +127,28 @@ def off_ratio(world: World, method: Method, aux: Any) -> float | None:
     return float(jnp.linalg.norm(found - wanted) / size)
 
 
-def _by_rule(policy: Any, moved: Params, x: Drawn, method: Grpo | Ppo, vocab: int) -> jax.Array:
-    """Minus the sum over actions that count of weight rho A grad log q."""
-    strings = x.sequences
-    change = tk.log_probs(policy, moved, strings, vocab) - x.log_old
+def ratios(
+    policy: Any, moved: Params, x: Drawn, method: Any, vocab: int
+) -> tuple[jax.Array, jax.Array]:
+    """q / q_old of each action, or of its string (the geometric mean over tokens), and which
+    actions the clip has stopped. [B, T] each"""
+    strings, gain = x.sequences, present(x.advantages, "advantages")
+    change = jnp.where(strings.mask, tk.log_probs(policy, moved, strings, vocab) - x.log_old, 0.0)
     if getattr(method, "ratio", "token") == "sequence":
-        raise ValueError("the rule is written for ratios of tokens")
-    rho, gain = jnp.exp(change), present(x.advantages, "advantages")
-    stopped = ((gain > 0) & (rho > 1 + method.clip)) | ((gain < 0) & (rho < 1 - method.clip))
+        size = strings.mask.sum(1, keepdims=True)
+        change = jnp.broadcast_to(change.sum(1, keepdims=True) / size, change.shape)
+    rho = jnp.exp(change)
+    return rho, ((gain > 0) & (rho > 1 + method.clip)) | ((gain < 0) & (rho < 1 - method.clip))
+
+
+def _by_rule(policy: Any, moved: Params, x: Drawn, method: Grpo | Ppo, vocab: int) -> jax.Array:
+    """Minus the sum over actions that count of weight rho A grad log of the ratio."""
+    strings, gain = x.sequences, present(x.advantages, "advantages")
+    rho, stopped = ratios(policy, moved, x, method, vocab)
     paid = jnp.where(strings.mask & ~stopped, rho * gain, 0.0) * strings.weight[:, None]
+    if getattr(method, "ratio", "token") == "sequence":  # whose slope all actions share
+        shared = paid.sum(1, keepdims=True) / strings.mask.sum(1, keepdims=True)
+        paid = jnp.where(strings.mask, shared, 0.0)
 
     def value(params: Params) -> jax.Array:
         return -jnp.sum(paid * tk.log_probs(policy, params, strings, vocab))

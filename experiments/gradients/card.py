@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments import escapes
+from experiments.gradients import finite
+from experiments.gradients.finite import Grid
 from experiments.reporting import style
 from experiments.storage import whole
 from experiments.storage.run_folder import write_json
@@ -38,15 +40,16 @@ COLUMNS = (
     "off ratio 1",
 )
 MARKS = ("<!-- card: begin -->", "<!-- card: end -->")  # in a page that holds a card
+FURTHER = ("<!-- tables: begin -->", "<!-- tables: end -->")  # and its further tables
 EXACT = 1e-6
 # Even steps of colour are even steps of the angle, since most cosines are close to 1.
 EVEN_IN_ANGLE = FuncNorm((lambda x: np.arcsin(np.clip(x, -1, 1)), np.sin), -1, 1)
 WIDE = 190  # columns where nothing says how wide the terminal is
 
 
-def show(rows: Rows) -> None:
+def show(rows: Rows, tables: Sequence[Grid] = ()) -> None:
     """One line an objective; what a trained discriminator makes of it stands beside the optimal
-    one."""
+    one. Then the further tables."""
     console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console = Console(highlight=False, emoji=False, width=WIDE)
@@ -63,6 +66,15 @@ def show(rows: Rows) -> None:
     for cells in _lines(rows):
         table.add_row(*map(escape, cells))
     console.print(table)
+    for grid in tables:
+        further = Table(box=None, padding=(0, 1), title=grid.title, title_justify="left")
+        further.caption, further.caption_justify = grid.note, "left"
+        for title in ("objective", *grid.columns):
+            further.add_column(title)
+        for label, cells in grid.rows.items():
+            further.add_row(*map(escape, (label, *cells)))
+        console.print()
+        console.print(further)
 
 
 def _lines(rows: Rows) -> Iterator[list[str]]:
@@ -91,18 +103,27 @@ def markdown(rows: Rows) -> str:
     return "".join("| " + " | ".join(map(escapes.markdown, line)) + " |\n" for line in lines)
 
 
-def with_table(page: str, rows: Rows) -> str:
-    """A page of Markdown with this card in place of what stood between its marks."""
-    before, _, rest = page.partition(MARKS[0])
-    return f"{before}{MARKS[0]}\n{markdown(rows)}{MARKS[1]}{rest.partition(MARKS[1])[2]}"
+def with_table(page: str, rows: Rows, tables: Sequence[Grid] = ()) -> str:
+    """A page of Markdown with this card in place of what stood between its marks, and the further
+    tables between theirs, where there are any."""
+    page = _between(page, MARKS, markdown(rows))
+    if tables and all(mark in page for mark in FURTHER):
+        page = _between(page, FURTHER, finite.markdown(tables))
+    return page
 
 
-def write(folder: Path, flags: Mapping[str, Any], rows: Rows) -> None:
+def _between(page: str, marks: tuple[str, str], text: str) -> str:
+    before, _, rest = page.partition(marks[0])
+    return f"{before}{marks[0]}\n{text}{marks[1]}{rest.partition(marks[1])[2]}"
+
+
+def write(folder: Path, flags: Mapping[str, Any], rows: Rows, tables: Sequence[Grid] = ()) -> None:
     """gradients.json, .md, .csv, .png and .pdf."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = {k: v for k, v in flags.items() if k not in ("expect", "out", "page")}
-    write_json(folder / "gradients.json", {"flags": kept, "rows": rows})
-    whole.write_text(folder / "gradients.md", markdown(rows))
+    further = {"tables": {grid.title: grid.numbers for grid in tables}} if tables else {}
+    write_json(folder / "gradients.json", {"flags": kept, "rows": rows} | further)
+    whole.write_text(folder / "gradients.md", markdown(rows) + finite.markdown(tables))
     style.save(heat_map(rows), folder, "gradients", list(_long(rows)))
     print(f"written to {folder}")
 

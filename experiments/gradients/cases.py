@@ -49,12 +49,16 @@ def cases(methods: Mapping[str, Method]) -> list[Case]:
     """Each method at its defaults, then its variants that are worth telling apart."""
     listed = []
     for name, method in methods.items():
-        for fields in ({}, *method.variants()):
-            own = dataclasses.replace(method, **fields)
-            own = dataclasses.replace(own, warmup=0) if isinstance(own, Adversarial) else own
-            own.check()
-            listed.append(Case(name, own, fields))
+        listed += [case(name, method, fields) for fields in ({}, *method.variants())]
     return listed
+
+
+def case(name: str, method: Method, fields: Mapping[str, Any]) -> Case:
+    """A method with some fields changed, and without a warm-up."""
+    own = dataclasses.replace(method, **fields)
+    own = dataclasses.replace(own, warmup=0) if isinstance(own, Adversarial) else own
+    own.check()
+    return Case(name, own, fields)
 
 
 class Measured(NamedTuple):
@@ -116,18 +120,25 @@ def measure(world: World, case: Case, trained: dict[Any, Params]) -> list[Measur
 
 def _critics(world: World, case: Case, start: Any, trained: dict[Any, Params]) -> dict[Any, Any]:
     """The states of an objective to measure at, by what its discriminator or value function is."""
+    best = at_best(world, case, start)
+    if isinstance(start, RewardState):
+        return {"optimal": best}
+    if not isinstance(start, (PpoState, AdversarialState)):
+        return {None: best}
+    return {"optimal": best, "trained": with_critic(start, _trained(world, case, trained))}
+
+
+def at_best(world: World, case: Case, start: Any) -> Any:
+    """The state with what is learned beside the policy at its best, if anything is."""
     if isinstance(start, RewardState):
         if isinstance(start.policy, PpoState):
             start = start._replace(policy=with_critic(start.policy, values(world)))
-        return {"optimal": with_critic(start, true_reward(world, case, start))}
+        return with_critic(start, true_reward(world, case, start))
     if isinstance(start, PpoState):
-        best = values(world)
-    elif isinstance(start, AdversarialState):
-        best = optimal(world, case, start)
-    else:
-        return {None: start}
-    learned = _trained(world, case, trained)
-    return {"optimal": with_critic(start, best), "trained": with_critic(start, learned)}
+        return with_critic(start, values(world))
+    if isinstance(start, AdversarialState):
+        return with_critic(start, optimal(world, case, start))
+    return start
 
 
 def _gradient(

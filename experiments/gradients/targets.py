@@ -5,6 +5,7 @@ gradients are in the policy's logits."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -174,15 +175,21 @@ CHARGES = {
 
 
 def returns(world: World, divergence: str) -> Row:
-    """Gradients of what is lost, -E_q[r] + beta D_f(ref||q), and of the same with a KL penalty
-    charged wrongly, by the keys of `CHARGES`."""
+    """Gradients of `charged` at the world's policy."""
+    gradients = jax.jit(jax.jacrev(charged(world, divergence)), compiler_options=QUICK)
+    return jax.tree.map(np.ravel, gradients(world.params))
+
+
+def charged(world: World, divergence: str) -> Callable[[Params], dict[str, jax.Array]]:
+    """What is lost, -E_q[r] + beta D_f(ref||q), and the same with a KL penalty charged wrongly, by
+    the keys of `CHARGES`, of a policy's parameters."""
     space, components, d = world.space, world.exact, divergences.parse(divergence)
     rewards, forward = (
         present(components.mdp.score, "score")(space.sequences),
         divergences.forward_kl(),
     )
 
-    def values(params: Params):
+    def values(params: Params) -> dict[str, jax.Array]:
         q = exact.law(space, components.policy, params)
         ref = exact.law(
             space, *present(present(components.mdp.regulariser, "penalty").reference, "reference")
@@ -204,8 +211,7 @@ def returns(world: World, divergence: str) -> Row:
         gain = exact.expectation(q, rewards)
         return {key: BETA * penalty - gain for key, penalty in penalties.items()}
 
-    gradients = jax.jit(jax.jacrev(values), compiler_options=QUICK)(world.params)
-    return jax.tree.map(np.ravel, gradients)
+    return values
 
 
 # --- the verdict ----------------------------------------------------------------------------------

@@ -156,12 +156,15 @@ def table_score(space: exact.Space, table: np.ndarray) -> Score:
 # --- the task of the gradient card ----------------------------------------------------------------
 
 
-def random_world(vocab: int, horizon: int, perturbation: float, seed: int) -> World:
-    """A random expert over the whole prefix tree of V symbols, the last of them EOS; a policy whose
-    logits are the expert's plus noise; and a random reference. Raises `UsageError` if there are too
-    many strings."""
+def random_world(
+    vocab: int, horizon: int, perturbation: float, seed: int, ending: bool = True
+) -> World:
+    """A random expert over the whole prefix tree of V symbols, the last of them EOS where strings
+    may end before the horizon; a policy whose logits are the expert's plus noise; and a random
+    reference. Raises `UsageError` if there are too many strings."""
     try:
-        space = exact.enumerate_strings(vocab, horizon, vocab - 1, MOST_STRINGS)
+        eos = vocab - 1 if ending else None
+        space = exact.enumerate_strings(vocab, horizon, eos, MOST_STRINGS)
     except UsageError as error:
         raise UsageError(
             error.field, error.value, error.problem, f"{error.fix.partition(',')[0]}."

@@ -164,6 +164,7 @@ class Distill(Method):
 BETWEEN = {
     ("forward_kl", "m"): "forward_kl",
     ("reverse_kl", "m"): "gjs:{:g}",
+    ("tv", "m"): "tv",
     ("reverse_kl", "e"): "reverse_kl",
     ("forward_kl", "e"): "alpha:{:g}",  # times a factor of each prefix
 }

@@ -103,7 +103,8 @@ class Grpo(Method):
         return return_claim(self.penalty, sentence, "; ".join(biases))
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
-        return [] if self.std or self.penalty else [{"aggregate": "string_mean"}]
+        gspo = {"ratio": "sequence", "aggregate": "string_mean"}
+        return [] if self.std or self.penalty else [{"aggregate": "string_mean"}, gspo]
 
 
 def grpo(
