@@ -168,8 +168,6 @@ class Adversarial(Method):
     def build(self, components: Components) -> Objective:
         buildable(self, components)
         d = divergences.parse(self.divergence)
-        if self.training == "bound":
-            divergences.refuse_steps(d, "training")
         rewarding = fairl(d) if self.published == "fairl" else d
         critic = {
             "training": self.training,
@@ -178,6 +176,8 @@ class Adversarial(Method):
             "steps": self.discriminator_steps,
             "gradient_penalty": self.gradient_penalty,
         }
+        if self.training == "bound":
+            divergences.refuse_steps(d, "training")
         if self.level == "token":
             learned = token_discriminator(components, d, **critic)
             return adversarial_token(components, learned, rewarding, self.entropy, self.warmup)

@@ -42,7 +42,12 @@ def family_specs():
     weighted = st.tuples(st.sampled_from(["gjs", "skew_kl", "skew_reverse_kl"]), weight).map(
         lambda t: f"{t[0]}:{t[1]}"
     )
-    return st.one_of(named, weighted, st.floats(-2.5, 3.0).map(lambda a: f"alpha:{a:.4f}"))
+    power = st.floats(-2.5, 3.0).map(lambda a: f"alpha:{a:.4f}")
+    order = st.tuples(st.sampled_from(["tsallis", "renyi"]), st.floats(0.1, 2.5))
+    ordered = order.map(lambda t: f"{t[0]}:{t[1]:.4f}")
+    single = st.one_of(named, weighted, power, ordered)
+    pair = st.tuples(st.floats(0.1, 3.0), single, single)
+    return st.one_of(single, pair.map(lambda t: f"mix:{t[0]:.3f}*{t[1]}+{t[2]}"))
 
 
 @quick

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,8 +95,20 @@ def test_values_are_the_formulas(name):
     np.testing.assert_allclose(found, wanted, rtol=1e-10)
 
 
-def reward_slope(reward: np.ndarray) -> np.ndarray:
-    return -Q * (reward - np.sum(Q * reward, -1, keepdims=True))
+def reward_slope(reward: np.ndarray, q: np.ndarray = Q) -> np.ndarray:
+    return -q * (reward - np.sum(q * reward, -1, keepdims=True))
+
+
+def of_buckets(p: np.ndarray, q: np.ndarray, k: int) -> np.ndarray:
+    """p / q of each token's bucket: its own for p's k likeliest, that of all others else."""
+    rank = np.argsort(np.argsort(-p, -1), -1)
+    rest = [np.where(rank >= k, x, 0.0).sum(-1, keepdims=True) for x in (p, q)]
+    return np.where(rank < k, p / q, rest[0] / rest[1])
+
+
+def akl_share() -> np.ndarray:
+    """Of forward KL: AKL's value is share forward + (1 - share) reverse."""
+    return ((akl() - kl(Q, P)) / (kl(P, Q) - kl(Q, P)))[:, None]
 
 
 SLOPES = {  # on the logits of q; where q is held fixed in the target, by the reward of what is left
@@ -102,7 +116,20 @@ SLOPES = {  # on the logits of q; where q is held fixed in the target, by the re
     "m": 0.3 * (Q - P),
     "e": reward_slope(0.3 * np.log(P / Q)),
     "clip": None,
+    "top_k": reward_slope(np.log(of_buckets(P, Q, 2))),
+    "entropy": reward_slope(np.log(P / Q) + (P / Q) * (np.median(ENTROPY) < ENTROPY)[:, None]),
+    "akl": reward_slope(akl_share() * P / Q + (1 - akl_share()) * np.log(P / Q)),
+    "temperature of top-k": 2
+    * reward_slope(of_buckets(soft(P, 2.0), soft(Q, 2.0), 2), soft(Q, 2.0)),
 }
+
+
+def test_every_option_has_a_value_and_a_slope_by_hand():
+    """A new option of `distill` is put here first."""
+    given = {field for _, fields, _ in OPTIONS.values() for field in fields}
+    others = {"divergence", "policy_prefixes", "learning_rate"}
+    assert given | others == {field.name for field in dataclasses.fields(Distill)}
+    assert set(SLOPES) == set(OPTIONS)
 
 
 @pytest.mark.parametrize("name", SLOPES)
@@ -134,6 +161,22 @@ def test_what_the_mixture_with_q_detached_is_the_gradient_of(name, twin):
     np.testing.assert_allclose(slopes[0], twin * slopes[1], atol=1e-8)
     skew = at(divergences.parse("skew_reverse_kl:0.1"))
     assert np.abs(slope(skew) - slopes[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("spec", ["tv", "mix:js+0.5*tv", "mix:tv+hellinger2"])
+@pytest.mark.few(1)
+def test_a_kink_seen_through_a_mixture(spec):
+    """A step of the reward at s = 0 stays a step: of tv alone the gradient is tv's own."""
+    d, at = divergences.parse(spec), head.divergence_at
+    detached, whole = next_token.towards_m(at(d), 0.4), next_token.of_mixture(d, 0.4)
+    slope = lambda m: np.asarray(jax.grad(lambda z: m(z, jnp.log(P)).sum())(jnp.log(Q)))
+    np.testing.assert_allclose(slope(detached), slope(whole), atol=1e-8)
+    claim = objectives.resolve(f"distill:{spec}", target="m", towards=0.4).claim()
+    if spec == "tv":
+        np.testing.assert_allclose(slope(detached), slope(at(d)), atol=1e-10)
+        assert claim.minimises == "tv" and claim.measure is None
+    else:
+        assert np.isfinite(claim.measure(jnp.log(Q), jnp.log(P))).all()
 
 
 @pytest.mark.parametrize("spec", [*divergences.every(), "todi", "dail", "mix:js+0.5*tv"])

@@ -14,15 +14,16 @@ import optax
 import pytest
 
 from experiments import check_gradients, cli
-from experiments.gradients import batches, card, cases, targets
+from experiments.gradients import batches, card, cases, finite, targets
 from experiments.gradients.published import PUBLISHED
 from experiments.gradients.world import random_world, rewarded
-from fdiv import divergences, objectives
+from fdiv import divergences, objectives, pairwise
 from fdiv.exact import expected_gradient
 from fdiv.objectives import grpo, policy_gradient
 from fdiv.objectives.adversarial import Adversarial
 from fdiv.objectives.distill import Distill
 from fdiv.objectives.policy_gradient import PolicyGradient
+from fdiv.objectives.spin import Spin
 from fdiv.types import Claim, Level, UsageError
 
 SMALL = ["--vocab", "3", "--horizon", "2", "--seed", "1"]
@@ -242,6 +243,46 @@ def test_planted_mistakes_of_a_policy_gradient_are_caught(monkeypatch, wrong):
     assert caught == (wrong != "nothing")
 
 
+def without_witness(paid):
+    """The relativistic pay as if the policy were in one of the two orders alone."""
+
+    def wrong(d, real, weight):
+        none = d._replace(witness=jnp.zeros_like)
+        return paid(none, real, weight)
+
+    return wrong
+
+
+def behind(paid):
+    """Paid for how far the demonstrations are ahead."""
+
+    def wrong(d, real, weight):
+        right = paid(d, real, weight)
+        return right._replace(reward=lambda s: -right.reward(s))
+
+    return wrong
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("plant", [None, without_witness, behind])
+@pytest.mark.wide
+def test_planted_mistakes_of_the_relativistic_pay_are_caught(monkeypatch, plant):
+    """Of pearson_chi2, whose two sides differ; of js both are the same, and half of them would show
+    in the size alone."""
+    if plant:
+        monkeypatch.setattr(pairwise, "paid", plant(pairwise.paid))
+    world = random_world(2, 3, 0.5, 0)
+    _, gradient = _in_groups(world, "relativistic:pearson_chi2", {}, 2)
+    claim = objectives.resolve("relativistic:pearson_chi2").claim()
+    candidates = targets.targets(world, ["pearson_chi2", "js"])
+    candidates = candidates._replace(
+        measures={targets.phrase(claim): targets.of_measure(world, claim)}
+    )
+    verdict = targets.verdict(np.ravel(gradient), claim, candidates)
+    right = verdict == "exact gradient of sequence pearson_chi2 of pairs"
+    assert right == (plant is None)
+
+
 @pytest.mark.usefixtures("double")
 @pytest.mark.wide
 def test_a_deviation_without_bessels_correction_shows_in_the_size(monkeypatch):
@@ -304,35 +345,106 @@ VERDICTS = {
     "sampled_k1_reward": "drops the effect on later prefixes of token reverse_kl on the policy's",
     "sampled_k3_reward": "biased: far from token reverse_kl",
     "sampled_k3_ratio": "drops the effect on later prefixes of token reverse_kl on the policy's",
+    "sampled_k3_straight": "drops the effect on later prefixes of token reverse_kl on the policy's",
+    "sampled_z_score": "drops the effect on later prefixes of token reverse_kl on the policy's",
+    "relativistic_gan": "biased: near sequence js of pairs",
+    "dagger:reverse_kl": "drops the effect on later prefixes of token reverse_kl on the policy's",
+    "grpo_std:k3-loss": "biased: far from the regularised return",
+    "relativistic": "exact gradient of sequence js of pairs",
+    "relativistic:reverse_kl": "exact gradient of sequence jeffreys",
+    "relativistic:hellinger2": "exact gradient of sequence hellinger2 of pairs",
+    "spin:hellinger2": "exact gradient of sequence forward_kl",
     "top_k_alone": "biased: far from token forward_kl",
+    "top_k_reverse": "biased: far from token reverse_kl",
     "top_k_conditional": "biased: far from token reverse_kl",
 }
 
 
 @pytest.mark.parametrize("name", VERDICTS)
 @pytest.mark.wide
-def test_losses_as_other_codes_have_them(fewer, name):
+def test_losses_as_other_codes_have_them(fewer, name, monkeypatch):
+    monkeypatch.setattr(cases, "CRITIC_UPDATES", 2)
+    monkeypatch.setattr(Spin, "variants", lambda self: ())
     rows = check_gradients.card(check_gradients.Options(), check_gradients.methods((name,)))
     assert VERDICTS[name] in rows[name]["verdict"]
 
 
+def test_every_loss_of_other_codes_has_a_verdict_that_is_tested():
+    assert set(PUBLISHED) <= set(VERDICTS)
+
+
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("wrong", [False, True])
-def test_a_clip_on_the_wrong_side_shows_once_the_policy_has_moved(monkeypatch, wrong):
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+@pytest.mark.few(2)
+def test_a_clip_on_the_wrong_side_shows_once_the_policy_has_moved(monkeypatch, wrong, ratio):
     """The larger of rho A and clip(rho) A in place of the smaller is the same at ratio 1."""
 
     def larger(batch, log_q, clip, ratio="token"):
-        rho = jnp.exp(log_q - batch.log_old)
+        change = jnp.where(batch.sequences.mask, log_q - batch.log_old, 0.0)
+        if ratio == "sequence":
+            change = change.sum(1, keepdims=True) / batch.sequences.mask.sum(1, keepdims=True)
+        rho = jnp.exp(change)
         return jnp.maximum(rho * batch.advantages, rho.clip(1 - clip, 1 + clip) * batch.advantages)
 
     if wrong:
         monkeypatch.setattr(grpo, "clipped", larger)
     world = rewarded(random_world(3, 2, 0.5, 0), "reverse_kl")
-    method = objectives.resolve("grpo")
+    method = objectives.resolve("grpo", ratio=ratio)
     aux = method.build(world.exact).init(jax.random.key(0), world.params)
     error = batches.off_ratio(world, method, aux)
     assert error is not None
     assert error > 0.01 if wrong else error < 1e-12
+
+
+# --- finite tables --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("double")
+def test_the_variance_by_position_is_that_of_one_string():
+    """In all what listing batches gives, where no baseline ties a batch's strings together; and of
+    sft at two positions by the formula: E_p||g||^2 - ||E_p g||^2 of the states at that depth."""
+    world = random_world(3, 2, 0.5, 0)
+    (plain,) = finite.named([("js", {"baseline": "none"})])
+    whole = batches.in_batches(world, plain.method, (), np.ones(world.params.size))
+    assert finite.by_position(world, plain).sum() == pytest.approx(whole.variance, rel=1e-9)
+    q, p = softmax(np.array(world.params)), softmax(np.array(world.exact.mdp.expert.params))
+    mean, square = np.zeros_like(q), np.zeros_like(q)
+    for path in strings(p, 2):
+        mass = np.prod([p[at] for at in path])
+        for state, token in path:
+            each = q[state] - np.eye(3)[token]
+            mean[state] += mass * each
+            square[state] += mass * each**2
+    by_state = (square - mean**2).sum(-1)
+    (likelihood,) = finite.named([("sft", {})])
+    found = finite.by_position(world, likelihood)
+    np.testing.assert_allclose(found, [by_state[0], by_state[1:].sum()], rtol=1e-9)
+
+
+@pytest.mark.wide
+def test_the_finite_tables(monkeypatch):
+    """A mean over three of four; the first epoch is exact and later ones are not; what is known of
+    later actions takes variance away, more of it on longer strings."""
+    with jax.enable_x64(True):
+        groups = finite.groups((2, 4), [("reverse_kl", {"baseline": "mean"}), ("rloo", {})])
+        reuse = finite.reuse((1, 8), [("grpo", {}), ("rloo", {})])
+        pairs = [("reverse_kl", {}), ("reverse_kl", {"baseline": "state"})]
+        variance = finite.variance((2, 4), pairs)
+    halves = groups.numbers["reverse_kl baseline=mean"]
+    assert [halves[n]["norm_ratio"] for n in "24"] == pytest.approx([0.5, 0.75])
+    assert groups.numbers["rloo"]["4"]["variance"] < groups.numbers["rloo"]["2"]["variance"]
+    for name in ("grpo", "rloo"):
+        first, last = (reuse.numbers[name][n] for n in "18")
+        assert first["cosine"] == pytest.approx(1) and last["cosine"] < 0.9
+    assert reuse.numbers["grpo"]["8"]["stopped"] > 0.1
+    plain, state = (variance.numbers[label]["horizon"] for label in variance.rows)
+    assert state[1] < plain[1] and state[0] / state[1] > plain[0] / plain[1]
+    page = finite.markdown([groups, reuse, variance])
+    assert page.count("\n### ") == 3 and "0.7500" in page
+    whole = f"a\n{card.MARKS[0]}\n{card.MARKS[1]}\n{card.FURTHER[0]}\nold\n{card.FURTHER[1]}\nz\n"
+    assert "old" not in card.with_table(whole, {}, [groups])
+    assert "old" in card.with_table(whole, {})
 
 
 # --- the words ------------------------------------------------------------------------------------

@@ -327,6 +327,46 @@ def test_advantages_towards_an_expert(level, discount, baseline, prompt):
     same(actions(batch.advantages, batch.sequences), reached(returns, baseline))
 
 
+@pytest.mark.parametrize("prompt", [False, True])
+def test_advantages_from_known_means(prompt):
+    """js of strings, later actions weighing half: each action's reward less its mean over the three
+    or more tokens, and the means of later actions less those of the other strings."""
+    fields = {"baseline": "state", "discount": 0.5}
+    *_, batch, _ = prepared("js", components(prompt), **fields)
+    reward = lambda u: np.log((1 + u) / 2) / 2
+    own, later = [], []
+    for x in STRINGS:
+        p, q = (np.exp(laws(z)[rows_of(x, prompt)]) for z in (EXPERT, OWN))
+        u, gains, means = 1.0, [], []
+        for k, token in enumerate(x):
+            gain = reward(u * p[k] / q[k]) - reward(u)
+            means.append(q[k] @ gain)
+            gains.append(gain[token] - means[-1])
+            u *= p[k, token] / q[k, token]
+        own.append(np.array(gains))
+        rest = lambda k, means=means: sum(0.5 ** (j - k) * m for j, m in enumerate(means) if j > k)
+        later.append(np.array([rest(k) for k in range(len(x))]))
+    wanted = [a + b for a, b in zip(own, reached(later, "leave_one_out"))]
+    same(actions(batch.advantages, batch.sequences), wanted)
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+def test_advantages_of_the_relativistic_game(prompt):
+    """softplus(s(y) - s(x)), the mean over the demonstrations x, at the end less before the action;
+    here the demonstrations are the strings themselves."""
+
+    def informed(aux):
+        return aux._replace(discriminator=(jnp.asarray(LOGIT), aux.discriminator[1]))
+
+    fields = {"warmup": 0, "discriminator_learning_rate": 1e-12}
+    *_, batch, _ = prepared("relativistic", components(prompt), informed, **fields)
+    so_far = [np.cumsum([0.0, *LOGIT[rows_of(x, prompt), list(x)]]) for x in STRINGS]
+    real = np.array([s[-1] for s in so_far])
+    pay = lambda s: np.log1p(np.exp(s - real)).mean()
+    returns = [np.array([pay(s[-1]) - pay(before) for before in s[:-1]]) for s in so_far]
+    same(actions(batch.advantages, batch.sequences), reached(returns, "leave_one_out"))
+
+
 @pytest.mark.parametrize(
     ("level", "prompt", "options"),
     [
