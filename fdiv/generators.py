@@ -9,7 +9,9 @@ reward with r(0) = 0
 
 whose integrand has the sign of s: nothing cancels on the way. Three stretches of s are told apart:
 
-    |s| <= CENTRE, double precision   f and f' as they are; of a reward as far as FURTHEST
+    |s| <= CENTRE, double precision   f and f' as they are, and as far as FURTHEST where they are
+                                      finite. Beyond CENTRE u f' - f cancels: the reward is then the
+                                      integral of e^x dt/dx, until dt/ds is FADED
     |s| <= CENTRE, single precision   tables of t, r and f, made in double precision: of the
                                       differences u f' - f single precision keeps few digits. Where
                                       f has a kink, f and f' as they are
@@ -37,6 +39,7 @@ CENTRE = 12.0  # nats on either side of u = 1 in which f itself is asked
 KNOTS_PER_NAT = 64  # of the tables
 STRIDE, FURTHEST = 2.0, 100.0  # nats between the points of a tail, and where the last may be
 FAINT = 1e-10  # dt/ds, as a share of the largest near u = 1, below which rounding hides it
+FADED = 1e-8  # the same, below which it has fewer than eight digits
 SNAP = 2e-5  # an exponent this near to 0 or -1 is one
 MOST = 1e30  # of t and r at a point of a tail
 AROUND = 1e-4  # |u - 1| within which f must bend
@@ -58,8 +61,10 @@ class Normalised(NamedTuple):
     slope: Callable[[Array], Array]  # f'(e^s)
     bend: Callable[[Array], Array]  # u f''(u)
     reward: Callable[[Array], Array]  # u f'(u) - f(u)
-    # from where to where these are what they say in double precision
+    # from where to where these are what they say in double precision, and the reward, where that
+    # is less
     reach: tuple[float, float] = (-CENTRE, CENTRE)
+    reward_reach: tuple[float, float] | None = None
 
 
 class Sampled(NamedTuple):
@@ -99,14 +104,15 @@ def from_generator(f: Callable[[Array], Array], name: str = "custom") -> Diverge
     differentiation.
 
     `f` is normalised first: f(u) - f(1) - f'(1)(u - 1). It is asked for u in [e^-100, e^100]; where
-    it overflows before that, its tail goes on as it last did. Raises `UsageError` naming the point
-    u where `f` is not finite or not convex, and the stretch around 1 on which it is straight: laws
-    whose ratio stays there would have divergence 0 and not be the same."""
+    it overflows before that, its tail goes on as it last did. In double precision values and
+    witness are f's own throughout, the reward to five digits where u f' and f cancel. Raises
+    `UsageError` naming the point u where `f` is not finite or not convex, and the stretch around 1
+    on which it is straight: laws whose ratio stays there would have divergence 0 and differ."""
     # what is looked at are numbers, in the middle of a trace too
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
         normal = _normalised(f, name)
         _refuse_straight(normal, name)
-        return _member(normal, name)
+        return _member(_followed(normal), name)
 
 
 def from_reward(reward: Callable[[Array], Array], name: str = "custom") -> Divergence:
@@ -121,12 +127,16 @@ def from_reward(reward: Callable[[Array], Array], name: str = "custom") -> Diver
 
 
 def _member(normal: Normalised, name: str) -> Divergence:
-    every = jax.jit(lambda s: jnp.stack([function(s) for function in normal[:4]]))
-    at = lambda s: Sampled(*_in_blocks(every, s))
-    lower, upper = _tail(at, -1), _tail(at, 1)
+    at = _sampler(normal)
+    lower, upper = _tail(at, -1, -normal.reach[0]), _tail(at, 1, normal.reach[1])
     f0, slope = _ends(lower, upper)
     t, r, f_of = _functions(normal, lower, upper, _table(at))
     return member(name, f_of, t, r, f0=f0, slope=slope)
+
+
+def _sampler(normal: Normalised) -> Sampler:
+    every = jax.jit(lambda s: jnp.stack([function(s) for function in normal[:4]]))
+    return lambda s: Sampled(*_in_blocks(every, s))
 
 
 def _in_blocks(functions: Callable[[Array], Array], s: np.ndarray) -> np.ndarray:
@@ -194,11 +204,45 @@ def _refuse_straight(normal: Normalised, name: str) -> None:
     raise UsageError(f"generator {name}", "u = 1", problem, "Give an f that bends at 1.")
 
 
+# --- double precision beyond the centre -----------------------------------------------------------
+
+
+def _followed(normal: Normalised) -> Normalised:
+    """As far as f is finite, and with a reward that does not cancel for u > e^CENTRE."""
+    s = np.arange(FURTHEST * CELLS_PER_NAT + 1) / CELLS_PER_NAT
+    high, low = (_sampler(normal)(side * s) for side in (1, -1))
+    sound = lambda x: np.all([np.isfinite(y) & (np.abs(y) < HUGE) for y in x[:3]], axis=0)
+    ends = [_first(~sound(x)) for x in (high, low)]
+    above, below = (max(CENTRE, float(s[end - 1])) for end in ends)
+    start = int(CENTRE * CELLS_PER_NAT)
+    usual = np.abs(high.bend[: start // 3]).max()
+    bent = start + _first(high.bend[start:] <= FADED * usual)
+    edges = s[start : max(start + 1, min(ends[0], bent))]
+    rise = lambda x: jnp.exp(x) * normal.bend(x)
+    amounts = [0.0]
+    if len(edges) > 1:
+        amounts += list(_quadrature(jax.jit(lambda x: rise(x)[None]), 1, edges[:-1], edges[1:])[0])
+    known = Integral(edges, float(high.reward[start]) + np.cumsum(amounts))
+
+    def reward(s: Array) -> Array:
+        beyond = _up_to(rise, known, jnp.maximum(s, CENTRE))
+        return jnp.where(s > CENTRE, beyond, normal.reward(jnp.minimum(s, CENTRE)))
+
+    return normal._replace(
+        reward=reward, reach=(-below, above), reward_reach=(-below, float(edges[-1]))
+    )
+
+
+def _first(which: np.ndarray) -> int:
+    """The index of the first that is true, or how many there are."""
+    return int(np.argmax(which)) if which.any() else len(which)
+
+
 # --- the tails ------------------------------------------------------------------------------------
 
 
-def _tail(at: Sampler, side: int) -> Tail:
-    """Of s < 0 or s > 0, from CENTRE outwards."""
+def _tail(at: Sampler, side: int, reach: float) -> Tail:
+    """Of s < 0 or s > 0, from CENTRE outwards; as far as `reach` t is what it is known to be."""
     points = np.arange(CENTRE - STRIDE, FURTHEST + STRIDE / 2, STRIDE)
     sampled = at(np.concatenate([side * points, np.linspace(-4, 4, 257)]))
     usual = np.max(np.abs(sampled.bend[len(points) :]), initial=0.0)
@@ -219,7 +263,8 @@ def _tail(at: Sampler, side: int) -> Tail:
     ts, rs = [float(sampled.slope[1])], [float(sampled.reward[1])]
     for i in range(len(points) - 1):  # in s, outwards: side * STRIDE
         x, own = side * STRIDE, c[i]
-        ts.append(ts[-1] + k[i] * _power(own, x))
+        known = points[i + 1] <= reach
+        ts.append(float(sampled.slope[i + 2]) if known else ts[-1] + k[i] * _power(own, x))
         rs.append(rs[-1] + k[i] * math.exp(side * points[i]) * _power(1 + own, x))
     with np.errstate(divide="ignore"):
         tail = Tail(side * points, np.log(k), c, np.array(ts), np.array(rs))
@@ -333,12 +378,16 @@ def _cell(s: Array) -> tuple[Array, Array, Array]:
 
 
 def _functions(normal: Normalised, lower: Tail, upper: Tail, table: Table) -> tuple:
-    def ends(s: Array) -> tuple[float, float]:
-        """Where the tails begin."""
-        return normal.reach if s.dtype == jnp.float64 else (-CENTRE, CENTRE)
+    of_reward = normal.reward_reach or normal.reach
 
-    def centre(cubics: np.ndarray, s: Array, direct: Callable[[Array], Array]) -> Array:
-        s = jnp.clip(s, *ends(s))
+    def ends(s: Array, reach: tuple[float, float]) -> tuple[float, float]:
+        """Where the tails begin."""
+        return reach if s.dtype == jnp.float64 else (-CENTRE, CENTRE)
+
+    def centre(
+        cubics: np.ndarray, s: Array, direct: Callable, reach: tuple[float, float] = normal.reach
+    ) -> Array:
+        s = jnp.clip(s, *ends(s, reach))
         if s.dtype == jnp.float64:
             return direct(s)
         sign, cell, _ = _cell(s)
@@ -347,8 +396,10 @@ def _functions(normal: Normalised, lower: Tail, upper: Tail, table: Table) -> tu
             return _looked_up(cubics, s)
         return jnp.where(smooth, _looked_up(cubics, s), direct(jnp.where(smooth, 1.0, s)))
 
-    def pieces(s: Array, inside: Array, tail: Callable) -> Array:
-        low, high = ends(s)
+    def pieces(
+        s: Array, inside: Array, tail: Callable, reach: tuple[float, float] = normal.reach
+    ) -> Array:
+        low, high = ends(s, reach)
         outside = (s < low) | (s > high)
         far = jnp.where(
             s < 0, tail(lower, jnp.minimum(s, -CENTRE)), tail(upper, jnp.maximum(s, CENTRE))
@@ -361,8 +412,9 @@ def _functions(normal: Normalised, lower: Tail, upper: Tail, table: Table) -> tu
         return jnp.where(s == 0, 0.0, value)  # at a kink too: the middle slope
 
     def reward(s: Array) -> Array:
-        inside = centre(table.r, s, normal.reward)
-        value = pieces(s, inside, lambda tail, s: _tail_r(tail, s, jnp.zeros_like(s)))
+        inside = centre(table.r, s, normal.reward, of_reward)
+        far = lambda tail, s: _tail_r(tail, s, jnp.zeros_like(s))
+        value = pieces(s, inside, far, of_reward)
         return jnp.where(s == 0, 0.0, value)
 
     def perspective(lp: Array, lq: Array) -> Array:
