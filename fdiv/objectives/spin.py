@@ -103,7 +103,7 @@ class Spin(Method):
         return Claim("forward_kl", Level.sequence, sentence + later)
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
-        return [{"form": "single"}]
+        return [{"divergence": "pearson_chi2", "form": "single"}] if self.divergence == "js" else ()
 
 
 def loss_of(d: Divergence, form: Form = "pairs") -> Loss:
