@@ -220,13 +220,22 @@ def _refuse_other_tasks(runs: list[Run], flat: list[dict[str, Any]], axis: str |
 def _values(runs: list[Run], flat: list[dict[str, Any]], axis: str | None) -> list[str]:
     """What is added to the names of methods, one for each run."""
     if axis is None:
-        names = [run.path.name for run in runs]
-        return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
+        return _apart([run.path for run in runs])
     name = axis.removeprefix("--").replace("-", "_")
     if any(name not in own for own in flat):
         fix = "Give a field of their config.json, such as batch_size or policy.name."
         raise UsageError("axis", axis, "is no field of these runs.", fix)
     return [f"{name}={own[name]}" for own in flat]
+
+
+def _apart(paths: list[Path]) -> list[str]:
+    """The last names of each path, as few as tell them apart."""
+    parts = [path.absolute().parts for path in paths]
+    for count in range(1, max(map(len, parts))):
+        names = ["/".join(own[-count:]) for own in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{path} ({i})" for i, path in enumerate(paths, 1)]  # one run given twice
 
 
 def clean(options: Clean) -> int:

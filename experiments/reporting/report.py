@@ -127,7 +127,7 @@ def _filled(
         r=result,
         title=title(result),
         lead=terms.marked(map(without_folders, wording.lead(result))),
-        takeaway=without_folders(wording.takeaway(result)),
+        takeaway=wording.takeaway(result),
         notes=[without_folders(note) for note in result.notes],
         ranking=ranking,
         ranking_notes=[terms.marked(without_folders(note)) for note in ranking.notes],

@@ -25,6 +25,7 @@ OF_THE_EXPERT = (
     "policy_gradient",
     "fdpg",
 )  # groups of methods that read the expert's law
+MANY = 6  # names, beyond which not all are listed
 UNEQUAL = 1.01  # the most tokens learned from over the least, from which on they differ
 
 
@@ -97,7 +98,7 @@ def _best_of(scores: Mapping[str, Summary], metric: Metric) -> str:
         return f"{first}; of one seed, so how much of that is chance nobody knows."
     tied = [n for n in others if not distinguishable(scores[best].seeds, scores[n].seeds)]
     if tied:
-        return f"{first}, which these seeds do not tell from {_listed(tied)}."
+        return f"{first}, which these seeds do not tell from {_few(tied, 0)}."
     return f"{first}, by more than the error of its difference from every other."
 
 
@@ -108,11 +109,20 @@ def _failed(result: RunResult) -> str:
         "ended away from the best of the class": [n for n, s in states.items() if "away" in s],
         "raised an alarm": [name for name, state in states.items() if state == "alarm"],
     }
-    said = [f"{_listed(names)} {what}" for what, names in groups.items() if names]
+    said = [f"{_few(names, len(states))} {what}" for what, names in groups.items() if names]
     if said:
         return f"{'; '.join(said)}."
     gaps = any(m.gap for m in result.methods.values())
     return f"All methods are finite to the end{', and near the best of the class' * gaps}."
+
+
+def _few(names: list[str], count: int) -> str:
+    """Names of methods, or how many where these are many or all."""
+    if len(names) == count > 1:
+        return "All methods"
+    if len(names) > MANY:
+        return f"{', '.join(names[: MANY - 1])} and {len(names) - MANY + 1} other methods"
+    return _listed(names)
 
 
 def _listed(names: list[str]) -> str:

@@ -23,7 +23,7 @@ from fdiv.types import Components, Method
 
 SECONDS, MOST = 1.0, 200  # of updates of each method, and how many at most
 LINE = 2_000  # bytes of a line of metrics.jsonl
-REPORT = 2_000_000  # of tables, pictures and the report
+REPORT = 4_000_000  # of tables, pictures and the report
 
 
 class Cost(NamedTuple):

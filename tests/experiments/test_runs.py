@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import run_folders
 
@@ -79,6 +81,18 @@ def test_what_cannot_be_is_said(case, folder, capsys):
     assert call(*argv) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert all(text in said for text in says), said
+
+
+APART = {
+    ("runs/a", "runs/b"): ["a", "b"],
+    ("new/two", "old/two"): ["new/two", "old/two"],
+    ("x/new/two/r", "x/old/two/r", "y/new/two/r"): ["x/new/two/r", "x/old/two/r", "y/new/two/r"],
+}
+
+
+@pytest.mark.parametrize("paths", APART)
+def test_runs_are_named_by_as_little_as_tells_them_apart(paths):
+    assert runs._apart([Path(path) for path in paths]) == APART[paths]
 
 
 @pytest.mark.wide

@@ -8,12 +8,17 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import recorded
 
-from experiments.reporting import pictures, report
+from experiments.reporting import pictures, report, schema
+from experiments.reporting.charts import Drawing
+from experiments.reporting.metrics import METRICS
+from experiments.reporting.pictures import Drawn
 from experiments.reporting.schema import HistoryLine, RunResult
+from experiments.sweep import axis
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -42,8 +47,18 @@ def folder(tmp_path_factory) -> Path:
 
 
 def _write(out: Path, result: RunResult, history: list[HistoryLine], samples: list) -> None:
-    drawn = pictures.draw(result, history, out / "figures")
+    lines = [{"method": who, "seed": 0, "log_p": -1.0, "log_q": -2.5} for who in result.methods]
+    drawn = pictures.draw(result, history, out / "figures", lines)
+    drawn.insert(0, Drawn("Over the axis", axis.CAPTION, _axis(out, result)))
     report.write(out / "report.html", result, drawn, samples, recorded.ENVIRONMENT, {})
+
+
+def _axis(out: Path, result: RunResult) -> Drawing:
+    """The picture of a sweep of two runs, both the same."""
+    schema.write(out / "results.json", result)
+    lines = [{"line": i, "point": {"beta": value}} for i, value in enumerate((0.1, 2.0))]
+    sweep = SimpleNamespace(run=lambda line: out)
+    return axis.picture(sweep, lines, "beta", METRICS["js"], out / "figures")
 
 
 @pytest.fixture(scope="module")

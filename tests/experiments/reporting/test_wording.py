@@ -338,3 +338,8 @@ def test_the_takeaway_follows_from_the_numbers(case):
     assert says in said
     lost = {**methods, "c": dataclasses.replace(methods["a"], status="diverged")}
     assert "c diverged." in wording.takeaway(recorded.run(lost, kind="exact"))
+    bad = {name: dataclasses.replace(m, status="diverged") for name, m in lost.items()}
+    assert "All methods diverged." in wording.takeaway(recorded.run(bad, kind="exact"))
+    many = {**methods, **{f"c{i}": bad["c"] for i in range(9)}}
+    said = "c0, c1, c2, c3, c4 and 4 other methods diverged."
+    assert said in wording.takeaway(recorded.run(many, kind="exact"))
