@@ -84,8 +84,12 @@ class Options:
     """Of products."""
     pace: float = 989.0
     """TFLOP/s of a device, as its maker states them (of an H100 in bfloat16)."""
+    node: int = 8
+    """Devices of a node."""
+    node_link: float = 450.0
+    """GB/s that a device sends within its node, as stated (of an H100)."""
     link: float = 50.0
-    """GB/s that a device sends, as stated (400 Gbit/s; 450 among eight H100 of a node)."""
+    """GB/s that it sends to other nodes, as stated (400 Gbit/s)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -95,12 +99,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check(options: Options) -> int:
     """The number of devices."""
-    for name in ("data", "fsdp", "tensor", "batch_size"):
+    for name in ("data", "fsdp", "tensor", "batch_size", "node"):
         at_least(name, getattr(options, name), 1)
     at_least("rank", options.rank, 0)
     at_least("length", options.length, 2)
     positive("pace", options.pace)
     positive("link", options.link)
+    positive("node_link", options.node_link)
     count = options.data * options.fsdp * options.tensor
     if count > MOST:
         problem = f"times data and tensor are more than {MOST} devices."
@@ -144,21 +149,26 @@ def _print_step(options: Options, spec: Spec, count: int, text: str) -> None:
     from experiments.devices import collectives, memory
     from experiments.models import counts
 
-    sent = collectives.read(text)
+    sent = collectives.read(text, options.node)
     each = ", ".join(
         f"{sent.count[kind]:,} {kind} {memory.spelled(size)}" for kind, size in sent.bytes.items()
     )
-    print(f"each device sends {memory.spelled(sent.total)}: {each or 'nothing'}")
+    print(
+        f"each device sends {memory.spelled(sent.total)}, {memory.spelled(sent.within)} of it "
+        f"within its node of {options.node}: {each or 'nothing'}"
+    )
     d = counts.Dimensions.of(spec)
     length, rank = options.length, options.rank or None
     needed = counts.training(d, options.batch_size, length, length - 1, rank).flops / count
     again = counts.forward(d, options.batch_size, length, 0).flops / count  # layers, once more
     working = (needed + again) / (1e12 * options.pace)
-    sending = sent.total / (1e9 * options.link)
+    sending = sent.within / (1e9 * options.node_link)
+    sending += (sent.total - sent.within) / (1e9 * options.link)
     print(
         f"{needed + again:.3g} operations on each, {again / (needed + again):.0%} of them layers "
         f"computed again: {1e3 * working:,.0f} ms at {options.pace:,.0f} TFLOP/s; "
-        f"{1e3 * sending:,.0f} ms of sending at {options.link:,.0f} GB/s"
+        f"{1e3 * sending:,.0f} ms of sending at {options.node_link:,.0f} GB/s within a node and "
+        f"{options.link:,.0f} GB/s beyond it"
     )
     least, most = max(working, sending), working + sending
     useful = needed / (1e12 * options.pace)

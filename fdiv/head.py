@@ -48,6 +48,10 @@ CHUNK_ELEMENTS = 1 << 22  # of one array [chunk, V]: 16 MiB in float32
 FEWEST_TOKENS = 56  # of a chunk: with fewer, adding to dW takes longer than computing it
 # into how many contiguous parts rows are parted over devices: tokens are not moved between them
 _ROW_BLOCKS = contextvars.ContextVar("row_blocks", default=1)
+# where a device's rows are held, as what is computed of them may drift away
+_PLACE: contextvars.ContextVar[Callable[[Array], Array] | None] = contextvars.ContextVar(
+    "place", default=None
+)
 
 
 class Head(NamedTuple):
@@ -66,14 +70,23 @@ class TopK(NamedTuple):
 
 
 @contextlib.contextmanager
-def row_blocks(count: int) -> Iterator[None]:
+def row_blocks(count: int, place: Callable[[Array], Array] | None = None) -> Iterator[None]:
     """While a program is traced: its rows are parted over so many devices, and a device's tokens
-    stay on it."""
-    token = _ROW_BLOCKS.set(count)
+    stay on it. `place` puts rows [B, ...] there, for `in_place`."""
+    tokens = _ROW_BLOCKS.set(count), _PLACE.set(place)
     try:
         yield
     finally:
-        _ROW_BLOCKS.reset(token)
+        _ROW_BLOCKS.reset(tokens[0])
+        _PLACE.reset(tokens[1])
+
+
+def in_place(x: Array) -> Array:
+    """What a network makes of rows [B, ...], on the devices of these rows. Without it a compiler
+    that sees weights parted over the same devices may part what is computed as them, and then adds
+    up whole batches between devices at every product."""
+    place = _PLACE.get()
+    return x if place is None else place(x)
 
 
 # --- the laws -------------------------------------------------------------------------------------

@@ -26,10 +26,10 @@ SENT: dict[str, Callable[[float, int], float]] = {  # (bytes of the result, n) -
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(SENT)})(?:-start)?\(")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
-LISTED, COUNTED = (
-    re.compile(r"replica_groups=\{\{([\d,]*)\}"),
-    re.compile(r"replica_groups=\[(\d+),(\d+)\]"),
-)
+LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]*)\}")
+COUNTED = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[[\d,]*\](T?)")
+MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+AXIS = re.compile(r"'(\w+)'(?:=(\d+))?")
 CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
 TRIPS = re.compile(r'known_trip_count\\?":\{\\?"n\\?":\\?"(\d+)')
 
@@ -39,7 +39,7 @@ class Collectives(NamedTuple):
 
     bytes: dict[str, float]  # kind -> bytes sent
     count: dict[str, int]  # kind -> operations
-    largest: float  # bytes of the largest operation's result
+    within: float  # bytes sent between devices of one node
 
     @property
     def total(self) -> float:
@@ -47,21 +47,22 @@ class Collectives(NamedTuple):
         return sum(self.bytes.values())
 
 
-def read(text: str) -> Collectives:
-    """Those of a compiled program's text (`compiled.as_text()`)."""
+def read(text: str, node: int = 8) -> Collectives:
+    """Those of a compiled program's text (`compiled.as_text()`), on nodes of so many devices."""
     lines, entry = _computations(text)
     sent: dict[str, float] = defaultdict(float)
     count: dict[str, int] = defaultdict(int)
-    largest = 0.0
+    within = 0.0
     for name, times in _runs(lines, entry).items():
         for line in lines[name]:
             if (match := COLLECTIVE.search(line)) is None:
                 continue
-            kind, size = match[2], _size(match[1], "-start(" in line)
-            sent[kind] += times * SENT[kind](size, _devices(line))
+            kind, (devices, close) = match[2], _group(line, node)
+            moved = times * SENT[kind](_size(match[1], "-start(" in line), devices)
+            sent[kind] += moved
             count[kind] += times
-            largest = max(largest, size)
-    return Collectives(dict(sent), dict(count), largest)
+            within += moved if close else 0.0
+    return Collectives(dict(sent), dict(count), within)
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -106,10 +107,29 @@ def _product(sizes: str) -> float:
     return total
 
 
-def _devices(line: str) -> int:
-    """How many take part together."""
+def _group(line: str, node: int) -> tuple[int, bool]:
+    """How many devices take part together, and whether they are of one node. Devices are numbered
+    node after node. Raises `ValueError` for groups that are written in a way not known here."""
     if match := COUNTED.search(line):
-        return int(match[2])
+        size = int(match[2])
+        return size, not match[3] and size <= node and node % size == 0
     if match := LISTED.search(line):
-        return len(match[1].split(","))
-    return 2  # a permutation has pairs, and needs no number
+        devices = [int(x) for x in match[1].split(",") if x]
+    elif match := MESH.search(line):
+        devices = _of_mesh(
+            {name: int(size) for name, size in AXIS.findall(match[1])},
+            [name for name, _ in AXIS.findall(match[2])],
+        )
+    else:
+        raise ValueError(f"groups of devices cannot be read: {line.strip()[:300]}")
+    return len(devices), len({x // node for x in devices}) == 1
+
+
+def _of_mesh(axes: dict[str, int], along: list[str]) -> list[int]:
+    """The devices of the first group along some axes of a mesh."""
+    devices, stride = [0], 1
+    for name, size in reversed(axes.items()):
+        if name in along:
+            devices = [x + i * stride for i in range(size) for x in devices]
+        stride *= size
+    return devices

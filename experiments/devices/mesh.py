@@ -157,7 +157,7 @@ class MeshLayout:
         """The program, which leaves each device's tokens on it."""
 
         def traced(*arguments: Any):
-            with row_blocks(self._sizes["data"] * self._sizes["fsdp"]):
+            with row_blocks(self._sizes["data"] * self._sizes["fsdp"], self.rows):
                 return program(*arguments)
 
         return traced

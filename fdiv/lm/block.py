@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fdiv.checks import one_of, present
+from fdiv.head import in_place
 from fdiv.lm.attention import attend, in_front, masked
 from fdiv.lm.spec import Spec
 from fdiv.types import UsageError
@@ -230,4 +231,4 @@ class Block(nn.Module):
         out = GatedMLP(spec, self.compute, name="mlp")(norm("norm_mlp")(x))
         if spec.four_norms:
             out = norm("norm_out")(out)
-        return x + out.astype(x.dtype), written if self.keep else None
+        return in_place(x + out.astype(x.dtype)), written if self.keep else None

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.head import Head, log_law
+from fdiv.head import Head, in_place, log_law
 from fdiv.lm.attention import in_front
 from fdiv.lm.block import (
     EVERYTHING,
@@ -96,7 +96,7 @@ def embed(spec: Spec, embedding: Array, read: Array) -> Array:
     """Rows of the embedding [B, T, width] in float32 or wider; a token that is padding reads row 0,
     which none sees."""
     x = embedding[jnp.maximum(read, 0)]
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = in_place(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
     return x * jnp.asarray(spec.width**0.5, x.dtype) if spec.scale_embedding else x
 
 

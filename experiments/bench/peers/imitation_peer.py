@@ -79,7 +79,7 @@ def gail(line: Line, asked: dict) -> None:
     from stable_baselines3 import PPO as Ppo
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    torch.set_num_threads(asked["threads"])
+    torch.set_num_threads(1)  # of networks so small: more threads wait for each other
     venv = DummyVecEnv([task(asked)] * VENVS)
     tokens = asked["batch"] * asked["horizon"]
     learner = Ppo("MlpPolicy", venv, n_steps=tokens // VENVS, seed=0, **PPO)
@@ -95,8 +95,8 @@ def gail(line: Line, asked: dict) -> None:
         trainer.train(updates * tokens)
         return updates * tokens
 
-    settings = {"trainer": "GAIL.train with PPO('MlpPolicy')", "environments": VENVS, **PPO, **GAIL}
-    line.serve(step, settings, PACKAGES)
+    how = {"trainer": "GAIL.train with PPO('MlpPolicy')", "threads": 1, "environments": VENVS}
+    line.serve(step, {**how, **PPO, **GAIL}, PACKAGES)
 
 
 WORKS = {"gail": gail}

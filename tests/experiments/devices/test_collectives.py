@@ -53,7 +53,43 @@ def test_bytes_by_hand():
         "all-to-all": 1,
     }
     assert found.total == 896
-    assert found.largest == 256
+    assert found.within == 896
+
+
+@pytest.mark.parametrize(
+    ("groups", "node", "close"),
+    [
+        ("{{0,1,2,3}}", 8, True),
+        ("{{0,1,2,3}}", 2, False),
+        ("{{0,8},{1,9}}", 8, False),
+        ("[64,8]<=[512]", 8, True),
+        ("[8,64]<=[512]", 8, False),
+        ("[64,8]<=[8,64]T(1,0)", 8, False),
+        ("mesh['a'=1,'b'=64,'c'=8] {'c'}", 8, True),
+        ("mesh['a'=1,'b'=64,'c'=8] {'b'}", 8, False),
+        ("mesh['a'=1,'b'=2,'c'=4] {'b','c'}", 8, True),
+    ],
+)
+def test_what_stays_within_a_node(groups, node, close):
+    line = f"  %g = f32[8] all-gather(%x), replica_groups={groups}"
+    found = collectives.read(f"ENTRY %main (x: f32[1]) -> f32[1] {{\n{line}\n}}", node)
+    assert found.total > 0
+    assert found.within == (found.total if close else 0)
+
+
+def test_devices_of_a_mesh():
+    """2 x 3 x 2 devices: along the first and the last axis 0, 6 and their neighbours."""
+    line = "mesh['a'=2,'b'=3,'c'=2] {'a','c'}"
+    assert collectives._group(f"replica_groups={line}", 12) == (4, True)
+    assert collectives._of_mesh({"a": 2, "b": 3, "c": 2}, ["a", "c"]) == [0, 1, 6, 7]
+
+
+def test_groups_that_cannot_be_read_are_no_pairs():
+    """A number of devices that is guessed would be a wrong number of bytes."""
+    with pytest.raises(ValueError, match="cannot be read"):
+        collectives.read(
+            "ENTRY %m (x: f32[1]) -> f32[1] {\n  %g = f32[8] all-gather(%x), of=all\n}"
+        )
 
 
 def test_a_loop_of_unknown_length_counts_once():
@@ -62,4 +98,4 @@ def test_a_loop_of_unknown_length_counts_once():
 
 
 def test_a_program_of_one_device_sends_nothing():
-    assert collectives.read("ENTRY %main (x: f32[1]) -> f32[1] {\n}\n") == ({}, {}, 0.0)
+    assert collectives.read("ENTRY %main (x: f32[1]) -> f32[1] {\n}\n") == ({}, {}, 0)

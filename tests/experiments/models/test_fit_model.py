@@ -25,7 +25,7 @@ def test_an_update_is_planned_from_a_config_alone(rank, folder, capsys):
     text = capsys.readouterr().out
     assert ("and 0 frozen" in text) == (rank == "0")
     assert "on each device" in text
-    assert "each device sends 0 B: nothing" in text
+    assert "each device sends 0 B, 0 B of it within its node of 8: nothing" in text
     assert "of the stated pace" in text
 
 
