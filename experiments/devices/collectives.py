@@ -115,7 +115,7 @@ def _group(line: str, node: int) -> tuple[int, bool]:
         return size, not match[3] and size <= node and node % size == 0
     if match := LISTED.search(line):
         devices = [int(x) for x in match[1].split(",") if x]
-    elif match := MESH.search(line):
+    elif (match := MESH.search(line)) and ":" not in match[2]:  # along whole axes
         devices = _of_mesh(
             {name: int(size) for name, size in AXIS.findall(match[1])},
             [name for name, _ in AXIS.findall(match[2])],
