@@ -131,7 +131,11 @@ def _filled(
         notes=[without_folders(note) for note in result.notes],
         ranking=ranking,
         ranking_notes=[terms.marked(without_folders(note)) for note in ranking.notes],
-        files={"csv": tables.comma_separated(ranking), "tex": tables.tex(ranking)},
+        files={
+            "csv": tables.comma_separated(ranking),
+            "tex": tables.tex(ranking),
+            "json": json.dumps(escapes.finite_json(tables.plain(ranking)), indent=1),
+        },
         since_start=wording.since_start(result),
         sections=[(heading, _slug(heading), list(pictures)) for heading, pictures in sections],
         numbered=lambda one: numbered[id(one)],

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -249,6 +249,22 @@ def _columns(title: str, cells: list[Cell]) -> list[list[str]]:
         counts = [str(len(cell.scores.seeds)) if cell.scores else "" for cell in cells]
         columns.append([f"{title} finite seeds", *counts])
     return columns
+
+
+def plain(table: Ranking) -> list[dict[str, Any]]:
+    """A dictionary for each row: words, and numbers with their seeds and interval where these are
+    known; what nobody has measured is left out."""
+    rows = []
+    for cells in table.all_rows:
+        row: dict[str, Any] = {}
+        for title, cell in zip(table.titles, cells):
+            if cell.scores:
+                row[title] = {"iqm": cell.scores.iqm, "seeds": cell.scores.seeds}
+                row[title] |= {"ci95": cell.scores.ci95} if cell.scores.ci95 else {}
+            elif cell.text != NOTHING:
+                row[title] = cell.text if cell.value is None else cell.value
+        rows.append(row)
+    return rows
 
 
 def tex(table: Ranking) -> str:

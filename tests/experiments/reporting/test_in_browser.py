@@ -202,6 +202,9 @@ def test_numbers_are_saved_from_the_page(opened, folder, tmp_path):
     with page.expect_download() as saved:
         page.locator("a[data-text=csv]").click()
     assert Path(saved.value.path()).read_text().startswith("method,minimises,")
+    with page.expect_download() as saved:
+        page.locator("a[data-text=json]").click()
+    assert len(json.loads(Path(saved.value.path()).read_text())) == 6
 
 
 def test_words_are_explained_by_pointer_and_keyboard(opened):

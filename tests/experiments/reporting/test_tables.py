@@ -154,6 +154,14 @@ def test_a_csv_has_one_number_a_cell():
     assert (rows[0]["TV"], rows[1]["TV"]) == ("0.5", "")
 
 
+def test_rows_as_data_have_seeds_and_intervals():
+    rows = tables.plain(tables.ranking(run("exact", {"a": method(js=[0.1, 0.2])})))
+    assert rows[0]["method"] == "a" and rows[0]["JS"]["seeds"] == [0.1, 0.2]
+    low, high = rows[0]["JS"]["ci95"]
+    assert rows[0]["JS"]["iqm"] == pytest.approx(0.15) and low < 0.15 < high
+    assert rows[1] == {"method": "start", "entropy": 2.0}
+
+
 def test_tex_fits_a_column():
     names = ("js", "tv", "forward_kl", "reverse_kl", "valid", "mode_b", "entropy")
     scores = {name: [0.11, 0.22] for name in names}
