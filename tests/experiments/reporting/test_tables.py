@@ -155,7 +155,7 @@ def test_a_csv_has_one_number_a_cell():
 
 
 def test_rows_as_data_have_seeds_and_intervals():
-    rows = tables.plain(tables.ranking(run("exact", {"a": method(js=[0.1, 0.2])})))
+    rows = tables.plain(tables.ranking(run("exact", {"a": method(js=[0.1, 0.2], entropy=[1, 1])})))
     assert rows[0]["method"] == "a" and rows[0]["JS"]["seeds"] == [0.1, 0.2]
     low, high = rows[0]["JS"]["ci95"]
     assert rows[0]["JS"]["iqm"] == pytest.approx(0.15) and low < 0.15 < high
