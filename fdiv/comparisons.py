@@ -59,7 +59,6 @@ def compared(
         weight = jnp.where(paired & ~same, batch.chosen.weight, 0.0)
         weight = weight / divisor(weight.sum())
         pairs = reweighted(batch, weight, weight)
-        log_q = log_probs(components, Model(components.policy, params), pairs)
         log_ref = (
             log_probs(components, known or Model(components.policy, aux), pairs)
             if referenced
@@ -67,11 +66,18 @@ def compared(
         )
         x = Compared(pairs, log_ref)
         identical = mean(same, jnp.where(paired, batch.chosen.weight, 0.0))
-        return aux, x, report(pairs, log_q, margin(log_q, x)) | {"identical": identical}
+        return aux, x, {"tokens": tokens(pairs), "identical": identical}
 
     def loss(params, aux, batch):
         log_q = log_probs(components, Model(components.policy, params), batch.pairs)
-        return batch.pairs.chosen.weight @ each(margin(log_q, batch)), {}
+        own, weight = margin(log_q, batch), batch.pairs.chosen.weight
+        # of the pass that the loss takes: in `prepare` it would be one more
+        return weight @ each(own), {
+            "chosen_log_prob": weight @ log_q[0],
+            "rejected_log_prob": weight @ log_q[1],
+            "margin": weight @ own,
+            "margin_accuracy": weight @ right(own),
+        }
 
     return Objective(
         lambda key, params: start(components.mdp, params) if referenced else (), prepare, loss
@@ -135,9 +141,19 @@ def report(pairs: Pairs, log_q: tuple[Array, Array], margin: Array) -> dict[str,
     """Metrics of the policy as it is; `margin_accuracy` counts a margin of 0 as half right."""
     weight = jnp.where(pairs.rejected.weight > 0, pairs.chosen.weight, 0.0)
     return {
-        "tokens": jnp.asarray(sum(jnp.sum(x.mask & (x.weight > 0)[:, None]) for x in pairs)),
+        "tokens": tokens(pairs),
         "chosen_log_prob": mean(log_q[0], pairs.chosen.weight),
         "rejected_log_prob": mean(log_q[1], pairs.rejected.weight),
         "margin": mean(margin, weight),
-        "margin_accuracy": mean((1 + jnp.sign(margin)) / 2, weight),
+        "margin_accuracy": mean(right(margin), weight),
     }
+
+
+def tokens(pairs: Pairs) -> Array:
+    """How many actions the strings that weigh something have."""
+    return jnp.asarray(sum(jnp.sum(x.mask & (x.weight > 0)[:, None]) for x in pairs))
+
+
+def right(margin: Array) -> Array:
+    """Whether each margin has the sign of its label; 0 is half right. [n]"""
+    return (1 + jnp.sign(margin)) / 2

@@ -119,7 +119,8 @@ def build(
         else:
             batch = runs.drawn(budget, new_rows, train_state.rows, key)
         batch = layout.rows(batch)
-        metrics = objective.prepare(key, state.params, state.aux, batch)[2]
+        aux, batch, metrics = objective.prepare(key, state.params, state.aux, batch)
+        metrics = metrics | objective.loss(state.params, aux, batch)[1]
         logged = (*finite.MEANS, "tokens")
         return {name: value for name, value in metrics.items() if name not in logged}
 
