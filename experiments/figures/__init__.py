@@ -34,6 +34,8 @@ KEYS = (
     "alpha_beta",
     "future_coupling",
     "best_of_n",
+    "precision_coverage",
+    "kl_mixing",
 )
 STUDIES = (  # students are trained: minutes each
     "sft_inverse_rl",
