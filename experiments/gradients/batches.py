@@ -33,7 +33,7 @@ SIZE = 2  # answers in a group
 SCORED = ("reinforce", "rloo", "grpo")  # kinds of methods that answer each prompt several times
 # and others that learn from the policy's strings; of those of other codes as well
 ON_POLICY = ("policy_gradient", "adversarial", "naive", "sampled", "z_score", "relativistic_gan")
-MOVED = 0.5  # standard deviation of the logits that the policy has moved by
+MOVED = 1.0  # standard deviation of the logits that the policy has moved by
 
 
 class InBatches(NamedTuple):

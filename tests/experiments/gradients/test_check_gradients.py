@@ -360,13 +360,15 @@ VERDICTS = {
 }
 
 
-@pytest.mark.parametrize("name", VERDICTS)
+@pytest.mark.parametrize("part", range(4))
 @pytest.mark.wide
-def test_losses_as_other_codes_have_them(fewer, name, monkeypatch):
+def test_losses_as_other_codes_have_them(fewer, part, monkeypatch):
     monkeypatch.setattr(cases, "CRITIC_UPDATES", 2)
     monkeypatch.setattr(Spin, "variants", lambda self: ())
-    rows = check_gradients.card(check_gradients.Options(), check_gradients.methods((name,)))
-    assert VERDICTS[name] in rows[name]["verdict"]
+    names = tuple(VERDICTS)[part::4]
+    rows = check_gradients.card(check_gradients.Options(), check_gradients.methods(names))
+    wrong = {name: rows[name]["verdict"] for name in names}
+    assert {k: v for k, v in wrong.items() if VERDICTS[k] not in v} == {}
 
 
 def test_every_loss_of_other_codes_has_a_verdict_that_is_tested():
