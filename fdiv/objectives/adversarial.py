@@ -177,7 +177,7 @@ class Adversarial(Method):
             "gradient_penalty": self.gradient_penalty,
         }
         if self.training == "bound":
-            divergences.refuse_steps(d, "training")
+            divergences.refuse_steps(d)
         if self.level == "token":
             learned = token_discriminator(components, d, **critic)
             return adversarial_token(components, learned, rewarding, self.entropy, self.warmup)

@@ -83,7 +83,7 @@ class Spin(Method):
     def build(self, components: Components) -> Objective:
         buildable(self, components)
         d = divergences.parse(self.divergence)
-        divergences.refuse_steps(d, "spin")
+        divergences.refuse_steps(d)
         return spin(components, self.beta, self.refresh, loss_of(d, self.form))
 
     def claim(self) -> Claim:

@@ -14,7 +14,7 @@ from experiments.gradients.world import build, random_world
 from fdiv import divergences, objectives, pairwise, state_means
 from fdiv.exact import expected_gradient
 from fdiv.objectives import policy_gradient
-from fdiv.types import Level, Model
+from fdiv.types import Level, Model, UsageError
 
 pytestmark = pytest.mark.usefixtures("double")
 P, Q = np.random.default_rng(0).dirichlet(np.ones(5), 2)
@@ -60,6 +60,18 @@ def test_the_relativistic_gans_formulas():
     np.testing.assert_allclose(pairwise.lost(js, jnp.asarray(ahead)), np.log1p(np.exp(-ahead)))
     paid = pairwise.paid(js, jnp.asarray(s), jnp.asarray(P)).reward(jnp.asarray(s))
     np.testing.assert_allclose(paid, np.log1p(np.exp(ahead)) @ P - np.log(2), atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [32, 64])
+def test_what_a_gradient_of_the_witness_would_not_see(width):
+    """tv and sums with it are refused, and no smooth member, however steep."""
+    with jax.enable_x64(width == 64):
+        for spec in (*EVERY, "alpha:64", "alpha:-64", "todi", "dail", "gjs:0.000001"):
+            if spec != "tv":
+                divergences.refuse_steps(divergences.parse(spec))
+        for spec in ("tv", "mix:js+0.1*tv", "mix:1000*forward_kl+10*tv"):
+            with pytest.raises(UsageError, match="rises in steps"):
+                divergences.refuse_steps(divergences.parse(spec))
 
 
 # --- known means ----------------------------------------------------------------------------------
