@@ -6,7 +6,7 @@ folders models/llama-1b and models/llama-8b, over eight GPUs. To plan, their con
 tokenizer are enough.
 
 The plan has 75 runs: five divergences, three shares of the policy's own prefixes, five seeds. An
-update of likelihood of the student, 8,192 tokens over eight devices, compiles to 5.7 GB on each
+update of likelihood of the student, 8,192 tokens over eight devices, compiles to 2.7 GB on each
 (python -m experiments.fit_model llama-1b --fsdp 8 --batch-size 8 --length 1024 --rank 8).
 An update here is 64 strings of 384 tokens: 3.9e14 FLOP of the teacher in float32, 1.8e14 of the
 student in bfloat16, and 256 steps that read its weights. By arithmetic, not by a clock, that is 1.2

@@ -71,9 +71,11 @@ def gail() -> tuple[Callable[[int], float], dict[str, Any], Callable[[], dict[st
     from experiments import cli, speed
     from experiments.config import replace, resolve
     from experiments.devices import lay_out
+    from fdiv.policies import Architecture
 
     default = cli.presets()["two-template"][1]
-    config = replace(default, methods=("gail",), seeds=1)
+    whole = Architecture("full")  # tables over whole prefixes, which can be the expert
+    config = replace(default, methods=("gail",), seeds=1, policy=whole, scorer=whole)
     setup = speed.set_up(config, lay_out(1, config.devices), default)
     method = resolve(config)["gail"]
     training = speed.training_of(setup, method)
@@ -94,7 +96,8 @@ def gail() -> tuple[Callable[[int], float], dict[str, Any], Callable[[], dict[st
             "tokens/s of sampling alone": speed.time_sampling(setup).rate(),
         }
 
-    settings = {"preset": "two-template", "seeds": 1, "batch_size": config.budget.batch_size}
+    settings = {"preset": "two-template", "seeds": 1, "policy": "full", "scorer": "full"}
+    settings["batch_size"] = config.budget.batch_size
     return step, settings, after
 
 
@@ -111,7 +114,7 @@ def _js_after(setup: Any, compiled: Any, state: Any) -> float:
     end = time.perf_counter() + GAIL_SECONDS
     while time.perf_counter() < end:
         state = jax.block_until_ready(compiled.advance(state, jnp.int32(100), jnp.bool_(True)))
-    params = jax.tree.map(lambda x: x[0], compiled.layout.host(state).learner.params)
+    params = jax.tree.map(lambda x: x[0], compiled.layout.host(state.learner.params))
     own = exact.law(space, setup.components.policy, params)
     return float(exact.divergence(divergences.parse("js"), space, expert, own))
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fdiv import exact, rollout
+from fdiv import exact, head, rollout
 from fdiv import tokens as tk
 from fdiv.benchmarks import Markov, TwoTemplate
-from fdiv.policies import Architecture, tabular
+from fdiv.policies import Architecture, tabular, transformer
 from fdiv.rollout import among, draw, likeliest, sampler, tempered, until_ended
 from fdiv.types import PAD, Sequences, UsageError
 
@@ -312,3 +312,21 @@ def test_temperature_one_is_no_change_and_cold_is_greedy():
 def test_sizes_that_cannot_be_are_refused(architecture, says):
     with pytest.raises(UsageError, match=says):
         architecture.policy(257, 128)
+
+
+def test_what_is_computed_of_rows_is_put_on_their_devices():
+    """Once after the embedding, once after each of two layers; nothing where nobody says where."""
+    policy = transformer.policy(transformer.Shape(layers=2, width=8, heads=2, kv_heads=1), 5)
+    params = jax.eval_shape(policy.init, jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((4, 3), jnp.int32)
+    placed = []
+
+    def place(x):
+        placed.append(x.shape)
+        return x
+
+    jax.eval_shape(policy.trunk, params, tokens)
+    assert placed == []
+    with head.row_blocks(2, place):
+        jax.eval_shape(lambda *arrays: policy.trunk(*arrays), params, tokens)
+    assert placed == [(4, 3, 8)] * 3

@@ -1,8 +1,9 @@
 """imitation's GAIL, with stable-baselines3's PPO, on the two-template language as a gymnasium task.
 
-A string is an episode of `horizon` steps; what is observed is the token before (the class of Markov
-policies), an action is the next token, and demonstrations are the expert's strings. One round of
-GAIL is an update: strings of the policy, steps of the discriminator, steps of PPO."""
+A string is an episode of `horizon` steps; what is observed is the whole prefix (one-hot, zeros
+where nothing is written yet), an action is the next token, and demonstrations are the expert's
+strings. One round of GAIL is an update: strings of the policy, steps of the discriminator, steps of
+PPO."""
 
 from __future__ import annotations
 
@@ -33,19 +34,30 @@ def expert(asked: dict, strings: int):
     return np.where(leaves, (template + shift) % vocab, template)
 
 
+def seen(asked: dict, tokens):
+    """What is observed of strings before each of their tokens and at the end, [strings,
+    horizon + 1, horizon * vocab]."""
+    import numpy as np
+
+    one_hot = np.eye(asked["vocab"], dtype=np.float32)[tokens]
+    count, horizon, vocab = one_hot.shape
+    written = np.tri(horizon + 1, horizon, -1, dtype=np.float32)  # row t has the first t tokens
+    whole = one_hot[:, None] * written[None, :, :, None]
+    return whole.reshape(count, horizon + 1, horizon * vocab)
+
+
 def transitions(asked: dict, tokens):
     """The strings as imitation's transitions."""
     import numpy as np
     from imitation.data.types import Transitions
 
-    start = np.full((len(tokens), 1), asked["vocab"])
-    seen = np.concatenate([start, tokens], axis=1)
+    observed = seen(asked, tokens)
     last = np.zeros(tokens.shape, bool)
     last[:, -1] = True
     return Transitions(
-        obs=seen[:, :-1].reshape(-1),
+        obs=observed[:, :-1].reshape(tokens.size, -1),
         acts=tokens.reshape(-1),
-        next_obs=seen[:, 1:].reshape(-1),
+        next_obs=observed[:, 1:].reshape(tokens.size, -1),
         dones=last.reshape(-1),
         infos=np.array([{}] * tokens.size),
     )
@@ -54,19 +66,23 @@ def transitions(asked: dict, tokens):
 def task(asked: dict):
     """A factory of environments."""
     import gymnasium
+    import numpy as np
+
+    vocab, horizon = asked["vocab"], asked["horizon"]
 
     class Strings(gymnasium.Env):
-        observation_space = gymnasium.spaces.Discrete(asked["vocab"] + 1)
-        action_space = gymnasium.spaces.Discrete(asked["vocab"])
+        observation_space = gymnasium.spaces.Box(0.0, 1.0, (horizon * vocab,), np.float32)
+        action_space = gymnasium.spaces.Discrete(vocab)
 
         def reset(self, *, seed=None, options=None):
             super().reset(seed=seed)
-            self.place = 0
-            return asked["vocab"], {}
+            self.place, self.prefix = 0, np.zeros(horizon * vocab, np.float32)
+            return self.prefix.copy(), {}
 
         def step(self, action):
+            self.prefix[self.place * vocab + int(action)] = 1.0
             self.place += 1
-            return int(action), 0.0, self.place == asked["horizon"], False, {}
+            return self.prefix.copy(), 0.0, self.place == horizon, False, {}
 
     return Strings
 
@@ -96,6 +112,7 @@ def gail(line: Line, asked: dict) -> None:
         return updates * tokens
 
     how = {"trainer": "GAIL.train with PPO('MlpPolicy')", "threads": 1, "environments": VENVS}
+    how |= {"observed": "the whole prefix, one-hot"}
     line.serve(step, {**how, **PPO, **GAIL}, PACKAGES)
 
 
