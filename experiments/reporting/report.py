@@ -216,7 +216,7 @@ def title(result: RunResult) -> str:
     known = BENCHMARKS.get(name, f"{name[:1].upper()}{name[1:].replace('_', ' ')}")
     path = result.benchmark.get("path")
     if name == "text" and path and path != VARIED:
-        known = f"Text of {Path(str(path)).stem}"
+        known = f"Text: {Path(str(path)).stem}"
     return f"{known}, {POLICIES.get(policy, policy.replace('_', ' '))}"
 
 

@@ -132,13 +132,15 @@ def _panel(
     numeric: bool,
     logarithmic: bool,
 ) -> Panel:
-    """The same for the page."""
+    """The same for the page, in which a method at a value is switched on and off."""
     rows = [
-        {"method": name, "x": p.value, "y": p.iqm, "low": p.low, "high": p.high, "runs": p.runs}
+        {"method": f"{name} @ {p.value}", "name": name, "x": p.value, "y": p.iqm}
+        | {"low": p.low, "high": p.high, "runs": p.runs}
         for name, curve in drawn.items()
         for p in curve.points
     ]
     looks = charts.looks({name: curve.look for name, curve in drawn.items()})
+    looks = charts.Looks(*(scale | {"field": "name", "title": "method"} for scale in looks))
     x = charts.axis("x", axis, log=logarithmic)
     if not numeric:
         values = list(dict.fromkeys(row["x"] for row in rows))
@@ -147,7 +149,7 @@ def _panel(
     title = charts.plain(metric.label)
     y = charts.axis("y", title, domain=(seen.low, seen.high) if seen else None)
     shown = [
-        charts.words("method", "method"),
+        charts.words("name", "method"),
         charts.words("x", axis),
         charts.tip("y", title),
         charts.tip("low", "interval from"),
@@ -170,5 +172,6 @@ def _panel(
             "encoding": {**place, "shape": looks.shape, "tooltip": shown},
         },
     ]
-    view = charts.view(f"{title} of each method over {axis}", layers, height=320)
+    whole = [{"filter": "indexof(hidden, datum.name) < 0"}]  # a method at all values
+    view = charts.view(f"{title} of each method over {axis}", layers, whole, height=320)
     return Panel("", view, charts.columns(rows))

@@ -4,6 +4,7 @@ is not there."""
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -144,6 +145,22 @@ def test_a_method_is_switched_off_everywhere(opened):
     page.get_by_role("button", name="all").click()
     page.wait_for_function(f"document.querySelector('{marks}')")
     assert page.locator(f"table.ranking tr{shown}").count() == 1
+
+
+def test_a_sweeps_methods_are_switched_at_a_value_too(browser, tmp_path):
+    """As entries of a merged result are named."""
+    (tmp_path / "figures").mkdir()
+    result = recorded.shown(["sft", "gail"], FAR)
+    at = {f"{n} @ {value}": m for n, m in result.methods.items() for value in (0.1, 2.0)}
+    drawn = [Drawn("Over the axis", axis.CAPTION, _axis(tmp_path, result))]
+    merged = dataclasses.replace(result, methods=at)
+    report.write(tmp_path / "report.html", merged, drawn, [], recorded.ENVIRONMENT, {})
+    page = Opened(browser, tmp_path).page
+    points = '.chart path[aria-label*="method: gail"][aria-roledescription="point"]'
+    assert page.locator(points).count() == 2
+    page.get_by_label("gail @ 2.0", exact=True).uncheck()
+    page.wait_for_function(f"document.querySelectorAll('{points}').length == 1")
+    page.close()
 
 
 def test_a_value_is_shown_under_the_pointer(opened):

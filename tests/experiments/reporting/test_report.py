@@ -144,7 +144,7 @@ def test_a_sentence_is_marked_once_and_stays_escaped():
 
 TITLES = {  # benchmark, policy -> the title
     ("two_template", None, "markov"): "Two-template language, Markov policy",
-    ("text", "/home/me/rows.jsonl", "hf"): "Text of rows, pretrained language model",
+    ("text", "/home/me/rows.jsonl", "hf"): "Text: rows, pretrained language model",
     ("text", "varied", "transformer"): "Text, transformer policy",
     ("my_own", None, "mine_too"): "My own, mine too",
 }
