@@ -62,11 +62,12 @@ def test_the_relativistic_gans_formulas():
     np.testing.assert_allclose(paid, np.log1p(np.exp(ahead)) @ P - np.log(2), atol=1e-12)
 
 
-@pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.parametrize("width", [pytest.param(32, marks=pytest.mark.wide), 64])
 def test_what_a_gradient_of_the_witness_would_not_see(width):
     """tv and sums with it are refused, and no smooth member, however steep."""
     with jax.enable_x64(width == 64):
-        for spec in (*EVERY, "alpha:64", "alpha:-64", "todi", "dail", "gjs:0.000001"):
+        smooth = [*EVERY, "alpha:-64", "todi", "dail", "gjs:0.000001"] if width == 32 else []
+        for spec in ("alpha:64", *smooth):
             if spec != "tv":
                 divergences.refuse_steps(divergences.parse(spec))
         for spec in ("tv", "mix:js+0.1*tv", "mix:1000*forward_kl+10*tv"):
@@ -101,7 +102,7 @@ def by_hand(name: str, level: str, discount: float, p, q, tokens: list[int]) -> 
 
 @pytest.mark.parametrize("level", ["sequence", "occupancy", "token"])
 @pytest.mark.parametrize("name", ["js", "forward_kl"])
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_advantages_from_known_means(name, level):
     """Of strings of 1, 2 and 3 tokens, each less the mean of the other strings' later terms."""
     world = random_world(3, 3, 0.5, 0)
@@ -148,7 +149,7 @@ SPREAD = ["reverse_kl", "js", "forward_kl"]
 
 @pytest.mark.parametrize("name", SPREAD)
 @pytest.mark.parametrize("discount", [1.0, 0.0])
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_known_means_are_unbiased_and_vary_less(name, discount):
     """Exactly, over all batches of two strings: the same gradient as with any other baseline, and
     less variance; where later actions count, less than without a baseline too (at discount 0 a
@@ -180,6 +181,7 @@ def too_much(advantages_of):
     return wrong
 
 
+@pytest.mark.wide
 def test_means_taken_off_later_actions_are_a_bias(monkeypatch):
     space, expert, policy, params = random_models("ending")
     world = build(space, policy, jnp.asarray(params), expert)
