@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments import cli
 from fdiv.types import UsageError
@@ -23,8 +23,14 @@ OPERATION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
 SOURCE = re.compile(r'op_name="([^"]*)"')
 CALLED = re.compile(r"calls=%?([\w.\-]+)")
 COMPUTATION = re.compile(r"^%?([\w.\-]+) \(.*\{\s*$")
-# what a name is built of that says nothing of the operation
-WRAPPING = re.compile(r"^(jit|jvp|transpose|vmap|pmap|while|body|closed_call|checkpoint|remat)\b")
+FRAME = re.compile(r"stack_frame_id=(\d+)")
+TABLE = re.compile(r'^(\d+) (?:"(.*)"|\{(.*)\})$')  # a line of the tables above a program
+NUMBERS = re.compile(r"(\w+)=(\d+)")
+OURS = re.compile(r"(?:^|/)((?:fdiv|experiments|configs)/[\w/]+\.py)$")
+WORD = re.compile(r"[A-Za-z_][\w.]*")
+# what says nothing of an operation: transformations, and the loop of updates
+WRAPPING = {"jit", "jvp", "transpose", "vmap", "pmap", "while", "body", "closed_call", "main"}
+WRAPPING |= {"checkpoint", "remat", "advance", "cond", "shard_map"}
 COSTLY = ("dot", "convolution", "custom-call", "reduce", "exponential", "tanh", "log", "rng")
 
 
@@ -50,8 +56,6 @@ def main(of: str, out: Path, top: int = COSTLIEST) -> int:
     """Trace a method of a preset and print its table; the trace goes into `out`."""
     import jax.numpy as jnp
 
-    from experiments.running.console import print_table
-
     preset, method = parsed(of)
     training = _training(preset, method)
     compiled = training.compiled
@@ -65,17 +69,17 @@ def main(of: str, out: Path, top: int = COSTLIEST) -> int:
     events = traced(lambda: run(count), out)
     text = getattr(compiled.advance, "as_text", lambda: "")()
     operations = costliest(events, described(text))
-    rows = [
-        [x.name, f"{x.count:,}", f"{1e3 * x.seconds / count:.3f}", f"{x.share:.1%}", x.what]
-        for x in operations[:top]
-    ]
+    print(f"{'share':>6} {'ms/update':>10} {'runs':>7}  {'operation':<28} what")
+    for x in operations[:top]:
+        each = 1e3 * x.seconds / count
+        print(f"{x.share:>6.1%} {each:>10.3f} {x.count:>7,}  {x.name:<28} {x.what}")
     total = sum(x.seconds for x in operations)
     shown = sum(x.share for x in operations[:top])
-    caption = (
+    text = (
         f"{preset}, {method}: {count:,} updates, {1e3 * total / count:.3f} ms of operations an "
         f"update on all threads, {shown:.0%} of it above. The trace is in {out}."
     )
-    print_table(["operation", "runs", "ms/update", "share", "what"], rows, caption)
+    print(cli.filled(text))
     return 0
 
 
@@ -172,8 +176,8 @@ def costliest(threads: Sequence[Sequence[Event]], what: dict[str, str]) -> list[
 
 
 def described(text: str) -> dict[str, str]:
-    """Operation -> shape and source, from a compiled program's text; of a fusion, the source of the
-    costliest operation in it."""
+    """Operation -> shape, name and the line of ours that it comes from, by a compiled program's
+    text; of a fusion, those of the costliest operation in it."""
     inside: dict[str, list[str]] = defaultdict(list)  # computation -> its lines
     own: dict[str, str] = {}
     computation = ""
@@ -183,18 +187,51 @@ def described(text: str) -> dict[str, str]:
         elif match := OPERATION.match(line):
             own[match[1]] = match[2]
             inside[computation].append(match[2])
-    return {name: _said(rest, inside) for name, rest in own.items()}
+    places = _places(text)
+    return {name: _said(rest, inside, places) for name, rest in own.items()}
 
 
-def _said(rest: str, inside: dict[str, list[str]]) -> str:
-    """`f32[32,128] dot_general (attention)`-like words of one operation."""
-    shape = rest.partition("{")[0].partition(" ")[0]
+def _said(rest: str, inside: dict[str, list[str]], places: dict[str, str]) -> str:
+    """`f32[32,128] mlp/dot_general fdiv/lm/block.py:133` of one operation."""
+    shape = "" if rest.startswith("(") else rest.partition("{")[0].partition(" ")[0]
     lines = [rest]
     if match := CALLED.search(rest):
         body = inside.get(match[1], [])
         costly = [line for line in body if any(f" {kind}(" in line for kind in COSTLY)]
         lines = [*costly, rest, *body[::-1]]
-    source = next((match[1] for line in lines if (match := SOURCE.search(line))), "")
-    parts = [part for part in source.split("/") if part and not WRAPPING.match(part)]
-    back = " (backward)" if "transpose(" in source else ""
-    return f"{shape} {'/'.join(parts[-3:])}{back}".strip()
+    line = next((line for line in lines if SOURCE.search(line)), "")
+    source = match[1] if (match := SOURCE.search(line)) else ""
+    parts = [words[-1] for part in source.split("/") if (words := _words(part))]
+    back = "backward" if "transpose(" in source else ""
+    place = places.get(match[1], "") if (match := FRAME.search(line)) else ""
+    return " ".join(filter(None, [shape, "/".join(parts[-2:]), back, place]))
+
+
+def _words(part: str) -> list[str]:
+    return [word for word in WORD.findall(part) if word not in WRAPPING]
+
+
+def _places(text: str) -> dict[str, str]:
+    """Stack frame -> the innermost line of ours on it, `fdiv/head.py:120`, by the tables above the
+    program; nothing where the compiler writes none."""
+    tables: dict[str, dict[str, Any]] = defaultdict(dict)
+    name = ""
+    for line in text.partition("\n%")[0].splitlines():
+        if match := TABLE.match(line):
+            fields = match[2] if match[2] is not None else dict(NUMBERS.findall(match[3]))
+            tables[name][match[1]] = fields
+        else:
+            name = line.strip()
+    frames, locations = tables["StackFrames"], tables["FileLocations"]
+    found = {}
+    for frame in frames:
+        seen: set[str] = set()
+        place, here = "", frame
+        while not place and here in frames and here not in seen:
+            seen.add(here)
+            location = locations.get(frames[here].get("file_location_id"), {})
+            file = OURS.search(str(tables["FileNames"].get(location.get("file_name_id"), "")))
+            place = f"{file[1]}:{location['line']}" if file else ""
+            here = frames[here].get("parent_frame_id", "")
+        found[frame] = place
+    return found

@@ -11,10 +11,27 @@ from experiments.bench.profile import Event
 PROGRAM = """
 HloModule jit_f
 
+FileNames
+1 "/somewhere/site-packages/flax/linen/module.py"
+2 "/somewhere/fdiv/lm/block.py"
+
+FunctionNames
+1 "f"
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=7 end_line=7 column=1 end_column=2}
+2 {file_name_id=2 function_name_id=1 line=133 end_line=133 column=1 end_column=2}
+
+StackFrames
+1 {file_location_id=2 parent_frame_id=1}
+2 {file_location_id=1 parent_frame_id=1}
+3 {file_location_id=1 parent_frame_id=3}
+
+
 %fused_computation (param_0: f32[4,4]) -> f32[4,4] {
   %param_0 = f32[4,4]{1,0} parameter(0)
   %copy.1 = f32[4,4]{1,0} copy(%param_0), metadata={op_name="jit(f)/while/body/reshape"}
-  ROOT %dot.2 = f32[4,4]{1,0} dot(%copy.1, %param_0), metadata={op_name="jit(f)/jit(main)/transpose(jvp(mlp))/dot_general"}
+  ROOT %dot.2 = f32[4,4]{1,0} dot(%copy.1, %param_0), metadata={op_name="jit(f)/jit(main)/transpose(jvp(mlp))/dot_general" stack_frame_id=2}
 }
 
 ENTRY %main (x: f32[4,4]) -> f32[4,4] {
@@ -47,8 +64,13 @@ def test_threads_are_added_and_the_costliest_comes_first():
 
 def test_a_fusion_is_called_by_what_costs_in_it():
     said = profile.described(PROGRAM)
-    assert said["fusion.7"] == "f32[4,4] dot_general (backward)"
-    assert said["copy.1"] == "f32[4,4] reshape"
+    assert said["fusion.7"] == "f32[4,4] mlp/dot_general backward fdiv/lm/block.py:133"
+    assert said["copy.1"] == "f32[4,4] f/reshape"
+    assert profile._places(PROGRAM) == {
+        "1": "fdiv/lm/block.py:133",
+        "2": "fdiv/lm/block.py:133",
+        "3": "",
+    }
 
 
 def test_a_real_trace(tmp_path):
