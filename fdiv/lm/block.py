@@ -179,8 +179,9 @@ class Attention(nn.Module):
         if past is None:
             mixed = attend(spec, self.compute.kernel(spec), query, key, value, seen)
         else:
+            # of one type but where JAX's default is wider than the parameters
             put = lambda room, x: jax.lax.dynamic_update_slice_in_dim(
-                room, in_front(x), past.slot, axis=2
+                room, in_front(x).astype(room.dtype), past.slot, axis=2
             )
             key, value = put(past.keys, key), put(past.values, value)
             mixed = masked(spec, query, key, value, present(seen, "seen"))

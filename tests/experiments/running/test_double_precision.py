@@ -7,12 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from language_models import random_tensors, spec_of
 
 from experiments import assemble, cli
 from experiments import config as configs
 from experiments.devices.seeds import SeedLayout
 from experiments.running import program, runs, teacher
 from experiments.running.runs import Runs
+from fdiv.lm import model, weights
+from fdiv.rollout import sampler
+from fdiv.types import Sequences
 
 METHODS = {  # preset -> methods of it, one of each way to learn
     "two-template": ("gail",),
@@ -63,3 +67,15 @@ def test_a_preset_trains_in_double_precision(preset, double, monkeypatch):
         own = Runs(keys, start, jnp.full(1, 0.1), rows)
         train_state = program.begin(config, objective, own)
         program.build(config, task, objective, layout, train_state, method.reads)
+
+
+def test_a_pretrained_policy_of_single_precision_samples(double):
+    """What it has read is kept in JAX's default type, which is wider than its parameters."""
+    spec = spec_of("smollm2")
+    params = weights.load(spec, weights.Arrays(random_tensors(spec)))
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    tokens = jnp.ones((2, 3), jnp.int32)
+    prompts = Sequences(tokens, jnp.zeros(tokens.shape, bool), jnp.ones(2))
+    drawn = lambda key: sampler(4, 0)(key, model.policy(spec), params, prompts)
+    strings, log_q = jax.eval_shape(drawn, jax.random.key(0))
+    assert strings.tokens.shape == log_q.shape == (2, 7)
