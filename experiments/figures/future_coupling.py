@@ -12,11 +12,13 @@ The last panel is the bias at one prefix of what compares only K tokens."""
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments.figures.common import real_laws
 from experiments.figures.common.base import Check, Figure, Picture, Result, Row, distinct, near
 from experiments.figures.common.drawing import plain_log
 from experiments.reporting import style
@@ -47,6 +49,9 @@ class Flags:
     """Standard deviation of the policy's logits about the expert's."""
     seed: int = 0
     """Which chains."""
+    model: Path | None = None
+    """A pretrained model in the Hugging Face layout: K tokens also of its next-token laws, the
+    student being the model without four of its layers."""
 
 
 class Pair(NamedTuple):
@@ -79,6 +84,7 @@ def make(flags: Flags) -> Result:
     seeding("seed", flags.seed)
     if len(flags.lengths) < 2:
         raise UsageError("lengths", flags.lengths, "have no slope.", "Give two or more.")
+    own = real_laws.laws(flags.model) if flags.model else None
     pairs = {"random": random_pair(flags), "two regimes": two_regimes(flags)}
     rows, values = [], {}
     for name, pair in pairs.items():
@@ -90,8 +96,10 @@ def make(flags: Flags) -> Result:
                 plain = {k: v for k, v in row.items() if k != "variance"}
                 rows.append({**about, "discount": discount, **plain})
     best = {name: best_discounts(pair, max(flags.lengths)) for name, pair in pairs.items()}
-    top = {name: bias_of_top(name, flags.seed) for name in FORMS}
+    top = {name: bias_of_top(name, *random_laws(flags.seed)) for name in FORMS}
     values |= {"best discount": best, "top": top}
+    if own:
+        values["top of the model"] = {name: bias_of_top(name, *own) for name in FORMS}
     curve: list[Row] = [*rows]
     for name, found in top.items():
         curve += [{"form": name, "K": int(k), "cosine": x} for k, x in found.items()]
@@ -230,17 +238,20 @@ def of_top(form: str, log_p: np.ndarray, log_q: np.ndarray, k: int) -> np.ndarra
     return climb(inside, np.where(among, s, 0.0))
 
 
-def bias_of_top(form: str, seed: int) -> dict[str, float]:
-    """Mean cosine with the whole vocabulary's gradient, over random laws, by K."""
+def random_laws(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """log p and log q of random pairs, [pairs, V]."""
     z, step = np.random.default_rng(seed).standard_normal((2, PAIRS, VOCAB))
-    log = lambda z: np.log(softmax(z))
-    log_p, log_q = log(2 * z), log(2 * z + step)
+    return np.log(softmax(2 * z)), np.log(softmax(2 * z + step))
+
+
+def bias_of_top(form: str, log_p: np.ndarray, log_q: np.ndarray) -> dict[str, float]:
+    """Mean cosine with the whole vocabulary's gradient, by K."""
     whole = climb(np.exp(log_q), log_p - log_q)
     found = {}
     for k in TOP:
         part = of_top(form, log_p, log_q, k)
         size = np.linalg.norm(part, axis=1) * np.linalg.norm(whole, axis=1)
-        cosines = np.divide((part * whole).sum(1), size, out=np.zeros(PAIRS), where=size > 0)
+        cosines = np.divide((part * whole).sum(1), size, out=np.zeros(len(size)), where=size > 0)
         found[str(k)] = float(cosines.mean())
     return found
 
@@ -323,6 +334,10 @@ def _picture(flags: Flags, values: dict, top: dict) -> Picture:
     for form, (line, marker) in FORMS.items():
         y = list(top[form].values())
         tokens.plot(TOP, y, line, marker=marker, color=style.colour("reverse_kl"), label=form)
+        for y in [list(values["top of the model"][form].values())] if flags.model else ():
+            tokens.plot(TOP, y, line, marker=marker, color=style.EXPERT, linewidth=1.0)
+    if flags.model:
+        tokens.annotate("black: the model's laws", (1, 1.0), fontsize=7.5)
     tokens.set(
         xscale="log", xlabel=f"K of {VOCAB} tokens", ylabel="cosine with all tokens' gradient"
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jax import Array
 
-from experiments.figures.common import students
+from experiments.figures.common import real_laws, students
 from experiments.figures.common.base import Check, Figure, Picture, Result, Row, near
 from experiments.figures.common.classes import EnumeratedTask, enumerated
 from experiments.figures.common.drawing import TARGET
@@ -65,6 +66,9 @@ class Flags:
     """Trainings with sampled strings, 64 in each update."""
     seed: int = 0
     """Which start, and which random laws."""
+    model: Path | None = None
+    """A pretrained model in the Hugging Face layout: the gradients also at its next-token laws, the
+    student being the model without four of its layers."""
 
 
 Kind = tuple[str, str]  # divergence, right or naive
@@ -81,6 +85,7 @@ def make(flags: Flags) -> Result:
     at_least("updates", flags.updates, POINTS)
     at_least("seeds", flags.seeds, 1)
     seeding("seed", flags.seed)
+    own = at_laws(*real_laws.laws(flags.model)) if flags.model else {}
     with jax.enable_x64(True):
         task = enumerated(TwoTemplate().build())
         start = _start(task, flags)
@@ -103,7 +108,9 @@ def make(flags: Flags) -> Result:
         for i in range(flags.seeds)
     ]
     checks = _checks(cosine, slope, pull, exactly, drawn)
-    picture = _picture(flags, ratios, cosine, drawn)
+    for row in rows if own else ():
+        row |= own[row["divergence"], row["reward"]]
+    picture = _picture(flags, ratios, cosine, drawn, own)
     return Result({"rows": values, "clip": CLIP}, checks, rows, picture, [*rows, *curve])
 
 
@@ -156,6 +163,25 @@ def cosines(seed: int) -> dict[Kind, np.ndarray]:
             size = np.linalg.norm(up, axis=1) * np.linalg.norm(down, axis=1)
             found[name, kind].append(float(np.mean((up * down).sum(1) / size)))
     return {kind: np.array(each) for kind, each in found.items()}
+
+
+def at_laws(log_p: np.ndarray, log_q: np.ndarray) -> dict[Kind, dict[str, float]]:
+    """Of each reward at a model's laws, [positions, V], clipped as in training: the mean cosine
+    with -grad of its divergence, and the root mean square of one sampled token's gradient, which is
+    E_q[r^2 |e_v - q|^2]."""
+    s, q = np.clip(log_p - log_q, -CLIP, CLIP), np.exp(log_q)
+    size = 1 - 2 * q + (q**2).sum(-1, keepdims=True)
+    with jax.enable_x64(True):
+        paid = {kind: np.asarray(reward(jnp.asarray(s))) for kind, reward in REWARDS.items()}
+    found = {}
+    for (name, kind), r in paid.items():
+        up, down = climb(q, r), climb(q, paid[name, "right"])
+        length = np.linalg.norm(up, axis=1) * np.linalg.norm(down, axis=1)
+        found[name, kind] = {
+            "model: cosine": float(np.mean((up * down).sum(1) / length)),
+            "model: norm": float(np.sqrt((q * r**2 * size).sum(1).mean())),
+        }
+    return found
 
 
 def _pull(reward: Callable[[Array], Array]) -> float:
@@ -257,7 +283,11 @@ BENDS = {"forward_kl": 1.0, "js": 0.25, "reverse_kl": 1.0}  # f''(1)
 
 
 def _picture(
-    flags: Flags, ratios: tuple[np.ndarray, np.ndarray], cosine: Mapping, drawn: Mapping
+    flags: Flags,
+    ratios: tuple[np.ndarray, np.ndarray],
+    cosine: Mapping,
+    drawn: Mapping,
+    own: Mapping,
 ) -> Picture:
     """Rewards over the log-ratios visited, training, cosines against distance."""
     style.use()
@@ -281,6 +311,9 @@ def _picture(
         band = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
         training.fill_between(_stops(flags), tv.min(0), tv.max(0), **band)
         pairs.plot(DISTANCES, cosine[name, kind], marker="o", markersize=4, **look)
+        if own:
+            star = {"marker": "*", "markersize": 9, "color": look["color"]}
+            pairs.plot(1.8, own[name, kind]["model: cosine"], linestyle="", **star)
     rewards.set(xlabel=r"log-ratio $s = \log p - \log q$", ylabel="reward", ylim=(-4, 4))
     training.set(xlabel="update", ylabel="total variation to the teacher", ylim=(0, 1.02))
     pairs.set(xlabel="distance of random laws", ylabel=r"cosine with $-\nabla D$", ylim=(-1.1, 1.1))
@@ -289,6 +322,9 @@ def _picture(
     pairs.annotate("all right,\nand naive reverse_kl", (1.5, 0.68), **all_right)
     handles, names = rewards.get_legend_handles_labels()
     more = counts.get_legend_handles_labels()
+    if own:
+        more[0].append(plt.Line2D([], [], marker="*", color=style.OTHER, linestyle=""))
+        more[1].append("laws of the model")
     figure.legend(handles + more[0], names + more[1], loc="outside lower center", ncols=4)
     return figure
 

@@ -64,6 +64,26 @@ def test_a_tangent_turns_the_naive_reward_and_not_the_right_one(name):
     assert moved == pytest.approx(-(right @ right), rel=1e-6)
 
 
+def test_gradients_at_a_models_laws_by_hand():
+    """One position of five tokens, the sum over sampled tokens written out."""
+    z, step = np.random.default_rng(4).standard_normal((2, 1, 5))
+    log = lambda z: z - np.log(np.exp(z).sum())
+    log_p, log_q = log(z), log(z + step)
+    found = opd_plus.at_laws(log_p, log_q)
+    q, s = np.exp(log_q)[0], (log_p - log_q)[0]
+    each = s[:, None] * (np.eye(5) - q)  # of reverse KL, by token sampled
+    norm = found["reverse_kl", "right"]["model: norm"]
+    assert norm == pytest.approx(np.sqrt(q @ (each**2).sum(1)))
+    assert found["reverse_kl", "naive"]["model: cosine"] == pytest.approx(1)
+    naive, right = opd_plus.climb(q, -s * np.exp(s)), opd_plus.climb(q, np.exp(s))
+    wanted = naive @ right / np.linalg.norm(naive) / np.linalg.norm(right)
+    assert found["forward_kl", "naive"]["model: cosine"] == pytest.approx(wanted)
+
+
+def test_a_model_that_is_not_there(tmp_path, refused):
+    refused(opd_plus, {"model": tmp_path / "nowhere"}, "path")
+
+
 BAD = [({"away": 0.0}, "away"), ({"updates": 3}, "updates"), ({"seeds": 0}, "seeds")]
 
 
