@@ -20,6 +20,7 @@ class Published(NamedTuple):
 
 SCHULMAN = "Schulman 2020, first table"
 TANG = "Tang & Munos 2025, a statement: "
+NOTEBOOK = "the notebook of arXiv 2505.13111, printed at one seed"
 GHASEMIPOUR = "Ghasemipour et al. 2019, a statement: "
 
 PUBLISHED: dict[str, list[Published]] = {
@@ -66,6 +67,28 @@ PUBLISHED: dict[str, list[Published]] = {
             1,
             1e-6,
             "Ross, Gordon & Bagnell 2011, a statement: linear with recovery",
+        ),
+    ],
+    "opd_plus": [
+        Published(
+            "rows.reverse_kl.naive.cosine at 1.5",
+            1,
+            1e-9,
+            "OPD+ (arXiv 2606.01039), a statement: of the naive rewards reverse KL's is right",
+        ),
+    ],
+    "teacher_temperature": [
+        Published("plane.direct.recall", -2.646, 0.1, NOTEBOOK),
+        Published("plane.direct.precision", -20.266, 0.5, NOTEBOOK),
+        Published("plane.100.recall", -42.445, 0.5, NOTEBOOK),
+        Published("plane.100.precision", -0.703, 0.5, NOTEBOOK),
+    ],
+    "gad": [
+        Published(
+            "frozen.nearest after",
+            300,
+            100,
+            "GAD (arXiv 2511.10643), a statement: reward hacking after some 300 steps",
         ),
     ],
 }
