@@ -282,4 +282,7 @@ def _forget() -> None:
 
 
 if __name__ == "__main__":
+    from experiments.bench.machine import with_large_pages
+
+    with_large_pages()
     sys.exit(main())

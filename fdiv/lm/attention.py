@@ -29,7 +29,7 @@ def attend(
     """softmax(cap(scale q k)) v of whole strings, [B, T, heads, head_dim]; `seen` [B or 1, T, S] as
     in `masked`, None: everything before, within the window of all layers."""
     if seen is not None:
-        return masked(spec, query, in_front(key), in_front(value), seen)
+        return masked(spec, query, columns(key), in_front(value), seen)
     if spec.attention_cap is not None:
         raise ValueError("capped attention takes who may look where")
     if kernel == "xla":
@@ -55,10 +55,17 @@ def in_front(x: Array) -> Array:
     return x.transpose(0, 2, 1, 3)
 
 
+def columns(x: Array) -> Array:
+    """Each key a column: [B, S, G, D] -> [B, G, D, S]. A product of few queries with such keys
+    reads them in the order in which they lie, and takes half of the time on a CPU."""
+    return x.transpose(0, 2, 3, 1)
+
+
 def masked(spec: Spec, query: Array, key: Array, value: Array, seen: Array) -> Array:
-    """Attention of queries [B, T, heads, D] to keys in front [B, G, S, D] that `seen` [B or 1, T,
-    S] lets them see, each at least one."""
-    return _apart(_over(spec, _grouped(spec, query), key, value, seen[:, None, None]))
+    """Attention of queries [B, T, heads, D] to keys [B, G, D, S] and values [B, G, S, D] that
+    `seen` [B or 1, T, S] lets them see, each at least one."""
+    seen = seen[:, None, None]
+    return _apart(_over(spec, _grouped(spec, query), key, value, seen, "bgds"))
 
 
 def _grouped(spec: Spec, query: Array) -> Array:
@@ -91,19 +98,34 @@ def causal(spec: Spec, query: Array, key: Array, value: Array) -> Array:
         seen = distance >= 0
         if spec.window is not None:
             seen &= distance < spec.window
-        rows, columns = slice(begin, end), slice(first, end)
+        own, reached = slice(begin, end), slice(first, end)
         mixed.append(
-            _over(spec, grouped[..., rows, :], key[:, :, columns], value[:, :, columns], seen)
+            _over(
+                spec,
+                grouped[..., own, :],
+                key[:, :, reached],
+                value[:, :, reached],
+                seen,
+                "bgsd",
+            )
         )
     return _apart(jnp.concatenate(mixed, axis=3))
 
 
-def _over(spec: Spec, query: Array, key: Array, value: Array, seen: Array) -> Array:
-    """Attention of grouped queries [B, G, R, C, D] to keys [B, G, S, D]; `seen` [..., C, S]."""
+def _over(
+    spec: Spec,
+    query: Array,
+    key: Array,
+    value: Array,
+    seen: Array,
+    order: Literal["bgsd", "bgds"],
+) -> Array:
+    """Attention of grouped queries [B, G, R, C, D] to keys in this order and values [B, G, S, D];
+    `seen` [..., C, S]."""
     batch, groups, each, count, size = query.shape
     rows = query.reshape(batch, groups, each * count, size)
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    logits = jnp.einsum("bgrd,bgsd->bgrs", rows, key, preferred_element_type=wide)
+    logits = jnp.einsum(f"bgrd,{order}->bgrs", rows, key, preferred_element_type=wide)
     logits = logits.reshape(batch, groups, each, count, -1) * spec.attention_scale
     logits = jnp.where(seen, softcap(logits, spec.attention_cap), -jnp.inf)
     share = jax.nn.softmax(logits, axis=-1).astype(value.dtype)

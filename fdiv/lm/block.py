@@ -15,11 +15,12 @@ from typing import Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from fdiv.checks import one_of, present
 from fdiv.head import in_place
-from fdiv.lm.attention import attend, in_front, masked
+from fdiv.lm.attention import attend, columns, in_front, masked
 from fdiv.lm.spec import Spec
 from fdiv.types import UsageError
 
@@ -80,23 +81,20 @@ class Rotation(NamedTuple):
 
 
 class Past(NamedTuple):
-    """Keys and values before the present tokens, [B, kv_heads, S, head_dim], and where the present
-    ones are written."""
+    """Keys and values before the present tokens, and where the present ones are written."""
 
-    keys: Array
-    values: Array
+    keys: Array  # [B, kv_heads, head_dim, S]
+    values: Array  # [B, kv_heads, S, head_dim]
     slot: Array
 
 
-def rotation(spec: Spec, position: Array) -> Rotation:
-    """At positions [B, T]."""
-    cos, sin = [], []
-    for rope in spec.ropes:
-        frequencies = jnp.asarray(rope.frequencies(spec.head_dim))
-        angle = position[..., None].astype(jnp.float32) * frequencies[None, None]
-        cos.append(jnp.cos(angle) * rope.amplitude)
-        sin.append(jnp.sin(angle) * rope.amplitude)
-    return Rotation(jnp.stack(cos), jnp.stack(sin))
+def rotation(spec: Spec, length: int) -> Rotation:
+    """At the positions from 0, [ropes, 1, length, turned / 2]. They are constants of the program:
+    what it computed itself, XLA on a CPU would compute again for every layer and head."""
+    position = np.arange(length, dtype=np.float32)[None, :, None]
+    angles = [position * np.asarray(rope.frequencies(spec.head_dim)) for rope in spec.ropes]
+    each = lambda of: np.stack([of(a) * r.amplitude for a, r in zip(angles, spec.ropes)])
+    return Rotation(*(jnp.asarray(each(of), jnp.float32) for of in (np.cos, np.sin)))
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
@@ -180,10 +178,11 @@ class Attention(nn.Module):
             mixed = attend(spec, self.compute.kernel(spec), query, key, value, seen)
         else:
             # of one type but where JAX's default is wider than the parameters
-            put = lambda room, x: jax.lax.dynamic_update_slice_in_dim(
-                room, in_front(x).astype(room.dtype), past.slot, axis=2
+            put = lambda room, x, axis: jax.lax.dynamic_update_slice_in_dim(
+                room, x.astype(room.dtype), past.slot, axis
             )
-            key, value = put(past.keys, key), put(past.values, value)
+            key = put(past.keys, columns(key), 3)
+            value = put(past.values, in_front(value), 2)
             mixed = masked(spec, query, key, value, present(seen, "seen"))
         out = Linear((spec.width,), inputs=2, narrow=narrow, name="out")(mixed)
         return out, (key, value)

@@ -19,7 +19,7 @@ from jax import Array
 
 from fdiv import tokens as tk
 from fdiv.head import Head, in_place, log_law
-from fdiv.lm.attention import in_front
+from fdiv.lm.attention import columns, in_front
 from fdiv.lm.block import (
     EVERYTHING,
     INITIAL,
@@ -27,6 +27,7 @@ from fdiv.lm.block import (
     Compute,
     Past,
     RMSNorm,
+    Rotation,
     rotation,
 )
 from fdiv.lm.spec import Spec
@@ -36,11 +37,12 @@ from fdiv.types import PAD, Params, Policy, Readout, Sequences, UsageError
 class Cache(NamedTuple):
     """Keys and values of the tokens read so far, one entry a layer, and where they stand."""
 
-    keys: list[Array]  # each [B, kv_heads, S, head_dim]
-    values: list[Array]
+    keys: list[Array]  # each [B, kv_heads, head_dim, S]
+    values: list[Array]  # each [B, kv_heads, S, head_dim]
     position: Array  # [B, S] of each slot's token, -1 where the slot is empty
     slot: Array  # the next slot to write
     next: Array  # [B] the position of the next token
+    turn: Rotation  # at all positions, [ropes, S, turned / 2]
 
 
 class Trunk(nn.Module):
@@ -57,7 +59,7 @@ class Trunk(nn.Module):
         if not spec.tied:  # the head's weights, which `head` reads
             self.param("head", INITIAL, (spec.vocab, spec.width))
         x = embed(spec, embedding, read)
-        turn = rotation(spec, jnp.arange(read.shape[1])[None])
+        turn = rotation(spec, read.shape[1])
         block = nn.remat(Block, prevent_cse=False) if self.compute.remat else Block
         layers = nn.scan(
             block,
@@ -78,7 +80,7 @@ def unrolled(
     """What `Trunk` computes, of layers that are a tuple of trees."""
     own = params["params"]
     x = embed(spec, own["embedding"], read)
-    turn = rotation(spec, jnp.arange(read.shape[1])[None])
+    turn = rotation(spec, read.shape[1])
     block = (nn.remat(Block) if compute.remat else Block)(spec, compute, keep)
     written = []
     for i in range(spec.layers):
@@ -244,15 +246,19 @@ def _start(
     size = (prompts.tokens != PAD).sum(1) - (bos is None)
     slots = jnp.arange(width + horizon)
     position = jnp.where(slots[None] < size[:, None], slots[None], -1)
-    shape = (batch, spec.kv_heads, width + horizon, spec.head_dim)
-    empty = [jnp.zeros(shape, compute.narrow)] * spec.layers
     written = None if width <= (bos is None) else read(params, prompts.tokens, True)[1]
-    place = lambda stack: [
-        jax.lax.dynamic_update_slice_in_dim(room, in_front(stack[i]).astype(room.dtype), 0, axis=2)
-        for i, room in enumerate(empty)
-    ]
-    keys, values = (empty, empty) if written is None else map(place, written)
-    return Cache(keys, values, position, jnp.asarray(width), size)
+
+    def placed(side: int, order: Callable, axis: int) -> list[Array]:
+        """Keys or values of each layer, and room for more."""
+        nothing = jnp.zeros((batch, 0, spec.kv_heads, spec.head_dim), compute.narrow)
+        each = [nothing if written is None else written[side][i] for i in range(spec.layers)]
+        each = [order(x).astype(nothing.dtype) for x in each]
+        room = lambda x: [(0, (width + horizon - x.shape[axis]) * (i == axis)) for i in range(4)]
+        return [jnp.pad(x, room(x)) for x in each]
+
+    keys, values = placed(0, columns, 3), placed(1, in_front, 2)
+    turn = jax.tree.map(lambda x: x[:, 0], rotation(spec, width + horizon))
+    return Cache(keys, values, position, jnp.asarray(width), size, turn)
 
 
 def _step(
@@ -264,16 +270,18 @@ def _step(
     )
     # an empty slot is made as far ahead as none may look
     distance = jnp.where(position >= 0, cache.next[:, None] - position, -1)[:, None]
-    turn = rotation(spec, cache.next[:, None])
+    turn = jax.tree.map(lambda x: x[:, cache.next][:, :, None], cache.turn)
     x = embed(spec, params["params"]["embedding"], token[:, None])
+    block = Block(spec, compute, keep=True)
     keys, values = [], []
     for i in range(spec.layers):
         layer = (spec.rope_of[i], reach(spec.windows[i]))
         past = Past(cache.keys[i], cache.values[i], cache.slot)
-        x, (key, value) = Block(spec, compute, keep=True).apply(
-            layer_of(params, i), x, layer, turn, distance, past
-        )
+        x, (key, value) = block.apply(layer_of(params, i), x, layer, turn, distance, past)
         keys.append(key)
         values.append(value)
     x = _normed(spec, params["params"]["norm"], x)
-    return Cache(keys, values, position, cache.slot + 1, cache.next + 1), x[:, 0]
+    cache = cache._replace(
+        keys=keys, values=values, position=position, slot=cache.slot + 1, next=cache.next + 1
+    )
+    return cache, x[:, 0]

@@ -108,3 +108,15 @@ def test_layers_that_are_unrolled_and_layers_that_are_scanned_are_one_model():
     first, *others = all_of_it(apart, stacked)
     for other in others:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), first, other)
+
+
+def test_angles_are_constants_of_training_and_of_sampling():
+    """XLA on a CPU takes a cosine again for every layer and head that is turned by it."""
+    policy = transformer.policy(SHAPES["window"], VOCAB)
+    params = jax.eval_shape(policy.init, jax.random.key(0))
+    write = lambda params: sampler(HORIZON, EOS)(jax.random.key(3), policy, params, prompts())
+    loss = lambda params: tk.log_probs(policy, params, strings(), VOCAB).sum()
+    for program in (write, jax.grad(loss)):
+        text = jax.jit(program).lower(params).as_text()
+        assert "dot_general" in text
+        assert "cosine" not in text
