@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from experiments.running.loading import Run
 
 RECORDED = Path(__file__).parents[1] / "configs" / "recorded"
+PAGE = Path(__file__).parents[1] / "docs" / "recorded.md"
+INTRODUCTION = """# Recorded numbers
+
+Of presets as they are, written by `python -m experiments.reproduce PRESET --record`; without
+`--record` it runs a preset again and holds its numbers against these
+([what a run leaves](results.md#recorded-numbers)). IQM over seeds with its 95 % interval;
+divergences and entropies in nats, [metrics](metrics.md) by their names.
+"""
 SAME = 5e-5  # of two numbers that are alike to four decimals
 
 
@@ -95,10 +103,11 @@ def _one(preset: str, options: Options) -> int:
     _refuse_other(run, preset)
     assert run.result is not None, "it is complete"
     if options.record:
-        from experiments.storage import files
+        from experiments.storage import files, whole
 
         files.write_json(_place(preset), record(preset, run, run.result))
-        print(_place(preset))
+        whole.write_text(PAGE, page())
+        print(f"{_place(preset)}, and all of them on {PAGE}")
         return 0
     before = json.loads(_place(preset).read_text(encoding="utf-8"))
     compared = numbers(before, run.result)
@@ -142,6 +151,32 @@ def record(preset: str, run: Run, result: RunResult) -> dict[str, Any]:
         methods[name] = {k: {"iqm": s.iqm, "ci95": s.ci95} for k, s in scores.items()}
     packages = {"jax": (environment.get("packages") or {}).get("jax")}
     return {"preset": preset, "where": where | packages, "seeds": result.seeds, "methods": methods}
+
+
+def page() -> str:
+    """All recorded numbers as a page of the docs."""
+    kept = [
+        json.loads(place.read_text(encoding="utf-8")) for place in sorted(RECORDED.glob("*.json"))
+    ]
+    return "\n".join([INTRODUCTION, *map(_section, kept)])
+
+
+def _section(kept: Mapping[str, Any]) -> str:
+    where, methods = kept["where"], kept["methods"]
+    place = f"commit `{where['commit']}`, {where['cores']} cores, jax {where['jax']}"
+    columns = list(dict.fromkeys(metric for scores in methods.values() for metric in scores))
+    lines = ["| method | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    for name, scores in methods.items():
+        cells = [_cell(scores.get(metric)) for metric in columns]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return f"## {kept['preset']}\n\n{kept['seeds']} seeds; {place}.\n\n" + "\n".join(lines) + "\n"
+
+
+def _cell(one: Mapping[str, Any] | None) -> str:
+    if one is None:
+        return ""
+    ends = " [{:.4f}, {:.4f}]".format(*one["ci95"]) if one["ci95"] else ""
+    return f"{one['iqm']:.4f}{ends}"
 
 
 def numbers(before: Mapping[str, Any], result: RunResult) -> list[Number]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import pytest
@@ -38,20 +39,30 @@ def test_what_is_recorded_is_of_presets_as_they_are():
     assert f"{recorded['methods']['sft']['js']['iqm']:.4f}" == "0.1099"  # as the README has it
 
 
+def test_the_page_has_what_is_recorded():
+    assert reproduce.PAGE.read_text() == reproduce.page()
+    for place in RECORDED.glob("*.json"):  # each preset's header says how to have it again
+        module = importlib.import_module(f"configs.{place.stem.replace('-', '_')}")
+        assert f"experiments.reproduce {place.stem}" in " ".join(module.__doc__.split())
+
+
 def test_a_run_is_recorded_and_compared(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(reproduce, "RECORDED", tmp_path)
+    monkeypatch.setattr(reproduce, "RECORDED", tmp_path / "recorded")
+    (tmp_path / "recorded").mkdir()
+    monkeypatch.setattr(reproduce, "PAGE", tmp_path / "recorded.md")
     run_folders.made(tmp_path / "run", cli.presets()["two-template"][1], spread=None)
     kept = files.load(tmp_path / "run" / "config.json", dict)
     files.write_checked(tmp_path / "run" / "config.json", kept | {"preset": "two-template"})
     words = ["two-template", "--run", str(tmp_path / "run")]
     assert reproduce.main(words) == 2 and "no recorded numbers" in capsys.readouterr().err
     assert reproduce.main([*words, "--record"]) == 0
+    assert "## two-template" in (tmp_path / "recorded.md").read_text()
     assert reproduce.main(words) == 0
     assert "7 same" in capsys.readouterr().out
     assert load(tmp_path / "run").complete
-    kept = json.loads((tmp_path / "two-template.json").read_text())
+    kept = json.loads((tmp_path / "recorded" / "two-template.json").read_text())
     kept["methods"]["sft"]["js"] = {"iqm": 0.5, "ci95": None}
-    (tmp_path / "two-template.json").write_text(json.dumps(kept))
+    (tmp_path / "recorded" / "two-template.json").write_text(json.dumps(kept))
     assert reproduce.main(words) == 1
     assert "1 outside, 6 same" in " ".join(capsys.readouterr().out.split())
     assert reproduce.main(["rlhf", "--run", str(tmp_path / "run"), "--record"]) == 2
