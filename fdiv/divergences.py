@@ -745,7 +745,7 @@ AB_CARD = Card(
     "Cichocki, Cruces & Amari 2011; Wang et al. 2025 (ABKD, arXiv 2505.04560)",
     "alpha-beta divergence, a function of p and q and not of p/q: exact over the vocabulary alone, "
     "for distill and dagger. a + b = 1 is alpha:a; ab:a,1 is Basu's density power divergence, "
-    "whose gradient PowerOPD's reward p^a - q^a has (arXiv 2606.17199)",
+    "and PowerOPD's reward p^a - q^a has the gradient of a times it (arXiv 2606.17199)",
 )
 
 

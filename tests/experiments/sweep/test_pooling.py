@@ -91,7 +91,7 @@ def test_planes_pair_the_seeds_that_both_metrics_have(tmp_path):
     lost = method(forward_kl=[0.1, NAN, 0.3], reverse_kl=[NAN, 0.2, 0.4])
     whole = run(3, lost=lost, never=method(forward_kl=[0.1, NAN], reverse_kl=[NAN, 0.2]))
     (plane,) = [p for p in scoreboards.EXACT.planes if p.x == "forward_kl"]
-    assert "<svg" in planes.picture(plane, whole, tmp_path)
+    assert "<svg" in planes.picture(plane, whole, tmp_path).svg
     assert schema.paired(lost.metrics["forward_kl"], lost.metrics["reverse_kl"]) == [(2, 0.3, 0.4)]
 
 
