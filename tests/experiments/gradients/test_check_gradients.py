@@ -558,7 +558,7 @@ def test_the_card_of_a_small_mdp(fewer, tmp_path, capsys, monkeypatch):
 def test_a_verdict_that_changes_is_an_error(tmp_path, capsys, monkeypatch):
     row = {"verdict": "exact gradient of sequence forward_kl"}
     monkeypatch.setattr(check_gradients, "card", lambda options, methods: {"sft": row})
-    monkeypatch.setattr(card, "show", lambda rows: None)
+    monkeypatch.setattr(card, "show", lambda *rest: None)
     monkeypatch.setattr(card, "write", lambda *rest: None)
     for verdict, code in ((row["verdict"], 0), ("zero", 1)):
         (tmp_path / "then.json").write_text(
