@@ -168,6 +168,23 @@ def policy(shape: Shape, model: Path) -> Policy:
     return own.policy(shape.vocab, shape.prompt + shape.new)
 
 
+def compiled(
+    function: Callable, *arguments: Any, donate: tuple[int, ...] = ()
+) -> Callable[..., Any]:
+    """The function compiled for such arguments; a frozen model's weights, which it closes over, are
+    no constants of the program."""
+    import jax
+
+    from experiments.devices.programs import Program, opened
+
+    traced = jax.jit(function, donate_argnums=donate).trace(*arguments)
+    if (own := opened(traced)) is None:
+        return Program(traced.lower().compile(), ())
+    after = tuple(i + len(own.closed_over) for i in donate)
+    program = jax.jit(own.function, donate_argnums=after)
+    return Program(program.lower(*own.closed_over, *arguments).compile(), own.closed_over)
+
+
 def updates(
     method: Method, parts: Components, batch: Any, tokens: float
 ) -> tuple[Callable[[int], float], dict[str, Any]]:
@@ -180,7 +197,7 @@ def updates(
     optimiser = Optimiser(learning_rate=RATE, schedule="constant", max_grad_norm=LONGEST_NORM)
     own = learner(method.build(parts), optimiser.policy(RATE, 1000, 1000))
     begun = jax.jit(lambda key: own.init(key, parts.policy.init(key)))(jax.random.key(0))
-    update = jax.jit(lambda state, rows: own.update(state, rows), donate_argnums=0)
+    update = compiled(own.update, begun, batch, donate=(0,))
     state = {"now": begun}
 
     def step(count: int) -> float:
@@ -220,7 +237,8 @@ def sampling(shape: Shape, model: Path) -> Ours:
     own, rollout = policy(shape, model), sampler(shape.new, None)
     params = own.init(jax.random.key(0))
     before = prompts(shape, shape.batch)
-    draw = jax.jit(lambda key, params: rollout(key, own, params, before))
+    drawing = lambda key, params: rollout(key, own, params, before)
+    draw = compiled(drawing, jax.random.key(0), params)
 
     def step(count: int) -> float:
         drawn = [draw(jax.random.key(i), params) for i in range(count)]
