@@ -99,7 +99,7 @@ def write(
         return
     page = fill(drawn, static=True)
     for points in POINTS:
-        if len(page.encode()) <= LARGEST:
+        if len(page.encode(errors="backslashreplace")) <= LARGEST:
             break
         page = fill(drawn, static=False, points=points)  # static pictures are files as well
     whole.write_text(path, page)
