@@ -1,8 +1,16 @@
 """python -m experiments.compare lm-context [--benchmark.teacher-system "TEXT"]
 
 Context distillation: adapters learn to answer as the same model does behind a system message that
-they never see. On held-out questions about Python the model stands .18 nats a token (forward KL),
-.16 (reverse KL) and .038 (JS) from itself behind the message, where training begins."""
+they never see. On 8 held-out questions about Python, one seed, nats a token at the policy's own
+prefixes, from the model without the message to the end of 8 updates, +- two standard errors:
+
+    method              what it minimises      forward KL, teacher's prefixes
+    distill:forward_kl  .139 -> .087 +- .049   .090
+    distill:js          .028 -> .014 +- .008   .088
+    distill:reverse_kl  .118 -> .057 +- .039   .084
+    (start)                                    .205
+
+10 CPU-minutes, 2.9 GB."""
 
 from pathlib import Path
 
