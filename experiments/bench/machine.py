@@ -35,7 +35,7 @@ def with_large_pages() -> None:
     libc, version = platform.libc_ver()
     kept = os.environ.get(TUNABLES, "")
     try:
-        for_who_asks = "[madvise]" in HUGE_PAGES.read_text()
+        for_who_asks = "[madvise]" in HUGE_PAGES.read_text(encoding="utf-8")
     except OSError:
         return
     old = libc != "glibc" or tuple(map(int, version.split(".")[:2])) < (2, 35)

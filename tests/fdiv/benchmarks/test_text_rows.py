@@ -109,6 +109,7 @@ ROW = st.builds(
     liked=st.none(),
     conversation=st.none() | st.integers(0, 5),
     stretches=st.just(()),
+    extra=st.just(()),
 )
 
 
