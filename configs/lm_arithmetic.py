@@ -1,9 +1,16 @@
 """python -m experiments.compare lm-arithmetic [--benchmark.divergence js] [--beta B]
 
 Sums in words of a real language model, behind one that is solved; an answer is right where its
-first number is. What leaving the model costs is any f-divergence from it. In 10 updates of 16
-answers grpo went from .26 right when drawn to .42, from .53 to .64 in pass@8, for .70 nats of KL
-(one seed, 16 held-out sums: standard errors .1)."""
+first number is. What leaving the model costs is any f-divergence from it. After 10 updates of 16
+answers, one seed, 16 held-out sums (standard errors .1):
+
+    method   right when drawn   pass@8   KL, nats
+    ppo      .43                .70      .90
+    grpo     .42                .64      .70
+    rloo     .41                .64      .68
+    (start)  .26                .53
+
+10 CPU-minutes, 4.2 GB."""
 
 from pathlib import Path
 

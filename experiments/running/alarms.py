@@ -42,13 +42,20 @@ LOWER_RATE = Advice("a lower", "learning_rate", 1e-4)  # the method's own where 
 PENALISED = Advice("", "adversarial.gradient_penalty", 1.0)
 
 
-def alarms(last: Last, expert: Mapping[str, float], takes: Takes, warm: bool = True) -> list[Alarm]:
+def alarms(
+    last: Last,
+    expert: Mapping[str, float],
+    takes: Takes,
+    warm: bool = True,
+    at_start: Last | None = None,
+) -> list[Alarm]:
     """Alarms that most seeds of a method raise, with the flags that its run takes. `expert` has its
     entropy and length; `warm` is False while only a discriminator learns, when a still policy is no
-    alarm."""
+    alarm; a length that strings had `at_start` already is no method's doing."""
     medians = {name: float(np.median(values)) for name, values in last.items()}
+    began = float(np.median(at_start["length"])) if at_start and "length" in at_start else None
     return [
-        *_of_the_policy(medians, expert, takes),
+        *_of_the_policy(medians, expert, takes, began),
         *_of_the_end(medians, takes),
         *_of_the_discriminator(medians, takes),
         *(_of_the_gradient(medians, takes) if warm else ()),
@@ -82,7 +89,7 @@ def advised(takes: Takes, *advice: Advice) -> str:
 
 
 def _of_the_policy(
-    medians: Mapping[str, float], expert: Mapping[str, float], takes: Takes
+    medians: Mapping[str, float], expert: Mapping[str, float], takes: Takes, began: float | None
 ) -> Iterator[Alarm]:
     nan = float("nan")
     entropy, wanted = medians.get("entropy", nan), expert.get("entropy", nan)
@@ -101,7 +108,8 @@ def _of_the_policy(
             f"{advice}",
         )
     length, usual = medians.get("length", nan), expert.get("length", nan)
-    if length > LONG * usual or length < SHORT * usual:
+    side = lambda tokens: 1 if tokens > LONG * usual else -1 if tokens < SHORT * usual else 0
+    if side(length) and (began is None or side(began) != side(length)):
         look = " Look at length_accuracy beside d_accuracy." if "length_accuracy" in medians else ""
         advice = advised(takes, Advice("", "adversarial.level", "sequence"), LOWER_RATE)
         yield Alarm(

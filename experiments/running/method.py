@@ -109,7 +109,7 @@ def _train(
         recorder.progress(Report(name, update, compiled.updates, seconds, tokens, measured))
         if measured:
             warm = update > method.warmup
-            alarms_now = alarms(measured, context.expert, takes, warm=warm)
+            alarms_now = alarms(measured, context.expert, takes, warm, context.at_start)
             raised = still + [alarm.message for alarm in alarms_now]
             log = compiled.layout.host(progress.train_state.log)
             if config.saving.not_finite == "stop" and np.all(log.broke):

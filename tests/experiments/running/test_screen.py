@@ -160,3 +160,15 @@ def test_a_policy_that_waits_for_its_discriminator_raises_no_alarm():
 
 def test_without_a_known_expert_nothing_is_compared_with_it():
     assert alarms({"entropy": np.zeros(2), "length": np.ones(2)}, {}, TAKES) == []
+
+
+@pytest.mark.parametrize(
+    "began, ended, raised",
+    [(24.0, 24.0, []), (10.0, 24.0, ["length"]), (24.0, 2.0, ["length"]), (None, 24.0, ["length"])],
+)
+def test_a_length_that_was_there_at_the_start_is_no_alarm(began, ended, raised):
+    expert = {"entropy": 5.0, "length": 10.0}
+    seeds = {"entropy": np.full(2, 5.0), "length": np.full(2, ended)}
+    at_start = None if began is None else {"length": np.full(2, began)}
+    alarms_now = alarms(seeds, expert, TAKES, at_start=at_start)
+    assert [alarm.name for alarm in alarms_now] == raised
