@@ -56,9 +56,9 @@ class Stage(NamedTuple):
         [Array, Params, Charged, Sequences, int], Episodes
     ]  # key, params, aux, batch, group
     after: Callable[[Charged, Episodes], tuple[Charged, dict]]  # -> next state, metrics
-    charge: Callable[
-        [Params, Charged, Any], Array
-    ]  # the penalty's differentiated part, a sum over rows
+    # the penalty's differentiated part, a sum over rows, from the log-probs of the actions [B, T]
+    charge: Callable[[Params, Charged, Any, Array], Array]
+    in_loss: bool  # whether it has one
     beta: float
 
 
@@ -80,6 +80,7 @@ def stage(components: Components, penalty: Penalty) -> Stage:
     penalty.check()
     penalty.refuse_unless_kl(d.name)
     known = mdp.regulariser.reference
+    in_loss = penalty.placement != "reward" or penalty.estimator == "exact"
     control.init(beta)
 
     def reference(aux: Charged) -> Model:
@@ -132,15 +133,14 @@ def stage(components: Components, penalty: Penalty) -> Stage:
             "not_finite": jnp.mean(x.sequences.weight == 0)
         }
 
-    def charge(params: Params, aux: Charged, x: Any) -> Array:
-        if penalty.placement == "reward" and penalty.estimator != "exact":
+    def charge(params: Params, aux: Charged, x: Any, log_q: Array) -> Array:
+        if not in_loss:
             return jnp.zeros(())
-        log_q = tk.log_probs(policy, params, x.sequences, mdp.vocab)
         old, ref = (jnp.where(x.sequences.mask, a, 0.0) for a in (x.log_old, x.log_ref))
         each = penalty.loss(log_q, old, ref, exactly(params, aux, x.sequences))
         return aux.weight.beta * (x.sequences.weight @ each)
 
-    return Stage(init, play, after, charge, beta)
+    return Stage(init, play, after, charge, in_loss, beta)
 
 
 def measured(d: Divergence, s: Array) -> Array:

@@ -136,7 +136,8 @@ def grpo(
     def loss(params, aux, batch):
         log_q = tk.log_probs(components.policy, params, batch.sequences, components.mdp.vocab)
         gain = clipped(batch, log_q, clip, ratio)
-        return -jnp.sum(batch.sequences.weight[:, None] * gain) + on.charge(params, aux, batch), {}
+        earned = jnp.sum(batch.sequences.weight[:, None] * gain)
+        return on.charge(params, aux, batch, log_q) - earned, {}
 
     return Objective(lambda key, params: on.init(params), prepare, loss)
 

@@ -168,9 +168,8 @@ def ppo(
     def loss(params, aux, batch):
         x = batch.sequences
         log_q = tk.log_probs(components.policy, params, x, components.mdp.vocab)
-        total = -jnp.sum(x.weight @ clipped(batch, log_q, clip)) + on.charge(
-            params, aux.charged, batch
-        )
+        earned = jnp.sum(x.weight @ clipped(batch, log_q, clip))
+        total = on.charge(params, aux.charged, batch, log_q) - earned
         if entropy:
             own = Model(components.policy, params)
             total -= entropy * prefixes.entropy_sum(own, x, components.mdp.vocab)

@@ -16,7 +16,7 @@ from fdiv import prefixes
 from fdiv import tokens as tk
 from fdiv.checks import buildable
 from fdiv.episodes import GROUP, grouped, penalty_of, return_claim, stage
-from fdiv.estimators import Baseline, Scored, to_columns
+from fdiv.estimators import Baseline, Scored, score_function_loss, to_columns
 from fdiv.penalties import Drawn, Penalty, marker
 from fdiv.ranges import check_ranges, ranged
 from fdiv.types import Claim, Components, Look, Method, Model, Objective, hidden
@@ -95,7 +95,9 @@ def reinforce(
 
     def loss(params, aux, batch):
         own, scored = Model(components.policy, params), Scored(batch.sequences, batch.advantages)
-        earned = prefixes.policy_gradient_loss(own, scored, components.mdp.vocab)
-        return earned + on.charge(params, aux, batch), {}
+        if not on.in_loss:
+            return prefixes.policy_gradient_loss(own, scored, components.mdp.vocab), {}
+        log_q = tk.log_probs(*own, batch.sequences, components.mdp.vocab)
+        return score_function_loss(log_q, scored) + on.charge(params, aux, batch, log_q), {}
 
     return Objective(lambda key, params: on.init(params), prepare, loss)

@@ -9,11 +9,11 @@ import optax
 import pytest
 from language_models import random_tensors, random_tokens, spec_of
 
+from fdiv import objectives
 from fdiv import tokens as tk
 from fdiv.learner import learner
 from fdiv.lm import lora, model, peft, weights
 from fdiv.lm.block import Compute
-from fdiv.objectives import METHODS
 from fdiv.rollout import sampler
 from fdiv.types import Components, Pairs, Regulariser, Sequences, TokenMDP, UsageError
 
@@ -76,7 +76,7 @@ def test_only_adapters_have_a_gradient():
 
 
 # passes over whole strings that an update takes, one of them by the reference
-PASSES = {"rloo": 2, "dpo": 2}
+PASSES = {"rloo": 2, "rloo:k3-loss": 2, "grpo:k3-loss": 2, "dpo": 2}
 
 
 @pytest.mark.parametrize("name", PASSES)
@@ -103,7 +103,7 @@ def test_the_reference_is_the_base_for_nothing(name):
         return adapted.trunk(params, tokens)
 
     counted = adapted._replace(trunk=trunk)
-    objective = METHODS[name].build(Components(counted, task, sampler(8, None)))
+    objective = objectives.resolve(name).build(Components(counted, task, sampler(8, None)))
     own = learner(objective, optax.adam(1e-3))
     state = own.init(jax.random.key(0), moved)
     held = sum(x.size for x in jax.tree.leaves(state.aux))
