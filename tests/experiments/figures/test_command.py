@@ -65,8 +65,18 @@ def test_one_figure_leaves_its_files_and_its_table(tmp_path, capsys):
     assert "11 of 11 checks hold" in shown
 
 
+@pytest.fixture
+def interrupts():
+    """SIGINT is heard, which a shell has what it runs in the background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_ends_it_with_what_is_done(tmp_path, monkeypatch, stubs, capsys, number):
+def test_a_signal_ends_it_with_what_is_done(
+    tmp_path, monkeypatch, stubs, interrupts, capsys, number
+):
     def killed(flags):
         os.kill(os.getpid(), number)
         raise AssertionError("it went on")
