@@ -311,7 +311,8 @@ def refuse_steps(d: Divergence) -> None:
         # of a cell that rises by more than rounding, short of what single precision has room for:
         # e^{64 s} leaves 2 % of it to its curvature
         steps = (rise > 1e-4 * size) & (unseen > 0.1 * rise) & (size < 1e30)
-    if bool(jnp.any(steps)):
+        stepped = bool(jnp.any(steps))
+    if stepped:
         problem = "its witness rises in steps, of which a gradient sees nothing."
         fix = "Use a divergence without a kink, such as js, or another loss."
         raise UsageError("divergence", d.name, problem, fix)

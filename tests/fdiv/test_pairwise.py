@@ -193,3 +193,13 @@ def test_means_taken_off_later_actions_are_a_bias(monkeypatch):
     monkeypatch.setattr(policy_gradient, "advantages_of", too_much(policy_gradient.advantages_of))
     wrong = gradient()
     assert np.linalg.norm(right - wrong) > 0.1 * np.linalg.norm(right)
+
+
+def test_steps_are_told_in_the_middle_of_a_trace():
+    """A method may be built inside a program."""
+
+    def built(x):
+        divergences.refuse_steps(divergences.parse("js"))
+        return x
+
+    assert jax.jit(built)(1.0) == 1.0
