@@ -29,7 +29,9 @@ def test_every_layout_gives_what_one_device_gives():
 def test_a_model_of_a_billion_numbers_compiles_for_eight_devices():
     text = output("-m", "experiments.fit_model", "llama-1b")
     assert "1,235,814,400 frozen" in text
-    whole, before = re.findall(r"([\d.]+) (?:GB|MB)", text)
+    whole, before = re.search(
+        r": ([\d.]+) GB on each device, of which ([\d.]+) MB before it begins", text
+    ).groups()
     assert 1 < float(whole) < 4  # GB on each; 5.7 where batches are parted as weights are
     assert 300 < float(before) < 450  # MB: an eighth of the weights in bfloat16 are 309
     # forward and back and once more: 7/8 of 2.5 GB of weights each time at least
