@@ -13,6 +13,7 @@ import dataclasses
 import gc
 import json
 import math
+import os
 import shlex
 import shutil
 import sys
@@ -26,7 +27,7 @@ from experiments import cli, escapes, paths
 from experiments.bench import measure, page, works
 from experiments.bench.peer import FOLDER, Peer, PeerFailed
 from experiments.bench.rows import Row, Side, from_dict, replaced
-from experiments.bench.works import SHAPES, WORKS, Size
+from experiments.bench.works import SHAPES, WORKS, Precision, Size
 from experiments.paths import SMOLLM2
 from experiments.storage import whole
 from fdiv.ranges import check_ranges, ranged
@@ -55,7 +56,10 @@ class Options:
     """Which."""
     sizes: tuple[Size, ...] = ("w64", "w256", "smollm2")
     """Of the language model works: width 64 with 2 layers, width 256 with 4, SmolLM2-135M with
-    adapters (sft and sampling alone)."""
+    adapters (sft and sampling alone); m144, of that model's width, depth and vocabulary with all
+    weights trained, is for accelerators."""
+    precision: Precision = "float32"
+    """Of the products of the language model works, on both sides and in the bound."""
     repeats: int = ranged(5, least=1)
     """How often each side takes its turn."""
     seconds: float = ranged(1.0, above=0)
@@ -182,10 +186,11 @@ def _measure(options: Options, row: Row) -> list[Row]:
 
 def _language(options: Options, row: Row) -> Row:
     """A language model's work at a size."""
-    shape = SHAPES[row.size]
+    shape = dataclasses.replace(SHAPES[row.size], precision=options.precision)
     if shape.pretrained and not options.model.exists():
         raise FileNotFoundError(f"{options.model} is not there: make smollm2 brings it")
     ours = WORKS[row.work].build(shape, options.model)
+    ours = ours._replace(settings={**ours.settings, "precision": shape.precision})
     asked = works.asked(row.work, shape, options.model.resolve())
     peer = lambda: _peer(options, "trl", asked, f"{row.work}-{row.size}")
     return _beside(options, row, ours, "TRL" if "trl" in asked else _name(row, shape), peer)
@@ -226,7 +231,7 @@ def _beside(
     """Ours and a peer in turn; ours alone where the peer cannot be had."""
     from experiments.bench import machine
 
-    gauge = machine.Gauge()
+    gauge = machine.Gauge(precision=options.precision)
     ours.step(1)  # compiles
     try:
         peer, missing = begin(), ""
@@ -284,5 +289,7 @@ def _forget() -> None:
 if __name__ == "__main__":
     from experiments.bench.machine import with_large_pages
 
+    # a device is shared with the peer; JAX would take three quarters of its memory at once
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     with_large_pages()
     sys.exit(main())

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TUNABLES, TUNABLE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
-SIDE = 2048  # of the matrices whose product is timed
-LARGE = 1 << 24  # numbers of the arrays that are moved: 64 MiB each, more than processors keep
+SIDE = {"cpu": 2048}  # of the matrices whose product is timed
+LARGE = {"cpu": 1 << 24}  # numbers of the arrays that are moved: 64 MiB, more than processors keep
+ACCELERATOR = 8192, 1 << 28  # the same of other devices: a smaller product does not fill one
 SECONDS = 0.3  # of each of the two in one look
 
 
@@ -54,15 +55,23 @@ class Pace(NamedTuple):
 
 
 class Gauge:
-    """Measures the pace, with programs that are compiled once."""
+    """Measures the pace, with programs that are compiled once; products in a precision (float32 or
+    bfloat16), memory in float32."""
 
-    def __init__(self, side: int = SIDE, large: int = LARGE):
+    def __init__(
+        self, side: int | None = None, large: int | None = None, precision: str = "float32"
+    ):
         import jax
         import jax.numpy as jnp
 
+        platform_ = jax.default_backend()
+        side = side or SIDE.get(platform_, ACCELERATOR[0])
+        large = large or LARGE.get(platform_, ACCELERATOR[1])
         self._flops, self._bytes = product(side, side, side), 3.0 * REAL * large
         # products whose factors are different matrices, so that none is known before
-        self._matrices = [jnp.full((side, side), 1 / side) + i * 1e-6 for i in range(2)]
+        draw = np.random.default_rng(0)  # numbers decide how much power, so how fast, a GPU is
+        matrix = lambda: jnp.asarray(draw.standard_normal((side, side), np.float32), precision)
+        self._matrices = [matrix() for _ in range(2)]
         self._arrays = [jnp.full(large, float(i)) for i in range(2)]
         self._multiply = jax.jit(lambda x, y: x @ y)
         self._add = jax.jit(lambda x, y: x + 0.5 * y)
@@ -96,8 +105,13 @@ def cores() -> int:
 
 
 def cache() -> int:
-    """Bytes of the largest cache of a core, shared or its own; 0 where the system does not say."""
+    """Bytes of the largest cache of a core, shared or its own; 0 where the system does not say,
+    and on other devices than processors."""
+    import jax
+
     sizes = [0]
+    if jax.default_backend() != "cpu":
+        return 0
     for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = file.read_text(encoding="utf-8").strip()
         number = text.rstrip("KMG")

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from fdiv.policies import Architecture
     from fdiv.types import Components, Method, Params, Policy, Sequences, TokenMDP
 
-Size = Literal["w64", "w256", "smollm2"]
+Size = Literal["w64", "w256", "smollm2", "m144"]
+Precision = Literal["float32", "bfloat16"]
 RANK = 8  # of adapters on all seven kernels
 GROUP = 8  # answers to one prompt
 BETA = {"grpo": 0.04, "dpo": 0.1}  # what leaving the reference costs
@@ -40,6 +41,12 @@ class Shape:
     prompt: int  # tokens before those that are written
     new: int
     pretrained: bool = False
+    precision: Precision = "float32"  # of products
+
+    @property
+    def weight(self) -> int:
+        """Bytes of a weight that is read for a product."""
+        return {"float32": 4, "bfloat16": 2}[self.precision]
 
     @property
     def dimensions(self) -> Dimensions:
@@ -53,7 +60,7 @@ class Shape:
         """What a peer is told."""
         names = ("vocab", "width", "layers", "hidden", "heads", "kv_heads")
         shape = {name: getattr(self, name) for name in names}
-        own = {name: getattr(self, name) for name in ("batch", "prompt", "new")}
+        own = {name: getattr(self, name) for name in ("batch", "prompt", "new", "precision")}
         return {"shape": shape, **own}
 
 
@@ -63,6 +70,7 @@ SHAPES: dict[str, Shape] = {
     "smollm2": Shape(
         "SmolLM2-135M, adapters of rank 8", 49_152, 576, 30, 1536, 9, 3, 4, 32, 32, pretrained=True
     ),
+    "m144": Shape("width 576, 30 layers, 144M", 49_152, 576, 30, 1728, 9, 3, 32, 64, 192),
 }
 
 
@@ -97,8 +105,10 @@ def architecture(shape: Shape, model: Path) -> Architecture:
     from fdiv.policies import Architecture
 
     if shape.pretrained:
-        return Architecture("hf", path=str(model), lora=Lora(rank=RANK), remat=False)
-    sizes = {name: getattr(shape, name) for name in ("layers", "width", "heads", "kv_heads")}
+        own = Lora(rank=RANK)
+        return Architecture("hf", path=str(model), lora=own, remat=False, precision=shape.precision)
+    names = ("layers", "width", "heads", "kv_heads", "precision")
+    sizes = {name: getattr(shape, name) for name in names}
     return Architecture("transformer", **sizes)
 
 
@@ -208,7 +218,7 @@ def updates(
         return count * tokens
 
     settings = {"update": "fdiv.learner", "optimiser": "adam", "max_grad_norm": LONGEST_NORM}
-    return step, {**settings, "precision": "float32", "remat": False}
+    return step, {**settings, "remat": False}
 
 
 # --- works ----------------------------------------------------------------------------------------
@@ -224,7 +234,7 @@ def sft(shape: Shape, model: Path) -> Ours:
     tokens = shape.batch * length
     step, settings = updates(MaxLikelihood(), parts, strings(shape, shape.batch, prompt), tokens)
     rank, predicted = (RANK, length - 1) if shape.pretrained else (None, length)
-    work = counts.training(d, shape.batch, length, predicted, rank)
+    work = counts.training(d, shape.batch, length, predicted, rank, shape.weight)
     return Ours(step, counts.together(work), settings)
 
 
@@ -245,8 +255,10 @@ def sampling(shape: Shape, model: Path) -> Ours:
         jax.block_until_ready(drawn)
         return count * shape.batch * shape.new
 
-    work = counts.sampling(shape.dimensions, shape.batch, shape.prompt, shape.new)
-    settings = {"call": "fdiv.rollout.sampler", "precision": "float32", "draws from": "all symbols"}
+    work = counts.sampling(
+        shape.dimensions, shape.batch, shape.prompt, shape.new, weight=shape.weight
+    )
+    settings = {"call": "fdiv.rollout.sampler", "draws from": "all symbols"}
     return Ours(step, counts.together(work), settings)
 
 
@@ -265,8 +277,8 @@ def distill(shape: Shape, model: Path) -> Ours:
     method = Distill(divergence="js", policy_prefixes=1.0)
     step, settings = updates(method, parts, batch, shape.batch * shape.new)
     work = counts.together(
-        counts.sampling(d, shape.batch, shape.prompt, shape.new),
-        counts.forward(d, shape.batch, length, shape.new),
+        counts.sampling(d, shape.batch, shape.prompt, shape.new, weight=shape.weight),
+        counts.forward(d, shape.batch, length, shape.new, shape.weight),
         counts.training(d, shape.batch, length, shape.new),
     )
     return Ours(step, work, {**settings, "method": "distill:js, policy_prefixes 1"})
@@ -283,8 +295,10 @@ def grpo(shape: Shape, model: Path) -> Ours:
     batch = strings(shape, rows, shape.prompt)
     step, settings = updates(method, parts, batch, rows * shape.new)
     work = counts.together(
-        counts.sampling(d, rows, shape.prompt, shape.new, prompts=rows // GROUP),
-        counts.forward(d, rows, length, shape.new),
+        counts.sampling(
+            d, rows, shape.prompt, shape.new, prompts=rows // GROUP, weight=shape.weight
+        ),
+        counts.forward(d, rows, length, shape.new, shape.weight),
         counts.training(d, rows, length, shape.new),
     )
     return Ours(step, work, {**settings, "method": f"grpo_std:k3-loss, beta {BETA['grpo']:g}"})
@@ -308,7 +322,7 @@ def dpo(shape: Shape, model: Path) -> Ours:
     batch = jax.tree.map(lambda x: x, Pairs(chosen, rejected))
     step, settings = updates(Dpo(), parts, batch, shape.batch * shape.new)
     work = counts.together(
-        counts.forward(d, shape.batch, length, shape.new),
+        counts.forward(d, shape.batch, length, shape.new, shape.weight),
         counts.training(d, shape.batch, length, shape.new),
     )
     return Ours(step, work, {**settings, "method": f"dpo, beta {BETA['dpo']:g}"})

@@ -22,6 +22,21 @@ FIRST = 0x4E00  # a symbol's character is that many further, so that text of sym
 MOST_STEPS = 100_000
 
 
+def device() -> str:
+    """A GPU where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def finished() -> None:
+    """Wait for what a GPU was given to do."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def model_of(asked: dict) -> Any:
     """A Llama of the asked shape, float32, its head tied to the embedding."""
     import torch
@@ -89,9 +104,9 @@ def common(asked: dict, rows: int) -> dict[str, Any]:
         "max_steps": MOST_STEPS,
         "learning_rate": 1e-4,
         "max_grad_norm": 1.0,
-        "bf16": False,
+        "bf16": asked["precision"] == "bfloat16",
         "gradient_checkpointing": False,
-        "use_cpu": True,
+        "use_cpu": device() == "cpu",
         "report_to": "none",
         "save_strategy": "no",
         "logging_steps": MOST_STEPS,
@@ -116,6 +131,7 @@ def callback(line: Line, tokens: float, settings: dict[str, Any]) -> Any:
 
     class Steps(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            finished()
             step_ended()
 
     return Steps()
@@ -238,11 +254,11 @@ def sampling(line: Line, asked: dict) -> None:
         model, packages = adapted(asked), (*PACKAGES[1:], "peft")
     else:
         model, packages = model_of(asked), PACKAGES[1:]
-    model.eval()
+    model = model.to(device(), getattr(torch, asked["precision"])).eval()
     model.generation_config.eos_token_id = None
     batch, new = asked["batch"], asked["new"]
     top = asked["shape"]["vocab"]
-    prompts = torch.randint(1, top, (batch, asked["prompt"]))
+    prompts = torch.randint(1, top, (batch, asked["prompt"]), device=device())
     how = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0, "max_new_tokens": new}
     config = GenerationConfig(**how, eos_token_id=None, pad_token_id=0, disable_compile=True)
 
@@ -253,9 +269,10 @@ def sampling(line: Line, asked: dict) -> None:
                     prompts, attention_mask=torch.ones_like(prompts), generation_config=config
                 )
                 assert out.shape == (batch, asked["prompt"] + new), out.shape
+        finished()
         return updates * batch * new
 
-    settings = {"call": "model.generate", **how, "attention": "sdpa", "dtype": "float32"}
+    settings = {"call": "model.generate", **how, "attention": "sdpa", "dtype": asked["precision"]}
     line.serve(step, settings, packages)
 
 
@@ -280,20 +297,24 @@ def lora_sft(line: Line, asked: dict) -> None:
     """A plain loop over peft's model, without a trainer: forward, backward, clipping, AdamW."""
     import torch
 
-    model = adapted(asked)
+    model = adapted(asked).to(device())
     model.train()
+    half = torch.autocast(device(), torch.bfloat16, enabled=asked["precision"] == "bfloat16")
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0)
     length = asked["prompt"] + asked["new"]
-    rows = torch.randint(1, asked["shape"]["vocab"], (8, asked["batch"], length))
+    rows = torch.randint(1, asked["shape"]["vocab"], (8, asked["batch"], length), device=device())
 
     def step(updates: int) -> float:
         for i in range(updates):
             tokens = rows[i % len(rows)]
-            model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+            with half:
+                loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
+        finished()
         return updates * asked["batch"] * length
 
     settings = {
@@ -301,7 +322,7 @@ def lora_sft(line: Line, asked: dict) -> None:
         "rank": asked["rank"],
         "gradient_checkpointing": False,
         "attention": "sdpa",
-        "dtype": "float32",
+        "dtype": "float32" if asked["precision"] == "float32" else "float32, autocast to bfloat16",
     }
     line.serve(step, settings, (*PACKAGES[1:], "peft"))
 

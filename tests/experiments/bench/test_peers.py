@@ -1,11 +1,13 @@
 """Ours and a peer in turn: a peer in plain Python, and the whole command on works that are made
 up."""
 
+import dataclasses
 import json
 import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import cli
@@ -137,7 +139,7 @@ def made_up(monkeypatch, tmp_path, script):
 
     for name, build in (("sft", sft), ("sampling", fails)):
         monkeypatch.setitem(works.WORKS, name, works.WORKS[name]._replace(build=build))
-    monkeypatch.setattr(machine, "Gauge", lambda: lambda: Pace(1e9, 1e9))
+    monkeypatch.setattr(machine, "Gauge", lambda **_: lambda: Pace(1e9, 1e9))
     (tmp_path / "trl_peer.py").write_text(script.read_text())
     monkeypatch.setattr(bench, "FOLDER", tmp_path)
     return tmp_path
@@ -221,6 +223,21 @@ def test_our_side_of_each_work(name):
     assert [ours.step(n) for n in (1, 2)] == [tokens, 2 * tokens]
     assert ours.counted.flops > 0
     assert works.asked(name, TINY, Path()).get("batch") == rows
+
+
+def test_both_sides_and_the_bound_take_the_precision():
+    """Weights that are read weigh half; those that are trained, and their moments, do not."""
+    half = dataclasses.replace(TINY, precision="bfloat16")
+    assert works.architecture(half, Path()).precision == "bfloat16"
+    assert works.asked("grpo", half, Path())["precision"] == "bfloat16"
+    moved = lambda shape: [
+        p.bytes for p in counts.sampling(shape.dimensions, 2, 2, 3, weight=shape.weight)
+    ]
+    weights = TINY.dimensions.kernels + TINY.dimensions.head
+    assert np.subtract(moved(TINY), moved(half)).tolist() == [
+        2 * TINY.dimensions.kernels,
+        2 * 3 * weights,
+    ]
 
 
 @pytest.mark.wide
