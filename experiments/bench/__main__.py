@@ -193,6 +193,12 @@ def _language(options: Options, row: Row) -> Row:
     ours = ours._replace(settings={**ours.settings, "precision": shape.precision})
     asked = works.asked(row.work, shape, options.model.resolve())
     peer = lambda: _peer(options, "trl", asked, f"{row.work}-{row.size}")
+    if options.precision != "float32":  # a row of its own, of which nothing is wanted
+        row = dataclasses.replace(
+            row,
+            size=f"{row.size}-{options.precision}",
+            size_title=f"{row.size_title}, {options.precision}",
+        )
     return _beside(options, row, ours, "TRL" if "trl" in asked else _name(row, shape), peer)
 
 

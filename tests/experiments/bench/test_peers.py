@@ -176,6 +176,16 @@ def test_rows_of_earlier_runs_into_a_folder_stay(made_up, capsys):
     assert "Give another folder" in capsys.readouterr().err
 
 
+def test_another_precision_has_a_row_of_its_own(made_up):
+    words = ["--works", "sft", "--sizes", "w64"]
+    assert call(made_up, *words) == 0
+    assert call(made_up, *words, "--precision", "bfloat16") == 0
+    kept = json.loads((made_up / "out" / "bench.json").read_text())
+    assert [row["size"] for row in kept] == ["w64", "w64-bfloat16"]
+    assert [len(row["wanted"]) for row in kept] == [1, 0]
+    assert "| width 64, 2 layers, bfloat16 |" in (made_up / "page.md").read_text()
+
+
 def test_a_peer_that_is_not_there_leaves_ours_and_the_bound(made_up):
     words = ["--works", "sft", "--sizes", "w64"]
     assert call(made_up, *words, "--peers", str(made_up / "nowhere")) == 0
