@@ -7,7 +7,6 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -130,10 +129,12 @@ def description() -> str:
     """Of the machine and of what ran on it."""
     import jax
 
+    import fdiv
+
     device = jax.devices()[0]
     what = _processor() if device.platform == "cpu" else device.device_kind
     python = ".".join(map(str, sys.version_info[:2]))
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("fdiv", "jax"))
+    versions = f"fdiv {fdiv.__version__}, jax {jax.__version__}"
     return f"{cores()} cores, {what}, Python {python}, {versions}"
 
 

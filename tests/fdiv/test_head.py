@@ -479,7 +479,7 @@ print("parted")
 def test_a_vocabulary_parted_over_devices_gives_the_same():
     """Four devices, tokens over two and symbols over two; a process of its own, which alone may
     have four."""
-    flags = "--xla_force_host_platform_device_count=4 --xla_cpu_use_fusion_emitters=false"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", PARTED],

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 PACKAGES = ("trl", "transformers", "torch")
-FIRST = 0x4E00  # a symbol's character is that many further, so that text of symbols has no spaces
+FIRST = 0x20000  # a symbol's character is that many further, so that text of symbols has no spaces
 MOST_STEPS = 100_000
 
 

@@ -31,6 +31,6 @@ def test_the_block_computes_the_law_of_the_trained_transformer(name):
     expected = np.asarray(law(policy, params, strings))
     begun = jnp.pad(strings, [(0, 0), (1, 0)], constant_values=VOCAB - 1)
     got = law(model.policy(spec), as_spec.params_of(shape, params), begun)
-    np.testing.assert_allclose(np.asarray(got)[:, 1:], expected, atol=2e-5)
+    np.testing.assert_allclose(np.asarray(got)[:, 1:], expected, atol=1e-4)  # 5e-5 on a GPU
     assert expected.std() > 1  # or nothing is compared
     assert np.exp(got[:, 1:]).sum(-1) == pytest.approx(1, abs=1e-5)
