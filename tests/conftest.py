@@ -24,11 +24,25 @@ os.environ.setdefault("FDIV_CACHE", str(ROOT / ".cache"))
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax._src.interpreters import mlir  # noqa: E402
 
 from experiments import devices  # noqa: E402
 
 # Tracing leaves many small objects, and looking through them took a seventh of the time.
 gc.set_threshold(100_000, 20, 50)
+shared = []
+
+if known:
+    # JAX makes a context for each program that it lowers, which for small ones takes three times as
+    # long as all else; one is shared here, until programs are let go.
+    make_context = mlir.make_ir_context
+
+    def one_context():
+        if not shared:
+            shared.append(make_context())
+        return shared[0]
+
+    mlir.make_ir_context = one_context
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 devices.use_compile_cache(None)
@@ -90,6 +104,7 @@ def pytest_runtest_logfinish():
     if resident() < KEPT:
         return
     jax.clear_caches()
+    shared.clear()
     gc.collect()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +41,7 @@ SMOOTH = [name for name in EVERY if name != "tv"]
 SPACES = {"fixed": (3, 3, None), "ending": (3, 4, 2)}  # vocab, horizon, eos
 
 
+@functools.cache
 def random_models(
     kind: str, seed: int = 0, scale: float = 1.0
 ) -> tuple[exact.Space, Model, Policy, np.ndarray]:
@@ -62,9 +65,16 @@ def reward_task(
     return build(space, policy, jnp.asarray(params), None, **task)
 
 
+# a space's identity, a policy -> its law as a function that compiles once; the space stays alive
+_LAWS: dict[tuple[int, Policy], tuple[exact.Space, Callable[[Params], exact.Law]]] = {}
+
+
 def law(space: exact.Space, policy: Policy, params: Params) -> exact.Law:
     """`exact.law` as one compiled program: a dozen small ones take a dozen times as long."""
-    return jax.jit(lambda x: exact.law(space, policy, x))(params)
+    key = id(space), policy
+    if key not in _LAWS:
+        _LAWS[key] = space, jax.jit(lambda x: exact.law(space, policy, x))
+    return _LAWS[key][1](params)
 
 
 def close(a: Params, b: Params, tolerance: float = 1e-10) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import jax
@@ -49,7 +50,7 @@ def _write_entries_whole() -> None:
 
     def put(self, key: str, value: bytes) -> None:
         place = Path(str(self.path)) / f"{key}-cache"
-        draft = place.with_name(f".{key}.{os.getpid()}.draft")
+        draft = place.with_name(f".{key}.{os.getpid()}-{threading.get_ident()}.draft")
         if not place.exists():
             draft.write_bytes(value)
             draft.replace(place)

@@ -24,6 +24,9 @@ class Devices:
 
     count: int = ranged(0, least=0)
     """Devices to use; 0 is all there are."""
+    at_once: int = ranged(0, least=0)
+    """Methods trained at a time where that is of use, which is on a CPU, of tables over enumerated
+    strings; 0 is as many as there are cores, and 1 gives seconds that no other method disturbs."""
     data: int = ranged(1, least=1, also=(FILL,))
     """One model over a mesh: parts of each batch (-1: as many as are left)."""
     fsdp: int = ranged(1, least=1, also=(FILL,))

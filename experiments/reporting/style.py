@@ -174,13 +174,15 @@ def use() -> None:
 
 def save(figure: Figure, folder: Path, name: str, rows: Rows) -> str:
     """Write NAME.pdf, .png and .csv; return the picture as SVG for the report."""
-    figure.canvas.draw()
-    figure.set_layout_engine("none")  # laid out once: what follows only draws
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out and measured once: what follows only draws
+    margin = plt.rcParams["savefig.pad_inches"]
+    box = figure.get_tightbbox().padded(margin)
     for suffix in ("pdf", "png"):
         with whole.draft(folder / f"{name}.{suffix}") as place:
-            figure.savefig(place)
+            figure.savefig(place, bbox_inches=box)
     vector = io.StringIO()
-    figure.savefig(vector, format="svg")
+    figure.savefig(vector, format="svg", bbox_inches=box)
     plt.close(figure)
     whole.write_text(folder / f"{name}.csv", _comma_separated(rows))
     text = vector.getvalue()

@@ -49,6 +49,7 @@ class _Row:
     seconds: float = 0.0  # of training, without compiling
     speed: float = 0.0  # tokens a second
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    last_line: float = 0.0  # when it last printed one
 
 
 class Screen(Sink):
@@ -61,15 +62,17 @@ class Screen(Sink):
         stop: StopFlag | None = None,
         plain: bool = False,
         quiet: bool = False,
+        at_once: int = 1,
     ):
         """`columns` are the metrics shown once some method has them. `stop` says when a stop is
-        asked for; `plain` prints lines on a terminal too, `quiet` nothing but alarms."""
+        asked for; `plain` prints lines on a terminal too, `quiet` nothing but alarms. So many
+        methods train `at_once`."""
         self.console = plain_console()
         self.live: Live | None = None
         self._rows = {name: _Row() for name in methods}
         self._columns, self._stop = columns, stop
         self._plain, self._quiet = plain, quiet
-        self._last_line = 0.0
+        self._at_once = at_once
         self._notebook = in_notebook() and not plain
         self._unfinished = 0  # characters of the line that the next report writes over
 
@@ -109,7 +112,7 @@ class Screen(Sink):
         over = state == "kept" or state.startswith(OVER)
         if over:
             row.share = 1.0
-        self._show(f"{method}: {state}", over=over)
+        self._show(row, f"{method}: {state}", over=over)
 
     def alarm(self, method: str, message: str) -> None:
         """A line of its own."""
@@ -135,9 +138,9 @@ class Screen(Sink):
         )
         left = f", about {_span(self._left())} of training left in all" if done else ""
         line = f"{method}: {done}/{updates} updates, {row.speed:,.0f} tokens/s{left}  {shown}"
-        self._show(line, quiet=done < updates)
+        self._show(row, line, quiet=done < updates)
 
-    def _show(self, line: str, quiet: bool = False, over: bool = False) -> None:
+    def _show(self, row: _Row, line: str, quiet: bool = False, over: bool = False) -> None:
         if self.live or self._quiet:
             return  # the table is drawn by itself
         if self._notebook:
@@ -145,8 +148,8 @@ class Screen(Sink):
             self._unfinished = len(line)
             if over:
                 self._end_line()
-        elif not quiet or time.monotonic() - self._last_line > PLAIN_EVERY:
-            self._last_line = time.monotonic()
+        elif not quiet or time.monotonic() - row.last_line > PLAIN_EVERY:
+            row.last_line = time.monotonic()
             print(line, flush=True)
 
     def _end_line(self) -> None:
@@ -162,8 +165,8 @@ class Screen(Sink):
         if not paces:
             return 0.0
         usual = sum(paces.values()) / len(paces)
-        left = ((1 - row.share) * paces.get(name, usual) for name, row in self._rows.items())
-        return sum(left)
+        left = [(1 - row.share) * paces.get(name, usual) for name, row in self._rows.items()]
+        return max(sum(left) / self._at_once, max(left))
 
     def _shown(self) -> list[Metric]:
         """Columns that some method has a number for."""

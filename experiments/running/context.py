@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +44,8 @@ class RunContext(NamedTuple):
     stop: StopFlag
     expert: Mapping[str, float]  # its metrics, as far as they are known
     at_start: Measured  # what every method measures before its first update
+    # returns once what a method's result needs of the class's optima is known, or may be searched
+    await_search: Callable[[str], None] = lambda name: None
 
     def saves(self, name: str, end: bool = False) -> resume.Saves:
         """Where the saves of a training go."""

@@ -27,10 +27,10 @@ from experiments.reporting.settings import spelled
 from experiments.running import (
     continuing,
     kept_features,
-    method,
     ready,
     resume,
     runs,
+    side_by_side,
     teacher,
     trackers,
     train,
@@ -188,12 +188,13 @@ def _train_and_finish(launch: Launch, reading: Reading | None) -> int:
     methods = configs.resolve(config)
     columns = scoreboards.of_task(task).live_columns()
     output = config.output
-    screen = Screen(list(methods), columns, stop, plain=output.plain, quiet=output.quiet)
+    count = side_by_side.at_once(config, task, layout)
+    screen = Screen(list(methods), columns, stop, output.plain, output.quiet, at_once=count)
     followed: list[trackers.Tracker] = []
     if jax.process_index() == 0:
         followed = trackers.make(config, folder.path, screen.say)
     with Recorder([*sinks(screen, folder), *followed]) as recorder:
-        _introduce(recorder, preset, config, changed, task, layout)
+        _introduce(recorder, preset, config, changed, task, layout, count)
         if reading:
             saves = resume.saves_in(folder, "teacher", config.saving, stop)
             expert = teacher.get(config, reading, task, recorder.say, saves, layout)
@@ -204,8 +205,7 @@ def _train_and_finish(launch: Launch, reading: Reading | None) -> int:
         )
         complete = True
         try:
-            for name, each in methods.items():
-                method.run(context, name, each)
+            side_by_side.run(context, methods, count)
         except Interrupted:
             complete = False
     if stop.hurried:
@@ -288,6 +288,7 @@ def _introduce(
     changed: Mapping[str, Any],
     task: Task,
     layout: Layout,
+    at_once: int,
 ) -> None:
     """The resolved config and how it differs from the preset."""
     plain, budget = configs.as_dict(config), config.budget
@@ -305,7 +306,8 @@ def _introduce(
     different = ", ".join(f"{k}={v}" for k, v in changed.items()) or "in nothing."
     recorder.say(f"Differs from the preset: {different}")
     attention = f"; attention by {config.policy.kernel}" if config.policy.kernel else ""
-    recorder.say(f"Devices: {layout}{attention}. Results go to {config.output.out}.")
+    together = f"; {at_once} methods at a time" if at_once > 1 else ""
+    recorder.say(f"Devices: {layout}{attention}{together}. Results go to {config.output.out}.")
     for note in task.notes:
         recorder.say(note)
 

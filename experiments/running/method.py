@@ -143,7 +143,8 @@ def _result(
     final |= compiled.layout.host(compiled.probe(progress.train_state))
     context.write_samples(name, sequences, log_q, context.evaluator.likeliest(params))
     metrics, infinite = results.metrics_of(final)
-    _search_class(context, name)
+    context.await_search(name)
+    search(context, name, method)
     best = context.class_optima.of(claim) if context.class_optima.available and own else None
     reason = outcome.reason or _not_finite(final)
     gap = results.gap_of(own(final), best) if own else None
@@ -211,14 +212,24 @@ def _not_finite(measured: Mapping[str, np.ndarray]) -> str:
     return f"seed {', '.join(map(str, broken))}: cross_entropy is not finite at the end"
 
 
-def _search_class(context: RunContext, method: str) -> None:
-    """The class's best policies, which no training waits for; always in one order, as each search
-    starts from those before. The row of the method that came first says how far it is.
+def search(context: RunContext, name: str, method: Method, shown: bool = True) -> None:
+    """The class's best policies, which no training waits for: those of the run's table, and that
+    for what the method claims. Always in one order, as each search starts from those before. The
+    row of the method that came first says how far it is, if `shown`.
 
     Raises `Interrupted` between two searches.
     """
+    if not context.class_optima.available:
+        return
+    _search_table(context, name, shown)
+    claim = claim_on(method, context.task.mdp)
+    if own_divergence(claim, context.task):
+        context.class_optima.of(claim)
+
+
+def _search_table(context: RunContext, method: str, shown: bool) -> None:
     names = [m.divergence for m in configs.resolve(context.config).values() if m.divergence]
-    lacking = context.class_optima.lacking(names) if context.class_optima.available else []
+    lacking = context.class_optima.lacking(names)
     if lacking:
         context.recorder.say(
             "Searching the best policies of the class (L-BFGS, double precision) ..."
@@ -226,7 +237,8 @@ def _search_class(context: RunContext, method: str) -> None:
     for i, name in enumerate(lacking, 1):
         if processes.any_of(context.stop.asked):
             raise Interrupted
-        context.recorder.state(method, f"class optimum {i}/{len(lacking)}: {name}")
+        if shown:
+            context.recorder.state(method, f"class optimum {i}/{len(lacking)}: {name}")
         context.class_optima.search(name)
 
 

@@ -7,6 +7,7 @@ report; in all but the first the screen is silent and the folder a copy that is 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -60,11 +61,12 @@ class Sink:
 
 
 class Recorder(Sink):
-    """All sinks of a run as one."""
+    """All sinks of a run as one, told by one thread at a time."""
 
     def __init__(self, sinks: Iterable[Sink]):
         self._sinks = list(sinks)
         self._open = contextlib.ExitStack()
+        self._lock = threading.RLock()
 
     def __enter__(self) -> Recorder:
         for sink in self._sinks:
@@ -75,25 +77,31 @@ class Recorder(Sink):
         self._open.__exit__(*error)
 
     def say(self, text: str) -> None:
-        for sink in self._sinks:
-            sink.say(text)
+        with self._lock:
+            for sink in self._sinks:
+                sink.say(text)
 
     def state(self, method: str, state: str) -> None:
-        for sink in self._sinks:
-            sink.state(method, state)
+        with self._lock:
+            for sink in self._sinks:
+                sink.state(method, state)
 
     def resumed(self, method: str, update: int) -> None:
-        for sink in self._sinks:
-            sink.resumed(method, update)
+        with self._lock:
+            for sink in self._sinks:
+                sink.resumed(method, update)
 
     def progress(self, report: Report) -> None:
-        for sink in self._sinks:
-            sink.progress(report)
+        with self._lock:
+            for sink in self._sinks:
+                sink.progress(report)
 
     def alarm(self, method: str, message: str) -> None:
-        for sink in self._sinks:
-            sink.alarm(method, message)
+        with self._lock:
+            for sink in self._sinks:
+                sink.alarm(method, message)
 
     def samples(self, name: str, lines: Sequence[Line]) -> None:
-        for sink in self._sinks:
-            sink.samples(name, lines)
+        with self._lock:
+            for sink in self._sinks:
+                sink.samples(name, lines)

@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from math import isfinite
@@ -71,6 +72,7 @@ class RunFolder:
 
     def __init__(self, out: Path, identity: dict[str, Any]):
         self.path, self._identity = Path(out), _as_kept(identity)
+        self._lock = threading.RLock()  # of its lines, which several methods may add to
         self.refuse_if_taken()
 
     def refuse_if_taken(self) -> None:
@@ -235,23 +237,25 @@ class RunFolder:
     def append(self, name: str, lines: Iterable[dict[str, Any]]) -> None:
         """Add lines to a .jsonl file."""
         path = self.path / name
-        with paths.naming(path), path.open("a", encoding="utf-8") as file:
+        with self._lock, paths.naming(path), path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(line, default=files.plain) + "\n" for line in lines)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """All sound lines of one of `LINES`."""
-        return files.read_lines(self.path / name, LINES[name])
+        with self._lock:
+            return files.read_lines(self.path / name, LINES[name])
 
     def drop_lines(self, name: str, method: str, after: int = -1) -> None:
         """Take out a method's lines past an update, so that a run that goes on holds no step
         twice."""
-        lines = [
-            line
-            for line in self.lines(name)
-            if line.get("method") != method or line.get("update", 0) <= after
-        ]
-        texts = [json.dumps(line).encode() for line in lines]
-        files.write_lines(self.path / name, texts)
+        with self._lock:
+            lines = [
+                line
+                for line in self.lines(name)
+                if line.get("method") != method or line.get("update", 0) <= after
+            ]
+            texts = [json.dumps(line).encode() for line in lines]
+            files.write_lines(self.path / name, texts)
 
 
 def _same_path(a: Any, b: Any) -> bool:

@@ -3,6 +3,8 @@ which rows it reads."""
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,11 @@ BETA = 0.3
 def task_of(kind: str, seed: int = 0):
     """(space, components with a random reference, random params, a random reward of each
     string)."""
+    return _task_of(kind, seed, jax.config.jax_enable_x64)
+
+
+@functools.cache
+def _task_of(kind: str, seed: int, double: bool):
     world = reward_task(kind, seed, beta=BETA)
     rewards = np.random.default_rng(seed + 1).standard_normal(len(world.space.state))
     return world.space, world.exact, world.params, rewards
@@ -221,11 +228,16 @@ def by_hand(turned: bool = False):
 
 def loss_of(objective, params, pairs):
     """(loss, metrics of prepare and of the loss)"""
-    aux, batch, metrics = objective.prepare(
-        jax.random.key(0), params, objective.init(jax.random.key(0), params), pairs
-    )
-    loss, more = objective.loss(params, aux, batch)
-    return float(loss), metrics | more
+
+    @jax.jit
+    def both(params, pairs):
+        key = jax.random.key(0)
+        aux, batch, metrics = objective.prepare(key, params, objective.init(key, params), pairs)
+        loss, more = objective.loss(params, aux, batch)
+        return loss, metrics | more
+
+    loss, metrics = both(params, pairs)
+    return float(loss), metrics
 
 
 @pytest.mark.parametrize(
@@ -296,8 +308,9 @@ def test_the_chosen_string_is_raised_and_the_rejected_one_lowered(name):
     assert float(down[0, 0]) > 0 > float(down[0, 1])
     assert float(down[1, 0]) > 0  # and on to the chosen string's second token
     after = learner(built(name, components), optax.sgd(0.1))
-    moved = after.update(after.init(jax.random.key(0), params), pairs)[0].params
-    log_q = lambda x, side: float(tk.log_probs(components.policy, x, side, 2).sum())
+    moved = jax.jit(after.update)(after.init(jax.random.key(0), params), pairs)[0].params
+    of_string = jax.jit(lambda x, side: tk.log_probs(components.policy, x, side, 2).sum())
+    log_q = lambda x, side: float(of_string(x, side))
     assert log_q(moved, pairs.chosen) > log_q(params, pairs.chosen)
     assert log_q(moved, pairs.rejected) < log_q(params, pairs.rejected)
 
@@ -323,9 +336,8 @@ def prompted(n: int = 24, seed: int = 0):
     tokens = jnp.array([[0, 1], [1, PAD], [PAD, PAD], [0, 0]] * (n // 4))
     prompts = Sequences(tokens, jnp.zeros_like(tokens, bool), jnp.ones(n))
     ref, params = Model(policy, table()), jnp.asarray(table(), jnp.float32)
-    strings = [
-        sampler(space.horizon, space.eos)(jax.random.key(i), *ref, prompts)[0] for i in range(2)
-    ]
+    write = jax.jit(lambda key: sampler(space.horizon, space.eos)(key, *ref, prompts)[0])
+    strings = [write(jax.random.key(i)) for i in range(2)]
     weight = jnp.asarray(draw.uniform(0.5, 2.0, n), jnp.float32)
     mdp = components.mdp._replace(regulariser=Regulariser("reverse_kl", BETA, ref))
     pairs = Pairs(*(x._replace(weight=weight) for x in strings))
@@ -465,9 +477,9 @@ def test_without_a_reference_it_is_the_policy_at_the_start(name):
         objective.init(jax.random.key(0), params),
         params + 0.3 * jnp.sin(jnp.arange(params.size)).reshape(params.shape),
     )
-    _, batch, found = objective.prepare(jax.random.key(0), moved, aux, pairs)
+    _, batch, found = jax.jit(objective.prepare)(jax.random.key(0), moved, aux, pairs)
     loss, wanted, _ = outcome(built(name, given), moved, pairs)
-    own, more = objective.loss(moved, aux, batch)
+    own, more = jax.jit(objective.loss)(moved, aux, batch)
     found |= more
     close((own, found), (loss, wanted), 1e-6)
     assert float(found["margin_accuracy"]) not in (0.0, 0.5)

@@ -96,13 +96,21 @@ def components(prompt: bool = False, strings=STRINGS, scores=SCORES, **mdp) -> C
 
 
 def prepared(name: str, kit: Components, change=lambda aux: aux, batch=None, **fields):
-    """(objective, state, batch after `prepare`) at the policy's own table."""
+    """(objective, state, batch after `prepare`, metrics) at the policy's own table."""
     objective = objectives.resolve(name, **fields).build(kit)
-    params = jnp.asarray(OWN)
-    aux = change(objective.init(jax.random.key(0), params))
     batch = kit.mdp.demos(jax.random.key(0), 0) if batch is None else batch
-    aux, batch, metrics = objective.prepare(jax.random.key(1), params, aux, batch)
-    return objective, aux, batch, metrics
+
+    @jax.jit
+    def all_of_it(params, batch):
+        aux = change(objective.init(jax.random.key(0), params))
+        return objective.prepare(jax.random.key(1), params, aux, batch)
+
+    return objective, *all_of_it(jnp.asarray(OWN), batch)
+
+
+def lost(objective, logits, aux, batch) -> float:
+    """The loss at a table."""
+    return float(jax.jit(lambda *x: objective.loss(*x)[0])(jnp.asarray(logits), aux, batch))
 
 
 def actions(values, x: Sequences) -> list[list[float]]:
@@ -245,13 +253,13 @@ def test_the_value_function_steps_towards_the_returns():
 
 def test_an_entropy_bonus_is_paid():
     """A bonus of .1 takes .1 times the mean over strings of their laws' entropies off the loss."""
-    lost = []
+    losses = []
     for entropy in (0.0, 0.1):
         objective, aux, batch, _ = prepared("ppo", components(), entropy=entropy)
-        lost.append(float(objective.loss(jnp.asarray(OWN), aux, batch)[0]))
+        losses.append(lost(objective, OWN, aux, batch))
     each = -(np.exp(laws(OWN)) * laws(OWN)).sum(1)
     wanted = np.mean([each[rows_of(x)].sum() for x in STRINGS])
-    assert lost[0] - lost[1] == pytest.approx(0.1 * wanted)
+    assert losses[0] - losses[1] == pytest.approx(0.1 * wanted)
 
 
 def test_a_discount_weighs_what_the_penalty_charges_later():
@@ -618,7 +626,7 @@ def test_the_clipped_loss_off_ratio_one(ratio, aggregate):
         "string_mean": np.mean(sums / SIZES),
         "constant": sums.sum() / (len(STRINGS) * H),
     }[aggregate]
-    assert float(objective.loss(jnp.asarray(moved), aux, batch)[0]) == pytest.approx(-wanted)
+    assert lost(objective, moved, aux, batch) == pytest.approx(-wanted)
 
 
 @pytest.mark.parametrize(
@@ -644,8 +652,7 @@ def test_penalties_in_the_loss(how, each):
         each(per_token(REFERENCE, x) - per_token(moved, x), per_token(moved, x) - per_token(OWN, x))
         for x in STRINGS
     ]
-    found = float(objective.loss(jnp.asarray(moved), aux, batch)[0])
-    assert found == pytest.approx(BETA * np.mean(k))
+    assert lost(objective, moved, aux, batch) == pytest.approx(BETA * np.mean(k))
 
 
 def test_penalties_as_rewards():

@@ -4,6 +4,7 @@ reported of both."""
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from pathlib import Path
 
@@ -74,6 +75,11 @@ def preferences(rewards, log_temperature=0.0):
 def task_of(kind: str, divergence: str = "reverse_kl", exactly: bool = True, seed: int = 0):
     """(space, components with a random reference and a random reward, random params, rewards of all
     strings). Comparisons are drawn, whatever rollouts are."""
+    return _task_of(kind, divergence, exactly, seed, jax.config.jax_enable_x64)
+
+
+@functools.cache
+def _task_of(kind: str, divergence: str, exactly: bool, seed: int, double: bool):
     space = exact.enumerate_strings(*SPACES[kind])
     rewards = np.random.default_rng(seed + 1).standard_normal(len(space.state))
     score = table_score(space, np.asarray(table_of(space, rewards)))
@@ -88,9 +94,14 @@ def built(name: str, components: Components, **fields):
 
 
 def rows_of(name: str, components: Components, n: int = 32):
-    return (components.mdp.demos if name == "classifier_rloo" else components.mdp.pairs)(
-        jax.random.key(5), n
-    )
+    draw = components.mdp.demos if name == "classifier_rloo" else components.mdp.pairs
+    return _drawn(draw, n)
+
+
+@functools.cache
+def _drawn(draw, n: int):
+    """Rows of one key, as one program for all that draw alike."""
+    return jax.jit(lambda key: draw(key, n))(jax.random.key(5))
 
 
 def learned(name: str, table):
@@ -100,7 +111,7 @@ def learned(name: str, table):
 
 def at(objective, params, step: int, reward=None):
     """The state after so many updates, with a reward model of these parameters."""
-    aux = objective.init(jax.random.key(0), params)
+    aux = jax.jit(objective.init)(jax.random.key(0), params)
     aux = aux._replace(step=jnp.asarray(step, jnp.int32))
     return aux if reward is None else aux._replace(reward=(reward, aux.reward[1]))
 
@@ -165,15 +176,16 @@ def test_learned_noise_is_least_at_reward_and_noise_in_units_of_the_mean_tempera
         "reward": table_of(space, np.exp(c) * rewards),
         "noise": table + c / 2,
     }  # it is read in both orders
-    logits = [model.predict(said(c), pairs).logits for c in (0.0, 0.8)]
+    predict = jax.jit(model.predict)
+    logits = [predict(said(c), pairs).logits for c in (0.0, 0.8)]
     close(*logits)
     slope = jax.jit(jax.grad(model.loss))
     assert largest(slope(said(-average), pairs)) < 1e-12
     assert largest(slope(said(0.5 - average), pairs)) > 1e-3
-    plain = jax.grad(bradley_terry(components.scorer, space.vocab).loss)
+    plain = jax.jit(jax.grad(bradley_terry(components.scorer, space.vocab).loss))
     assert largest(plain(table_of(space, np.exp(-average) * rewards), pairs)) > 1e-3
     close(
-        model.predict(said(0.0), Pairs(*pairs[::-1])).logits, -logits[0]
+        predict(said(0.0), Pairs(*pairs[::-1])).logits, -logits[0]
     )  # t is the same from either side
 
 
@@ -246,7 +258,7 @@ def test_fitting_takes_as_many_steps_as_it_is_told():
             model, tx, (params, tx.init(params)), lambda key: pairs, jax.random.key(0), steps
         )[0]
     )
-    slope = jax.grad(model.loss)
+    slope = jax.jit(jax.grad(model.loss))
     once = params - 0.1 * slope(params, pairs)
     close(made(0), params)
     close(made(1), once, 1e-6)
@@ -503,7 +515,7 @@ def test_strings_against_themselves_and_strings_alone_teach_nothing(name):
     they would alone."""
     _, components, params, _ = task_of("ending", exactly=False)
     params = params.astype(jnp.float32)
-    pairs = components.mdp.pairs(jax.random.key(0), 32)
+    pairs = jax.jit(lambda key: components.mdp.pairs(key, 32))(jax.random.key(0))
     differ = np.any(np.asarray(pairs.chosen.tokens) != np.asarray(pairs.rejected.tokens), axis=1)
     assert 8 <= differ.sum() < 32
     told = jax.tree.map(lambda x: x[np.flatnonzero(differ)[:8]], pairs)
@@ -563,7 +575,8 @@ def test_prompts_are_answered_and_padding_changes_nothing(name):
     )
     tokens = jnp.array([[0, 1], [1, PAD], [PAD, PAD], [0, 0]] * 4)
     prompts = Sequences(tokens, jnp.zeros_like(tokens, bool), jnp.ones(16))
-    strings = [components.rollout(jax.random.key(i), policy, params, prompts)[0] for i in range(2)]
+    write = jax.jit(lambda key: components.rollout(key, policy, params, prompts)[0])
+    strings = [write(jax.random.key(i)) for i in range(2)]
     rows = strings[0] if name == "classifier_rloo" else Pairs(*strings)
     side = lambda x: x._replace(
         tokens=jnp.where(x.mask | (jnp.cumsum(x.mask, 1) == 0), x.tokens, 1)
