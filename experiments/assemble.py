@@ -429,6 +429,7 @@ def make_learner(
         minibatches=budget.minibatches,
         accumulate=budget.accumulate,
         in_parts=None if widths is None else functools.partial(buckets.gradient, widths),
+        bound=config.optimiser.max_grad_norm,
     )
 
 

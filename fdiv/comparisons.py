@@ -30,6 +30,9 @@ from fdiv.types import (
     UsageError,
 )
 
+# what a table says of methods whose best policy is another than ref e^{r / beta}
+NO_RETURN = "its own optimum is not that of the regularised return, by which it is measured."
+
 
 class Compared(NamedTuple):
     """Comparisons by weight, and the reference's log-probs of both strings."""

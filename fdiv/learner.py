@@ -36,13 +36,16 @@ def learner(
     minibatches: int = 1,
     accumulate: int = 1,
     in_parts: Callable[[Callable, Params, Any, Any], Any] | None = None,
+    bound: float = 0.0,
 ) -> Learner:
     """One `update` for every method.
 
     The loss is a sum over rows, so gradients of `accumulate` microbatches add up to the undivided
     one's; a minibatch's are scaled by `minibatches`, so that each step is as long as a step on the
     whole batch. `in_parts(slope, params, aux, batch)` sums a batch's gradients over parts of its
-    own, such as `buckets.gradient`, in the place of `accumulate`."""
+    own, such as `buckets.gradient`, in the place of `accumulate`. `bound` is the largest norm that
+    `tx` leaves a gradient, if any: an update reports the share of its steps in which it was
+    longer."""
 
     def gradient(params: Params, aux, batch):
         slope = jax.value_and_grad(objective.loss, has_aux=True)
@@ -75,10 +78,12 @@ def learner(
             chex.assert_trees_all_equal_shapes(grads, params)
             grads = jax.tree.map(lambda g: g * minibatches, grads)
             updates, opt = tx.update(grads, opt, params)
+            norm = optax.tree.norm(grads)
             metrics = {
                 "loss": loss * minibatches,
-                "gradient_norm": optax.tree.norm(grads),
-                **metrics,
+                "gradient_norm": norm,
+                **({"bounded_share": (norm > bound).astype(norm.dtype)} if bound else {}),
+                **jax.tree.map(lambda x: x * minibatches, metrics),  # these are sums over rows
             }
             return (optax.apply_updates(params, updates), opt), metrics
 

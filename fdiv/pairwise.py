@@ -20,12 +20,14 @@ computed here."""
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn import softplus
 
 from fdiv.types import Divergence
 
+WHOLE = 1 << 20  # pairs that are compared at once; of more, those of a row of strings at a time
 # what D_f of the two orders is of single strings, up to a factor, where it is an f-divergence
 SINGLE = {"forward_kl": "jeffreys", "reverse_kl": "jeffreys", "jeffreys": "jeffreys"}
 
@@ -48,6 +50,9 @@ def paid(d: Divergence, real: Array, weight: Array) -> Divergence:
 
 def measured(d: Divergence, log_q: Array, log_p: Array) -> Array:
     """D_f(p x q || q x p) of two laws given in full, [..., N] each in nats."""
+    if log_p.ndim == 1 and log_p.size**2 > WHOLE:
+        row = lambda one: d.perspective(one[0] + log_q, one[1] + log_p).sum()
+        return jax.lax.map(row, (log_p, log_q), batch_size=WHOLE // log_p.size).sum()
     first, second = log_p[..., :, None], log_q[..., None, :]
     one = first + second
     return d.perspective(one, jnp.swapaxes(one, -1, -2)).sum((-1, -2))

@@ -242,6 +242,14 @@ class Claim(NamedTuple):
     # (logits of q, logits of p) -> what it is the gradient of at each prefix, or of whole strings
     how: str = ""
     measure: Callable[[Array, Array], Array] | None = None
+    # what a table has to say where its gradient is that of no divergence of the two laws, or of
+    # another than the one that is shown
+    aside: str = ""
+
+    @property
+    def metric(self) -> str:
+        """What it minimises as a metric is called, without its level: `js`, `js_of_pairs`."""
+        return "_".join([self.minimises, *self.how.split()])
 
     @property
     def plain_level(self) -> Literal["sequence", "occupancy", "token", "return"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jax import Array
 
 from experiments.assemble import Task
 from experiments.config import Evaluation
-from experiments.devices import Layout
+from experiments.devices import Layout, Program
 from fdiv import divergences, exact, metrics
 from fdiv import tokens as tk
 from fdiv.benchmarks import own_reward
@@ -29,6 +29,7 @@ from fdiv.verified import verified_metrics
 Measured = dict[str, np.ndarray]  # name -> [count]
 Own = Callable[[Measured], np.ndarray]  # metrics -> what a method minimises, [count]
 FEW = 8  # strings that sampling and training are compared on
+COMPARED = 2048  # strings of a task, up to which what is minimised may be of every pair of them
 SALT = 1_000_003  # what sets the evaluator's keys apart from those of training
 
 
@@ -50,23 +51,54 @@ def known_reference(task: Task) -> Model | None:
     return regulariser.reference if regulariser else None
 
 
+def measured_as(claim: Claim, task: Task) -> Divergence | None:
+    """What a claim says is minimised, as `exact.divergence` computes it, where it is more than the
+    divergence of the two laws. None where it is not, and where it cannot be computed: strings are
+    not enumerated, or too many for every pair of them."""
+    measure = claim.measure
+    if measure is None or task.space is None:
+        return None
+    if claim.level == Level.sequence and len(task.space.sequences.tokens) > COMPARED:
+        return None
+
+    def perspective(log_p: Array, log_q: Array) -> Array:
+        return measure(log_q, log_p)[..., None]
+
+    # it is measured and searched by its perspective alone
+    # pyrefly: ignore[bad-argument-type]
+    return Divergence(claim.metric, perspective, None, None, of_ratio=False)
+
+
 def exact_measures(
-    task: Task, family: Sequence[Divergence]
+    task: Task, family: Sequence[Divergence], claims: Sequence[Claim] = ()
 ) -> Callable[[exact.Law], dict[str, Array]]:
     """Every metric of a policy's law on a task whose strings are enumerated, returns too where it
-    has a reward and a known reference."""
+    has a reward and a known reference, and what is minimised by `claims` that are more than a
+    divergence of the two laws."""
     space, mdp = enumerated(task), task.mdp
+    own = [(claim, d) for claim in claims if (d := measured_as(claim, task)) is not None]
     expert = exact.known_law(space, known_expert(task))
     reference = known_reference(task)
     reference_law = exact.known_law(space, reference) if reference else None
 
     def measure(law: exact.Law) -> dict[str, Array]:
         measured = metrics.exact_metrics(family, space, expert, law, mdp.statistics)
+        for claim, d in own:
+            for level in _levels(claim):
+                value = exact.divergence(d, space, expert, law, level)
+                measured[claim.metric + level.suffix] = value
         if reference_law is None:
             return measured
         return measured | metrics.return_metrics(space, mdp, expert.string, reference_law, law)
 
     return measure
+
+
+def _levels(claim: Claim) -> tuple[Level, ...]:
+    """Those at which what it minimises is measured."""
+    if claim.level == Level.token_policy and claim.policy_prefixes != 1:
+        return Level.token_policy, Level.token_expert
+    return (Level(claim.level),)
 
 
 def judging_keys(seed: int, count: int, offset: int = 0) -> Array:
@@ -102,11 +134,13 @@ class Evaluator:
         layout: Layout,
         params: Params,
         extra: Sequence[str] = (),
+        claims: Sequence[Claim] = (),
     ):
         """`keys` [count] draw the strings that each run is judged on (`judging_keys`; runs of one
-        key are judged on the same); `extra` are divergences to measure beside the standard ones;
-        `params` is an example, laid out by `layout`."""
+        key are judged on the same); `extra` are divergences to measure beside the standard ones,
+        `claims` those of the run's methods; `params` is an example, laid out by `layout`."""
         self.layout, self.exact = layout, task.space is not None
+        self.claims = tuple(claims)
         self.family = [
             divergences.over_vocabulary(name)
             for name in dict.fromkeys([*divergences.logged(), *extra])
@@ -118,6 +152,7 @@ class Evaluator:
             measure, params, self._judged, jnp.float32(1.0), shared=(2,)
         )
         self._answer, _ = layout.compile(self._answered, params, self._judged)
+        self._known: dict[str, Program] = {}  # log-probs of strings under a known law
         self._continue = None
         if task.mdp.pieces is not None:
             policy = components.policy
@@ -139,7 +174,8 @@ class Evaluator:
         return Judged(keys, program(keys))
 
     def _exactly(self) -> Callable[[Params, Judged, Array], tuple[dict[str, Array], tuple[()]]]:
-        of_law, space = exact_measures(self._task, self.family), enumerated(self._task)
+        of_law = exact_measures(self._task, self.family, self.claims)
+        space = enumerated(self._task)
 
         def measure(params: Params, judged: Judged, temperature: Array):
             policy = tempered(self._components.policy, temperature)
@@ -228,10 +264,34 @@ class Evaluator:
         return {"data": data, "expert": answers} if prompted else {"expert": answers}
 
     def strings(self, params: Params) -> tuple[Sequences, np.ndarray]:
-        """Strings drawn from each policy [count, samples, T], and their log-probs [count,
-        samples]."""
-        sequences, log_q = self.layout.host(self._answer(params, self._judged))
-        return sequences, log_q.sum(-1)
+        """Strings drawn from each policy, and the log-probs of their actions, [count, samples, T]
+        both."""
+        return self.layout.host(self._answer(params, self._judged))
+
+    def known_log_probs(
+        self, sequences: Sequences, reference: Params | None = None
+    ) -> np.ndarray | None:
+        """Log-probs of the actions of strings [count, n, T], under the expert or, where one is
+        given, under each run's reference, which is the policy at parameters `reference` where the
+        task names no other. None where the law is not known."""
+        mdp, policy = self._task.mdp, self._components.policy
+        known = mdp.expert
+        if reference is not None:
+            known = mdp.regulariser.reference if mdp.regulariser else None
+        arguments: list[Any] = [self.layout.put(sequences)]
+        if known is None:
+            if reference is None:
+                return None
+            arguments.append(self.layout.put(reference))
+
+        def log_probs(strings: Sequences, *start: Params) -> Array:
+            model = known or Model(policy, start[0])
+            return tk.log_probs(model.policy, model.params, strings, mdp.vocab)
+
+        whose = "expert" if reference is None else "reference"
+        if whose not in self._known:
+            self._known[whose], _ = self.layout.compile(log_probs, *arguments)
+        return self.layout.host(self._known[whose](*arguments))
 
     @cached_property
     def _expert_law(self) -> exact.Law:
@@ -281,8 +341,8 @@ class Evaluator:
     def final(
         self, params: Params, measured: Measured | None = None
     ) -> tuple[Measured, Sequences, np.ndarray]:
-        """Every metric (`measured`, where these policies were measured already), strings, and their
-        log-probs; diversity is that of the strings."""
+        """Every metric (`measured`, where these policies were measured already), strings, and the
+        log-probs of their actions; diversity is that of the strings."""
         sequences, log_q = self.strings(params)
         measured = self.measure(params) if measured is None else measured
         return measured | self._diversity(sequences), sequences, log_q
@@ -317,9 +377,9 @@ def over_seeds(name: str, values: np.ndarray) -> float:
 def own_divergence(claim: Claim, task: Task) -> Own | None:
     """What a method minimises, read from its metrics, at its own level; the regret, where it is
     known, of one that maximises the task's return. None where nothing says it."""
-    if task.mdp.expert is None:
+    if task.mdp.expert is None or (claim.measure is not None and measured_as(claim, task) is None):
         return None
-    name, share = claim.minimises, claim.policy_prefixes
+    name, share = claim.metric, claim.policy_prefixes
     if claim.level == "return":
         regulariser = task.mdp.regulariser
         charged = regulariser is not None and regulariser.divergence == name

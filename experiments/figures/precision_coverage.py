@@ -6,7 +6,12 @@ forward KL, A -> 1 reverse KL, which is 1 less our alpha. Every string that is r
 here, as likely as in the target, and a policy solves it where one of k draws writes it: coverage
 (pass@k) is sum over y of p(y) (1 - (1 - q(y))^k), precision the share of draws that are right. The
 policies of a class that cannot hold the target, best for each A by enumeration, against RL with a
-KL penalty, max E_q[right] - b KL(q||base) in the same class, for each weight b."""
+KL penalty, max E_q[right] - b KL(q||base) in the same class, for each weight b.
+
+`--sums N` adds the same on sums whose every right way is known (`arithmetic`'s): each sum has a
+target of its own, base x verifier / Z(sum), and a small transformer is trained on it for N updates
+by exact gradients of each A, and by those of the chance of a right answer, which is RL without a
+penalty. A sum that is never trained on is solved where one of k answers is right."""
 
 from __future__ import annotations
 
@@ -21,6 +26,7 @@ import numpy as np
 from jax import Array
 from scipy.optimize import minimize
 
+from experiments.figures.common import sums
 from experiments.figures.common.base import Check, Figure, Picture, Result, Row, distinct, near
 from experiments.figures.common.classes import EnumeratedTask, enumerated
 from experiments.reporting import style
@@ -32,6 +38,7 @@ from fdiv.policies import tabular
 BASE = "markov"  # the base is forward KL's best of this class
 KS = 2 ** np.arange(0, 13)
 STARTS = 4
+SUMS = (48, 2)  # width and layers of the transformer that sums are asked
 LEAST = 1e-9  # alphas and betas nearer to 0 are not asked for
 
 
@@ -45,6 +52,10 @@ class Flags:
     """Weights of the KL of RL."""
     samples: int = 256
     """k of the coverage."""
+    sums: int = 0
+    """Updates of a transformer on sums, at each A and for RL; 0: none."""
+    sums_base: int = 400
+    """Updates of likelihood that make its base."""
 
 
 class Task(NamedTuple):
@@ -66,6 +77,8 @@ def make(flags: Flags) -> Result:
     for b in flags.betas:
         between("betas", b, LEAST, 1e6)
     at_least("samples", flags.samples, 1)
+    at_least("sums", flags.sums, 0)
+    at_least("sums_base", flags.sums_base, 1)
     with jax.enable_x64(True):
         task = build(enumerated(TwoTemplate().build()))
         dpg = path(task, alpha_loss, sorted(flags.alphas))
@@ -84,7 +97,42 @@ def make(flags: Flags) -> Result:
         for k in KS
     ]
     checks = _checks(task, dpg, values)
+    if flags.sums:
+        values["sums"] = own = on_sums(flags)
+        rows += [{"policy": f"sums: {name}", **row} for name, row in own.items()]
+        right = [row["pass@1"] for row in own.values()]
+        inside = all(0 <= x <= 1 for x in right)
+        checks.append(Check("sums: chances of a right answer", inside, f"{right}"))
     return Result(values, checks, rows, _picture(flags, values, curve), [*rows, *curve])
+
+
+def on_sums(flags: Flags) -> dict[str, Row]:
+    """What each policy is worth on sums that none was trained on, as `of_sums` has it."""
+    world = sums.world(*SUMS)
+    start = sums.base(world, flags.sums_base)
+    settings = [*sorted(flags.alphas), 1.0]
+    tuned = sums.tuned(world, start, settings, flags.sums)
+    first = jax.tree.map(lambda x: jnp.asarray(x)[None], start)
+    every = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, tuned)
+    names = ["base", *(f"A {a:g}" for a in sorted(flags.alphas)), "RL, no penalty"]
+    laws = sums.judged(world, every)
+    return {name: of_sums(law, laws[0], flags.samples) for name, law in zip(names, laws)}
+
+
+def of_sums(log_q: np.ndarray, log_base: np.ndarray, samples: int) -> Row:
+    """Of log-probs of right ways [N, K]: the chance that one answer is right and that one of many
+    is, means over sums with half their 95% intervals and those of their distance to the base's;
+    the entropy of the way of a right answer, given its sum."""
+    right, before = (np.minimum(np.exp(x).sum(1), 1 - 1e-12) for x in (log_q, log_base))
+    row: Row = {}
+    for k in (1, samples):
+        solved, then = (-np.expm1(k * np.log1p(-x)) for x in (right, before))
+        for name, x in ((f"pass@{k}", solved), (f"pass@{k}, less base", solved - then)):
+            row[name] = float(x.mean())
+            row[f"{name} +-"] = float(1.96 * x.std(ddof=1) / len(x) ** 0.5)
+    share = np.exp(log_q - np.log(right)[:, None])
+    surprise = np.where(share > 0, share * -np.log(np.maximum(share, 1e-300)), 0).sum(1)
+    return row | {"entropy of right": float(right @ surprise / right.sum())}
 
 
 def build(task: EnumeratedTask) -> Task:
@@ -179,8 +227,10 @@ def _checks(task: Task, dpg: dict[str, np.ndarray], values: dict) -> list[Check]
 def _picture(flags: Flags, values: dict, curve: list[Row]) -> Picture:
     """The frontier, and coverage against the number of draws."""
     style.use()
-    shape = {"figsize": (7.0, 3.2), "layout": "constrained"}
-    figure, (plane, draws) = plt.subplots(1, 2, **shape)
+    count = 2 + ("sums" in values)
+    shape = {"figsize": (3.5 * count, 3.2), "layout": "constrained"}
+    figure, axes = plt.subplots(1, count, **shape)
+    plane, draws = axes[:2]
     many = f"coverage@{flags.samples}"
     shades = plt.get_cmap("plasma")(np.linspace(0.05, 0.85, len(flags.alphas)))
     colours = dict(zip((f"{a:g}" for a in sorted(flags.alphas)), shades))
@@ -206,11 +256,23 @@ def _picture(flags: Flags, values: dict, curve: list[Row]) -> Picture:
         else:
             draws.plot(k, each, color=colours[name[2:]])
     draws.set(xscale="log", xlabel="draws k", ylabel="coverage (pass@k)", ylim=(0, 1))
+    if "sums" in values:
+        _draw_sums(axes[2], values["sums"], colours, f"pass@{flags.samples}")
     lines = [axis.get_legend_handles_labels() for axis in (plane, draws)]
     handles, names = ([x for pair in lines for x in pair[i]] for i in (0, 1))
     handles.append(plt.Line2D([], [], color=style.EXPERT, linestyle=":"))
     figure.legend(handles, [*names, "base, right panel"], loc="outside lower center", ncols=5)
     return figure
+
+
+def _draw_sums(axis: plt.Axes, own: dict[str, Row], colours: dict, many: str) -> None:
+    """pass@1 against pass@k of sums that were not trained on, with their intervals."""
+    for name, row in own.items():
+        error = {"xerr": row["pass@1 +-"], "yerr": row[f"{many} +-"], "elinewidth": 0.5}
+        mark = {"base": "*", "RL, no penalty": "s"}.get(name, "o")
+        colour = colours.get(name[2:], style.EXPERT if name == "base" else style.OTHER)
+        axis.errorbar(row["pass@1"], row[many], marker=mark, color=colour, **error)
+    axis.set(xlabel="pass@1, held-out sums", ylabel=many, title="a transformer on sums")
 
 
 FIGURE = Figure(

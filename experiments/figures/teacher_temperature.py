@@ -7,20 +7,26 @@ less of the truth it covers (recall, E_p log q). First on the plane: p is eight 
 of a 3 x 3 grid, the teacher a mixture of four, its weights raised to a power, the student one
 Gaussian, whose best fit has the teacher's moments. Then on the two-template language: the teacher
 is the expert sampled at a temperature, a student of each policy class is its nearest in forward KL,
-in closed form, and both measures are sums over all strings."""
+in closed form, and both measures are sums over all strings. With `--model`, a pretrained model
+teaches itself without some of its layers, with adapters, at a temperature, on two texts; both
+measures are of the next token on another text, sums over the vocabulary."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from jax import Array
 from matplotlib.patches import Ellipse
 from scipy.special import logsumexp
 
+from experiments.figures.common import real_laws, real_students
 from experiments.figures.common.base import Check, Figure, Picture, Result, Row, distinct, near
 from experiments.figures.common.classes import EnumeratedTask, enumerated
 from experiments.figures.common.drawing import TARGET
@@ -29,10 +35,24 @@ from fdiv import exact
 from fdiv.benchmarks import TwoTemplate
 from fdiv.checks import at_least, between, seeding
 from fdiv.policies import tabular
+from fdiv.types import UsageError
 
 CENTRES = np.array([c for c in itertools.product((-1.0, 0.0, 1.0), repeat=2) if any(c)])
 VARIANCE, COMPONENTS = 0.025, 4
 STARTS, ROUNDS = 12, 120  # of EM
+ALSO_READ = (
+    "A baker who had moved to the coast found that her bread would not rise as it used to. She "
+    "blamed the flour, then the oven, and at last the water, which tasted of iron. A neighbour "
+    "told her to let it stand overnight in a wooden bucket. The next morning the dough was soft "
+    "and full of air, and nobody on the street could say why."
+)
+HELD_OUT = (
+    "When the train stopped between two stations, the passengers first looked at their watches "
+    "and then at each other. A boy counted the cows in the field. After ten minutes a man in a "
+    "uniform came through and said that there was a tree on the line. Someone asked how large it "
+    "was, and he held his hands apart as a fisherman does. They were an hour late, and the tea "
+    "was cold."
+)
 CLASSES = {"independent": ":", "markov": "-"}
 STUDENTS = ("direct", "distilled")
 # The printed output of the notebook of arXiv 2505.13111, section 3: (recall, precision)
@@ -51,6 +71,15 @@ class Flags:
     """Points of the plane that the teacher is fitted to."""
     seed: int = 0
     """Which points."""
+    model: Path | None = None
+    """A pretrained model in the Hugging Face layout: teaches itself without six of its layers."""
+    model_temperatures: tuple[float, ...] = (1.0, 0.8, 0.5)
+    """Temperatures of the model as a teacher."""
+    model_updates: int = 24
+    """Updates of its students, by Adam, on some 190 places of text each."""
+    plan: int = 0
+    """Compiles an update of the model's students for so many devices, from its config.json alone,
+    and trains nothing; 0: trains."""
 
 
 class Gaussians(NamedTuple):
@@ -80,7 +109,9 @@ TRUTH = Gaussians(np.full(8, 1 / 8), CENTRES, np.full((8, 2), VARIANCE))
 
 
 def make(flags: Flags) -> Result:
-    """The plane, then the language."""
+    """The plane, then the language, then the model's students where one is given."""
+    if flags.plan:
+        return _planned(flags)
     distinct("powers", flags.powers)
     distinct("temperatures", flags.temperatures)
     for power in flags.powers:
@@ -89,6 +120,7 @@ def make(flags: Flags) -> Result:
         between("temperatures", t, 0.05, 20)
     at_least("points", flags.points, 100)
     seeding("seed", flags.seed)
+    own = of_model(flags) if flags.model else {}
     draw = np.random.default_rng(flags.seed)
     teacher = fit(sample(draw, flags.points), draw)
     direct = single(TRUTH)
@@ -107,8 +139,11 @@ def make(flags: Flags) -> Result:
         for name, table in language.items()
         for t, row in table.items()
     ]
-    values = {"plane": plane, "language": language}
+    rows += [{"where": "model", "student": who, **row} for who, row in own.items()]
+    values = {"plane": plane, "language": language} | ({"model": own} if own else {})
     checks = _checks(flags, teacher, direct, plane, language)
+    if own:
+        checks += _of_model(flags, own)
     pictured = {"direct": direct, "distilled": distilled[flags.powers[-1]]}
     return Result(values, checks, rows, _picture(flags, teacher, pictured, values))
 
@@ -217,14 +252,96 @@ def _order(about: str, rows: list[dict[str, float]]) -> Check:
     return Check(f"{about} cover less, precisely", holds, f"{detail}{precision[-1]:.4g}")
 
 
+# --- a pretrained model ---------------------------------------------------------------------------
+
+
+def of_model(flags: Flags) -> dict[str, Row]:
+    """Students of the model at each temperature, and the student before: mean recall and precision
+    over the places of a text that none was trained on, in nats a token, the half widths of their
+    95% intervals, and how far each is from the student of the warmest teacher."""
+    distinct("model_temperatures", flags.model_temperatures)
+    for t in flags.model_temperatures:
+        between("model_temperatures", t, 0.05, 20)
+    at_least("model_updates", flags.model_updates, 1)
+    assert flags.model is not None
+    texts = real_students.encoded(flags.model, [real_laws.TEXT, ALSO_READ, HELD_OUT])
+    students = real_students.read(flags.model)
+    places, held_out = real_students.everywhere(texts[:2]), real_students.everywhere(texts[2:])
+    log_p = real_students.of_teacher(students, places)
+    truth = real_students.of_teacher(students, held_out)
+    order = sorted(flags.model_temperatures, reverse=True)
+    start = real_students.begun(students, len(order), flags.seed)
+    learned = real_students.learn(
+        students, start, places, log_p, likelihood, order, flags.model_updates, flags.seed
+    )
+    before = real_students.of_students(students, jax.tree.map(lambda x: x[:1], start), held_out)
+    after = real_students.of_students(students, learned.params, held_out)
+    each = [at_places(truth, log_q) for log_q in (*before, *after)]
+    names = ["no teacher", *(f"T {t:g}" for t in order)]
+    found = {name: _interval(own, each[1]) for name, own in zip(names, each)}
+    entropy = float(-(np.exp(truth) * truth).sum(1).mean())
+    return found | {"the model itself": {"recall": -entropy, "precision": -entropy}}
+
+
+def likelihood(log_q: Array, log_p: Array, temperature: Array, key: Array) -> Array:
+    """What maximum likelihood minimises on all that a teacher at a temperature would write there:
+    the cross entropy, a mean over places."""
+    taught = jax.nn.log_softmax(log_p / temperature)
+    return -jnp.sum(jnp.exp(taught) * log_q, axis=-1).mean()
+
+
+def at_places(log_p: np.ndarray, log_q: np.ndarray) -> dict[str, np.ndarray]:
+    """E_p log q and E_q log p at each place, laws [N, V]."""
+    return {
+        "recall": (np.exp(log_p) * log_q).sum(1),
+        "precision": (np.exp(log_q) * log_p).sum(1),
+    }
+
+
+def _interval(own: dict[str, np.ndarray], warmest: dict[str, np.ndarray]) -> Row:
+    row: Row = {}
+    for name, values in own.items():
+        row[name], row[f"{name} +-"] = real_students.mean_and_error(values)
+        apart = real_students.mean_and_error(values - warmest[name])
+        row[f"{name}, less warmest"], row[f"{name}, less warmest +-"] = apart
+    return row
+
+
+def _of_model(flags: Flags, own: dict[str, Row]) -> list[Check]:
+    """Laws of a held-out text: Gibbs, and that training has come nearer."""
+    least = own["the model itself"]["recall"]
+    trained = {name: row for name, row in own.items() if name.startswith("T ")}
+    best = max(row["recall"] for row in trained.values())
+    checks = [Check("model: no recall above -H(p)", best <= least, f"{best:.4f}, {least:.4f}")]
+    if 1.0 in flags.model_temperatures:
+        before, after = own["no teacher"]["recall"], own["T 1"]["recall"]
+        nearer = f"{before:.4f} -> {after:.4f}"
+        checks.append(Check("model: the teacher at 1 is learned from", after > before, nearer))
+    return checks
+
+
+def _planned(flags: Flags) -> Result:
+    """An update of as many students as there are temperatures, on texts as long as these."""
+    if flags.model is None:
+        fix = "Give --model FOLDER; of a folder its config.json is enough."
+        raise UsageError("plan", flags.plan, "names no model.", fix)
+    places = real_students.everywhere([[0] * 96] * 2)
+    count = len(flags.model_temperatures)
+    return real_students.planned(flags.model, places, likelihood, count, flags.plan)
+
+
 # --- the picture ----------------------------------------------------------------------------------
 
 
 def _picture(flags: Flags, teacher: Gaussians, students: dict, values: dict) -> Picture:
     """The plane with both students, its trade-off with the printed numbers, the language's."""
     style.use()
-    shape = {"figsize": (7.6, 3.1), "width_ratios": (1, 1, 1), "layout": "constrained"}
-    figure, (plane, trade, language) = plt.subplots(1, 3, **shape)
+    panels = 3 + ("model" in values)
+    figure, axes = plt.subplots(1, panels, figsize=(7.6 + 2.5 * (panels - 3), 3.1))
+    figure.set_layout_engine("constrained")
+    plane, trade, language = axes[:3]
+    if "model" in values:
+        _draw_model(axes[3], values["model"])
     colours = dict(zip(STUDENTS, (style.colour("forward_kl"), style.colour("reverse_kl"))))
     points = sample(np.random.default_rng(flags.seed + 2), 1500)
     plane.plot(*points.T, ".", color=TARGET, markersize=2.5, zorder=1)
@@ -266,6 +383,17 @@ def _picture(flags: Flags, teacher: Gaussians, students: dict, values: dict) -> 
     return figure
 
 
+def _draw_model(axis: plt.Axes, own: dict[str, Row]) -> None:
+    """Its students on a held-out text, with the intervals of their means."""
+    rows = {name: row for name, row in own.items() if "recall +-" in row}
+    for name, row in rows.items():
+        error = {"xerr": row["recall +-"], "yerr": row["precision +-"], "elinewidth": 0.6}
+        axis.errorbar(row["recall"], row["precision"], marker="o", color=style.EXPERT, **error)
+        at = {"textcoords": "offset points", "xytext": (5, 5), "fontsize": 7.5}
+        axis.annotate(name, (row["recall"], row["precision"]), **at)
+    axis.set(xlabel=r"recall $E_p \log q$, a token", title="a language model")
+
+
 def _ellipse(axis: plt.Axes, mean: np.ndarray, variance: np.ndarray, **look) -> None:
     width, height = 4 * np.sqrt(variance)
     axis.add_patch(Ellipse(tuple(mean), width, height, fill=False, zorder=2, **look))
@@ -282,5 +410,10 @@ FIGURE = Figure(
     source=(
         "A minimal explanation of knowledge distillation in generative models (arXiv 2505.13111); "
         "Hinton, Vinyals & Dean 2015 (arXiv 1503.02531)"
+    ),
+    cluster=Flags(
+        model=Path("models/llama-1b"),
+        model_temperatures=(1.0, 0.95, 0.9, 0.875, 0.8, 0.7, 0.6, 0.5),
+        model_updates=500,
     ),
 )

@@ -20,7 +20,8 @@ from fdiv import statistics
 FLOOR = 1e-5  # gaps below this are sampling noise and rounding
 LOGARITHMIC = ("gap", "js", "js_token", "gradient_norm")
 OF_TRAINING = (  # what tells how training itself goes, as far as a run has it
-    *("gradient_norm", "d_accuracy", "d_saturated", "d_calibration"),
+    *("gradient_norm", "bounded_share", "clip_share"),
+    *("d_accuracy", "d_saturated", "d_calibration"),
     *("reward_accuracy", "margin"),
 )
 TOKENS = "tokens learned from, per seed"

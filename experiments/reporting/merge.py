@@ -106,6 +106,8 @@ def _gather(runs: Sequence[tuple[MethodResult, int]]) -> MethodResult:
         minimises=_same([m.minimises for m in parts]),
         level=_same([m.level for m in parts]),
         target=_same([m.target for m in parts]),
+        how=_same([m.how for m in parts]),
+        aside=" ".join(dict.fromkeys(m.aside for m in parts if m.aside)),
         group=_same([m.group for m in parts]),
         published=_same([m.published for m in parts]),
         seconds=sum(m.seconds for m in parts),

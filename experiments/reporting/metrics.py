@@ -96,6 +96,8 @@ _ENTRIES = (
     Metric("d_saturated", "saturated logits", "D sat."),
     Metric("length_accuracy", "length alone", "len.acc."),
     Metric("gradient_norm", "gradient norm", "grad norm"),
+    Metric("bounded_share", "gradients that are bounded", "bounded", "share of steps"),
+    Metric("clip_share", "actions that the clip stops", "clipped", "share"),
 )
 METRICS: dict[str, Metric] = {entry.name: entry for entry in _ENTRIES}
 

@@ -184,7 +184,7 @@ def tidy_methods(methods: Mapping[str, MethodResult]) -> list[dict[str, Any]]:
     return [
         {
             "method": name,
-            "minimises": m.minimises,
+            "minimises": m.objective,
             "level": m.level,
             "status": m.status,
             "metric": metric,

@@ -138,6 +138,15 @@ class MethodResult:
     changes: list[Change] = dataclasses.field(default_factory=list)
     """Since the start, where strings are sampled and the expert is known: what the method minimises
     on the policy's own prefixes, then precision and recall."""
+    how: str = ""
+    """In which way what it minimises is more than the divergence of the two laws: "of pairs"."""
+    aside: str = ""
+    """What a table has to say where its gradient is not that of what is shown."""
+
+    @property
+    def objective(self) -> str:
+        """What it minimises, in words."""
+        return f"{self.minimises} {self.how}".rstrip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +201,8 @@ OPTIONAL = {
     "numbers": None,
     "of": None,
     "changes": [],
+    "how": "",
+    "aside": "",
 }
 
 

@@ -77,7 +77,7 @@ def ranking(result: RunResult) -> Ranking:
     ]
     rows = []
     for name, m in ordered:
-        row = [Cell(name), Cell(f"{m.minimises} ({m.level})")]
+        row = [Cell(name), Cell(f"{m.objective} ({m.level})")]
         row += [Cell(interval(m.gap), False, m.gap) if m.gap else Cell(NOTHING) for _ in gap]
         row += [_cell(m, metric, winners[metric] == name, board) for metric in columns]
         rows.append([*row, Cell(wording.status(m))])

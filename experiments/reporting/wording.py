@@ -20,6 +20,10 @@ LOST = (
     "n of m finite: what is shown is of these seeds alone. Such a method stands below those whose "
     "seeds are all finite, is never marked best, and is not compared with others."
 )
+OF_PAIRS = (
+    "Of pairs: the divergence between the law of (demonstration, answer) and that of (answer, "
+    "demonstration), which is 0 where the two laws are equal alone."
+)
 OF_THE_EXPERT = (
     "distill",
     "policy_gradient",
@@ -150,10 +154,22 @@ def under_table(result: RunResult, shown: Collection[str], references: Iterable[
         board.values,
         *(text.format(**words) for name, text in board.notes.items() if name in shown),
         *(meanings[name] for name in references),
+        *_objectives(result),
         *_lost(result, shown),
         *_bold(result, board),
         _status(result),
     ]
+
+
+def _objectives(result: RunResult) -> list[str]:
+    """What methods minimise that is more than a divergence of the two laws, and whose gradient is
+    not that of the divergence that is shown."""
+    asides: dict[str, list[str]] = {}
+    for name, m in result.methods.items():
+        if m.aside:
+            asides.setdefault(m.aside, []).append(name)
+    pairs = [OF_PAIRS] if any(m.how == "of pairs" for m in result.methods.values()) else []
+    return [*pairs, *(f"{_listed(names)}: {aside}" for aside, names in asides.items())]
 
 
 def _over_seeds(seeds: int) -> str:
@@ -255,7 +271,7 @@ def _why_not(m: MethodResult, board: Scoreboard) -> str:
             f"It learns from rows, whose law is not the {board.expert}'s, at the rows' prefixes: "
             "nothing in it asks for less there."
         )
-    if m.level != "token" or "the expert's prefixes" in m.target:
+    if m.level != "token" or m.how or m.aside or "the expert's prefixes" in m.target:
         return "It is not what is minimised: see its level and the sentence of its card."
     return "It is within the error of sampling: more --updates move it, more --samples show it."
 
@@ -296,12 +312,25 @@ def under_cost(result: RunResult) -> str:
 
 def under_rewards(result: RunResult) -> str:
     """What the lines and marks of the rewards are."""
+    board = scoreboards.of_result(result)
+    levels = {m.level for m in result.methods.values()}
+    of = {
+        "sequence": f"of whole strings, s is log p - log q, p the {board.expert}'s law",
+        "token": "of a method at the token level, the same of each token",
+        "occupancy": "at the level of occupancies, of each prefix",
+        "return": "where a return is maximised, it is log ref - log q, and what is paid is beta "
+        "times the line",
+    }
+    said = "; ".join(text for level, text in of.items() if level in levels or level == "sequence")
+    beyond = [name for name, m in result.methods.items() if m.how]
+    left = f" No line for {_few(beyond, 0)}: no function of one log-ratio." if beyond else ""
     return (
-        "What each divergence pays a string whose log-ratio to the expert is s: e^s f'(e^s) - "
-        "f(e^s), up to a constant. Marks are the mean log-ratio of the policy's own strings, which "
-        "is -KL(policy||expert), and of the expert's, KL(expert||policy), at the end of training; "
-        "those further out than the axes are not shown. Strips are the strings of samples.jsonl, "
-        "all seeds together, where the expert's log-probs are known."
+        "What each divergence pays a log-ratio s: e^s f'(e^s) - f(e^s), up to a constant. "
+        f"{said[0].upper()}{said[1:]}. "
+        "Marks are the mean s of the policy's own strings, which is -KL(q||p), and of the "
+        f"{board.expert}'s, KL(p||q), at the end of training; those further out than the axes are "
+        "not shown. Strips are what the policies wrote in samples.jsonl, all seeds together, where "
+        f"its log-probs are known.{left}"
     )
 
 
@@ -309,7 +338,11 @@ def under_training(result: RunResult) -> str:
     """What the panels of training itself are."""
     band = "IQM over seeds, the band from the least of them to the most."
     band = band if result.seeds > 1 else "One seed."
-    return f"{band} The gradient norm is that of the policy before it is bounded."
+    return (
+        f"{band} The gradient norm is that of the policy before it is bounded; where "
+        "--max-grad-norm bounds it, the share of steps in which it does stands beside it, and "
+        "where a batch serves several steps, the share of actions that a clip of q / q_old stops."
+    )
 
 
 def _looks(named: Mapping[str, MethodResult]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -20,9 +20,14 @@ from experiments.running import resume
 from experiments.running.record import Line, Recorder
 from experiments.running.stopping import StopFlag
 from experiments.storage.run_folder import RunFolder
-from fdiv.types import Components, Params, Sequences
+from fdiv.types import Components, Level, Params, Sequences
 
 SHOWN = 16  # strings of each seed in samples.jsonl
+
+
+def _plain(x: np.ndarray) -> float | None:
+    """A number with as many digits as a line of a file needs; None for what is not finite."""
+    return round(float(x), 5) if np.isfinite(x) else None
 
 
 class RunContext(NamedTuple):
@@ -57,10 +62,15 @@ class RunContext(NamedTuple):
         sequences: Sequences,
         log_q: np.ndarray | None,
         likeliest: Sequences | None = None,
+        level: Level | Literal["return"] | None = None,
     ) -> None:
-        """Report the first strings of each seed, [seeds, n, T], with their log-probs [seeds, n]
-        under the policy that drew them, where there is one, those under the expert where strings
-        are enumerated, and the policy's likeliest answers to the same prompts."""
+        """Report the first strings of each seed, [seeds, n, T], with their log-probs under the
+        policy that drew them, of its actions [seeds, n, T], where there is one, and under the
+        expert where it is known, and the policy's likeliest answers to the same prompts. Of a
+        method whose reward is of tokens or prefixes, or of leaving a reference (`level`), the
+        log-ratios that it is of."""
+        ratios = {} if log_q is None else self._ratios(sequences, log_q, level)
+        log_q = None if log_q is None else log_q.sum(-1)
         for seed in range(len(sequences.tokens)):
             texts = self._readable(sequences, seed)
             lines: list[Line] = [
@@ -75,10 +85,40 @@ class RunContext(NamedTuple):
                     line | {"log_p": float(x)} if np.isfinite(x) else line
                     for line, x in zip(lines, log_p)
                 ]
+            for name, of_strings in ratios.items():
+                lines = [
+                    line | {name: x} for line, x in zip(lines, of_strings[seed]) if x is not None
+                ]
             if likeliest is not None:
                 certain = self._readable(likeliest, seed)
                 lines = [line | {"likeliest": text} for line, (_, text) in zip(lines, certain)]
             self.recorder.samples(name, lines)
+
+    def _ratios(
+        self, sequences: Sequences, log_q: np.ndarray, level: Level | Literal["return"] | None
+    ) -> dict[str, list[list[Any]]]:
+        """What a line of a string holds beside its log-probs: name -> seed -> string -> `log_p` or
+        `log_ref`, the log-prob under the expert or the reference, or `ratios`, log p - log q of its
+        actions or, at the level of occupancies, of its prefixes. Nothing where these are not
+        known, and where strings are enumerated no `log_p`, which is looked up."""
+        few = jax.tree.map(lambda x: x[:, :SHOWN], sequences)
+        mask, own = np.asarray(few.mask), log_q[:, :SHOWN]
+        start = self.start if level == "return" and self.task.mdp.regulariser else None
+        if level == "return" and start is None:
+            return {}
+        by_string = level in ("return", Level.sequence, None)
+        if by_string and level != "return" and self.evaluator.exact:
+            return {}
+        known = self.evaluator.known_log_probs(few, start)
+        if known is None:
+            return {}
+        if by_string:
+            name = "log_p" if start is None else "log_ref"
+            return {name: [[_plain(x) for x in row] for row in known.sum(-1)]}
+        apart = np.where(mask, known - own, 0.0)
+        apart = np.cumsum(apart, axis=-1) if level == Level.occupancy else apart
+        each = lambda row, kept: [x for x in map(_plain, row[kept]) if x is not None]
+        return {"ratios": [[*map(each, *both)] for both in zip(apart, mask)]}
 
     def _readable(self, sequences: Sequences, seed: int) -> list[tuple[str, str]]:
         return assemble.readable(self.task, self._few(sequences, seed))

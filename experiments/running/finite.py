@@ -17,11 +17,14 @@ from jax import Array
 from fdiv.types import LearnerState
 
 MEANS = ("loss", "gradient_norm")
+# also means since the last evaluation, of runs that have them: of steps whose gradient was longer
+# than its bound, and of actions that a clip stopped
+SHARES = ("bounded_share", "clip_share")
 
 
 class Log(NamedTuple):
-    """Since the last evaluation: sums [2], their number, tokens. Since the start: updates left out,
-    and the first bad one."""
+    """Since the last evaluation: sums [2], their number, tokens, sums of shares. Since the start:
+    updates left out, and the first bad one."""
 
     sums: Array
     used: Array
@@ -29,22 +32,22 @@ class Log(NamedTuple):
     skipped: Array
     broke: Array  # the first update that was not finite, 0 for none
     what: Array  # index into the names of `watched`
+    # the last leaf of a save, so that one from before there were shares lacks its end alone
+    shares: Any = ()  # [shares], () where a run has none
 
 
-def empty() -> Log:
-    """Before the first update."""
+def empty(shares: tuple[str, ...] = ()) -> Log:
+    """Before the first update of a run with these of `SHARES`."""
     zero = jnp.int32(0)
-    return Log(jnp.zeros(len(MEANS)), zero, jnp.uint32(0), zero, zero, zero)
+    own = jnp.zeros(len(shares)) if shares else ()
+    return Log(jnp.zeros(len(MEANS)), zero, jnp.uint32(0), zero, zero, zero, own)
 
 
 def since_evaluation(log: Log, fresh: Array) -> Log:
     """The log with its sums started anew where `fresh`."""
-    new = empty()
-    own = {
-        name: jnp.where(fresh, getattr(new, name), getattr(log, name))
-        for name in ("sums", "used", "tokens")
-    }
-    return log._replace(**own)
+    zero_or = lambda x: jnp.where(fresh, jnp.zeros_like(x), x)
+    own = {name: zero_or(getattr(log, name)) for name in ("sums", "used", "tokens")}
+    return log._replace(**own, shares=jax.tree.map(zero_or, log.shares))
 
 
 def watched(old: LearnerState, new: LearnerState, metrics: Mapping[str, Array]) -> dict[str, Array]:
@@ -53,7 +56,8 @@ def watched(old: LearnerState, new: LearnerState, metrics: Mapping[str, Array]) 
     after = lambda a, b: [
         jnp.all(jnp.isfinite(y) | ~jnp.isfinite(x)) for x, y in zip(_floats(a), _floats(b))
     ]
-    own = {name: jnp.all(jnp.isfinite(x)) for name, x in metrics.items() if name not in MEANS}
+    logged = (*MEANS, *SHARES)
+    own = {name: jnp.all(jnp.isfinite(x)) for name, x in metrics.items() if name not in logged}
     means = {name: jnp.isfinite(metrics[name]) for name in MEANS}
     return {
         **own,
@@ -65,10 +69,16 @@ def watched(old: LearnerState, new: LearnerState, metrics: Mapping[str, Array]) 
 
 
 def record(
-    log: Log, old: LearnerState, new: LearnerState, metrics: Mapping[str, Array], skip: bool
+    log: Log,
+    old: LearnerState,
+    new: LearnerState,
+    metrics: Mapping[str, Array],
+    skip: bool,
+    shares: tuple[str, ...] = (),
 ) -> tuple[LearnerState, Log, tuple[str, ...]]:
     """(state to go on with, log, names of what was watched). With `skip` an update that is not
-    finite changes nothing."""
+    finite changes nothing. `shares` are those that the log was begun with; one that the method does
+    not report is not a number."""
     finite = watched(old, new, metrics)
     stands = jnp.stack(list(finite.values()))
     # what follows the metrics: one of those may be infinite while the update is sound
@@ -83,10 +93,31 @@ def record(
         log.skipped + (~counts).astype(jnp.int32),
         jnp.where(first, new.step, log.broke),
         jnp.where(first, jnp.argmin(stands).astype(jnp.int32), log.what),
+        _with_shares(log.shares, metrics, shares, counts),
     )
     if skip:
         new = jax.tree.map(lambda a, b: jnp.where(good, b, a), old._replace(step=new.step), new)
     return new, log, tuple(finite)
+
+
+def _with_shares(
+    before: Any, metrics: Mapping[str, Array], shares: tuple[str, ...], counts: Array
+) -> Any:
+    if not shares:
+        return before
+    own = [jnp.asarray(metrics.get(name, jnp.nan), jnp.float32) for name in shares]
+    return before + jnp.where(counts, jnp.stack(own), 0.0)
+
+
+def means(log: Log, shares: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Name -> [count], of what the log of the host has summed since the last evaluation; shares
+    that no run reports are left out."""
+    over = lambda sums: np.where(log.used > 0, sums.T / np.maximum(log.used, 1), np.nan)
+    own = dict(zip(MEANS, over(log.sums)))
+    if shares:
+        each = zip(shares, over(log.shares))
+        own |= {name: values for name, values in each if not np.all(np.isnan(values))}
+    return own
 
 
 def described(log: Log, names: tuple[str, ...], skip: bool) -> str:

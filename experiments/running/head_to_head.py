@@ -345,10 +345,11 @@ def _prepare(
         cold = Runs(keys, start, rates, rows["demos"])
         start = _warm_start(config, task, components, layout, cold, saves, recorder)
     extra = [each.divergence for each in methods if each.divergence]
+    claims = [each.claim() for each in methods]
     seed, searched = config.budget.seed, folder.path / "class_optimum.json"
     judging = judging_keys(seed, config.budget.seeds)
     evaluator = Evaluator(
-        config.evaluation, judging, task, components, layout, layout.put(start), extra
+        config.evaluation, judging, task, components, layout, layout.put(start), extra, claims
     )
     if config.policy.name in NETWORKS:
         _compare_sampling(config, evaluator, layout, start, recorder)

@@ -152,7 +152,7 @@ class Run:
         95% interval, as NAME_low and NAME_high; empty where one seed gives none."""
         rows = []
         for name, m in self.method_results.items():
-            row: Json = {"method": name, "minimises": m.minimises, "status": m.status}
+            row: Json = {"method": name, "minimises": m.objective, "status": m.status}
             scores = {**m.metrics, **({"gap": m.gap} if m.gap else {})}
             for metric, summary in scores.items():
                 low, high = summary.ci95 or (None, None)

@@ -141,7 +141,8 @@ def _result(
     progress, params = outcome.progress, outcome.progress.train_state.learner.params
     final, sequences, log_q = context.evaluator.final(params, outcome.measured)
     final |= compiled.layout.host(compiled.probe(progress.train_state))
-    context.write_samples(name, sequences, log_q, context.evaluator.likeliest(params))
+    likeliest = context.evaluator.likeliest(params)
+    context.write_samples(name, sequences, log_q, likeliest, claim.level)
     metrics, infinite = results.metrics_of(final)
     context.await_search(name)
     search(context, name, method)
@@ -173,6 +174,8 @@ def _result(
         alarms=outcome.alarms + ended,
         temperatures=_at_temperatures(context, params) if name == "sft" else [],
         changes=_changes(context, claim, final),
+        how=claim.how,
+        aside=claim.aside,
     )
 
 

@@ -43,6 +43,7 @@ class CompiledMethod(NamedTuple):
     watched: tuple[str, ...]  # what is looked at for numbers that are not finite
     compile_seconds: float
     memory_bytes: int  # on each device, while it trains
+    shares: tuple[str, ...] = ()  # of `finite.SHARES`, those that its log has
 
 
 class Position(NamedTuple):
@@ -69,9 +70,18 @@ def begin(config: Config, objective: Objective, of: Runs) -> TrainState:
     def one(key, params, rate, rows):
         learner = make_learner(config, objective, rate, config.budget.updates)
         state = learner.init(jax.random.fold_in(key, LEARNER), params)
-        return TrainState(state, rate, jax.random.fold_in(key, DATA), rows, finite.empty())
+        log = finite.empty(shares_of(config))
+        return TrainState(state, rate, jax.random.fold_in(key, DATA), rows, log)
 
     return jax.jit(jax.vmap(one))(*of)
+
+
+def shares_of(config: Config) -> tuple[str, ...]:
+    """Which of `finite.SHARES` can be more than 0: of gradients, where they are bounded; of
+    actions, where a batch serves several steps, as at the first of them q is q_old."""
+    bounded = config.optimiser.max_grad_norm > 0
+    several = config.budget.epochs * config.budget.minibatches > 1
+    return tuple(name for name, own in zip(finite.SHARES, (bounded, several)) if own)
 
 
 def build(
@@ -88,7 +98,7 @@ def build(
     `advance` gives the buffers of the states that it is called with away."""
     budget, new_rows = config.budget, runs.batches(task.mdp, reads)
     fed = feed.of(budget, new_rows, layout, train_state)
-    skip = config.saving.not_finite == "skip"
+    skip, shares = config.saving.not_finite == "skip", shares_of(config)
     watched: list[tuple[str, ...]] = []  # names, which are known once the update is traced
 
     def advance(train_state: TrainState, count: jax.Array, fresh: jax.Array, *read: Strings):
@@ -103,7 +113,7 @@ def build(
                 batch = runs.batch(budget, new_rows, train_state.rows, key, state.step)
             batch = layout.rows(batch)
             new, metrics = learner.update(state, batch)
-            state, log, names = finite.record(log, state, new, metrics, skip=skip)
+            state, log, names = finite.record(log, state, new, metrics, skip, shares)
             watched.append(names)
             return state, log
 
@@ -121,7 +131,7 @@ def build(
         batch = layout.rows(batch)
         aux, batch, metrics = objective.prepare(key, state.params, state.aux, batch)
         metrics = metrics | objective.loss(state.params, aux, batch)[1]
-        logged = (*finite.MEANS, "tokens")
+        logged = (*finite.MEANS, *finite.SHARES, "tokens")
         return {name: value for name, value in metrics.items() if name not in logged}
 
     one_update = (jnp.int32(1), jnp.bool_(True))
@@ -132,7 +142,8 @@ def build(
     probe_program, more = layout.compile(probe, train_state, *single)
     memory = _memory_bytes(program)
     both = (program, probe_program) if fed is None else fed.wrapped(program, probe_program)
-    return CompiledMethod(layout, *both, budget.updates, watched[-1], seconds + more, memory)
+    took = seconds + more
+    return CompiledMethod(layout, *both, budget.updates, watched[-1], took, memory, shares)
 
 
 def _memory_bytes(compiled: Program) -> int:

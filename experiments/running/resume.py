@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from experiments.config import Saving
@@ -37,11 +38,16 @@ def saves_in(
 def newest(saves: Saves, train_state: TrainState) -> tuple[TrainState, Position | None]:
     """(runs, where they stand) from the newest sound save; the runs as given, and None, where there
     is no save."""
-    restored = checkpoints.restore(saves.folder, train_state)
+    restored = checkpoints.restore(saves.folder, train_state, lacking(train_state))
     if restored is None:
         return train_state, None
     train_state, about = restored
     return train_state, Position(about["update"], about["seconds"], np.array(about["tokens"]))
+
+
+def lacking(train_state: TrainState) -> int:
+    """How many leaves at its end a save of an earlier version may lack: its log had no shares."""
+    return len(jax.tree.leaves(train_state.log.shares))
 
 
 def saved(

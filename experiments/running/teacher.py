@@ -123,7 +123,8 @@ def get(
     own_run = Runs(keys, runs.starts(own, task, components, keys), jnp.full(1, LEARNING_RATE))
 
     place = _folder(config, text, reading, own)
-    cached = checkpoints.restore(place, begin(own, objective, own_run))
+    begun = begin(own, objective, own_run)
+    cached = checkpoints.restore(place, begun, resume.lacking(begun))
     # several processes train it in step, each for itself
     lacking = processes.any_of(cached is None or cached[1]["update"] != own.budget.updates)
     if cached is not None and not lacking:

@@ -27,6 +27,7 @@ from fdiv.types import UsageError
 # a metric of ours -> what trainers of language models log it as
 FIELD = {
     "chosen_log_prob": "logps/chosen",
+    "clip_share": "clip_ratio/region_mean",
     "entropy": "entropy",
     "gradient_norm": "grad_norm",
     "kl_to_reference": "kl",

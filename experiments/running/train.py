@@ -158,8 +158,7 @@ def stretches(
         log = compiled.layout.host(train_state.log)
         tokens, metrics = before + log.tokens, None
         if done in stops:
-            means = np.where(log.used > 0, log.sums.T / np.maximum(log.used, 1), np.nan)
-            metrics, before = evaluate(train_state) | dict(zip(finite.MEANS, means)), tokens
+            metrics, before = evaluate(train_state) | finite.means(log, compiled.shares), tokens
         yield Progress(done, seconds, tokens, metrics, train_state)
 
 

@@ -48,8 +48,9 @@ def choose(
     family = [divergence.name for divergence in context.evaluator.family]
     # all on the same strings, which no seed of the run is judged on
     judging = jnp.repeat(judging_keys(config.budget.seed, 1, offset=SEED_OF_TRIALS), count)
+    claims = context.evaluator.claims
     evaluator = Evaluator(
-        config.evaluation, judging, task, context.components, layout, params, family
+        config.evaluation, judging, task, context.components, layout, params, family, claims
     )
     measured = evaluator.measure(params)
     scores = own(measured) if own and evaluator.exact else context.scoreboard.loss(measured)

@@ -63,9 +63,9 @@ def writer(folder: Path, keep: int) -> Iterator[Callable[[int, Any, About], None
             under_way.pop().result()
 
 
-def restore(folder: Path, like: Tree) -> tuple[Tree, About] | None:
+def restore(folder: Path, like: Tree, lacking: int = 0) -> tuple[Tree, About] | None:
     """(pytree shaped as `like`, about) from the newest save that is whole, or None where there is
-    none.
+    none. An earlier version's may lack the last `lacking` leaves, which are then as in `like`.
 
     Raises `UsageError` where the newest whole save is in another format than this code's."""
     if folder.exists() and not folder.is_dir():
@@ -75,7 +75,7 @@ def restore(folder: Path, like: Tree) -> tuple[Tree, About] | None:
             about = _read_about(place)
             if about.get("update", int(place.name)) != int(place.name):
                 raise ValueError(f"it says that it is save {about['update']}")
-            arrays = _read_arrays(place, about, like) if about["format"] == FORMAT else []
+            arrays = _read_arrays(place, about, like, lacking) if about["format"] == FORMAT else []
         except Exception as error:  # whatever is wrong with it, the save before may be sound
             _set_aside(place, _first_line(error))
             continue
@@ -183,14 +183,23 @@ def _read_about(place: Path) -> About:
     return about
 
 
-def _read_arrays(place: Path, about: About, like: Any = None) -> list[np.ndarray]:
+def _read_arrays(place: Path, about: About, like: Any = None, lacking: int = 0) -> list[np.ndarray]:
     """In the order of the leaves of `like`; without it, as they lie."""
+    target = None if like is None else _numpy(like)
     with _orbax() as checkpointer:
-        target = None if like is None else _numpy(like)
-        arrays = checkpointer.restore((place / "arrays").resolve(), target)
+        where = (place / "arrays").resolve()
+        if target is not None and lacking and _count(checkpointer, where) == len(target) - lacking:
+            arrays, beyond = checkpointer.restore(where, target[:-lacking]), target[-lacking:]
+        else:
+            arrays, beyond = checkpointer.restore(where, target), []
     if _checksum(arrays) != about["checksum"]:
         raise ValueError("its checksum does not match")
-    return arrays
+    return [*arrays, *beyond]
+
+
+def _count(checkpointer: Any, where: Path) -> int:
+    """How many arrays a save holds."""
+    return len(jax.tree.leaves(checkpointer.metadata(where).item_metadata.tree))
 
 
 def _orbax():

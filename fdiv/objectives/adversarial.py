@@ -241,7 +241,23 @@ class Adversarial(Method):
             return self._of_pairs(sentence)
         # the share keeps its search of the class's optimum apart from policy_gradient's, which has
         # other starts: a gap stays the same to the last digit
-        return Claim(divergence, LEVELS[self.level], sentence, policy_prefixes=0.0)
+        level = LEVELS[self.level]
+        return Claim(divergence, level, sentence, policy_prefixes=0.0, aside=self._aside())
+
+    def _aside(self) -> str:
+        """What its gradient is of, where that is not the divergence."""
+        c, shown = self.entropy, f"what is shown is {self.divergence} to the expert"
+        if self.published == "fairl":
+            return f"its reward is no f-divergence's; {shown}, for which it is meant."
+        if self.reward_form == "expert" and c == 0:
+            return f"E_q[log p] is no divergence of the two laws; {shown}."
+        if self.reward_form == "expert" and c != 1:
+            return f"it minimises reverse_kl to the expert at temperature {c:g}; {shown} itself."
+        if self.reward_form != "expert" and c:
+            return (
+                f"it minimises a divergence less {c:g} times the policy's entropy; {shown} alone."
+            )
+        return ""
 
     def _of_pairs(self, sentence: str) -> Claim:
         """What the reward form relative minimises: the divergence of the pairs' two orders."""
@@ -249,6 +265,9 @@ class Adversarial(Method):
         pairs = f"{self.divergence} of pairs" + (f", which is {name}," if name else "")
         sentence = sentence.replace(f"sequence {self.divergence},", f"sequence {pairs}")
         claim = Claim(name or self.divergence, Level.sequence, sentence, policy_prefixes=0.0)
+        if self.entropy:
+            less = f"it minimises a divergence less {self.entropy:g} times the policy's entropy"
+            claim = claim._replace(aside=f"{less}; what is shown is the divergence alone.")
         if name:
             return claim
         measure = functools.partial(pairwise.measured, d)

@@ -141,8 +141,13 @@ class Distill(Method):
 
     def _really(self, how: str) -> dict[str, Any]:
         """What the gradient is of, where that is not the divergence of the two laws."""
-        if self.weights == "akl" or not how:
+        if not how:
             return {}
+        shown = f"what is shown is {self.divergence} of the two laws as they are."
+        if self.weights == "akl":
+            return {
+                "aside": f"its weights are held fixed, so it is no function's gradient; {shown}"
+            }
         alone = how == f"to the {self.target}-mixture {self.towards:g}"
         if alone and (name := BETWEEN.get((self.divergence, self.target))):
             return {"minimises": name.format(self.towards)}
@@ -151,7 +156,7 @@ class Distill(Method):
             return {"how": how, "measure": self.measure(d)}
         if self.target == "m" and alone and d.of_ratio:
             return {"how": how, "measure": next_token.of_mixture(d, self.towards)}
-        return {}
+        return {"aside": f"the policy in its target is held fixed; {shown}"}
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
         if self.policy_prefixes != 0 or self._how():

@@ -36,7 +36,7 @@ from fdiv.episodes import (
 from fdiv.estimators import to_columns
 from fdiv.penalties import Drawn, Penalty, marker
 from fdiv.ranges import check_ranges, ranged
-from fdiv.surrogates import Ratio, clipped
+from fdiv.surrogates import Ratio, clipped, stopped
 from fdiv.types import Claim, Components, Look, Method, Objective, hidden
 
 SMALL = 1e-4  # so that a group whose returns differ by rounding alone teaches nothing
@@ -137,7 +137,8 @@ def grpo(
         log_q = tk.log_probs(components.policy, params, batch.sequences, components.mdp.vocab)
         gain = clipped(batch, log_q, clip, ratio)
         earned = jnp.sum(batch.sequences.weight[:, None] * gain)
-        return on.charge(params, aux, batch, log_q) - earned, {}
+        share = stopped(batch, log_q, clip, ratio, aggregate, horizon)
+        return on.charge(params, aux, batch, log_q) - earned, {"clip_share": share}
 
     return Objective(lambda key, params: on.init(params), prepare, loss)
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fdiv.checks import buildable
-from fdiv.comparisons import compared, regulariser
+from fdiv.comparisons import NO_RETURN, compared, regulariser
 from fdiv.ranges import check_ranges, ranged
 from fdiv.types import Claim, Components, Look, Method, Objective
 
@@ -66,6 +66,7 @@ class Ipo(Method):
             "reverse_kl",
             "return",
             sentence + "not ref exp(r / beta), and no divergence's gradient on the way.",
+            aside=NO_RETURN,
         )
 
 

@@ -77,9 +77,9 @@ class IqLearn(Method):
     def claim(self) -> Claim:
         whose = "demonstrations" if self.data == "offline" else "demonstrations and own strings"
         sentence = f"Biased: likelihood less the squared rewards of {whose} / {4 * self.alpha:g}"
-        return Claim(
-            "forward_kl", Level.sequence, sentence + "; flatter than the expert, by O(1 / alpha)."
-        )
+        aside = "it takes squared rewards off the likelihood; what is shown is forward_kl alone."
+        sentence += "; flatter than the expert, by O(1 / alpha)."
+        return Claim("forward_kl", Level.sequence, sentence, aside=aside)
 
 
 class Rewards(NamedTuple):

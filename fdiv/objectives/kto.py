@@ -24,6 +24,7 @@ from jax.nn import sigmoid
 from fdiv import tokens as tk
 from fdiv.checks import buildable
 from fdiv.comparisons import (
+    NO_RETURN,
     both,
     compare_rows,
     divisor,
@@ -70,6 +71,7 @@ class Kto(Method):
             "reverse_kl",
             "return",
             sentence + "not ref exp(r / beta), and no divergence's gradient on the way.",
+            aside=NO_RETURN,
         )
 
 

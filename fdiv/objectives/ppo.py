@@ -28,7 +28,7 @@ from fdiv.episodes import Charged, penalty_of, return_claim, stage
 from fdiv.estimators import discounted_to_go, to_actions, to_columns
 from fdiv.penalties import Drawn, Penalty, marker
 from fdiv.ranges import MOST_STEPS, check_ranges, ranged
-from fdiv.surrogates import clipped
+from fdiv.surrogates import clipped, stopped
 from fdiv.types import (
     Claim,
     Components,
@@ -173,6 +173,6 @@ def ppo(
         if entropy:
             own = Model(components.policy, params)
             total -= entropy * prefixes.entropy_sum(own, x, components.mdp.vocab)
-        return total, {}
+        return total, {"clip_share": stopped(batch, log_q, clip)}
 
     return Objective(init, prepare, loss)

@@ -19,7 +19,7 @@ from jax import Array
 from jax.nn import softplus
 
 from fdiv.checks import buildable
-from fdiv.comparisons import compared, regulariser
+from fdiv.comparisons import NO_RETURN, compared, regulariser
 from fdiv.ranges import check_ranges, ranged
 from fdiv.types import Claim, Components, Look, Method, Objective
 
@@ -53,6 +53,7 @@ class Simpo(Method):
             "reverse_kl",
             "return",
             sentence + "not ref exp(r / beta), and no divergence's gradient on the way.",
+            aside=NO_RETURN,
         )
 
 

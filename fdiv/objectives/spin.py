@@ -52,6 +52,10 @@ from fdiv.types import (
 )
 
 Form = Literal["pairs", "single"]
+BETWEEN = (  # what a table says of it
+    "between renewals of the older self its gradient is no divergence's of the two laws; what is "
+    "shown is forward_kl, whose direction it has just after one, and whose fixed points."
+)
 Loss = Callable[[Array, Array], Array]  # h of demonstrations, h of the old policy's -> of each row
 
 
@@ -100,7 +104,8 @@ class Spin(Method):
             if self.refresh == 1
             else "; no divergence's in between, with the same fixed points."
         )
-        return Claim("forward_kl", Level.sequence, sentence + later)
+        aside = "" if self.refresh == 1 else BETWEEN
+        return Claim("forward_kl", Level.sequence, sentence + later, aside=aside)
 
     def variants(self) -> Sequence[Mapping[str, Any]]:
         return [{"divergence": "pearson_chi2", "form": "single"}] if self.divergence == "js" else ()

@@ -38,6 +38,15 @@ def test_the_divergence_of_the_two_orders(spec):
     assert float(found) == pytest.approx(VALUES[spec], rel=1e-10)
 
 
+@pytest.mark.wide
+def test_pairs_row_by_row(monkeypatch):
+    """More pairs than are compared at once."""
+    js = divergences.js()
+    monkeypatch.setattr(pairwise, "WHOLE", 10)
+    found = pairwise.measured(js, jnp.log(Q), jnp.log(P))
+    assert float(found) == pytest.approx(VALUES["js"], rel=1e-10)
+
+
 @pytest.mark.parametrize("spec", EVERY)
 @pytest.mark.few(4)
 def test_its_gradient_is_what_it_pays(spec):

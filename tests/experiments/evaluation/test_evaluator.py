@@ -5,17 +5,21 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.evaluation.evaluator import (
+    COMPARED,
     Evaluator,
     HeldOut,
+    exact_measures,
     judging_keys,
     over_seeds,
     own_divergence,
 )
 from experiments.evaluation.frontier import FrontierPoint, at_own_weight, overspent
+from fdiv import divergences, exact, objectives
 from fdiv.types import Claim, Level, Regulariser, Sequences
 
 
@@ -67,6 +71,74 @@ def test_a_methods_own_divergence(name):
     claim = Claim("js", level, "", policy_prefixes=share)
     own = own_divergence(claim, SimpleNamespace(mdp=known, space=True))
     assert own(MEASURED).tolist() == pytest.approx([wanted])
+
+
+P, Q = np.random.default_rng(0).dirichlet(np.ones(2), (2, 3))  # [prefixes, tokens]
+soft = lambda p: p**0.5 / (p**0.5).sum(-1, keepdims=True)
+kl = lambda p, q: (p * np.log(p / q)).sum(-1)
+js = lambda p, q: (kl(p, (p + q) / 2) + kl(q, (p + q) / 2)) / 2
+strings = lambda p: np.ravel(p[0][:, None] * p[1:])  # of two tokens
+orders = lambda p, q: (np.outer(p, q).ravel(), np.outer(q, p).ravel())
+# at prefixes of the law x: the first token's and that after it, over two positions
+prefixes = lambda x, each: (each[0] + x[0] @ each[1:]) / 2
+DECLARED = {  # name of the method, its options -> name of the metric, and what it is by hand
+    "pairs": (
+        ("relativistic:js", {}),
+        "js_of_pairs",
+        js(*orders(strings(P), strings(Q))),
+    ),
+    "softened": (
+        ("distill:js", {"temperature": 2.0}),
+        "js_at_temperature_2_token_expert",
+        prefixes(P, 4 * js(soft(P), soft(Q))),
+    ),
+    "a mixture of prefixes": (
+        ("distill:js", {"temperature": 2.0, "policy_prefixes": 0.25}),
+        "js_at_temperature_2_token",
+        0.25 * prefixes(Q, 4 * js(soft(P), soft(Q))) + 0.75 * prefixes(P, 4 * js(soft(P), soft(Q))),
+    ),
+    "jeffreys": (  # that of pairs is that of strings
+        ("relativistic:reverse_kl", {}),
+        "jeffreys",
+        kl(strings(P), strings(Q)) + kl(strings(Q), strings(P)),
+    ),
+}
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("case", DECLARED)
+def test_what_is_reported_is_what_is_minimised(case):
+    (name, options), metric, wanted = DECLARED[case]
+    space = exact.enumerate_strings(2, 2, None)
+    task = SimpleNamespace(
+        space=space, mdp=SimpleNamespace(expert=None, regulariser=None, statistics={})
+    )
+
+    def law(p):
+        first, both = np.log(p[0]), np.log(strings(p))
+        return exact.Law(np.log(p), np.array([0.0, *first]), jnp.zeros(6), both)
+
+    claim = objectives.resolve(name, **options).claim()
+    task.mdp.expert = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact, "known_law", lambda space, expert: law(P))
+        family = [divergences.parse("jeffreys")] if metric == "jeffreys" else []
+        measured = exact_measures(task, family, [claim])(law(Q))
+    assert metric in measured
+    assert float(own_divergence(claim, task)(measured)) == pytest.approx(wanted, rel=1e-10)
+
+
+def test_what_cannot_be_computed_is_not_said():
+    """No gap in the place of another divergence's, where there are too many strings for pairs, or
+    these are not enumerated."""
+    known = SimpleNamespace(expert=True, regulariser=None)
+    many = SimpleNamespace(sequences=SimpleNamespace(tokens=np.zeros((COMPARED + 1, 1))))
+    pairs = objectives.resolve("relativistic:js").claim()
+    for space in (None, many):
+        assert own_divergence(pairs, SimpleNamespace(mdp=known, space=space)) is None
+    softened = objectives.resolve("distill:js", temperature=2.0).claim()
+    assert own_divergence(softened, SimpleNamespace(mdp=known, space=None)) is None
+    assert own_divergence(softened, SimpleNamespace(mdp=known, space=many)) is not None
 
 
 def test_what_is_spent_beyond_the_frontier():

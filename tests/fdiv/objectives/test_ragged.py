@@ -611,14 +611,15 @@ def test_the_clipped_loss_off_ratio_one(ratio, aggregate):
     fields = {"group": 2, "ratio": ratio, "aggregate": aggregate, "clip": 0.1}
     objective, aux, batch, _ = prepared("grpo", components(), **fields)
     moved = OWN + 0.8 * table(7)
-    gains, clipped = [], 0
+    gains, clipped, weights = [], [], []
     for x, advantage in zip(STRINGS, actions(batch.advantages, batch.sequences)):
         change = per_token(moved, x) - per_token(OWN, x)
         rho = np.exp(change if ratio == "token" else np.full(len(x), change.mean()))
         each = np.minimum(rho * advantage, np.clip(rho, 0.9, 1.1) * advantage)
-        clipped += np.sum(each < rho * advantage)
+        clipped.append(np.mean(each < rho * advantage))
+        weights.append(len(x) if aggregate == "token" else 1)
         gains.append(each)
-    assert clipped > 0
+    assert sum(clipped) > 0
     sums = np.array([x.sum() for x in gains])
     wanted = {
         "string": sums.mean(),
@@ -626,7 +627,9 @@ def test_the_clipped_loss_off_ratio_one(ratio, aggregate):
         "string_mean": np.mean(sums / SIZES),
         "constant": sums.sum() / (len(STRINGS) * H),
     }[aggregate]
-    assert lost(objective, moved, aux, batch) == pytest.approx(-wanted)
+    loss, metrics = jax.jit(objective.loss)(jnp.asarray(moved), aux, batch)
+    assert float(loss) == pytest.approx(-wanted)
+    assert float(metrics["clip_share"]) == pytest.approx(np.average(clipped, weights=weights))
 
 
 @pytest.mark.parametrize(
