@@ -115,8 +115,12 @@ def on_sums(flags: Flags) -> dict[str, Row]:
     first = jax.tree.map(lambda x: jnp.asarray(x)[None], start)
     every = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, tuned)
     names = ["base", *(f"A {a:g}" for a in sorted(flags.alphas)), "RL, no penalty"]
-    laws = sums.judged(world, every)
-    return {name: of_sums(law, laws[0], flags.samples) for name, law in zip(names, laws)}
+    laws, learned = (sums.judged(world, every, x) for x in (world.others, world.trained))
+    trained = [float(np.exp(law).sum(1).mean()) for law in learned]
+    return {
+        name: of_sums(law, laws[0], flags.samples) | {"pass@1, trained on": right}
+        for name, law, right in zip(names, laws, trained)
+    }
 
 
 def of_sums(log_q: np.ndarray, log_base: np.ndarray, samples: int) -> Row:

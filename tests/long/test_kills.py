@@ -39,7 +39,17 @@ KINDS = {
     "value function": ("rlhf", "ppo"),
     "preferences": ("rlhf", "dpo"),
     "learned reward": ("rlhf", "bt_rloo"),
+    "a user's reward": ("rlhf", "rloo"),
 }
+OWN_REWARD = """from experiments import add_reward
+
+
+def mine(completions):
+    return [len(set(text)) / (1 + text.count("1")) for text in completions]
+
+
+add_reward("mine", mine)
+"""
 
 
 def flags(kind: str, kills: int, out: Path) -> list[str]:
@@ -49,6 +59,10 @@ def flags(kind: str, kills: int, out: Path) -> list[str]:
     saves = 4 * (kills + MORE)
     small = SMALL | {"updates": 3 * saves, "evaluations": saves}
     named = {(f"{sizes}.{k}" if k in ("vocab", "horizon") else k): v for k, v in small.items()}
+    if kind == "a user's reward":
+        file = out.parent / "own_reward.py"
+        file.write_text(OWN_REWARD)
+        named |= {"import": file, "benchmark.reward": "mine"}
     return [
         preset,
         "--methods",

@@ -17,10 +17,10 @@ from fdiv.benchmarks.arithmetic import held_out
 from fdiv.benchmarks.sums import EOS, VOCAB, Sums, asked, ways
 from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.policies import Architecture
-from fdiv.types import Params, Policy, Sequences
+from fdiv.types import LearnerState, Params, Policy, Sequences
 
 TERMS, LARGEST, SHARE = 3, 7, 0.25  # numbers of a sum, their largest, share of sums held out
-RATE, BATCH = 3e-3, 32  # and sums of an update
+RATE, TUNED, BATCH = 3e-3, 1e-3, 32  # of the base and after it; sums of an update
 FORWARD = 1e-6  # settings up to here are forward KL
 
 
@@ -76,12 +76,14 @@ def base(of: World, updates: int) -> Params:
     every = jax.tree.map(jnp.asarray, of.trained.strings)._replace(weight=weight.ravel())
     count = of.trained.own.shape[1]
 
-    def batch(step: Array) -> Sequences:
-        rows = _rows(step, len(of.trained.own), count)
-        return jax.tree.map(lambda x: x[rows], every)
+    def train(state: LearnerState, every: Sequences) -> Params:
+        def batch(step: Array) -> Sequences:
+            rows = _rows(step, len(of.trained.own), count)
+            return jax.tree.map(lambda x: x[rows], every)
 
-    train = lambda state: students.advance(training, state, batch, updates)[0].params
-    return jax.jit(train)(training.init(jax.random.key(1), params))
+        return students.advance(training, state, batch, updates)[0].params
+
+    return jax.jit(train)(training.init(jax.random.key(1), params), every)
 
 
 def _rows(step: Array, sums: int, ways: int) -> Array:
@@ -111,9 +113,9 @@ def tuned(of: World, start: Params, settings: list[float], updates: int) -> Para
     log_p = log_base - jax.nn.logsumexp(log_base, axis=1, keepdims=True)
     count = of.trained.own.shape[1]
     every = jax.tree.map(jnp.asarray, of.trained.strings)
-    tx = optax.adam(optax.cosine_decay_schedule(RATE, updates))
+    tx = optax.adam(optax.cosine_decay_schedule(TUNED, updates))
 
-    def one(a: Array) -> Params:
+    def one(a: Array, log_p: Array, every: Sequences) -> Params:
         def step(state, i):
             params, opt = state
             rows = _rows(i, len(of.trained.own), count)
@@ -129,10 +131,11 @@ def tuned(of: World, start: Params, settings: list[float], updates: int) -> Para
 
         return jax.lax.scan(step, (start, tx.init(start)), jnp.arange(updates))[0][0]
 
-    return jax.jit(jax.vmap(one))(jnp.asarray(settings, jnp.float32))
+    of_each = jax.jit(jax.vmap(one, (0, None, None)))
+    return of_each(jnp.asarray(settings, jnp.float32), log_p, every)
 
 
-def judged(of: World, params: Params) -> np.ndarray:
-    """log q(way | sum) of sums that none was trained on, [policies, N, K]."""
-    each = jax.jit(jax.vmap(lambda params: log_ways(of.policy, params, of.others)))
+def judged(of: World, params: Params, x: Answered) -> np.ndarray:
+    """log q(way | sum) of such sums, [policies, N, K]."""
+    each = jax.jit(lambda params: jax.lax.map(lambda one: log_ways(of.policy, one, x), params))
     return np.asarray(each(params), np.float64)

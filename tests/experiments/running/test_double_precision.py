@@ -3,11 +3,15 @@ a default that the switch changes."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from language_models import random_tensors, spec_of
+from pretrained_models import made
 
 from experiments import assemble, cli
 from experiments import config as configs
@@ -47,10 +51,41 @@ def test_every_preset_is_in_the_table():
 @pytest.mark.parametrize("preset", METHODS)
 @pytest.mark.few(1)
 def test_a_preset_trains_in_double_precision(preset, double, monkeypatch):
-    monkeypatch.setattr(program, "_memory_bytes", lambda compiled: 0)
     given = cli.presets()[preset][1]
     small = {"batch_size": 16, "updates": 2, "seeds": 1, "demos": min(given.budget.demos, 16)}
-    config = configs.replace(given, methods=METHODS[preset], **small)
+    trace(configs.replace(given, methods=METHODS[preset], **small), monkeypatch)
+
+
+PRETRAINED = {
+    "lm": ("policy_gradient:reverse_kl", "gail"),
+    "lm-arithmetic": ("ppo",),
+    "lm-preferences": ("dpo",),
+    "lm-context": ("distill:reverse_kl",),
+}
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("preset", PRETRAINED)
+def test_a_pretrained_preset_trains_in_double_precision(preset, double, monkeypatch, tmp_path):
+    """With a tiny model that reads bytes in the place of the preset's."""
+    folder = str(made(tmp_path / "model", monkeypatch))
+    given = cli.presets()[preset][1]
+    policy = dataclasses.replace(
+        given.policy, path=folder, without_layers=("1",) if given.policy.without_layers else None
+    )
+    text = dataclasses.replace(
+        given.benchmark, tokenizer=Path("bytes"), teacher_system=None, prompt_length=24
+    )
+    small = {"batch_size": 8, "updates": 2, "seeds": 1}
+    config = configs.replace(
+        given, policy=policy, benchmark=text, methods=PRETRAINED[preset], **small
+    )
+    trace(config, monkeypatch)
+
+
+def trace(config, monkeypatch):
+    """Every method's program to its end."""
+    monkeypatch.setattr(program, "_memory_bytes", lambda compiled: 0)
     reading = assemble.data(config)
     config = assemble.fitted(config, reading)
     task = assemble.task(config, reading)
