@@ -35,6 +35,7 @@ from fdiv.estimators import to_actions
 from fdiv.types import Components, Divergence, Model, Params, Sequences, TokenMDP
 
 BINS = 10  # of a calibration error
+EACH = "_each"  # after a metric's name: what every string adds to it, [N], of which it is the mean
 LIKELIEST = 5  # tokens of which two laws are compared
 LEVELS = {level.suffix: level for level in exact.LEVELS}
 # name -> strings [B, T] -> [B]: a user's own, measured of every task beside the task's
@@ -116,7 +117,9 @@ def sampled_metrics(
     expert: Sequences | None,
 ) -> tuple[dict[str, Array], Sequences]:
     """The same names estimated from samples, each with its standard error under `NAME_stderr`, and
-    the samples.
+    the samples. Divergences at the token level, precision and recall also have what each string
+    adds to them, [N], under `NAME_each`: of two policies judged with the same key and strings, the
+    error of the difference is that of these numbers' differences.
 
     `held_out` are demonstrations that nothing was trained on, whose prompts the policy answers;
     `expert` are answers of the known expert to the same prompts (None: it is not known, and no
@@ -150,7 +153,7 @@ def sampled_metrics(
         log_own = tk.log_probs(*own, strings, mdp.vocab)
         if mdp.pieces is not None:
             name, given = ("recall", log_own) if strings is expert else ("precision", log_p)
-            measured |= per_token(name, given.sum(1), strings)
+            measured |= per_token(name, given.sum(1), strings, each=True)
         ratios.append(jnp.cumsum(to_actions(log_p - log_own, strings.mask, mdp.horizon), axis=1))
         token.append(prefixes.divergences(family, known, own, strings, mdp.vocab))
         measured |= averages(
@@ -161,32 +164,37 @@ def sampled_metrics(
         for suffix, ends in levels:
             measured[d.name + suffix], measured[f"{d.name}{suffix}_stderr"] = two_sided(d, *ends)
         for suffix, each in zip(("_token_expert", "_token"), token):
-            measured |= averages({d.name + suffix: each[i].sum(1) / mdp.horizon})
+            measured |= averages({d.name + suffix: each[i].sum(1) / mdp.horizon}, each=True)
     return measured, answered
 
 
-def averages(values: Mapping[str, Array]) -> dict[str, Array]:
-    """The mean of each, and its standard error under `NAME_stderr`."""
+def averages(values: Mapping[str, Array], each: bool = False) -> dict[str, Array]:
+    """The mean of each, and its standard error under `NAME_stderr`; with `each` the values too."""
     measured = {}
     for name, x in values.items():
         measured[name], measured[f"{name}_stderr"] = x.mean(), _standard_error(x)
+        if each:
+            measured[name + EACH] = x
     return measured
 
 
-def per_token(name: str, of_strings: Array, sequences: Sequences) -> dict[str, Array]:
+def per_token(
+    name: str, of_strings: Array, sequences: Sequences, each: bool = False
+) -> dict[str, Array]:
     """What strings [N] sum to, per token of theirs, and its standard error."""
-    return per_unit(name, of_strings, tk.lengths(sequences))
+    return per_unit(name, of_strings, tk.lengths(sequences), each)
 
 
-def per_unit(name: str, of_strings: Array, units: Array) -> dict[str, Array]:
+def per_unit(name: str, of_strings: Array, units: Array, each: bool = False) -> dict[str, Array]:
     """What strings [N] sum to, per unit of theirs [N], such as a token or a byte, and its standard
-    error under `NAME_stderr`.
+    error under `NAME_stderr`; with `each` what every string adds to the ratio.
 
     A ratio of sums: its error is that of sum - ratio * units, per unit (Cochran 1977, Sampling
     Techniques, chapter 6)."""
     ratio = of_strings.sum() / units.sum()
-    error = _standard_error(of_strings - ratio * units) / units.mean()
-    return {name: ratio, f"{name}_stderr": error}
+    residual = of_strings - ratio * units
+    measured = {name: ratio, f"{name}_stderr": _standard_error(residual) / units.mean()}
+    return measured | ({name + EACH: ratio + residual / units.mean()} if each else {})
 
 
 def nll_per_unit(nll: Array, sequences: Sequences, mdp: TokenMDP) -> dict[str, Array]:

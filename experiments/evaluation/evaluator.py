@@ -152,6 +152,7 @@ class Evaluator:
             measure, params, self._judged, jnp.float32(1.0), shared=(2,)
         )
         self._answer, _ = layout.compile(self._answered, params, self._judged)
+        self._at_start: Measured = {}  # what each string adds to metrics there, [count, N]
         self._known: dict[str, Program] = {}  # log-probs of strings under a known law
         self._continue = None
         if task.mdp.pieces is not None:
@@ -211,18 +212,38 @@ class Evaluator:
 
     def measure(self, params: Params, temperature: float = 1.0) -> Measured:
         """Every metric at a sampling temperature, with diversity where strings are sampled."""
-        measured, answered = self._measured(params, temperature)
+        measured, _, answered = self._measured(params, temperature)
         return measured if self.exact else measured | self._diversity(self.layout.host(answered))
 
     def estimates(self, params: Params) -> Measured:
         """The metrics but diversity, which takes as long as all others where runs are many."""
         return self._measured(params, 1.0)[0]
 
-    def _measured(self, params: Params, temperature: float) -> tuple[Measured, Sequences]:
+    def measure_start(self, params: Params) -> Measured:
+        """The same of what training begins from. Everything measured later is held against it
+        string by string, as both answer the same prompts with the same random numbers and are
+        judged on the same strings: `NAME_since_stderr` is the error of the difference."""
+        measured, self._at_start, answered = self._measured(params, 1.0)
+        return measured if self.exact else measured | self._diversity(self.layout.host(answered))
+
+    def _measured(self, params: Params, temperature: float) -> tuple[Measured, Measured, Sequences]:
+        """Metrics [count], what each string adds to some of them [count, N], and the strings."""
         measured, answered = self._measure(params, self._judged, jnp.float32(temperature))
         measured = self.layout.host(measured)
         own_reward.raise_failed()
-        return measured, answered
+        names = [name for name in measured if name.endswith(metrics.EACH)]
+        each = {name.removesuffix(metrics.EACH): measured.pop(name) for name in names}
+        return measured | self._since_start(each), each, answered
+
+    def _since_start(self, each: Measured) -> Measured:
+        """The errors of what the run reports as changes."""
+        own = (claim.minimises + Level.token_policy.suffix for claim in self.claims)
+        names = {"precision", "recall", *own} & self._at_start.keys() & each.keys()
+        moved = {name: each[name] - self._at_start[name] for name in sorted(names)}
+        return {
+            f"{name}_since_stderr": x.std(axis=1, ddof=1) / np.sqrt(x.shape[1])
+            for name, x in moved.items()
+        }
 
     def expert(self) -> dict[str, float]:
         """What the expert itself scores, as far as it is known: all of it exactly, or entropy and

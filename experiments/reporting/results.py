@@ -95,8 +95,9 @@ def change(
     name: str, start: Mapping[str, np.ndarray], end: Mapping[str, np.ndarray]
 ) -> Change | None:
     """One metric of them. The error of the difference of means over n seeds: of sampling, sqrt(sum
-    of squared errors of both sides) / n, or of the seeds, their differences' standard deviation /
-    sqrt(n), whichever is larger."""
+    of squared errors) / n, or of the seeds, their differences' standard deviation / sqrt(n),
+    whichever is larger. A seed's own error is that of the difference string by string where it is
+    known (`NAME_since_stderr`), else of both sides as if they had nothing in common."""
     error = f"{name}_stderr"
     if not all(key in side for key in (name, error) for side in (start, end)):
         return None
@@ -104,7 +105,9 @@ def change(
     if not np.all(np.isfinite(numbers)):
         return None
     (before, after), errors = numbers[:, 0], numbers[:, 1]
-    count = before.size
+    count, paired = before.size, np.asarray(end.get(f"{name}_since_stderr", np.nan), float)
+    if np.all(np.isfinite(paired)):
+        errors = paired
     sampling = math.sqrt(float(np.sum(errors**2))) / count
     spread = float(np.std(after - before, ddof=1)) / math.sqrt(count) if count > 1 else 0.0
     return Change(name, float(before.mean()), float(after.mean()), max(sampling, spread))

@@ -372,7 +372,7 @@ def _prepare(
         console=console,
         stop=stop,
         expert=evaluator.expert(),
-        at_start=evaluator.measure(layout.put(start)),
+        at_start=evaluator.measure_start(layout.put(start)),
     )
     for name in ("data", "expert", "start"):
         recorder.resumed(name, -1)

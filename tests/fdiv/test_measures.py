@@ -101,6 +101,19 @@ def test_standard_errors_by_hand():
     x = jax.tree.map(jnp.asarray, strings([0], [0, 1]))
     found = metrics.per_token("b", nll, x)
     assert (float(found["b"]), float(found["b_stderr"])) == pytest.approx((5 / 3, 4 / 9))
+    assert set(found) == {"b", "b_stderr"}
+
+
+def test_what_each_string_adds_has_the_mean_and_the_error():
+    """Of a ratio of sums too: 5 / 3 - 4 / 9 and 5 / 3 + 4 / 9."""
+    nll, x = jnp.array([1.0, 4.0]), jax.tree.map(jnp.asarray, strings([0], [0, 1]))
+    found = metrics.averages({"a": nll}, each=True) | metrics.per_token("b", nll, x, each=True)
+    assert found["b_each"].tolist() == pytest.approx([11 / 9, 19 / 9])
+    for name in "ab":
+        each = np.asarray(found[f"{name}_each"])
+        error = each.std(ddof=1) / 2**0.5
+        own = float(found[name]), float(found[f"{name}_stderr"])
+        assert own == pytest.approx((each.mean(), error)), name
 
 
 def test_returns_by_hand():

@@ -71,7 +71,8 @@ def test_pieces_add_their_metrics_and_nothing_else_changes():
 
     plain, of_text = measured(None), measured(Pieces(jnp.array(SIZES)))
     more = {"bits_per_byte", "log_stop", "log_stop_expert", "top5_overlap", "precision", "recall"}
-    assert set(of_text) - set(plain) == more | {f"{name}_stderr" for name in more} | {"ece"}
+    each = {"precision_each", "recall_each"}
+    assert set(of_text) - set(plain) == more | {f"{name}_stderr" for name in more} | {"ece"} | each
     # token 0 has .5 and is right in 6 of 8 actions
     assert of_text["ece"] == pytest.approx(0.25, rel=1e-5)
     assert of_text["top5_overlap"] == 1  # of four tokens all

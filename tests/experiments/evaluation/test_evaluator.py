@@ -73,6 +73,7 @@ def test_a_methods_own_divergence(name):
     assert own(MEASURED).tolist() == pytest.approx([wanted])
 
 
+OWN_CLAIM = Claim("js", Level.token_policy, "")
 P, Q = np.random.default_rng(0).dirichlet(np.ones(2), (2, 3))  # [prefixes, tokens]
 soft = lambda p: p**0.5 / (p**0.5).sum(-1, keepdims=True)
 kl = lambda p, q: (p * np.log(p / q)).sum(-1)
@@ -126,6 +127,29 @@ def test_what_is_reported_is_what_is_minimised(case):
         measured = exact_measures(task, family, [claim])(law(Q))
     assert metric in measured
     assert float(own_divergence(claim, task)(measured)) == pytest.approx(wanted, rel=1e-10)
+
+
+def test_the_start_is_compared_string_by_string():
+    """Strings that all gain the same have no error, whatever the strings differ by."""
+    evaluator = object.__new__(Evaluator)
+    evaluator.exact, evaluator.claims, evaluator._judged = True, (OWN_CLAIM,), None
+    evaluator.layout = SimpleNamespace(host=lambda tree: dict(tree))
+    evaluator._at_start = {}
+    evaluator._measure = lambda params, *_: (
+        {name: x.mean(1) for name, x in params.items()}
+        | {f"{name}_each": x for name, x in params.items()},
+        None,
+    )
+    before = np.random.default_rng(0).normal(size=(2, 50))
+    names = ("js_token", "tv_token", "recall")
+    start = evaluator.measure_start({name: before for name in names})
+    assert set(start) == set(names)
+    after = dict(zip(names, (before - 1.0, before, before[:, ::-1])))
+    measured = evaluator.measure(after)
+    assert set(measured) == {*names, "js_token_since_stderr", "recall_since_stderr"}
+    assert measured["js_token_since_stderr"] == pytest.approx([0, 0], abs=1e-12)
+    apart = (before[:, ::-1] - before).std(axis=1, ddof=1) / 50**0.5
+    assert measured["recall_since_stderr"] == pytest.approx(apart)
 
 
 def test_what_cannot_be_computed_is_not_said():

@@ -320,6 +320,10 @@ def test_the_error_of_what_moved():
     apart = results.changes("js", side(1.0, 1.0), side(1.1, 2.1))[0]
     assert (alike.stderr, apart.stderr) == (pytest.approx(0.3), pytest.approx(0.5))
     assert apart.moved == pytest.approx(0.6) and not apart.clear
+    # where strings were compared one by one: sqrt(2 x .1^2) / 2
+    paired = side(1.1, 1.1) | {"js_token_since_stderr": np.array([0.1, 0.1])}
+    together = results.changes("js", side(1.0, 1.0), paired)[0]
+    assert together.stderr == pytest.approx(0.1 / 2**0.5) and not together.clear
 
 
 TAKEAWAYS = {  # js of each method's seeds -> what is said of the best
