@@ -16,12 +16,22 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from fdiv import divergences
+from fdiv import divergences, groups
 from fdiv import tokens as tk
 from fdiv.control import Control, Weight
 from fdiv.estimators import Baseline, advantages, discounted_to_go, to_actions
 from fdiv.penalties import Penalty, at_prefixes, last_action
-from fdiv.types import Claim, Components, Divergence, Model, Params, Sequences, UsageError
+from fdiv.types import (
+    ALONE,
+    Alike,
+    Claim,
+    Components,
+    Divergence,
+    Model,
+    Params,
+    Sequences,
+    UsageError,
+)
 
 GROUP = 8  # answers to one prompt, unless said otherwise
 
@@ -46,6 +56,7 @@ class Episodes(NamedTuple):
     charges: Array  # [B, H] what the penalty pays each action as a reward
     rewards: Array  # [B, H] what each action earns: the charges, and at the last the score
     groups: int  # of how many strings each answers one prompt
+    alike: Alike  # which strings begin alike
 
 
 class Stage(NamedTuple):
@@ -99,8 +110,10 @@ def stage(components: Components, penalty: Penalty) -> Stage:
     def play(key: Array, params: Params, aux: Charged, batch: Sequences, group: int) -> Episodes:
         prompts = tk.prompts_of(batch, mdp.horizon)
         prompts = prompts if components.enumerated else repeated(prompts, group)
-        strings, log_old = components.rollout(key, policy, params, prompts)
-        log_ref = tk.log_probs(*reference(aux), strings, mdp.vocab)
+        alike = ALONE if components.enumerated else Alike(group, prompts.tokens.shape[1])
+        writer = groups.writer(policy, alike)
+        strings, log_old = components.rollout(key, writer, params, prompts)
+        log_ref = groups.log_probs(*reference(aux), strings, mdp.vocab, alike)
         score = jnp.asarray(mdp.score(strings), jnp.result_type(float))  # scores may be integers
         finite = jnp.isfinite(score)
         score = jnp.where(finite, score, 0.0)
@@ -116,7 +129,9 @@ def stage(components: Components, penalty: Penalty) -> Stage:
         rewards = last_action(mask) * score[:, None] + charges
         strings = strings._replace(weight=jnp.where(finite, strings.weight, 0.0))
         group = strings.tokens.shape[0] if components.enumerated else group
-        return Episodes(strings, log_old, log_ref, score, mask, ratio, charges, rewards, group)
+        return Episodes(
+            strings, log_old, log_ref, score, mask, ratio, charges, rewards, group, alike
+        )
 
     def after(aux: Charged, x: Episodes) -> tuple[Charged, dict]:
         share = x.sequences.weight / x.sequences.weight.sum()

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from fdiv.types import Learner, LearnerState, Objective, Params, UsageError
+from fdiv.types import ALONE, Alike, Learner, LearnerState, Objective, Params, UsageError
 
 
 def _split(tree, parts: int):
@@ -26,6 +26,20 @@ def _split(tree, parts: int):
             "Change it, minibatches or accumulate.",
         )
     return jax.tree.map(lambda x: x.reshape(parts, rows // parts, *x.shape[1:]), tree)
+
+
+def apart(tree):
+    """The same rows, of which none is known to answer another's prompt: they may be moved."""
+    known = lambda x: isinstance(x, Alike)
+    return jax.tree.map(lambda x: ALONE if known(x) else x, tree, is_leaf=known)
+
+
+def _in_order(tree, parts: int):
+    """`_split` of rows that stay in their order: groups stay known where no part cuts one."""
+    known = lambda x: isinstance(x, Alike)
+    size = jax.tree.leaves(tree)[0].shape[0] // parts
+    cut = any(known(x) and size % x.group for x in jax.tree.leaves(tree, is_leaf=known))
+    return _split(apart(tree) if cut else tree, parts)
 
 
 def learner(
@@ -50,14 +64,14 @@ def learner(
     def gradient(params: Params, aux, batch):
         slope = jax.value_and_grad(objective.loss, has_aux=True)
         if in_parts is not None:
-            return in_parts(slope, params, aux, batch)
+            return in_parts(slope, params, aux, apart(batch))
         if accumulate == 1:
             return slope(params, aux, batch)
 
         def add(total, micro):
             return jax.tree.map(jnp.add, total, slope(params, aux, micro)), None
 
-        micros = _split(batch, accumulate)
+        micros = _in_order(batch, accumulate)
         zero = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(slope, params, aux, batch)
         )
@@ -90,9 +104,8 @@ def learner(
         def epoch(carry, epoch_key):
             rows = jax.tree.leaves(batch)[0].shape[0]
             order = jax.random.permutation(epoch_key, rows)
-            return jax.lax.scan(
-                step, carry, _split(jax.tree.map(lambda x: x[order], batch), minibatches)
-            )
+            moved = jax.tree.map(lambda x: x[order], apart(batch))
+            return jax.lax.scan(step, carry, _split(moved, minibatches))
 
         carry = (state.params, state.opt)
         if epochs == minibatches == 1:

@@ -45,6 +45,8 @@ from fdiv.estimators import (
 )
 from fdiv.ranges import check_ranges, ranged
 from fdiv.types import (
+    ALONE,
+    Alike,
     Components,
     Divergence,
     Model,
@@ -244,6 +246,7 @@ class Drawn(NamedTuple):
     log_old: Array  # [B, T]
     log_ref: Array  # [B, T]
     advantages: Array  # [B, T]
+    alike: Alike = ALONE
 
 
 def kl_penalty(

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array
 
-from fdiv import head
+from fdiv import groups, head
 from fdiv import tokens as tk
-from fdiv.estimators import Scored, score_function_loss
-from fdiv.types import Divergence, Model, Sequences
+from fdiv.estimators import Scored, score_function_loss, to_actions
+from fdiv.types import ALONE, Alike, Divergence, Model, Sequences
 
 
 def likelihood_loss(model: Model, x: Sequences, vocab: int) -> Array:
@@ -25,9 +25,14 @@ def likelihood_loss(model: Model, x: Sequences, vocab: int) -> Array:
     return head.negative_log_likelihood(own, x.tokens, by_action(x))
 
 
-def policy_gradient_loss(model: Model, scored: Scored, vocab: int) -> Array:
+def policy_gradient_loss(model: Model, scored: Scored, vocab: int, alike: Alike = ALONE) -> Array:
     """`estimators.score_function_loss` of the model's log-probs: a scalar."""
     x = scored.sequences
+    if groups.shares(model.policy, alike):
+        own, actions = groups.of_actions(*model, x, alike)
+        worth = to_actions(scored.advantages, x.mask, actions.tokens.shape[1])
+        weights = by_action(actions) * jnp.where(actions.mask, worth, 0.0)
+        return head.negative_log_likelihood(own, actions.tokens, weights)
     own = tk.head_of(*model, x.tokens)
     if own is None:
         return score_function_loss(tk.log_probs(*model, x, vocab), scored)

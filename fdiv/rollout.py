@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,16 +19,6 @@ Choose = Callable[[Array, Array], Array]
 STRETCH = 32  # most tokens that are written between two looks at whether every string has ended
 
 
-def last_tokens(prompts: Sequences) -> Array:
-    """The last token of each prompt, `PAD` where the prompt is empty. [B]"""
-    batch, width = prompts.tokens.shape
-    if width == 0:
-        return jnp.full(batch, PAD, jnp.int32)
-    size = (prompts.tokens != PAD).sum(1)
-    last = jnp.take_along_axis(prompts.tokens, jnp.maximum(size - 1, 0)[:, None], axis=1)[:, 0]
-    return jnp.where(size > 0, last, PAD).astype(jnp.int32)
-
-
 def draw(uniform: Array, log_probs: Array) -> Array:
     """Tokens [B] by the inverse distribution function, from uniforms [B] and log-probs [B, V].
 
@@ -37,6 +28,31 @@ def draw(uniform: Array, log_probs: Array) -> Array:
     return jnp.sum(uniform[:, None] * cumulative[:, -1:] >= cumulative[:, :-1], axis=-1).astype(
         jnp.int32
     )
+
+
+def draw_by_blocks(uniform: Array, log_probs: Array) -> Array:
+    """As `draw`, but sums of about sqrt(V) tokens are searched first and then one sum's tokens, so
+    that no sum over all tokens before each is taken. The two differ where a uniform is within
+    rounding of a token's edge."""
+    batch, vocab = log_probs.shape
+    size = 1 << round(math.log2(vocab) / 2)
+    count = -(-vocab // size)
+    shares = jnp.pad(jnp.exp(log_probs), [(0, 0), (0, count * size - vocab)])
+    shares = shares.reshape(batch, count, size)
+    ends = _running(shares.sum(-1))
+    wanted = uniform * ends[:, -1]
+    block = jnp.sum(wanted[:, None] >= ends[:, :-1], axis=-1)
+    before = jnp.take_along_axis(jnp.pad(ends, [(0, 0), (1, 0)]), block[:, None], axis=1)
+    inside = _running(jnp.take_along_axis(shares, block[:, None, None], axis=1)[:, 0])
+    # a token behind which none has a share is the last that can be, whatever rounding made of it
+    passed = ((wanted[:, None] - before) >= inside) & (inside < inside[:, -1:])
+    return (block * size + passed.sum(-1)).astype(jnp.int32)
+
+
+def _running(x: Array) -> Array:
+    """Sums of x [B, n] up to each column and with it, n being small."""
+    upper = jnp.triu(jnp.ones((x.shape[1], x.shape[1]), x.dtype))
+    return jnp.matmul(x, upper, precision=jax.lax.Precision.HIGHEST)
 
 
 def likeliest(uniform: Array, log_probs: Array) -> Array:
@@ -137,11 +153,13 @@ def until_ended(horizon: int, eos: tk.Eos, choose: Choose = draw) -> Rollout:
 def _first(policy: Policy, params: Params, prompts: Sequences, horizon: int):
     """What a step carries on: the cache, the token to read, whether each string goes on."""
     batch = prompts.tokens.shape[0]
-    return policy.start(params, prompts, horizon), last_tokens(prompts), jnp.ones(batch, bool)
+    return policy.start(params, prompts, horizon), tk.last(prompts.tokens), jnp.ones(batch, bool)
 
 
 def _act(policy: Policy, params: Params, eos: tk.Eos, choose: Choose) -> Callable:
     """One step: (carry, uniforms [B]) -> carry, (actions [B], their log-probs [B])."""
+    if choose is draw and policy.readout is not None:  # a table's strings stay as they were
+        choose = draw_by_blocks
 
     def act(carry, uniform):
         cache, token, alive = carry

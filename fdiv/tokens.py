@@ -38,6 +38,16 @@ def previous(tokens: Array) -> Array:
     ]
 
 
+def last(tokens: Array) -> Array:
+    """The last token of each right-padded row [B, P], `PAD` where the row is empty. [B]"""
+    batch, width = tokens.shape
+    if width == 0:
+        return jnp.full(batch, PAD, jnp.int32)
+    size = (tokens != PAD).sum(1)
+    last = jnp.take_along_axis(tokens, jnp.maximum(size - 1, 0)[:, None], axis=1)[:, 0]
+    return jnp.where(size > 0, last, PAD).astype(jnp.int32)
+
+
 def lengths(sequences: Sequences) -> Array:
     """Number of actions of each string, [B]."""
     return sequences.mask.sum(1)
@@ -153,7 +163,7 @@ def read(policy: Policy, params: Params, sequences: Sequences) -> Policy:
     """The policy with its features of these strings computed: whatever is asked of it next is asked
     about them."""
     features = policy.trunk(params, sequences.tokens)
-    return policy._replace(trunk=lambda params, tokens: features)
+    return policy._replace(trunk=lambda params, tokens: features, answers=None)
 
 
 def distributions(model: Policy | Scorer, params: Params, tokens: Array) -> Array:

@@ -11,6 +11,7 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
@@ -129,6 +130,17 @@ class Readout(NamedTuple):
     temperature: Array | float = 1.0  # a number, or an array [], which may have a gradient
 
 
+class Answers(NamedTuple):
+    """What a policy computes of several answers to each prompt, which stand in a row: of the prompt
+    once. N prompts, B = N x answers to each."""
+
+    # params, prompts [N, P], horizon, answers to each -> what `start` gives of the prompts [B, P]
+    start: Callable[[Params, Sequences, int, int], Any]
+    # params, prompts [N, P], actions [B, H] -> features [B, H, D], row t has seen the prompt and
+    # actions < t
+    features: Callable[[Params, Sequences, Array], Array]
+
+
 class Policy(NamedTuple):
     """A law of the next token given the prefix, as pure functions. Row t of `trunk` has seen tokens
     < t."""
@@ -144,6 +156,9 @@ class Policy(NamedTuple):
     ]  # params, cache, last token [B] -> cache, log-probs [B, V]
     # the head as data, for `fdiv.head`, which never holds [B, T, V]; None: it is no such head
     readout: Callable[[Params], Readout] | None = None
+    # several answers to one prompt; None: each is computed by itself. Who replaces `trunk` or
+    # `start` replaces this too
+    answers: Answers | None = None
 
 
 class Model(NamedTuple):
@@ -166,6 +181,19 @@ class Scorer(NamedTuple):
     head: Callable[
         [Params, Array], Array
     ]  # params, features [..., D] -> a number per next token [..., V]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Alike:
+    """What is known of a batch's rows before it is computed: each `group` in a row answer one
+    prompt, which is within the first `columns`. It holds as long as rows stay in their order."""
+
+    group: int = 1
+    columns: int = 0
+
+
+ALONE = Alike()
 
 
 class Pairs(NamedTuple):

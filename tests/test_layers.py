@@ -24,6 +24,7 @@ LAYERS = [  # a module imports from earlier lines, or from its own
         "fdiv.checks",
         "fdiv.head",
         "fdiv.estimators",
+        "fdiv.groups",
         "fdiv.kept",
         "fdiv.learner",
         "fdiv.next_token",

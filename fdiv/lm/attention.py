@@ -6,7 +6,7 @@ caps); Dao 2023 (arXiv 2307.08691: blocks of queries, without the keys that none
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,46 @@ def attend(
         implementation="cudnn",
     )
     return mixed[:, :length]
+
+
+class Together(NamedTuple):
+    """Prompts and their answers as one row, N prompts of P columns and then B answers of H, each
+    group's in a row: of each query and key whether the one sees the other, or how far it is."""
+
+    prompts: Array  # [1, P, P]
+    answers: Array  # [N, H, P + H], a prompt's keys and then an answer's own
+
+
+def together(spec: Spec, query: Array, key: Array, value: Array, seen: Together) -> Array:
+    """Attention of prompts to themselves, and of answers to their prompts and to themselves,
+    [1, N P + B H, heads, head_dim]."""
+    (count, length, _), width = seen.answers.shape, seen.prompts.shape[1]
+    cut = count * width
+    first = lambda x: x[0, :cut].reshape(count, width, *x.shape[2:])
+    rest = lambda x: x[0, cut:].reshape(-1, length, *x.shape[2:])
+    group = rest(query).shape[0] // count
+    each = lambda x: jnp.repeat(x, group, axis=0)
+    both = lambda x: jnp.concatenate([each(first(x)), rest(x)], axis=1)
+    prompts = _in_blocks(spec, first(query), first(key), first(value), seen.prompts)
+    answers = _in_blocks(spec, rest(query), both(key), both(value), each(seen.answers))
+    flat = lambda x: x.reshape(1, -1, *x.shape[2:])
+    return jnp.concatenate([flat(prompts), flat(answers)], axis=1)
+
+
+def _in_blocks(spec: Spec, query: Array, key: Array, value: Array, seen: Array) -> Array:
+    """Attention of the last T of S columns, [B, T, heads, D], to keys and values [B, S, ...] of all
+    of them that are not behind and that `seen` [B or 1, T, S] lets them see: a block of queries at
+    a time, as in `causal`."""
+    length, before = query.shape[1], key.shape[1] - query.shape[1]
+    grouped, key, value = _grouped(spec, query), in_front(key), in_front(value)
+    step = max(BLOCK, -(-length // BLOCKS))
+    mixed = []
+    for begin in range(0, length, step):
+        end = min(begin + step, length)
+        own, reached = slice(begin, end), slice(0, before + end)
+        parts = grouped[..., own, :], key[:, :, reached], value[:, :, reached]
+        mixed.append(_over(spec, *parts, seen[:, None, None, own, reached], "bgsd"))
+    return _apart(jnp.concatenate(mixed, axis=3))
 
 
 def in_front(x: Array) -> Array:

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 
 from fdiv.checks import one_of, present
-from fdiv.head import in_place
-from fdiv.lm.attention import attend, columns, in_front, masked
+from fdiv.head import by_turned, in_place
+from fdiv.lm.attention import Together, attend, columns, in_front, masked, together
 from fdiv.lm.spec import Spec
 from fdiv.types import UsageError
 
@@ -110,9 +111,43 @@ def narrowed(x: Array, narrow: jnp.dtype | None) -> Array:
     return x if narrow is None else x.astype(narrow)
 
 
+def product(rows: Array, weights: Array) -> Array:
+    """rows [N, K] by weights [*inputs, *outputs], K being all inputs, in the type of the rows."""
+    return rows @ weights.astype(rows.dtype).reshape(rows.shape[1], -1)
+
+
+@jax.custom_vjp
+def as_stored(rows: Array, weights: Array) -> Array:
+    """`product`, for whose gradient the weights are kept as they are stored: a scan over layers
+    would else write a copy of each layer's, widened, and read it on the way back. Weights that are
+    not trained have no gradient."""
+    return product(rows, weights)
+
+
+def _as_stored_forward(rows: Any, weights: Any) -> tuple[Array, tuple[Array | None, Array]]:
+    return product(rows.value, weights.value), (
+        rows.value if weights.perturbed else None,
+        weights.value,
+    )
+
+
+def _as_stored_backward(kept: tuple[Array | None, Array], g: Any) -> tuple[Any, Any]:
+    rows, weights = kept
+    if isinstance(g, SymbolicZero):
+        return None, None
+    flat = weights.astype(g.dtype).reshape(-1, g.shape[1])
+    contract = lambda a, b, axis: jax.lax.dot_general(a, b, (((axis,), (axis,)), ((), ())))
+    of_weights = None if rows is None else contract(rows, g, 0).reshape(weights.shape)
+    return contract(g, flat, 1), None if of_weights is None else of_weights.astype(weights.dtype)
+
+
+as_stored.defvjp(_as_stored_forward, _as_stored_backward, symbolic_zeros=True)
+
+
 class Linear(nn.Module):
     """x [..., *inputs] -> [..., *outputs] by a kernel [*inputs, *outputs], and by an adapter's A
-    [*inputs, rank] and B [rank, *outputs] beside it where there is one (`fdiv.lm.lora`)."""
+    [*inputs, rank] and B [rank, *outputs] beside it where there is one (`fdiv.lm.lora`). The kernel
+    may be given turned, [outputs, inputs], for few rows."""
 
     outputs: tuple[int, ...]
     inputs: int = 1  # dimensions of x that are summed over
@@ -122,15 +157,18 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (*x.shape[-self.inputs :], *self.outputs)
-        kernel = self.param("kernel", INITIAL, shape)
         kind = x.dtype if self.narrow is None else self.narrow  # weights may be kept narrower
         # two dimensions each: the gradient of a product of more is computed at a fraction of this
         rows = x.astype(kind).reshape(math.prod(x.shape[: -self.inputs]), -1)
-        times = lambda rows, weights: rows @ weights.astype(kind).reshape(rows.shape[1], -1)
-        y = times(rows, kernel)
-        if self.has_variable("lora", "a"):
+        adapted = self.has_variable("lora", "a")
+        if self.has_variable("turned", "kernel"):
+            y = by_turned(rows, self.get_variable("turned", "kernel"))
+        else:
+            kernel = self.param("kernel", INITIAL, shape)
+            y = (as_stored if adapted or kernel.dtype != kind else product)(rows, kernel)
+        if adapted:
             a, b = (self.get_variable("lora", name) for name in ("a", "b"))
-            y = y + times(times(rows, a), b)
+            y = y + product(product(rows, a), b)
         y = y.reshape(*x.shape[: -self.inputs], *self.outputs)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, self.outputs)
@@ -160,10 +198,11 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, cos: Array, sin: Array, seen: Array | None, past: Past | None
+        self, x: Array, cos: Array, sin: Array, seen: Array | Together | None, past: Past | None
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Over whole strings, or over what `past` holds too; `seen` [B or 1, T, S]: who may look
-        where, None where that is everything before, within the one window of all layers."""
+        """Over whole strings, over what `past` holds too, or over prompts and their answers; `seen`
+        [B or 1, T, S]: who may look where, None where that is everything before, within the one
+        window of all layers."""
         spec, narrow = self.spec, self.compute.narrow
         project = lambda name, heads: Linear(
             (heads, spec.head_dim), bias=spec.qkv_bias, narrow=narrow, name=name
@@ -174,7 +213,9 @@ class Attention(nn.Module):
             query = RMSNorm(spec.eps, spec.unit_offset, name="query_norm")(query)
             key = RMSNorm(spec.eps, spec.unit_offset, name="key_norm")(key)
         query, key = (narrowed(rotate(y, cos, sin), narrow) for y in (query, key))
-        if past is None:
+        if isinstance(seen, Together):
+            mixed = together(spec, query, key, value, seen)
+        elif past is None:
             mixed = attend(spec, self.compute.kernel(spec), query, key, value, seen)
         else:
             # of one type but where JAX's default is wider than the parameters
@@ -213,15 +254,15 @@ class Block(nn.Module):
         x: Array,
         layer: tuple[Array | int, Array | int],
         turn: Rotation,
-        distance: Array | None,
+        distance: Array | Together | None,
         past: Past | None = None,
     ) -> tuple[Array, tuple[Array, Array] | None]:
         """x [B, T, width]; `distance` [B or 1, T, S] from each query back to each key, negative
-        where none may look."""
+        where none may look; where it is `Together`, x is [1, N P + B H, width]."""
         rope, reach = layer
         spec = self.spec
         norm = lambda name: RMSNorm(spec.eps, spec.unit_offset, name=name)
-        seen = None if distance is None else (distance >= 0) & (distance < reach)
+        seen = jax.tree.map(lambda far: (far >= 0) & (far < reach), distance)
         mixed, written = Attention(spec, self.compute, name="attention")(
             norm("norm_attention")(x), turn.cos[rope], turn.sin[rope], seen, past
         )

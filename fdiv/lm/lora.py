@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fdiv import groups
 from fdiv.lm.spec import Spec
 from fdiv.ranges import ranged
 from fdiv.types import Params, Policy, Readout, Sequences, UsageError
@@ -178,6 +179,7 @@ def policy(model: Policy, base: Params, spec: Spec, adapters: Adapters) -> Polic
         start=start,
         step=lambda params, cache, token: model.step(joined(params), cache, token),
         readout=readout,
+        answers=groups.with_params(model.answers, joined),
     )
 
 

@@ -9,6 +9,7 @@ the same block on the same parameters, so the sampler's log-probs are the traine
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,8 +19,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.head import Head, in_place, log_law
-from fdiv.lm.attention import columns, in_front
+from fdiv.head import Head, in_place, log_law, log_law_of_few, rows_are_parted
+from fdiv.lm.attention import Together, columns, in_front
 from fdiv.lm.block import (
     EVERYTHING,
     INITIAL,
@@ -30,8 +31,13 @@ from fdiv.lm.block import (
     Rotation,
     rotation,
 )
+from fdiv.lm.lora import MODULES, kernel_shapes
 from fdiv.lm.spec import Spec
-from fdiv.types import PAD, Params, Policy, Readout, Sequences, UsageError
+from fdiv.types import PAD, Answers, Params, Policy, Readout, Sequences, UsageError
+
+FEW_ROWS = 64  # of a step, up to which turned weights are faster
+FEWEST_STEPS = 16  # that turning them is worth
+MOST_LAID = 1 << 30  # bytes of them
 
 
 class Cache(NamedTuple):
@@ -43,6 +49,22 @@ class Cache(NamedTuple):
     slot: Array  # the next slot to write
     next: Array  # [B] the position of the next token
     turn: Rotation  # at all positions, [ropes, S, turned / 2]
+    laid: Laid | None = None  # weights as a step wants them
+
+
+class Laid(NamedTuple):
+    """Weights as products of few rows want them on a CPU, made once a string: a step reads all of
+    them and computes little with each, so that how they lie decides how long it takes."""
+
+    layers: list[Params]  # kernels [outputs, inputs], float32 or wider, by their usual names
+    head: Array  # [V, width]
+
+
+class Places(NamedTuple):
+    """Where tokens stand that are read at once."""
+
+    turn: Rotation  # at the position of each
+    distance: Array | Together | None  # from each back to each, as `Block` takes it
 
 
 class Trunk(nn.Module):
@@ -53,13 +75,13 @@ class Trunk(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, read: Array, keep: bool = False):
+    def __call__(self, read: Array, keep: bool = False, places: Places | None = None):
         spec = self.spec
         embedding = self.param("embedding", INITIAL, (spec.rows, spec.width))
         if not spec.tied:  # the head's weights, which `head` reads
             self.param("head", INITIAL, (spec.vocab, spec.width))
         x = embed(spec, embedding, read)
-        turn = rotation(spec, read.shape[1])
+        turn, distance = places or whole(spec, read.shape[1])
         block = nn.remat(Block, prevent_cse=False) if self.compute.remat else Block
         layers = nn.scan(
             block,
@@ -68,24 +90,27 @@ class Trunk(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=spec.layers,
         )(spec, self.compute, keep, name="layers")
-        x, written = layers(
-            x, (jnp.asarray(spec.rope_of), reaches(spec)), turn, distances(spec, read.shape[1])
-        )
+        x, written = layers(x, (jnp.asarray(spec.rope_of), reaches(spec)), turn, distance)
         return final_norm(spec)(x), written
 
 
 def unrolled(
-    spec: Spec, compute: Compute, params: Params, read: Array, keep: bool = False
+    spec: Spec,
+    compute: Compute,
+    params: Params,
+    read: Array,
+    keep: bool = False,
+    places: Places | None = None,
 ) -> tuple[Array, tuple[list[Array], list[Array]] | None]:
     """What `Trunk` computes, of layers that are a tuple of trees."""
     own = params["params"]
     x = embed(spec, own["embedding"], read)
-    turn = rotation(spec, read.shape[1])
+    turn, distance = places or whole(spec, read.shape[1])
     block = (nn.remat(Block) if compute.remat else Block)(spec, compute, keep)
     written = []
     for i in range(spec.layers):
         layer = (spec.rope_of[i], reach(spec.windows[i]))
-        x, pair = block.apply(layer_of(params, i), x, layer, turn, distances(spec, read.shape[1]))
+        x, pair = block.apply(layer_of(params, i), x, layer, turn, distance)
         written.append(pair)
     x = _normed(spec, own["norm"], x)
     if not keep:
@@ -121,6 +146,11 @@ def reach(window: int | None) -> int:
 def reaches(spec: Spec) -> Array:
     """Of each layer, [layers]."""
     return jnp.asarray(list(map(reach, spec.windows)))
+
+
+def whole(spec: Spec, length: int) -> Places:
+    """Of strings from their first column on."""
+    return Places(rotation(spec, length), distances(spec, length))
 
 
 def distances(spec: Spec, length: int) -> Array | None:
@@ -176,10 +206,10 @@ def policy(spec: Spec, compute: Compute | None = None, bos: int | None = None) -
     def init(key: Array) -> Params:
         return trunk.init(key, jnp.zeros((1, 2), jnp.int32))
 
-    def over(params: Params, tokens: Array, keep: bool):
+    def over(params: Params, tokens: Array, keep: bool, places: Places | None = None):
         if isinstance(params["params"]["layers"], tuple):
-            return unrolled(spec, compute, params, tokens, keep)
-        return trunk.apply(params, tokens, keep)
+            return unrolled(spec, compute, params, tokens, keep, places)
+        return trunk.apply(params, tokens, keep, places)
 
     def read(params: Params, tokens: Array, keep: bool = False):
         """Features of what is read before each token of strings that begin in the first column,
@@ -204,14 +234,28 @@ def policy(spec: Spec, compute: Compute | None = None, bos: int | None = None) -
         return log_law(Head(x, readout(params)))
 
     def start(params: Params, prompts: Sequences, horizon: int) -> Cache:
-        return _start(spec, compute, bos, read, params, prompts, horizon)
+        cache = _start(spec, compute, bos, read, params, prompts, horizon)
+        return _with_laid(spec, compute, params, cache, horizon)
 
     def step(params: Params, cache: Cache, token: Array) -> tuple[Cache, Array]:
         token = jnp.where(token == PAD, 0 if bos is None else bos, token)
         cache, x = _step(spec, compute, params, cache, token)
-        return cache, head(params, x)
+        if cache.laid is None:
+            return cache, head(params, x)
+        own = readout(params)._replace(weights=cache.laid.head)
+        return cache, log_law_of_few(Head(x, own))
 
-    return Policy(init, features, head, start, step, readout)
+    def answers(params: Params, prompts: Sequences, actions: Array) -> Array:
+        if compute.kernel(spec) == "xla":
+            return _answers(spec, bos, over, params, prompts, actions)
+        return _answers_apart(features, params, prompts, actions)  # fused kernels take whole rows
+
+    def start_of_answers(params: Params, prompts: Sequences, horizon: int, group: int) -> Cache:
+        cache = _repeated(_start(spec, compute, bos, read, params, prompts, horizon), group)
+        return _with_laid(spec, compute, params, cache, horizon)
+
+    shared = Answers(start_of_answers, answers)
+    return Policy(init, features, head, start, step, readout, shared)
 
 
 def _check_length(spec: Spec, length: int) -> None:
@@ -261,6 +305,96 @@ def _start(
     return Cache(keys, values, position, jnp.asarray(width), size, turn)
 
 
+def _with_laid(spec: Spec, compute: Compute, params: Params, cache: Cache, horizon: int) -> Cache:
+    """With weights laid as steps want them, where that is worth their memory."""
+    numbers = spec.layers * sum(
+        math.prod(i) * math.prod(o) for i, o in kernel_shapes(spec).values()
+    )
+    if (
+        cache.position.shape[0] > FEW_ROWS
+        or horizon < FEWEST_STEPS
+        or 4 * numbers > MOST_LAID
+        or compute.narrow is not None
+        or jax.devices()[0].platform != "cpu"
+        or rows_are_parted()
+    ):
+        return cache
+
+    def turned(kernel: Array, inputs: int) -> Array:
+        kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+        return jax.lax.optimization_barrier(kernel.reshape(inputs, -1).T)
+
+    def layer(own: Params) -> Params:
+        laid: dict[str, dict[str, Params]] = {}
+        for name, (inputs, _) in kernel_shapes(spec).items():
+            kernel = own["params"][MODULES[name]][name]["kernel"]
+            laid.setdefault(MODULES[name], {})[name] = {"kernel": turned(kernel, math.prod(inputs))}
+        return laid
+
+    layers = [layer(layer_of(params, i)) for i in range(spec.layers)]
+    return cache._replace(laid=Laid(layers, readout_of(spec, compute, params).weights))
+
+
+def _repeated(cache: Cache, group: int) -> Cache:
+    """The cache of prompts as that of so many answers to each."""
+    each = lambda x: jnp.repeat(x, group, axis=0)
+    return cache._replace(
+        keys=list(map(each, cache.keys)),
+        values=list(map(each, cache.values)),
+        position=each(cache.position),
+        next=each(cache.next),
+    )
+
+
+def _answers(
+    spec: Spec,
+    bos: int | None,
+    over: Callable,
+    params: Params,
+    prompts: Sequences,
+    actions: Array,
+) -> Array:
+    """Features before each action [B, H] behind prompts [N, P]: both are read as one row, in which
+    products are taken, and attention alone tells them apart."""
+    tokens, length = prompts.tokens, actions.shape[1]
+    group = actions.shape[0] // tokens.shape[0]
+    _check_length(spec, tokens.shape[1] + length - (bos is None))
+    last = tk.last(tokens)
+    if bos is None:
+        first = tokens[:, :-1]
+    else:
+        first, last = tk.previous(tokens).at[:, 0].set(bos), jnp.where(last == PAD, bos, last)
+    rest = jnp.concatenate([jnp.repeat(last, group)[:, None], actions[:, :-1]], axis=1)
+    size = (tokens != PAD).sum(1) - (bos is None)  # columns of `first` before the last token
+    places = _beside(spec, size, first.shape[1], length, group)
+    read = jnp.concatenate([first.reshape(1, -1), rest.reshape(1, -1)], axis=1)
+    x, _ = over(params, read, False, places)
+    return x[0, first.size :].reshape(*actions.shape, -1)
+
+
+def _beside(spec: Spec, size: Array, width: int, length: int, group: int) -> Places:
+    """Of N prompts in `width` columns, of which the first `size` [N] are read, and then of `group`
+    answers to each in `length` columns."""
+    columns, own = jnp.arange(width)[None], jnp.arange(length)[None]
+    far = lambda of, to: of[:, :, None] - to[:, None, :]
+    at = size[:, None] + own  # [N, H]
+    to_prompt = jnp.where(columns[:, None] < size[:, None, None], far(at, columns), -1)
+    to_own = jnp.broadcast_to(far(own, own), (len(size), length, length))
+    distance = Together(far(columns, columns), jnp.concatenate([to_prompt, to_own], axis=2))
+    before = jnp.broadcast_to(columns, (len(size), width))
+    position = jnp.concatenate([before.ravel(), jnp.repeat(at, group, axis=0).ravel()])
+    turn = jax.tree.map(lambda x: x[:, :, position], rotation(spec, width + length))
+    return Places(turn, distance)
+
+
+def _answers_apart(features: Callable, params: Params, prompts: Sequences, actions: Array) -> Array:
+    """The same of whole strings, each by itself."""
+    group = actions.shape[0] // prompts.tokens.shape[0]
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), prompts)
+    x = features(params, tk.append(repeated, actions, None).tokens)
+    return turned(x, (repeated.tokens != PAD).sum(1))[:, : actions.shape[1]]
+
+
 def _step(
     spec: Spec, compute: Compute, params: Params, cache: Cache, token: Array
 ) -> tuple[Cache, Array]:
@@ -277,7 +411,10 @@ def _step(
     for i in range(spec.layers):
         layer = (spec.rope_of[i], reach(spec.windows[i]))
         past = Past(cache.keys[i], cache.values[i], cache.slot)
-        x, (key, value) = block.apply(layer_of(params, i), x, layer, turn, distance, past)
+        own = layer_of(params, i)
+        if cache.laid is not None:
+            own = {**own, "turned": cache.laid.layers[i]}
+        x, (key, value) = block.apply(own, x, layer, turn, distance, past)
         keys.append(key)
         values.append(value)
     x = _normed(spec, params["params"]["norm"], x)

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
+from fdiv import groups
 from fdiv import tokens as tk
 from fdiv.checks import buildable
 from fdiv.episodes import (
@@ -127,16 +128,14 @@ def grpo(
             advantage = advantage / (spread(x) + SMALL)
         aux, metrics = on.after(aux, x)
         advantage = to_columns(advantage, x.sequences.mask)
-        return (
-            aux,
-            Drawn(tk.normalise(x.sequences, aggregate, horizon), x.log_old, x.log_ref, advantage),
-            metrics,
-        )
+        strings = tk.normalise(x.sequences, aggregate, horizon)
+        return aux, Drawn(strings, x.log_old, x.log_ref, advantage, x.alike), metrics
 
     def loss(params, aux, batch):
-        log_q = tk.log_probs(components.policy, params, batch.sequences, components.mdp.vocab)
+        strings, vocab = batch.sequences, components.mdp.vocab
+        log_q = groups.log_probs(components.policy, params, strings, vocab, batch.alike)
         gain = clipped(batch, log_q, clip, ratio)
-        earned = jnp.sum(batch.sequences.weight[:, None] * gain)
+        earned = jnp.sum(strings.weight[:, None] * gain)
         share = stopped(batch, log_q, clip, ratio, aggregate, horizon)
         return on.charge(params, aux, batch, log_q) - earned, {"clip_share": share}
 

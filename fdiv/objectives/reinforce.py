@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal
 
-from fdiv import prefixes
+from fdiv import groups, prefixes
 from fdiv import tokens as tk
 from fdiv.checks import buildable
 from fdiv.episodes import GROUP, grouped, penalty_of, return_claim, stage
@@ -91,13 +91,14 @@ def reinforce(
         x = x if group else x._replace(groups=x.score.shape[0])  # one baseline for all
         advantage = to_columns(grouped(x, baseline), x.sequences.mask)
         aux, metrics = on.after(aux, x)
-        return aux, Drawn(tk.normalise(x.sequences), x.log_old, x.log_ref, advantage), metrics
+        strings = tk.normalise(x.sequences)
+        return aux, Drawn(strings, x.log_old, x.log_ref, advantage, x.alike), metrics
 
     def loss(params, aux, batch):
         own, scored = Model(components.policy, params), Scored(batch.sequences, batch.advantages)
         if not on.in_loss:
-            return prefixes.policy_gradient_loss(own, scored, components.mdp.vocab), {}
-        log_q = tk.log_probs(*own, batch.sequences, components.mdp.vocab)
+            return prefixes.policy_gradient_loss(own, scored, components.mdp.vocab, batch.alike), {}
+        log_q = groups.log_probs(*own, batch.sequences, components.mdp.vocab, batch.alike)
         return score_function_loss(log_q, scored) + on.charge(params, aux, batch, log_q), {}
 
     return Objective(lambda key, params: on.init(params), prepare, loss)

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from flax import core
 from jax import Array
 
+from fdiv import groups
+from fdiv.checks import present
 from fdiv.lm import model
 from fdiv.lm.block import Compute, Kernel, Precision
 from fdiv.lm.lora import MODULES, kernel_shapes
@@ -145,8 +147,7 @@ def policy(shape: Shape, vocab: int) -> Policy:
     shape.check()
     spec = shape.spec(vocab)
     own = model.policy(spec, shape.compute)
-    readout = own.readout
-    assert readout is not None
+    readout = present(own.readout, "readout")
     blocks = lambda params: as_blocks(spec, params)
     return Policy(
         init=lambda key: initial(spec, key),
@@ -155,6 +156,7 @@ def policy(shape: Shape, vocab: int) -> Policy:
         start=lambda params, prompts, horizon: own.start(blocks(params), prompts, horizon),
         step=lambda params, cache, token: own.step(blocks(params), cache, token),
         readout=lambda params: readout(blocks(params)),
+        answers=groups.with_params(own.answers, blocks),
     )
 
 

@@ -102,7 +102,12 @@ def test_the_reference_is_the_base_for_nothing(name):
         calls.append(params)
         return adapted.trunk(params, tokens)
 
-    counted = adapted._replace(trunk=trunk)
+    def features(params, prompts, actions):
+        calls.append(params)
+        return adapted.answers.features(params, prompts, actions)
+
+    shared = adapted.answers._replace(features=features)
+    counted = adapted._replace(trunk=trunk, answers=shared)
     objective = objectives.resolve(name).build(Components(counted, task, sampler(8, None)))
     own = learner(objective, optax.adam(1e-3))
     state = own.init(jax.random.key(0), moved)

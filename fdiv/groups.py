@@ -1,0 +1,73 @@
+"""Several answers to each prompt, standing in a row: what the prompt costs is paid once a group.
+
+A policy says how by `types.Answers`. Where it does not, and where rows are parted over devices,
+each string is computed by itself, as everywhere else; numbers agree but for rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from fdiv import head
+from fdiv import tokens as tk
+from fdiv.checks import present
+from fdiv.estimators import first_action, to_actions, to_columns
+from fdiv.types import PAD, Alike, Answers, Params, Policy, Sequences
+
+
+def with_params(answers: Answers | None, of: Callable[[Params], Params]) -> Answers | None:
+    """The same of a policy whose params are made from others by `of`."""
+    if answers is None:
+        return None
+    own = answers
+    return Answers(
+        lambda params, prompts, *sizes: own.start(of(params), prompts, *sizes),
+        lambda params, prompts, actions: own.features(of(params), prompts, actions),
+    )
+
+
+def shares(policy: Policy, alike: Alike) -> bool:
+    """Whether prompts are computed once a group."""
+    several = alike.group > 1 and alike.columns > 1
+    return several and None not in (policy.answers, policy.readout) and not head.rows_are_parted()
+
+
+def writer(policy: Policy, alike: Alike) -> Policy:
+    """The policy for a rollout whose prompts [B, P] are alike: it reads the first of each group."""
+    if not shares(policy, alike):
+        return policy
+    answers = present(policy.answers, "answers")
+
+    def start(params: Params, prompts: Sequences, horizon: int):
+        first = jax.tree.map(lambda x: x[:: alike.group], prompts)
+        return answers.start(params, first, horizon, alike.group)
+
+    return policy._replace(start=start)
+
+
+def of_actions(
+    policy: Policy, params: Params, x: Sequences, alike: Alike
+) -> tuple[head.Head, Sequences]:
+    """The heads before each action of strings [B, T] that begin alike, and the actions themselves,
+    in action coordinates [B, H]."""
+    horizon = x.tokens.shape[1] - alike.columns
+    size = first_action(x.mask)[:: alike.group]
+    tokens = x.tokens[:: alike.group, : alike.columns]
+    tokens = jnp.where(jnp.arange(alike.columns)[None] < size, tokens, PAD)
+    prompts = Sequences(tokens, jnp.zeros_like(tokens, bool), x.weight[:: alike.group])
+    own = x._replace(
+        tokens=to_actions(x.tokens, x.mask, horizon), mask=to_actions(x.mask, x.mask, horizon)
+    )
+    features = present(policy.answers, "answers").features(params, prompts, own.tokens)
+    return head.Head(features, present(policy.readout, "readout")(params)), own
+
+
+def log_probs(policy: Policy, params: Params, x: Sequences, vocab: int, alike: Alike) -> Array:
+    """`tokens.log_probs` of strings that begin alike. [B, T]"""
+    if not shares(policy, alike):
+        return tk.log_probs(policy, params, x, vocab)
+    own, actions = of_actions(policy, params, x, alike)
+    return to_columns(head.log_probs(own, actions.tokens, actions.mask), x.mask)

@@ -1,0 +1,215 @@
+"""Answers to one prompt whose prompt is computed once are what they are computed by themselves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from language_models import random_tensors, spec_of
+
+from experiments.models.symbols import preceded
+from fdiv import groups, objectives
+from fdiv import tokens as tk
+from fdiv.episodes import repeated
+from fdiv.head import row_blocks
+from fdiv.learner import apart, learner
+from fdiv.lm import lora, model, weights
+from fdiv.lm.block import Compute
+from fdiv.lm.context import behind
+from fdiv.lm.hidden import Hidden
+from fdiv.policies import transformer
+from fdiv.rollout import draw, draw_by_blocks, sampler, tempered
+from fdiv.types import ALONE, PAD, Alike, Components, Regulariser, Sequences, TokenMDP
+
+PROMPTS, WIDTH, GROUP, HORIZON, EOS = 3, 5, 4, 6, 2
+
+
+def pretrained(case, bos=None, compute=None):
+    spec = spec_of(case)
+    params = weights.load(spec, weights.Arrays(random_tensors(spec)))
+    return model.policy(spec, compute, bos), params, spec.vocab
+
+
+def own(window=None):
+    shape = transformer.Shape(layers=2, width=16, heads=2, kv_heads=1, window=window)
+    policy = transformer.policy(shape, 11)
+    return policy, jax.tree.map(lambda x: 2.5 * x, policy.init(jax.random.key(0))), 11
+
+
+def adapted():
+    spec = spec_of("llama")
+    base = jax.tree.map(
+        lambda x: jnp.asarray(x, float), weights.load(spec, weights.Arrays(random_tensors(spec)))
+    )
+    adapters = lora.Lora(rank=3).adapters()
+    policy = lora.policy(model.policy(spec), base, spec, adapters)
+    moved = lora.perturbed(jax.random.key(1), policy.init(jax.random.key(0)))
+    return policy, moved, spec.vocab
+
+
+def soft():
+    policy, params, vocab = own()
+    return tempered(policy, 0.7), params, vocab
+
+
+MODELS = {  # windows, caps, several windows and ropes, a token before the text, none, layers again
+    "own": own,
+    "own, a window": lambda: own(3),
+    "gemma2": lambda: pretrained("gemma2"),
+    "gemma3, bos": lambda: pretrained("gemma3", 5),
+    "qwen3, remat": lambda: pretrained("qwen3", None, Compute(remat=True)),
+    "adapters": adapted,
+    "another temperature": soft,
+}
+
+
+def prompts(vocab, empty=False):
+    """Of 5, 2 and 1 tokens (or none), padded behind."""
+    tokens = jax.random.randint(jax.random.key(2), (PROMPTS, WIDTH), 0, vocab)
+    size = jnp.array([5, 2, 0 if empty else 1])[:, None]
+    tokens = jnp.where(jnp.arange(WIDTH)[None] < size, tokens, PAD)
+    return Sequences(tokens, jnp.zeros_like(tokens, bool), jnp.ones(PROMPTS))
+
+
+def same(a, b, within):
+    """Of the largest number there is."""
+    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(a))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=within * largest), a, b)
+
+
+@pytest.fixture
+def double():
+    """Numbers in which rounding is no excuse."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.few(1)
+def test_strings_log_probs_and_gradients_are_those_without_sharing(name, double):
+    policy, params, vocab = MODELS[name]()
+    params = jax.tree.map(lambda x: x.astype(float), params)
+    alike = Alike(GROUP, WIDTH)
+    asked = repeated(prompts(vocab, empty="own" in name or "bos" in name), 1)
+    asked = jax.tree.map(lambda x: jnp.repeat(x, GROUP, axis=0), asked)
+    weight = jnp.arange(1.0, PROMPTS * GROUP + 1)
+    assert groups.shares(policy, alike)
+
+    @jax.jit
+    def both(params):
+        roll = sampler(HORIZON, EOS)
+        plain = roll(jax.random.key(3), policy, params, asked)
+        shared = roll(jax.random.key(3), groups.writer(policy, alike), params, asked)
+
+        def loss(params, alike):
+            log_q = groups.log_probs(policy, params, plain[0], vocab, alike)
+            return weight @ log_q.sum(1), log_q
+
+        slope = lambda alike: jax.value_and_grad(loss, has_aux=True)(params, alike)
+        return plain, shared, slope(ALONE), slope(alike)
+
+    plain, shared, alone, together = both(params)
+    np.testing.assert_array_equal(plain[0].tokens, shared[0].tokens)
+    same(plain[1], shared[1], 1e-9)
+    same(alone[0][1], together[0][1], 1e-9)
+    same(plain[1], together[0][1], 1e-9)
+    same(alone[1], together[1], 1e-9)
+    assert len({tuple(row) for row in plain[0].tokens.tolist()}) > PROMPTS
+
+
+def task(vocab, beta):
+    """Strings that end, scored by their sum; the reference is the policy's start."""
+    rows = 2 * PROMPTS * GROUP
+
+    def given(key, n):
+        tokens = jnp.tile(prompts(vocab).tokens, (n // PROMPTS, 1))
+        none = jnp.full((len(tokens), HORIZON), PAD, jnp.int32)
+        tokens = jnp.concatenate([tokens, none.at[:, 0].set(EOS)], axis=1)
+        mask = jnp.arange(WIDTH + HORIZON)[None] == WIDTH
+        return Sequences(tokens, jnp.broadcast_to(mask, tokens.shape), jnp.ones(len(tokens)))
+
+    score = lambda x: jnp.where(x.mask, x.tokens % 3, 0).sum(1) * 0.1
+    mdp = TokenMDP(vocab, HORIZON, EOS, None, given, given, None, score=score)
+    return mdp._replace(regulariser=Regulariser("reverse_kl", beta)), given(None, rows)
+
+
+UPDATES = {  # method, and how a batch is taken
+    "grpo_std:k3-loss": ("grpo_std:k3-loss", {}),
+    "rloo": ("rloo", {}),
+    "in parts": ("grpo_std:k3-loss", {"accumulate": 3}),
+    "parts that cut groups": ("grpo", {"accumulate": 12}),
+    "shuffled, in parts": ("grpo_std:k3-loss", {"minibatches": 2, "accumulate": 3}),
+}
+
+
+@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.few(1)
+def test_an_update_is_what_it_is_without_sharing(name, double):
+    """Also where the learner moves rows, or parts them within a group."""
+    method, how = UPDATES[name]
+    policy, params, vocab = own()
+    params = jax.tree.map(lambda x: x.astype(float), params)
+    mdp, batch = task(vocab, 0.1)
+
+    def updated(policy):
+        parts = Components(policy, mdp, sampler(HORIZON, EOS))
+        made = learner(objectives.resolve(method, group=GROUP).build(parts), optax.sgd(1e-2), **how)
+        first = made.init(jax.random.key(1), params)
+        moved = first._replace(params=jax.tree.map(lambda x: 1.1 * x, params))
+        return jax.jit(made.update)(moved, batch)
+
+    (plain, old), (shared, new) = updated(policy._replace(answers=None)), updated(policy)
+    same(old, new, 1e-9)
+    steps = [jax.tree.map(lambda a, b: a - 1.1 * b, x.params, params) for x in (plain, shared)]
+    same(*steps, 1e-9)
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(steps[0])) > 1e-4
+
+
+def test_rows_that_are_moved_are_alike_no_more():
+    policy, _, _ = own()
+    assert apart({"a": Alike(4, 5), "b": jnp.ones(2)})["a"] == ALONE
+    assert not groups.shares(policy, ALONE)
+    assert not groups.shares(policy, Alike(1, 5))
+    with row_blocks(2):
+        assert not groups.shares(policy, Alike(4, 5))
+
+
+def test_a_policy_that_reads_something_else_shares_nothing():
+    """Each of these replaces the trunk: what is behind it would read other tokens."""
+    policy, params, _ = own()
+    tokens = jnp.zeros((2, 4), jnp.int32)
+    x = Sequences(tokens, tokens == 0, jnp.ones(2))
+    for changed in (
+        behind(policy, Hidden((1, 2), 0)),
+        preceded(policy, 3),
+        tk.read(policy, params, x),
+    ):
+        assert changed.answers is None
+
+
+def laws(vocab):
+    """Laws of every sharpness, of which some have tokens without any mass at their ends."""
+    scale = jnp.array([0.1, 1.0, 5.0, 30.0, 1.0])[:, None]
+    logits = scale * jax.random.normal(jax.random.key(vocab), (5, vocab))
+    logits = logits.at[4, : vocab // 3].set(-jnp.inf).at[4, -(vocab // 3) :].set(-jnp.inf)
+    return jax.nn.log_softmax(logits)
+
+
+@pytest.mark.parametrize("vocab", [3, 5, 257, 1000])
+@pytest.mark.few(3)
+def test_a_draw_by_blocks_is_the_plain_draw(vocab):
+    """But where a uniform lies within rounding of a token's edge; and a token without mass is
+    never drawn, nor one past the last."""
+    log_probs = laws(vocab)
+    uniforms = jax.random.uniform(jax.random.key(0), (20_000, 5))
+    uniforms = uniforms.at[0].set(0.0).at[1].set(1 - 2**-24)
+    plain, blocks = (
+        np.asarray(jax.jit(jax.vmap(lambda u, f=f: f(u, log_probs)))(uniforms))
+        for f in (draw, draw_by_blocks)
+    )
+    assert (plain != blocks).mean() <= 2e-4
+    assert blocks.min() >= 0 and blocks.max() < vocab
+    taken = np.take_along_axis(np.asarray(log_probs).T, blocks, axis=0)
+    assert np.isfinite(taken).all()
+    order = np.argsort(uniforms[:, 1])
+    assert (np.diff(blocks[order, 1]) >= 0).all()  # the inverse of a distribution function
