@@ -90,7 +90,7 @@ def _preset(chosen: Figure, argv: list[str]) -> tuple[Any, list[str]]:
     if "--preset" not in argv:
         return chosen.flags(), argv
     if chosen.cluster is None:
-        fix = "Drop --preset; only studies have presets."
+        fix = "Drop --preset; studies have presets, and figures that train a language model."
         raise UsageError("preset", chosen.title, "this figure has none.", fix)
     at = argv.index("--preset")
     presets = {"small": chosen.flags(), "cluster": chosen.cluster}

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.figures.common import real_laws
+from experiments.figures.common import real_laws, real_students
 from experiments.figures.common.base import Check, Figure, Picture, Result, Row, distinct, near
 from experiments.figures.common.drawing import plain_log
 from experiments.reporting import style
@@ -52,6 +52,9 @@ class Flags:
     model: Path | None = None
     """A pretrained model in the Hugging Face layout: K tokens also of its next-token laws, the
     student being the model without four of its layers."""
+    plan: int = 0
+    """Compiles these laws for so many devices, from the model's config.json alone, and computes
+    nothing else; 0: computes."""
 
 
 class Pair(NamedTuple):
@@ -72,6 +75,9 @@ class Moments(NamedTuple):
 
 def make(flags: Flags) -> Result:
     """Every length and discount, with and without a baseline; then K tokens."""
+    if flags.plan:
+        model = real_students.refuse_unnamed(flags.model, flags.plan)
+        return real_students.planned_laws(model, 96, flags.plan)
     distinct("lengths", flags.lengths)
     distinct("discounts", flags.discounts)
     for length in flags.lengths:
@@ -368,4 +374,5 @@ FIGURE = Figure(
         "Revisiting on-policy distillation (arXiv 2603.25562); Schulman et al. 2016 "
         "(arXiv 1506.02438) for the discount as bias against variance"
     ),
+    cluster=Flags(model=Path("models/llama-1b"), lengths=(4, 8, 16, 32, 64, 128, 256)),
 )

@@ -34,7 +34,7 @@ from fdiv.checks import at_least, share
 from fdiv.objectives.distill import distill
 from fdiv.objectives.grpo import grpo
 from fdiv.penalties import Penalty
-from fdiv.types import Divergence, Objective, Regulariser, Sequences, UsageError
+from fdiv.types import Divergence, Objective, Regulariser, Sequences
 
 CLASSES = ("independent", "markov")
 SCORES = ("valid", "mode_b")
@@ -289,13 +289,11 @@ def _of_model(own: list[Row]) -> list[Check]:
 
 def _planned(flags: Flags) -> Result:
     """An update of GRPO of as many students as there are weights and seeds."""
-    if flags.model is None:
-        fix = "Give --model FOLDER; of a folder its config.json is enough."
-        raise UsageError("plan", flags.plan, "names no model.", fix)
+    model = real_students.refuse_unnamed(flags.model, flags.plan)
     count = len(flags.model_weights) * flags.model_seeds
     places = real_students.ends([[0] * 16] * ASKED)
     reward = paid_for(np.zeros(ASKED, np.int32))
-    return real_students.planned(flags.model, places, reward, count, flags.plan)
+    return real_students.planned(model, places, reward, count, flags.plan)
 
 
 def _stops(flags: Flags) -> np.ndarray:

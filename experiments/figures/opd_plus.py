@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jax import Array
 
-from experiments.figures.common import real_laws, students
+from experiments.figures.common import real_laws, real_students, students
 from experiments.figures.common.base import Check, Figure, Picture, Result, Row, near
 from experiments.figures.common.classes import EnumeratedTask, enumerated
 from experiments.figures.common.drawing import TARGET
@@ -69,6 +69,9 @@ class Flags:
     model: Path | None = None
     """A pretrained model in the Hugging Face layout: the gradients also at its next-token laws, the
     student being the model without four of its layers."""
+    plan: int = 0
+    """Compiles these laws for so many devices, from the model's config.json alone, and computes
+    nothing else; 0: computes."""
 
 
 Kind = tuple[str, str]  # divergence, right or naive
@@ -81,6 +84,9 @@ REWARDS: dict[Kind, Callable[[Array], Array]] = {
 
 def make(flags: Flags) -> Result:
     """Slopes and cosines, then both trainings of every reward."""
+    if flags.plan:
+        model = real_students.refuse_unnamed(flags.model, flags.plan)
+        return real_students.planned_laws(model, 96, flags.plan)
     between("away", flags.away, 0.01, 3)
     at_least("updates", flags.updates, POINTS)
     at_least("seeds", flags.seeds, 1)
@@ -338,4 +344,5 @@ FIGURE = Figure(
         "off its teacher and gives a Jensen-Shannon student nothing to hold on to."
     ),
     source="OPD+ (arXiv 2606.01039); Ghasemipour et al. 2019 (arXiv 1911.02256) for FAIRL",
+    cluster=Flags(model=Path("models/llama-1b"), updates=2000, seeds=20),
 )

@@ -35,7 +35,6 @@ from fdiv import exact
 from fdiv.benchmarks import TwoTemplate
 from fdiv.checks import at_least, between, seeding
 from fdiv.policies import tabular
-from fdiv.types import UsageError
 
 CENTRES = np.array([c for c in itertools.product((-1.0, 0.0, 1.0), repeat=2) if any(c)])
 VARIANCE, COMPONENTS = 0.025, 4
@@ -322,12 +321,10 @@ def _of_model(flags: Flags, own: dict[str, Row]) -> list[Check]:
 
 def _planned(flags: Flags) -> Result:
     """An update of as many students as there are temperatures, on texts as long as these."""
-    if flags.model is None:
-        fix = "Give --model FOLDER; of a folder its config.json is enough."
-        raise UsageError("plan", flags.plan, "names no model.", fix)
+    model = real_students.refuse_unnamed(flags.model, flags.plan)
     places = real_students.everywhere([[0] * 96] * 2)
     count = len(flags.model_temperatures)
-    return real_students.planned(flags.model, places, likelihood, count, flags.plan)
+    return real_students.planned(model, places, likelihood, count, flags.plan)
 
 
 # --- the picture ----------------------------------------------------------------------------------

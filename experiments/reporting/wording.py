@@ -323,14 +323,17 @@ def under_rewards(result: RunResult) -> str:
     }
     said = "; ".join(text for level, text in of.items() if level in levels or level == "sequence")
     beyond = [name for name, m in result.methods.items() if m.how]
+    marks = (
+        "Marks are the mean s of the policy's own strings, which is -KL(q||p), and of the "
+        f"{board.expert}'s, KL(p||q), at the end of training; those further out than the axes are "
+        "not shown. "
+    )
     left = f" No line for {_few(beyond, 0)}: no function of one log-ratio." if beyond else ""
     return (
         "What each divergence pays a log-ratio s: e^s f'(e^s) - f(e^s), up to a constant. "
         f"{said[0].upper()}{said[1:]}. "
-        "Marks are the mean s of the policy's own strings, which is -KL(q||p), and of the "
-        f"{board.expert}'s, KL(p||q), at the end of training; those further out than the axes are "
-        "not shown. Strips are what the policies wrote in samples.jsonl, all seeds together, where "
-        f"its log-probs are known.{left}"
+        f"{marks * ('sequence' in levels)}Strips are what the policies wrote in samples.jsonl, all "
+        f"seeds together, where its log-probs are known.{left}"
     )
 
 

@@ -211,6 +211,35 @@ def planned(path: Path, places: Places, objective: Objective, count: int, device
     this machine's processors: weights in the type of their file, laid out over all devices.
     Nothing is read but config.json, and nothing trained. Raises `UsageError` for devices that
     cannot be."""
+    layout = _made_up(devices)
+    plan, trained, frozen = _plan(path, places, objective, count, layout)
+    about = {"devices": devices, "students": count, "trained": trained, "frozen": frozen}
+    return _memory(plan, about, f"an update of {count} students")
+
+
+def planned_laws(path: Path, length: int, devices: int) -> Result:
+    """What the laws of a model at the places of a text of so many tokens take, in the same way."""
+    from experiments.models import pretrained
+    from fdiv.lm import model
+
+    layout, spec = _made_up(devices), pretrained.source(path).spec
+    places = everywhere([[0] * length])
+    weights = jax.eval_shape(model.policy(spec).init, jax.random.key(0))
+    narrow = lambda x: jax.ShapeDtypeStruct(x.shape, spec.dtype)
+    base = layout.shaped(jax.tree.map(narrow, weights), runs=0)
+
+    def of(base: Params, row: Array) -> Array:
+        return laws(model.policy(spec), base, places) + 0 * row
+
+    row = jax.ShapeDtypeStruct((1,), jnp.float32)  # one run
+    program, _ = layout.compile(of, base, row, shared=(0,))
+    frozen = sum(x.size for x in jax.tree.leaves(weights))
+    about = {"devices": devices, "students": 0, "trained": 0, "frozen": frozen}
+    return _memory(program.memory_analysis(), about, f"laws at {length - 1} places")
+
+
+def _made_up(devices: int) -> MeshLayout:
+    """A mesh of so many, over which weights are parted."""
     if not 1 <= devices <= MOST:
         raise UsageError("plan", devices, "devices cannot be made up.", f"Give 1 to {MOST}.")
     others = os.environ.get("XLA_FLAGS", "")
@@ -218,19 +247,30 @@ def planned(path: Path, places: Places, objective: Objective, count: int, device
     if len(jax.devices()) < devices:
         problem = f"are more devices than the {len(jax.devices())} that jax was begun with."
         raise UsageError("plan", devices, problem, "Begin a new process.")
-    layout = MeshLayout(1, jax.devices()[:devices], {"data": 1, "fsdp": devices, "tensor": 1})
-    plan, trained, frozen = _plan(path, places, objective, count, layout)
+    return MeshLayout(1, jax.devices()[:devices], {"data": 1, "fsdp": devices, "tensor": 1})
+
+
+def _memory(plan: Any, about: dict[str, int], what: str) -> Result:
+    """A compiled program's memory by parts, as a figure's result."""
     parts = {
         "before an update": plan.argument_size_in_bytes,
         "while it lasts": plan.temp_size_in_bytes,
         "given back": plan.output_size_in_bytes - plan.alias_size_in_bytes,
     }
     rows: list[Row] = [{"on each device": name, "bytes": size} for name, size in parts.items()]
-    values = {"devices": devices, "students": count, "trained": trained, "frozen": frozen}
     total = sum(parts.values())
-    detail = f"{memory.spelled(total)} on each of {devices}; {trained:,} numbers are trained"
-    checks = [Check("an update compiles from config.json alone", total > 0, detail)]
-    return Result(values | {"bytes": parts}, checks, rows, _bars(parts))
+    detail = f"{memory.spelled(total)} on each of {about['devices']}; "
+    detail += f"{about['trained']:,} numbers are trained and {about['frozen']:,} are not"
+    checks = [Check(f"{what}: compiled from config.json alone", total > 0, detail)]
+    return Result({**about, "bytes": parts}, checks, rows, _bars(parts))
+
+
+def refuse_unnamed(model: Path | None, plan: int) -> Path:
+    """The model of a plan. Raises `UsageError` where none is named."""
+    if model is None:
+        fix = "Give --model FOLDER; of a folder its config.json is enough."
+        raise UsageError("plan", plan, "names no model.", fix)
+    return model
 
 
 def _plan(

@@ -63,7 +63,7 @@ def answered(numbers: Array, sums: Sums) -> Answered:
 
 def log_ways(policy: Policy, params: Params, x: Answered) -> Array:
     """log q(way | sum), -inf for one that is another's, [N, K]."""
-    each = tk.log_probs(policy, params, jax.tree.map(jnp.asarray, x.strings), VOCAB).sum(1)
+    each = tk.log_probs(policy, params, x.strings, VOCAB).sum(1)
     return jnp.where(x.own, each.reshape(x.own.shape), -jnp.inf)
 
 
@@ -109,7 +109,7 @@ def distance(log_p: Array, log_q: Array, a: Array) -> Array:
 def tuned(of: World, start: Params, settings: list[float], updates: int) -> Params:
     """From the base to the law of what is right in it, given each sum, at each setting,
     [settings, ...]: exact gradients, sums drawn anew at each update."""
-    log_base = jax.jit(lambda params: log_ways(of.policy, params, of.trained))(start)
+    log_base = jax.jit(lambda params, x: log_ways(of.policy, params, x))(start, of.trained)
     log_p = log_base - jax.nn.logsumexp(log_base, axis=1, keepdims=True)
     count = of.trained.own.shape[1]
     every = jax.tree.map(jnp.asarray, of.trained.strings)
@@ -137,5 +137,5 @@ def tuned(of: World, start: Params, settings: list[float], updates: int) -> Para
 
 def judged(of: World, params: Params, x: Answered) -> np.ndarray:
     """log q(way | sum) of such sums, [policies, N, K]."""
-    each = jax.jit(lambda params: jax.lax.map(lambda one: log_ways(of.policy, one, x), params))
-    return np.asarray(each(params), np.float64)
+    each = jax.jit(lambda params, x: jax.lax.map(lambda one: log_ways(of.policy, one, x), params))
+    return np.asarray(each(params, x), np.float64)

@@ -13,7 +13,7 @@ from pretrained_models import BYTES, CONFIG, made
 
 from experiments import cli
 from experiments.figures import __main__ as command
-from experiments.figures import kl_mixing, teacher_temperature
+from experiments.figures import kl_mixing, opd_plus, teacher_temperature
 from experiments.figures.common import real_students as students
 
 LAYERS = 20  # so that those that are dropped are there
@@ -21,6 +21,8 @@ soft = lambda z: np.exp(z) / np.exp(z).sum(-1, keepdims=True)
 Z_P, Z_Q = np.random.default_rng(0).standard_normal((2, 3, 5))
 LOG_P, LOG_Q = np.log(soft(Z_P)), np.log(soft(Z_Q))
 KEY = jax.random.key(0)
+# of the cluster preset
+STUDENTS = {"teacher_temperature": 8, "kl_mixing": 40, "opd_plus": 0, "future_coupling": 0}
 
 
 def test_losses_by_hand():
@@ -95,7 +97,7 @@ def test_distilled_and_then_paid(folder, monkeypatch):
 
 
 @pytest.mark.wide
-@pytest.mark.parametrize("key", ["teacher_temperature", "kl_mixing"])
+@pytest.mark.parametrize("key", STUDENTS)
 def test_the_cluster_preset_lowers_from_a_config_alone(key, tmp_path, capsys):
     (tmp_path / "model").mkdir()
     config = {**CONFIG, "num_hidden_layers": LAYERS, "torch_dtype": "bfloat16"}
@@ -105,13 +107,14 @@ def test_the_cluster_preset_lowers_from_a_config_alone(key, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "1 of 1 checks hold" in said
     kept = json.loads((tmp_path / f"out/{key}/{key}.json").read_text())
-    assert kept["values"]["students"] == {"teacher_temperature": 8, "kl_mixing": 40}[key]
+    assert kept["values"]["students"] == STUDENTS[key]
     assert kept["values"]["frozen"] > BYTES * config["hidden_size"]
 
 
 def test_plans_that_cannot_be(tmp_path, refused, capsys):
     refused(teacher_temperature, {"plan": 1}, "plan")
     refused(kl_mixing, {"plan": 1}, "plan")
+    refused(opd_plus, {"plan": 1}, "plan")
     refused(kl_mixing, {"plan": 10_000, "model": tmp_path}, "plan")
     words = ["kl_mixing", "--plan", "1", "--model", str(tmp_path), "--out", str(tmp_path / "out")]
     assert command.main(words) == cli.USAGE_EXIT
