@@ -49,3 +49,7 @@ def _multiply_in_full() -> None:
 
 
 _multiply_in_full()
+# A search of the class's optimum solves systems of a few dozen unknowns. With more than one thread
+# SciPy's BLAS spent three times the processor time on them, waiting (5.1 s against 1.5 for one
+# divergence of two-template, beside other programs). Read when NumPy and SciPy load theirs.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

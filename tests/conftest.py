@@ -38,6 +38,8 @@ if known:
     make_context = mlir.make_ir_context
 
     def one_context():
+        if mlir.ir.Context.current is not None:  # this program is needed to lower another
+            return make_context()
         if not shared:
             shared.append(make_context())
         return shared[0]
@@ -64,7 +66,7 @@ def pytest_collection_modifyitems(config, items):
     if extent == "all" or any("::" in argument for argument in config.args):
         return
     left_out = beyond_quick(items)
-    leave = left_out if extent == "quick" else [item for item in items if item not in left_out]
+    leave = left_out if extent == "quick" else set(items) - left_out
     config.hook.pytest_deselected(items=list(leave))
     items[:] = [item for item in items if item not in leave]
 

@@ -4,6 +4,7 @@ method."""
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -49,10 +50,14 @@ from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.policies import NETWORKS
 from fdiv.types import Components, Params, UsageError
 
+OBJECTS = (100_000, 20, 50)  # made between two collections of garbage, by generation
+
 
 def run(preset: str, config: Config, default: Config) -> int:
     """Train, measure and report; 0 when all is done, `STOPPED_EXIT` when stopped. Raises
     `UsageError` for what cannot be."""
+    # tracing leaves many small objects, and looking through them all the time is much of its own
+    gc.set_threshold(*OBJECTS)
     processes.join(config.devices.coordinator, config.devices.processes, config.devices.process)
     try:
         with StopFlag() as stop, processes.folder(config.output.out) as out:

@@ -249,6 +249,8 @@ class RunFolder:
         """Take out a method's lines past an update, so that a run that goes on holds no step
         twice."""
         with self._lock:
+            if self._without(name, method):
+                return
             lines = [
                 line
                 for line in self.lines(name)
@@ -256,6 +258,14 @@ class RunFolder:
             ]
             texts = [json.dumps(line).encode() for line in lines]
             files.write_lines(self.path / name, texts)
+
+    def _without(self, name: str, method: str) -> bool:
+        """Whether a file of whole lines has none of a method, without reading what they say."""
+        try:
+            content = (self.path / name).read_bytes()
+        except OSError:
+            return False  # of which `lines` knows more
+        return content[-1:] in (b"", b"\n") and json.dumps(method).encode() not in content
 
 
 def _same_path(a: Any, b: Any) -> bool:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from laws import EVERY, law, random_models
+from scipy import stats
 
 from fdiv import discriminator, divergences, exact, metrics, statistics
 from fdiv import tokens as tk
@@ -183,6 +184,19 @@ def test_iqm_and_its_percentile_bootstrap():
     low, high = statistics.bootstrap(scores)
     assert 1.0 < low < 3.0 and 4.0 < high < 60  # of its resamples few hold 100 three times
     assert (low, high) == statistics.bootstrap(scores)  # seeded
+
+
+def test_the_iqm_and_students_t_are_those_of_scipy_to_the_bit():
+    """Of any number of scores, broken ones among them."""
+    draw = np.random.default_rng(0)
+    for count in (1, 2, 3, 4, 5, 8, 33):
+        rows = draw.standard_normal((12, count)) * 10 ** draw.uniform(-5, 5)
+        rows[0, 0], rows[1, -1], rows[2, 0] = np.nan, np.inf, -np.inf
+        found = np.array([statistics.iqm(row) for row in rows])
+        np.testing.assert_array_equal(found, stats.trim_mean(rows, 0.25, axis=1))
+    for freedom in (1, 2, 4, 30):
+        assert statistics._quantile(freedom) == float(stats.t.ppf(0.975, freedom))
+    assert np.isnan(statistics.iqm([]))
 
 
 def test_the_tails_of_a_percentile_bootstrap():

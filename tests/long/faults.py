@@ -343,8 +343,8 @@ FAULTS = [
     Fault(
         "the IQM is the median",
         "fdiv/statistics.py",
-        "stats.trim_mean(rows, CUT, axis=1)",
-        "np.median(rows, axis=1)",
+        "kept.mean(1))",
+        "np.median(kept, axis=1))",
         MEASURES + "test_iqm_and_its_percentile_bootstrap",
     ),
     Fault(

@@ -82,6 +82,11 @@ def gradient(objective, params, demos, aux=None):
     return jax.jit(lambda x, a: exact.expected_gradient(objective, x, demos, a))(params, aux)
 
 
+def drawn(components, count: int, seed: int = 0) -> Sequences:
+    """Demonstrations."""
+    return jax.jit(lambda key: components.mdp.demos(key, count))(jax.random.key(seed))
+
+
 def laws(space, components, params):
     return law(space, *components.mdp.expert), law(space, components.policy, params)
 
@@ -106,10 +111,8 @@ def test_the_expert_is_the_target_of_the_reward(kind):
         law(space, *components.mdp.regulariser.reference).string,
         components.mdp.score(space.sequences),
     )
-    close(
-        laws(space, components, params)[0].string,
-        regularised.optimum(divergences.reverse_kl(), r, ref, BETA),
-    )
+    optimum = jax.jit(lambda r, ref: regularised.optimum(divergences.reverse_kl(), r, ref, BETA))
+    close(laws(space, components, params)[0].string, optimum(r, ref))
 
 
 @pytest.mark.usefixtures("double")
@@ -205,7 +208,7 @@ def test_reverse_kl_needs_no_normaliser_in_any_batch():
     """The others' mean moves with s, so not the expectation alone but every batch's gradient is the
     same."""
     _, components, params, objective, _ = built("fdpg:reverse_kl", {})
-    batch, found = components.mdp.demos(jax.random.key(0), 32), []
+    batch, found = drawn(components, 32), []
     for log_z in (0.0, 4.0):
         found.append(gradient(objective, params, batch, at_z(log_z)))
     close(*found, 1e-5)
@@ -262,7 +265,8 @@ def test_each_prompt_has_its_own_normaliser():
         jnp.zeros((automaton.states, space.vocab)),
     )
     prompts = Sequences(jnp.array([[0], [1]] * 8), jnp.zeros((16, 1), bool), jnp.ones(16))
-    batch = sampler(space.horizon, space.eos)(jax.random.key(0), policy, table, prompts)[0]
+    write = sampler(space.horizon, space.eos)
+    batch = jax.jit(lambda key: write(key, policy, table, prompts)[0])(jax.random.key(0))
     mdp = components.mdp._replace(
         score=lambda x: x.mask.sum(1),
         regulariser=Regulariser("reverse_kl", BETA, Model(policy, table)),
@@ -362,7 +366,7 @@ def test_self_play_by_any_f(spec, form):
         return p @ each @ o + (np.log(2) if spec == "js" else 0)
 
     objective = method.build(components)
-    after, batch, _ = objective.prepare(jax.random.key(0), params, aux, demos)
+    after, batch, _ = jax.jit(objective.prepare)(jax.random.key(0), params, aux, demos)
     found, slope = jax.jit(jax.value_and_grad(lambda x: objective.loss(x, after, batch)[0]))(params)
     assert float(found) == pytest.approx(float(by_hand(params)), rel=1e-9)
     along = jax.random.normal(jax.random.key(2), params.shape)
@@ -405,10 +409,11 @@ def test_a_round_of_spin_ends_where_it_says(beta):
 def test_the_old_policy_is_renewed_every_so_many_updates():
     _, components, params, objective, _ = built("spin", {"refresh": 3})
     made = learner(objective, optax.sgd(0.5))
+    demos = jax.jit(lambda key: components.mdp.demos(key, 32))
     state, seen = made.init(jax.random.key(0), params), []
     for i in range(7):
         before = state.params
-        state, metrics = jax.jit(made.update)(state, components.mdp.demos(jax.random.key(i), 32))
+        state, metrics = jax.jit(made.update)(state, demos(jax.random.key(i)))
         seen.append(bool(jnp.all(state.aux.old == before)))
         assert (float(metrics["margin"]) == pytest.approx(0, abs=1e-6)) == seen[-1]
     assert seen == [True, False, False, True, False, False, True]
@@ -474,15 +479,15 @@ def test_iq_learn_is_its_objective_in_policy_and_value(kind, data):
     space, components, params, demos, _ = task_of(kind)
     alpha, value = 3.0, jax.random.normal(jax.random.key(1), (params.shape[0], 1))
     objective = IqLearn(data, alpha, value_learning_rate=1e-12, value_steps=1).build(components)
-    start = (value, objective.init(jax.random.key(0), params)[1])
-    (_, opt), batch, _ = objective.prepare(jax.random.key(0), params, start, demos)
+    start = (value, jax.jit(objective.init)(jax.random.key(0), params)[1])
+    (_, opt), batch, _ = jax.jit(objective.prepare)(jax.random.key(0), params, start, demos)
     loss = jax.jit(written_out(space, components, alpha, data))
     in_policy, in_value = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, value, params)
     close(gradient(objective, params, demos, start), in_policy)
     close(
         10 * opt[0].mu, 2 * alpha * in_value
     )  # Adam's first moment is a tenth of a gradient; V's does not know alpha
-    assert float(objective.loss(params, (), batch)[0]) == pytest.approx(
+    assert float(jax.jit(objective.loss)(params, (), batch)[0]) == pytest.approx(
         float(loss(params, value, params)), abs=1e-10
     )
 
@@ -634,8 +639,8 @@ def test_the_value_function_learns_to_make_rewards_small():
 def test_own_strings_have_rewards_and_no_likelihood():
     _, components, params, objective, _ = built("iq_learn", {"data": "mixed"})
     aux = objective.init(jax.random.key(0), params)
-    demos = components.mdp.demos(jax.random.key(2), 16)
-    _, batch, _ = objective.prepare(jax.random.key(1), params, aux, demos)
+    demos = drawn(components, 16, seed=2)
+    _, batch, _ = jax.jit(objective.prepare)(jax.random.key(1), params, aux, demos)
     np.testing.assert_allclose(batch.demos, [1 / 16] * 16 + [0] * 16)
     np.testing.assert_allclose(batch.sequences.weight, [1 / 32] * 32)
     assert IqLearn().reusable and not IqLearn("mixed").reusable

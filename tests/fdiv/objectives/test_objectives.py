@@ -359,10 +359,14 @@ def built(name: str, kind: str = "ending", exactly: bool = False, **fields):
 
 
 def rows(name: str, components: Components):
-    """Where batches of a method come from."""
-    return (
-        components.mdp.demos if objectives.resolve(name).reads == "demos" else components.mdp.pairs
-    )
+    """Where batches of a method come from, each draw one compiled program."""
+    reads = objectives.resolve(name).reads
+    return _compiled(components.mdp.demos if reads == "demos" else components.mdp.pairs)
+
+
+@functools.cache
+def _compiled(draw):
+    return jax.jit(draw, static_argnums=1)
 
 
 # what their loss is made of depends on the batch itself: no fixed expectation to compare with
@@ -484,7 +488,7 @@ def test_far_apart_policies_give_finite_gradients(name):
 
 def test_epochs_and_minibatches_take_as_many_steps():
     _, components, params, objective, _ = built("sft")
-    batch = components.mdp.demos(jax.random.key(1), 24)
+    batch = rows("sft", components)(jax.random.key(1), 24)
     made = learner(objective, optax.adam(0.01), epochs=3, minibatches=4)
     state, _ = jax.jit(made.update)(made.init(jax.random.key(0), params), batch)
     assert int(optax.tree_utils.tree_get(state.opt, "count")) == 12
@@ -517,7 +521,7 @@ def test_every_update_has_noise_of_its_own():
 def test_a_minibatch_step_is_as_long_as_a_whole_one():
     """Identical rows: each of the minibatches has the whole batch's gradient."""
     _, components, params, objective, _ = built("sft")
-    one = components.mdp.demos(jax.random.key(1), 1)
+    one = rows("sft", components)(jax.random.key(1), 1)
     batch = jax.tree.map(lambda x: jnp.repeat(x, 8, axis=0), one)
     step = lambda parts: learner(objective, optax.sgd(1e-3), minibatches=parts)
     moved = [
@@ -583,7 +587,7 @@ def test_warm_up_leaves_the_policy_alone():
     for i in range(3):
         before, (state, _) = (
             state.params,
-            update(state, components.mdp.demos(jax.random.key(i), 32)),
+            update(state, rows("gail", components)(jax.random.key(i), 32)),
         )
         moved.append(float(jnp.abs(state.params - before).max()))
     assert moved[0] == moved[1] == 0 < moved[2]
@@ -598,7 +602,7 @@ def test_gradient_penalty_keeps_the_score_smooth(level):
             "gail", level=level, gradient_penalty=penalty, discriminator_steps=50
         )
         aux = objective.init(jax.random.key(0), params)
-        demos = components.mdp.demos(jax.random.key(2), 128)
+        demos = rows("gail", components)(jax.random.key(2), 128)
         aux = jax.jit(objective.prepare)(jax.random.key(1), params, aux, demos)[0]
         sizes.append(float(jnp.abs(aux.discriminator[0]).mean()))
     rough, smooth = sizes
@@ -676,9 +680,10 @@ def prompted():
     expert = components.mdp.expert._replace(
         policy=policy, params=np.random.default_rng(0).standard_normal(params.shape)
     )
-    demos = sampler(space.horizon, space.eos)(jax.random.key(0), *expert, prompts)[0]
+    write = jax.jit(lambda key: sampler(space.horizon, space.eos)(key, *expert, prompts)[0])
+    demos = write(jax.random.key(0))
     nets = (tabular.scorer(automaton, space.vocab), tabular.scorer(automaton, space.vocab, 1))
-    others = sampler(space.horizon, space.eos)(jax.random.key(1), *expert, prompts)[0]
+    others = write(jax.random.key(1))
     pairs = lambda key, n: Pairs(demos, others)
     mdp = components.mdp._replace(
         expert=expert, held_out=lambda key, n: demos, score=tk.lengths, held_out_pairs=pairs
