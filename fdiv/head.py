@@ -44,7 +44,7 @@ from fdiv.types import Divergence, Readout, UsageError
 
 # logits of the policy and of a target, [..., V] each -> a number per prefix [...], in nats
 Measure = Callable[[Array, Array], Array]
-CHUNK_ELEMENTS = 1 << 22  # of one array [chunk, V]: 16 MiB in float32
+CHUNK_ELEMENTS = 1 << 23  # of one array [chunk, V]: 32 MiB in float32
 ON_ACCELERATORS = 4  # times as many there, as products of 85 rows do not fill one
 FEWEST_TOKENS = 56  # of a chunk: with fewer, adding to dW takes longer than computing it
 # into how many contiguous parts rows are parted over devices: tokens are not moved between them

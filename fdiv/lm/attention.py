@@ -161,16 +161,22 @@ def _over(
     order: Literal["bgsd", "bgds"],
 ) -> Array:
     """Attention of grouped queries [B, G, R, C, D] to keys in this order and values [B, G, S, D];
-    `seen` [..., C, S]."""
+    `seen` [..., C, S].
+
+    The softmax's division is of what is mixed, [.., D], and not of the shares, [.., S]: one pass
+    over these less, and on the way back no sum over them."""
     batch, groups, each, count, size = query.shape
     rows = query.reshape(batch, groups, each * count, size)
     wide = jnp.promote_types(query.dtype, jnp.float32)
     logits = jnp.einsum(f"bgrd,{order}->bgrs", rows, key, preferred_element_type=wide)
     logits = logits.reshape(batch, groups, each, count, -1) * spec.attention_scale
     logits = jnp.where(seen, softcap(logits, spec.attention_cap), -jnp.inf)
-    share = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    share = share.reshape(batch, groups, each * count, -1)
-    return jnp.einsum("bgrs,bgsd->bgrd", share, value).reshape(query.shape)
+    most = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    share = jnp.exp(logits - most)
+    total = share.sum(-1).reshape(batch, groups, each * count, 1)
+    share = share.astype(value.dtype).reshape(batch, groups, each * count, -1)
+    mixed = jnp.einsum("bgrs,bgsd->bgrd", share, value, preferred_element_type=wide) / total
+    return mixed.astype(value.dtype).reshape(query.shape)
 
 
 def softcap(x: Array, cap: float | None) -> Array:

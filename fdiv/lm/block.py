@@ -237,8 +237,10 @@ class GatedMLP(nn.Module):
     def __call__(self, x: Array) -> Array:
         linear = lambda name, size: Linear((size,), narrow=self.compute.narrow, name=name)
         gate = linear("gate", self.spec.hidden)(x)
-        gate = nn.silu(gate) if self.spec.activation == "silu" else nn.gelu(gate, approximate=True)
-        return linear("down", self.spec.width)(gate * linear("up", self.spec.hidden)(x))
+        act = nn.silu if self.spec.activation == "silu" else lambda x: nn.gelu(x, approximate=True)
+        # a scan over layers keeps the two for the gradient, and none of what is made of them
+        gated = jax.checkpoint(lambda gate, up: act(gate) * up, prevent_cse=False)
+        return linear("down", self.spec.width)(gated(gate, linear("up", self.spec.hidden)(x)))
 
 
 class Block(nn.Module):

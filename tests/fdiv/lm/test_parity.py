@@ -148,7 +148,7 @@ def test_gradients_are_the_same_with_remat():
         return tk.log_probs(policy, params, strings, spec.vocab).sum()
 
     plain, again = (jax.jit(jax.grad(lambda p: loss(p, r)))(params) for r in (False, True))  # noqa: B023
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, again)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=4e-5), plain, again)
 
 
 def test_bfloat16_is_near():
