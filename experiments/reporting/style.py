@@ -175,7 +175,7 @@ def use() -> None:
 def save(figure: Figure, folder: Path, name: str, rows: Rows) -> str:
     """Write NAME.pdf, .png and .csv; return the picture as SVG for the report."""
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out and measured once: what follows only draws
+    figure.set_layout_engine(None)  # laid out and measured once: what follows only draws
     margin = plt.rcParams["savefig.pad_inches"]
     box = figure.get_tightbbox().padded(margin)
     for suffix in ("pdf", "png"):

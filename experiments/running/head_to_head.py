@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -210,7 +211,7 @@ def _train_and_finish(launch: Launch, reading: Reading | None) -> int:
         )
         complete = True
         try:
-            side_by_side.run(context, methods, count)
+            side_by_side.run(context, methods, count, _load_finish)
         except Interrupted:
             complete = False
     if stop.hurried:
@@ -223,6 +224,11 @@ def _train_and_finish(launch: Launch, reading: Reading | None) -> int:
         for tracker in followed if complete else ():
             tracker.report(folder.path)
     return 0 if complete else STOPPED_EXIT
+
+
+def _load_finish() -> None:
+    """What draws and writes, which takes a second to load."""
+    importlib.import_module("experiments.running.finish")
 
 
 def _finished(folder: RunFolder, config: Config) -> RunResult | None:

@@ -48,21 +48,31 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def run(context: RunContext, of: Mapping[str, Method], count: int) -> None:
+def run(
+    context: RunContext,
+    of: Mapping[str, Method],
+    count: int,
+    afterwards: Callable[[], object] = lambda: None,
+) -> None:
     """Train and measure all methods, `count` at a time. Raises `Interrupted` where a stop is asked
-    for, and what a method raises once the others have saved what they have."""
+    for, and what a method raises once the others have saved what they have.
+
+    `afterwards` is called once all searches are through, beside training where several methods are
+    trained: it may load what comes next. One method after another leaves it out."""
     if count == 1:
         for name, each in of.items():
             methods.run(context, name, each)
         return
-    _Crew(context, of).run(count)
+    _Crew(context, of, afterwards).run(count)
 
 
 class _Crew:
     """Threads that take methods off a list, and one that searches for all of them."""
 
-    def __init__(self, context: RunContext, of: Mapping[str, Method]):
-        self._methods = of
+    def __init__(
+        self, context: RunContext, of: Mapping[str, Method], afterwards: Callable[[], object]
+    ):
+        self._methods, self._afterwards = of, afterwards
         self._waiting = deque(of)
         self._looked_at = {name: threading.Event() for name in of}
         self._searched: set[str] = set()
@@ -115,6 +125,7 @@ class _Crew:
                 methods.search(self._context, name, each, shown=False)
                 self._searched.add(name)
                 self._looked_at[name].set()
+            self._afterwards()
         finally:
             for event in self._looked_at.values():
                 event.set()

@@ -79,7 +79,7 @@ def measure(name: str) -> next_token.Measure:
     divergence, fields, _ = OPTIONS[name]
     method = objectives.resolve(f"distill:{divergence}", **fields)
     assert isinstance(method, Distill)
-    return method.measure(divergences.parse(divergence))
+    return jax.jit(method.measure(divergences.parse(divergence)))
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -135,7 +135,7 @@ def test_every_option_has_a_value_and_a_slope_by_hand():
 @pytest.mark.parametrize("name", SLOPES)
 def test_gradients_are_the_formulas(name):
     of = lambda z: measure(name)(z, jnp.log(P)).sum()
-    found = np.asarray(jax.grad(of)(jnp.log(Q)))
+    found = np.asarray(jax.jit(jax.grad(of))(jnp.log(Q)))
     wanted = SLOPES[name]
     if wanted is None:  # of the terms under the bound alone: d/dlog q = q log(q / p)
         slope = np.where(terms(P, Q) < 0.05, Q * np.log(Q / P), 0.0)
@@ -186,7 +186,8 @@ def test_top_k_with_the_rest_is_a_lower_bound(spec):
     draw = np.random.default_rng(1)
     log_p, log_q = np.log(draw.dirichlet(np.full(6, 0.5), (2, 40)))
     at = head.divergence_at(divergences.parse(spec))
-    values = [next_token.bucketed(at, k)(log_q, log_p) for k in (1, 2, 4)] + [at(log_q, log_p)]
+    each = [*(next_token.bucketed(at, k) for k in (1, 2, 4)), at]
+    values = jax.jit(lambda *laws: [measure(*laws) for measure in each])(log_q, log_p)
     steps = np.diff(np.array([np.zeros(40), *values]), axis=0)
     assert steps.min() >= -1e-9 * (1 + np.max(values))
 
@@ -241,7 +242,7 @@ def test_tokens_that_no_law_has_change_nothing(name):
     are those without them, also where no token is left for the bucket."""
     none = np.full((len(P), 2), -np.inf)
     z_q, z_p = (jnp.concatenate([np.log(x), none], -1) for x in (Q, P))
-    both = lambda z_q, z_p: jax.value_and_grad(lambda z: measure(name)(z, z_p).sum())(z_q)
+    both = jax.jit(jax.value_and_grad(lambda z_q, z_p: measure(name)(z_q, z_p).sum()))
     value, slope = both(z_q, z_p)
     wanted, wanted_slope = both(jnp.log(Q), jnp.log(P))
     np.testing.assert_allclose(value, wanted, rtol=1e-12)
@@ -254,7 +255,7 @@ def test_an_empty_bucket_costs_nothing(spec):
     whole = head.divergence_at(divergences.parse(spec))
     none = np.full((len(P), 2), -np.inf)
     z_q, z_p = (jnp.concatenate([np.log(x), none], -1) for x in (Q, P))
-    of = lambda measure: jax.value_and_grad(lambda z: measure(z, z_p).sum())(z_q)
+    of = lambda measure: jax.jit(jax.value_and_grad(lambda z: measure(z, z_p).sum()))(z_q)
     for found, wanted in zip(of(next_token.bucketed(whole, P.shape[1])), of(whole)):
         np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
 

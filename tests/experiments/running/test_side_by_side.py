@@ -85,7 +85,8 @@ def crew(monkeypatch):
 
         monkeypatch.setattr(method, "search", search)
         monkeypatch.setattr(method, "run", run)
-        return lambda: side_by_side.run(context, dict.fromkeys(NAMES), count), searched, done
+        after = lambda: done.append("after")
+        return lambda: side_by_side.run(context, dict.fromkeys(NAMES), count, after), searched, done
 
     return start
 
@@ -119,7 +120,7 @@ def test_all_are_run_and_searched_in_their_order(crew):
     run, searched, done = crew(slow, count=3)
     run()
     assert searched == list(NAMES)
-    assert sorted(done) == sorted(NAMES)
+    assert sorted(done) == sorted([*NAMES, "after"])
 
 
 @pytest.mark.parametrize("where", ["b", "search c"])
