@@ -3,7 +3,8 @@
 
 Each preset is run as it is into `--out` (a run that is there already, or was stopped, goes on), and
 every number of its table is held against that of `configs/recorded/PRESET.json`: `same` to four
-decimals, `inside` the recorded 95 % interval, or one that overlaps it, else `outside`. Exit code 1
+decimals, `inside` the recorded 95 % interval, or one that overlaps it, else `outside`. Of a single seed,
+whose values are estimated from samples, two standard errors stand for the interval. Exit code 1
 where something is outside."""
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from experiments import cli
 from fdiv.types import UsageError
 
 if TYPE_CHECKING:
-    from experiments.reporting.schema import RunResult
+    from experiments.reporting.schema import RunResult, Summary
     from experiments.running.loading import Run
 
 RECORDED = Path(__file__).parents[1] / "configs" / "recorded"
@@ -55,8 +56,8 @@ class Number(NamedTuple):
 
     method: str
     metric: str
-    recorded: Mapping[str, Any]  # iqm, ci95
-    here: Mapping[str, Any] | None  # None where it is not there any more
+    recorded: Mapping[str, Any]  # iqm, ci95, of one seed perhaps stderr
+    here: Mapping[str, Any] | None  # the same; None where it is not there any more
 
     @property
     def verdict(self) -> str:
@@ -66,9 +67,24 @@ class Number(NamedTuple):
         own, other = self.here["iqm"], self.recorded["iqm"]
         if abs(own - other) <= SAME:
             return "same"
-        low, high = self.recorded["ci95"] or (other, other)
-        least, most = self.here["ci95"] or (own, own)
+        low, high = _ends(self.recorded) or (other, other)
+        least, most = _ends(self.here) or (own, own)
         return "inside" if least <= high and low <= most else "outside"
+
+
+def _ends(one: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Of the interval about a number."""
+    if one["ci95"]:
+        return tuple(one["ci95"])
+    error = one.get("stderr")
+    return None if error is None else (one["iqm"] - 2 * error, one["iqm"] + 2 * error)
+
+
+def _kept(summary: Summary) -> dict[str, Any]:
+    """What is recorded of a number."""
+    own: dict[str, Any] = {"iqm": summary.iqm, "ci95": summary.ci95}
+    errors = summary.stderr
+    return own | ({"stderr": errors[0]} if errors and len(errors) == 1 else {})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -148,7 +164,7 @@ def record(preset: str, run: Run, result: RunResult) -> dict[str, Any]:
     for name, m in result.methods.items():
         scores = {metric: m.metrics[metric] for metric in columns if metric in m.metrics}
         scores |= {"gap": m.gap} if m.gap else {}
-        methods[name] = {k: {"iqm": s.iqm, "ci95": s.ci95} for k, s in scores.items()}
+        methods[name] = {k: _kept(s) for k, s in scores.items()}
     packages = {"jax": (environment.get("packages") or {}).get("jax")}
     return {"preset": preset, "where": where | packages, "seeds": result.seeds, "methods": methods}
 
@@ -169,14 +185,20 @@ def _section(kept: Mapping[str, Any]) -> str:
     for name, scores in methods.items():
         cells = [_cell(scores.get(metric)) for metric in columns]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    return f"## {kept['preset']}\n\n{kept['seeds']} seeds; {place}.\n\n" + "\n".join(lines) + "\n"
+    seeds = "1 seed, ± a standard error" if kept["seeds"] == 1 else f"{kept['seeds']} seeds"
+    return f"## {kept['preset']}\n\n{seeds}; {place}.\n\n" + "\n".join(lines) + "\n"
 
 
 def _cell(one: Mapping[str, Any] | None) -> str:
     if one is None:
         return ""
-    ends = " [{:.4f}, {:.4f}]".format(*one["ci95"]) if one["ci95"] else ""
-    return f"{one['iqm']:.4f}{ends}"
+    return f"{one['iqm']:.4f}{_interval(one)}"
+
+
+def _interval(one: Mapping[str, Any]) -> str:
+    if one["ci95"]:
+        return " [{:.4f}, {:.4f}]".format(*one["ci95"])
+    return f" ± {one['stderr']:.4f}" if one.get("stderr") is not None else ""
 
 
 def numbers(before: Mapping[str, Any], result: RunResult) -> list[Number]:
@@ -187,7 +209,7 @@ def numbers(before: Mapping[str, Any], result: RunResult) -> list[Number]:
         own = {} if m is None else {**m.metrics, **({"gap": m.gap} if m.gap else {})}
         for metric, then in scores.items():
             now = own.get(metric)
-            here = None if now is None else {"iqm": now.iqm, "ci95": now.ci95}
+            here = None if now is None else _kept(now)
             compared.append(Number(name, metric, then, here))
     return compared
 
@@ -196,9 +218,13 @@ def _print(preset: str, before: Mapping[str, Any], compared: list[Number]) -> No
     from experiments.running.console import print_table
 
     shown = lambda one: "" if one is None else f"{one['iqm']:.4f}"
-    ends = lambda one: " [{:.4f}, {:.4f}]".format(*one["ci95"]) if one["ci95"] else ""
     rows = [
-        [f"{x.method} {x.metric}", shown(x.recorded) + ends(x.recorded), shown(x.here), x.verdict]
+        [
+            f"{x.method} {x.metric}",
+            shown(x.recorded) + _interval(x.recorded),
+            shown(x.here),
+            x.verdict,
+        ]
         for x in compared
     ]
     verdicts = [one.verdict for one in compared]

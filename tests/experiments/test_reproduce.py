@@ -19,6 +19,15 @@ VERDICTS = {  # recorded, here -> verdict
     "inside ": (INTERVAL, {"iqm": 0.35, "ci95": [0.29, 0.4]}),
     "outside": (INTERVAL, {"iqm": 0.31, "ci95": None}),
     "outside ": ({"iqm": 0.2, "ci95": None}, {"iqm": 0.2002, "ci95": None}),
+    # of one seed two standard errors: .25 - .04 against .2 + .02, and .3 - .04
+    "inside  ": (
+        {"iqm": 0.2, "ci95": None, "stderr": 0.01},
+        {"iqm": 0.25, "ci95": None, "stderr": 0.02},
+    ),
+    "outside  ": (
+        {"iqm": 0.2, "ci95": None, "stderr": 0.01},
+        {"iqm": 0.3, "ci95": None, "stderr": 0.02},
+    ),
     "missing": (INTERVAL, None),
 }
 

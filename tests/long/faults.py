@@ -448,8 +448,8 @@ FAULTS = [
     Fault(
         "a ratio's error forgets its lengths",
         "fdiv/metrics.py",
-        "_standard_error(of_strings - ratio * units)",
-        "_standard_error(of_strings)",
+        "residual = of_strings - ratio * units",
+        "residual = of_strings",
         MEASURES + "test_standard_errors_by_hand",
     ),
     Fault(
