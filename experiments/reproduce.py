@@ -3,9 +3,9 @@
 
 Each preset is run as it is into `--out` (a run that is there already, or was stopped, goes on), and
 every number of its table is held against that of `configs/recorded/PRESET.json`: `same` to four
-decimals, `inside` the recorded 95 % interval, or one that overlaps it, else `outside`. Of a single seed,
-whose values are estimated from samples, two standard errors stand for the interval. Exit code 1
-where something is outside."""
+decimals, `inside` the recorded 95 % interval, or one that overlaps it, else `outside`. Of a single
+seed, whose values are estimated from samples, two standard errors stand for the interval. Exit code
+1 where something is outside."""
 
 from __future__ import annotations
 

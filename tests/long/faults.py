@@ -350,8 +350,8 @@ FAULTS = [
     Fault(
         "the interval is one of 97.5 %",
         "fdiv/statistics.py",
-        "stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)",
-        "stats.t.ppf(0.75 + CONFIDENCE / 4, freedom)",
+        "stdtrit(freedom, 0.5 + CONFIDENCE / 2)",
+        "stdtrit(freedom, 0.75 + CONFIDENCE / 4)",
         MEASURES + "test_of_two_or_three_seeds_the_interval_is_students[scores0-12.7062]",
     ),
     Fault(
@@ -609,8 +609,8 @@ FAULTS = [
     Fault(
         "a window one too wide",
         "fdiv/lm/block.py",
-        "(distance < reach)",
-        "(distance <= reach)",
+        "(far < reach)",
+        "(far <= reach)",
         PARITY + "test_logits_are_those_of_transformers[gemma2]",
     ),
     Fault(
