@@ -4,6 +4,7 @@ the table says that it is not; log-ratios that policies visit; shares of what wa
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,8 +14,10 @@ import recorded
 from experiments import cli, compare
 from experiments.reporting import tables, wording
 from experiments.running import finite
+from experiments.running.context import RunContext
 from experiments.storage import checkpoints
 from fdiv import objectives
+from fdiv.types import Level, Sequences
 
 SMALL = [
     *("--benchmark.vocab", "2", "--benchmark.horizon", "3", "--seeds", "2", "--updates", "4"),
@@ -127,27 +130,48 @@ def test_log_ratios_where_strings_are_not_enumerated(tmp_path):
 
 
 @pytest.mark.wide
-def test_log_ratios_of_text_are_of_what_the_reward_is_of(tmp_path):
-    """One start and one draw for both methods: the tokens' add up to the string's."""
-    rows = [{"prompt": f"what is {i}?", "completion": f" it is {i % 7}."} for i in range(40)]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    flags = (
-        "text --benchmark.prompt-length 4 --benchmark.horizon 4 --benchmark.teacher-updates 5 "
-        "--benchmark.teacher-width 16 --benchmark.teacher-layers 1 --policy.name markov "
-        "--seeds 1 --updates 2 --batch-size 8 --samples 8 --evaluations 1 --warm-start 2 "
-        "--methods sft distill:js --learning-rate 1e-12"
-    )
-    words = [*flags.split(), "--benchmark.path", str(path), "--cache", str(tmp_path / "cache")]
-    run(tmp_path / "run", *words)
-    samples = lines(tmp_path / "run", "samples.jsonl")
-    whole, parts = ([x for x in samples if x["method"] == name] for name in ("sft", "distill:js"))
-    assert len(whole) == len(parts) == 8
+def test_log_ratios_are_of_what_the_reward_is_of(tmp_path):
+    """At a rate of nothing a method writes what the start wrote: its tokens' add up to what the
+    start's strings have, whose log-probs under the expert are looked up."""
+    words = ("two-template", *SMALL[:-2], "--policy.name", "full", "--methods", "distill:js")
+    run(tmp_path, *words, "--learning-rate", "1e-12", "--report", "False")
+    samples = lines(tmp_path, "samples.jsonl")
+    whole, parts = ([x for x in samples if x["method"] == name] for name in ("start", "distill:js"))
+    assert len(whole) == len(parts) == 32
     for string, tokens in zip(whole, parts):
         assert string["completion"] == tokens["completion"]
+        assert len(tokens["ratios"]) == 3
         apart = string["log_p"] - string["log_q"]
         assert sum(tokens["ratios"]) == pytest.approx(apart, abs=1e-3)
-    assert any(abs(s) > 1e-3 for x in parts for s in x["ratios"])
+    assert any(abs(s) > 1e-2 for x in parts for s in x["ratios"])
+
+
+KNOWN = np.array(
+    [[[-1.0, -2.0, -4.0], [-1.0, -9.0, -9.0]]]
+)  # of two strings of three and one token
+OWN = np.full((1, 2, 3), -0.5)
+RATIOS = {  # level -> what the two lines hold
+    Level.token_policy: ("ratios", [[-0.5, -1.5, -3.5], [-0.5]]),
+    Level.occupancy: ("ratios", [[-0.5, -2.0, -5.5], [-0.5]]),
+    Level.sequence: ("log_p", [-7.0, -1.0]),
+    "return": ("log_ref", [-7.0, -1.0]),
+}
+
+
+@pytest.mark.parametrize("level", RATIOS)
+def test_which_log_ratios_are_kept(level):
+    mask = np.array([[[True, True, True], [True, False, False]]])
+    known = np.where(mask, KNOWN, 0.0)
+    evaluator = SimpleNamespace(exact=False, known_log_probs=lambda strings, start: known)
+    task = SimpleNamespace(mdp=SimpleNamespace(regulariser=True))
+    context = SimpleNamespace(evaluator=evaluator, task=task, start=())
+    name, wanted = RATIOS[level]
+    strings = Sequences(np.zeros(mask.shape, int), mask, np.ones((1, 2)))
+    found = RunContext._ratios(context, strings, np.where(mask, OWN, 0.0), level)
+    assert found == {name: [wanted]}
+    task.mdp.regulariser = None
+    evaluator.known_log_probs = lambda strings, start: None
+    assert RunContext._ratios(context, strings, OWN, level) == {}
 
 
 @pytest.mark.wide
