@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,9 @@ FORMAT = 2
 KEEP = 2
 ROOM = 1 << 20  # bytes that must be left beside the arrays
 OWN_FIELDS = ("format", "checksum", "about_checksum")  # of about.json; the others are the caller's
+# Orbax tells its parts apart by numbers of the process: two saves at once, of methods that train
+# side by side, make each other's folders
+_ONE_AT_A_TIME = threading.Lock()
 Tree = TypeVar("Tree")  # a pytree of arrays
 About = dict[str, Any]  # plain data, for JSON
 
@@ -141,7 +145,7 @@ def _write(folder: Path, step: int, arrays: list[np.ndarray], about: About, keep
     draft.mkdir()
     try:
         _check_room(folder, arrays)
-        with _orbax() as checkpointer:
+        with _ONE_AT_A_TIME, _orbax() as checkpointer:
             checkpointer.save((draft / "arrays").resolve(), arrays)
         own: About = {**about, "format": FORMAT, "checksum": _checksum(arrays)}
         text = json.dumps({**own, "about_checksum": _sum_of_about(own)})
@@ -186,7 +190,7 @@ def _read_about(place: Path) -> About:
 def _read_arrays(place: Path, about: About, like: Any = None, lacking: int = 0) -> list[np.ndarray]:
     """In the order of the leaves of `like`; without it, as they lie."""
     target = None if like is None else _numpy(like)
-    with _orbax() as checkpointer:
+    with _ONE_AT_A_TIME, _orbax() as checkpointer:
         where = (place / "arrays").resolve()
         if target is not None and lacking and _count(checkpointer, where) == len(target) - lacking:
             arrays, beyond = checkpointer.restore(where, target[:-lacking]), target[-lacking:]

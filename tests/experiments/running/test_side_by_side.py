@@ -10,6 +10,7 @@ import threading
 import time
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from experiments import assemble, cli, compare, devices
@@ -18,6 +19,7 @@ from experiments.devices import lay_out
 from experiments.running import method, side_by_side
 from experiments.running.record import Recorder
 from experiments.running.stopping import Interrupted, StopFlag
+from experiments.storage import checkpoints
 from experiments.storage.run_folder import RunFolder
 from fdiv.benchmarks import TwoTemplate
 from fdiv.policies import Architecture
@@ -162,7 +164,7 @@ def test_a_second_signal_leaves_once_programs_have_ended(crew):
     assert left_over(before) == 0
 
 
-# --- a run ----------------------------------------------------------------------------------------
+# --- what methods share ---------------------------------------------------------------------------
 
 
 def test_lines_of_several_threads_are_whole(tmp_path):
@@ -188,6 +190,31 @@ def test_lines_of_several_threads_are_whole(tmp_path):
     for name in NAMES:
         assert [x["update"] for x in kept if x["method"] == name] == wanted
 
+
+def test_saves_of_several_threads_are_whole(tmp_path):
+    """At once, again and again: Orbax alone makes of two saves one folder, and fails."""
+    failed = []
+
+    def save(name):
+        try:
+            for update in range(1, 7):
+                state = {"a": np.full(64, float(update)), "b": np.arange(3)}
+                checkpoints.save(tmp_path / name, update, state, {"update": update}, keep=1)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=save, args=(name,)) for name in NAMES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    for name in NAMES:
+        arrays, about = checkpoints.read(tmp_path / name)
+        assert about["update"] == 6 and arrays[0].tolist() == [6.0] * 64
+
+
+# --- a run ----------------------------------------------------------------------------------------
 
 WORDS = [
     *("two-template", "--benchmark.vocab", "2", "--benchmark.horizon", "3"),
