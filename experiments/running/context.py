@@ -85,9 +85,10 @@ class RunContext(NamedTuple):
                     line | {"log_p": float(x)} if np.isfinite(x) else line
                     for line, x in zip(lines, log_p)
                 ]
-            for name, of_strings in ratios.items():
+            for field, of_strings in ratios.items():
                 lines = [
-                    line | {name: x} for line, x in zip(lines, of_strings[seed]) if x is not None
+                    line if x is None else line | {field: x}
+                    for line, x in zip(lines, of_strings[seed])
                 ]
             if likeliest is not None:
                 certain = self._readable(likeliest, seed)
@@ -113,8 +114,8 @@ class RunContext(NamedTuple):
         if known is None:
             return {}
         if by_string:
-            name = "log_p" if start is None else "log_ref"
-            return {name: [[_plain(x) for x in row] for row in known.sum(-1)]}
+            field = "log_p" if start is None else "log_ref"
+            return {field: [[_plain(x) for x in row] for row in known.sum(-1)]}
         apart = np.where(mask, known - own, 0.0)
         apart = np.cumsum(apart, axis=-1) if level == Level.occupancy else apart
         each = lambda row, kept: [x for x in map(_plain, row[kept]) if x is not None]

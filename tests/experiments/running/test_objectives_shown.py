@@ -136,6 +136,7 @@ def test_log_ratios_are_of_what_the_reward_is_of(tmp_path):
     words = ("two-template", *SMALL[:-2], "--policy.name", "full", "--methods", "distill:js")
     run(tmp_path, *words, "--learning-rate", "1e-12", "--report", "False")
     samples = lines(tmp_path, "samples.jsonl")
+    assert {x["method"] for x in samples} == {"start", "expert", "distill:js"}
     whole, parts = ([x for x in samples if x["method"] == name] for name in ("start", "distill:js"))
     assert len(whole) == len(parts) == 32
     for string, tokens in zip(whole, parts):
