@@ -24,6 +24,7 @@ RANK = 8  # of adapters on all seven kernels
 GROUP = 8  # answers to one prompt
 BETA = {"grpo": 0.04, "dpo": 0.1}  # what leaving the reference costs
 RATE, LONGEST_NORM = 1e-4, 1.0
+AT_ONCE = 8  # rows whose gradient a processor takes at a time: more do not stay in its cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,14 +199,19 @@ def compiled(
 def updates(
     method: Method, parts: Components, batch: Any, tokens: float
 ) -> tuple[Callable[[int], float], dict[str, Any]]:
-    """Updates of a method on one batch as a function of their number, and their settings."""
+    """Updates of a method on one batch as a function of their number, and their settings. On a CPU
+    the batch's gradient is added up from parts of few rows, as runs do with `--accumulate`."""
     import jax
 
     from experiments.optimiser import Optimiser
     from fdiv.learner import learner
 
     optimiser = Optimiser(learning_rate=RATE, schedule="constant", max_grad_norm=LONGEST_NORM)
-    own = learner(method.build(parts), optimiser.policy(RATE, 1000, 1000))
+    rows = jax.tree.leaves(batch)[0].shape[0]
+    parted = jax.default_backend() == "cpu" and rows % AT_ONCE == 0
+    accumulate = rows // AT_ONCE if parted else 1
+    transformation = optimiser.policy(RATE, 1000, 1000)
+    own = learner(method.build(parts), transformation, accumulate=accumulate)
     begun = jax.jit(lambda key: own.init(key, parts.policy.init(key)))(jax.random.key(0))
     update = compiled(own.update, begun, batch, donate=(0,))
     state = {"now": begun}
@@ -218,7 +224,7 @@ def updates(
         return count * tokens
 
     settings = {"update": "fdiv.learner", "optimiser": "adam", "max_grad_norm": LONGEST_NORM}
-    return step, {**settings, "remat": False}
+    return step, {**settings, "remat": False, "accumulate": accumulate}
 
 
 # --- works ----------------------------------------------------------------------------------------
