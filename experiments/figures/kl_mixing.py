@@ -61,7 +61,8 @@ class Flags:
     seeds: int = 4
     """Runs of GRPO from each start."""
     model: Path | None = None
-    """A pretrained model in the Hugging Face layout, whose student is itself without six layers."""
+    """A pretrained model in the Hugging Face layout, whose student is itself without a fifth of its
+    layers."""
     model_weights: tuple[float, ...] = (0.0, 0.5, 1.0)
     """Weights of forward KL for the model's students."""
     model_distilled: int = 16

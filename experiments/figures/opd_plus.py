@@ -68,7 +68,7 @@ class Flags:
     """Which start, and which random laws."""
     model: Path | None = None
     """A pretrained model in the Hugging Face layout: the gradients also at its next-token laws, the
-    student being the model without four of its layers."""
+    student being the model without an eighth of its layers."""
     plan: int = 0
     """Compiles these laws for so many devices, from the model's config.json alone, and computes
     nothing else; 0: computes."""

@@ -71,7 +71,8 @@ class Flags:
     seed: int = 0
     """Which points."""
     model: Path | None = None
-    """A pretrained model in the Hugging Face layout: teaches itself without six of its layers."""
+    """A pretrained model in the Hugging Face layout: teaches itself without a fifth of its
+    layers."""
     model_temperatures: tuple[float, ...] = (1.0, 0.8, 0.5)
     """Temperatures of the model as a teacher."""
     model_updates: int = 24

@@ -19,16 +19,25 @@ TEXT = (
     "his fingers: stone, wood, iron, and a winter without floods. Then he adds that a boat costs "
     "less than any of them, and that he has three."
 )
-DROPPED = ("13-16",)  # layers that the student lacks, of SmolLM2-135M's 30
+DROPPED = (13, 4)  # first layer that the student lacks and how many, of SmolLM2-135M's 30
+LAYERS = 30
 FEWEST = 8  # tokens of a text
 
 
+def without(layers: int, dropped: tuple[int, int] = DROPPED) -> tuple[str, ...]:
+    """The layers that a student of a model of so many lacks: as large a part of them, and as far
+    up, as `dropped` says of 30."""
+    first, count = (max(1, round(x * layers / LAYERS)) for x in dropped)
+    return (f"{first}-{first + count - 1}",)
+
+
 def laws(
-    path: Path, text: str = TEXT, dropped: tuple[str, ...] = DROPPED
+    path: Path, text: str = TEXT, dropped: tuple[str, ...] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """log p and log q of what follows each token of a text but the last, p the model's and q its
-    own without those layers. [tokens - 1, V] each, in double precision, normalised there. Raises
-    `UsageError` where the model or its tokenizer cannot be read."""
+    own without those layers (none named: those of `without`). [tokens - 1, V] each, in double
+    precision, normalised there. Raises `UsageError` where the model or its tokenizer cannot be
+    read."""
     from experiments.models import folder, pretrained, words
 
     source = folder.source(path)
@@ -37,8 +46,8 @@ def laws(
         raise UsageError("text", text, f"has fewer than {FEWEST} tokens.", "Give more text.")
     tokens = jnp.asarray([ids], jnp.int32)
 
-    def law(without: tuple[str, ...] | None) -> np.ndarray:
-        architecture = Architecture("hf", path=str(path), without_layers=without)
+    def law(dropped: tuple[str, ...] | None) -> np.ndarray:
+        architecture = Architecture("hf", path=str(path), without_layers=dropped)
         policy = pretrained.policy(architecture)
         params = pretrained.start(architecture, policy)
 
@@ -49,4 +58,4 @@ def laws(
         log = np.asarray(jax.jit(of)(params), np.float64)
         return log - np.log(np.exp(log).sum(1, keepdims=True))
 
-    return law(None), law(dropped)
+    return law(None), law(dropped or without(source.spec.layers))

@@ -21,6 +21,7 @@ from jax import Array
 
 from experiments.devices import MeshLayout, memory
 from experiments.devices.seeds import SeedLayout
+from experiments.figures.common import real_laws
 from experiments.figures.common.base import Check, Result, Row
 from experiments.reporting import style
 from fdiv.lm.lora import Adapters, Lora
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from fdiv.lm.spec import Spec
 
 RANK, RATE = 8, 1e-3
-DROPPED = ("12-17",)  # layers that the student lacks, of SmolLM2-135M's 30
+DROPPED = (12, 6)  # first layer that a student lacks and how many, of SmolLM2-135M's 30
 MOST = 512  # devices that are made up
 # log q and log p [N, V] at the places, a student's number, a key -> a scalar
 Objective = Callable[[Array, Array, Array, Array], Array]
@@ -82,18 +83,19 @@ def ends(prompts: Sequence[Sequence[int]]) -> Places:
     return Places(tokens, np.arange(len(prompts)), np.array([len(ids) for ids in prompts]))
 
 
-def read(path: Path, dropped: tuple[str, ...] = DROPPED, rank: int = RANK) -> Students:
+def read(path: Path, rank: int = RANK) -> Students:
     """A model and its students. Raises `UsageError` where it cannot be read, or has too few layers
     for these to be left out."""
     from experiments.models import pretrained
 
     whole = pretrained.read(path)
-    kept = _kept(path, dropped, whole.spec.layers)
+    kept = _kept(path, whole.spec.layers)
     own = pretrained.read(path, kept=kept)
     return Students(own.spec, own.params, Lora(rank).adapters(), whole.spec, whole.params)
 
 
-def _kept(path: Path, dropped: tuple[str, ...], layers: int) -> tuple[int, ...]:
+def _kept(path: Path, layers: int) -> tuple[int, ...]:
+    dropped = real_laws.without(layers, DROPPED)
     return Architecture("hf", path=str(path), without_layers=dropped).kept_layers(layers)
 
 
@@ -281,7 +283,7 @@ def _plan(
     from fdiv.lm import lora, model
 
     whole = pretrained.source(path).spec
-    spec = whole.only(_kept(path, DROPPED, whole.layers))
+    spec = whole.only(_kept(path, whole.layers))
     adapters, tx = Lora(RANK).adapters(), optax.adam(RATE)
     weights = jax.eval_shape(model.policy(spec).init, jax.random.key(0))
     narrow = lambda x: jax.ShapeDtypeStruct(x.shape, spec.dtype)

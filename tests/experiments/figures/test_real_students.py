@@ -14,9 +14,10 @@ from pretrained_models import BYTES, CONFIG, made
 from experiments import cli
 from experiments.figures import __main__ as command
 from experiments.figures import kl_mixing, opd_plus, teacher_temperature
+from experiments.figures.common import real_laws
 from experiments.figures.common import real_students as students
 
-LAYERS = 20  # so that those that are dropped are there
+LAYERS = 5
 soft = lambda z: np.exp(z) / np.exp(z).sum(-1, keepdims=True)
 Z_P, Z_Q = np.random.default_rng(0).standard_normal((2, 3, 5))
 LOG_P, LOG_Q = np.log(soft(Z_P)), np.log(soft(Z_Q))
@@ -53,6 +54,14 @@ def test_what_is_paid_for_one_token_by_hand():
     assert float(loss(log_q, log_q, 0.0, KEY)) == pytest.approx(wanted, rel=1e-5)
     judged = kl_mixing.judge(LOG_Q, answers)
     assert judged["right"] == pytest.approx(soft(Z_Q)[np.arange(3), answers].mean())
+
+
+def test_which_layers_are_left_out():
+    """As large a part of every model, as far up."""
+    assert real_laws.without(30) == ("13-16",)
+    assert real_laws.without(30, students.DROPPED) == ("12-17",)
+    assert real_laws.without(16, students.DROPPED) == ("6-8",)
+    assert real_laws.without(3) == ("1-1",)
 
 
 def test_places():
