@@ -45,7 +45,7 @@ from fdiv.types import Divergence, Readout, UsageError
 # logits of the policy and of a target, [..., V] each -> a number per prefix [...], in nats
 Measure = Callable[[Array, Array], Array]
 CHUNK_ELEMENTS = 1 << 23  # of one array [chunk, V]: 32 MiB in float32
-ON_ACCELERATORS = 4  # times as many there, as products of 85 rows do not fill one
+ON_ACCELERATORS = 2  # times as many there, as products of few rows do not fill one
 FEWEST_TOKENS = 56  # of a chunk: with fewer, adding to dW takes longer than computing it
 # into how many contiguous parts rows are parted over devices: tokens are not moved between them
 _ROW_BLOCKS = contextvars.ContextVar("row_blocks", default=1)
@@ -585,7 +585,7 @@ def divergence(
 
     `weights` is [...] as features are [..., D]: tokens of weight 0 are not computed. The two may
     differ in width, not in V. `chunk`: tokens at once, by default `CHUNK_ELEMENTS / V` on a
-    processor, four times that on a GPU or TPU, or `FEWEST_TOKENS` if that is more. Raises
+    processor, twice that on a GPU or TPU, or `FEWEST_TOKENS` if that is more. Raises
     `UsageError` for unlike vocabularies."""
     return _summed(divergence_at(d), (own, target), (), weights, chunk)
 
