@@ -12,7 +12,7 @@ KEPT = 1.2e9  # bytes of a process from which on its compiled programs are let g
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiling takes far longer here than running. Processes that tests start inherit both settings.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-known = tuple(map(int, metadata.version("jaxlib").split(".")[:2])) <= (0, 12)
+known = tuple(map(int, metadata.version("jaxlib").split(".")[:2])) <= (0, 10)
 if known and os.environ["JAX_PLATFORMS"] == "cpu":
     # XLA ends the process at a flag that it does not know, so only where the flag is known; a
     # plugin for a GPU has an XLA of its own.
