@@ -72,10 +72,10 @@ def test_it_is_what_it_was(name):
 
     laws, slope, (written, drawn) = all_of_it(jax.tree.map(lambda x: 2.5 * x, start))
     laws = np.where(np.asarray(x.mask)[..., None], laws, 0)
-    np.testing.assert_allclose(laws, golden["laws"], atol=1e-5)
+    np.testing.assert_allclose(laws, golden["laws"], atol=3e-5)  # 1.2e-5 on jaxlib 0.12
     np.testing.assert_allclose(flat(slope), golden["slope"], rtol=1e-5, atol=1e-3)  # up to 300
     np.testing.assert_array_equal(written.tokens, golden["written"])
-    np.testing.assert_allclose(drawn, golden["drawn"], atol=1e-5)
+    np.testing.assert_allclose(drawn, golden["drawn"], atol=3e-5)
     assert golden["laws"].std() > 1
 
 
