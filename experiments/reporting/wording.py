@@ -315,13 +315,18 @@ def under_rewards(result: RunResult) -> str:
     board = scoreboards.of_result(result)
     levels = {m.level for m in result.methods.values()}
     of = {
-        "sequence": f"of whole strings, s is log p - log q, p the {board.expert}'s law",
-        "token": "of a method at the token level, the same of each token",
+        "sequence": "of whole strings",
+        "token": "of a method at the token level, of each token",
         "occupancy": "at the level of occupancies, of each prefix",
-        "return": "where a return is maximised, it is log ref - log q, and what is paid is beta "
-        "times the line",
     }
-    said = "; ".join(text for level, text in of.items() if level in levels or level == "sequence")
+    ratios = "; ".join(text for level, text in of.items() if level in levels)
+    parts = [f"s is log p - log q, p the {board.expert}'s law: {ratios}"] if ratios else []
+    if "return" in levels:
+        parts.append(
+            "where a return is maximised, s is log ref - log q, and what is paid is beta times "
+            "the line"
+        )
+    said = "; ".join(parts)
     beyond = [name for name, m in result.methods.items() if m.how]
     marks = (
         "Marks are the mean s of the policy's own strings, which is -KL(q||p), and of the "

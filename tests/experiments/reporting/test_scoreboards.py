@@ -95,7 +95,7 @@ KINDS = {
         ),
         ("validation_nll", "margin_accuracy", "entropy"),
         ("All values are estimated from samples", "Pairs in order: share of the pairs"),
-        ("Divergences are", "reward", "Colour is the divergence minimised", "class optimum"),
+        ("Divergences are", "regret", "Colour is the divergence minimised", "class optimum"),
     ),
 }
 
