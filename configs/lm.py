@@ -2,21 +2,22 @@
 python -m experiments.compare lm [--benchmark.path rows.jsonl] [--policy.path FOLDER]
 
 SmolLM2-135M-Instruct without six of its layers, with adapters, taught by the whole model on the
-standard library's docstrings. On two cores with other programs running, 26 November 2026, in nats a
-token on the policy's own prefixes, from the start to the end, +- two standard errors; precision and
-recall are the mean log-probs that the teacher gives what the policy wrote, and the reverse:
+standard library's docstrings. On two cores, 26 November 2026, in nats a token on the policy's own
+prefixes, from the start to the end, +- two standard errors; precision and recall are the mean
+log-probs that the teacher gives what the policy wrote, and the reverse:
 
     method                      what it minimises      precision  recall  entropy
-    distill:reverse_kl          .930 -> .533 +- .118     -4.60    -3.83      97
-    distill:js                  .166 -> .113 +- .015     -5.30    -3.81     113
-    distill:forward_kl          .824 -> .553 +- .087     -5.34    -3.84     113
-    policy_gradient:reverse_kl  .930 -> .721 +- .127     -4.89    -3.91      98
-    sft                         .824 -> .840 +- .149     -5.16    -4.57      73
-    gail                        .166 -> .173 +- .019     -5.3     -4.3       97
-    (start)                                              -5.39    -4.07     106
+    distill:reverse_kl          .926 -> .563 +- .113     -4.94    -3.89     105
+    distill:js                  .166 -> .105 +- .014     -5.00    -3.86     108
+    distill:forward_kl          .829 -> .514 +- .086     -5.37    -3.85     114
+    policy_gradient:reverse_kl  .926 -> .710 +- .113     -4.85    -3.96      99
+    sft                         .829 -> .846 +- .142     -5.05    -4.62      74
+    gail                        .166 -> .174 +- .019     -5.29    -4.40      97
+    (start)                                              -5.44    -4.11     107
 
 sft and gail learn rows that the teacher did not write: the NLL of held-out ones falls from 4.86 to
-3.91 and 4.60 nats a token, and neither comes nearer to the teacher. 30 CPU-minutes."""
+3.91 and 4.59 nats a token, and neither comes nearer to the teacher. 17 minutes on two quiet cores.
+`python -m experiments.reproduce lm` holds a new run against the recorded one (docs/recorded.md)."""
 
 from pathlib import Path
 

@@ -76,7 +76,7 @@ def picture(plane: Plane, result: RunResult, folder: Path) -> Drawing | None:
     ends = [list(zip(_ends(m.metrics[x]), _ends(m.metrics[y]))) for m in methods.values()]
     points = [(m.metrics[x].iqm, m.metrics[y].iqm) for m in methods.values()]
     fixed = [(row[x], row[y]) for _, row in stars]
-    fixed += [place for name, place in marked if name == "start"]
+    fixed += [place for _, place in marked]
     seen = _frame(axis, points + fixed, ends + [[place, place] for place in fixed], plane.log)
     sweep = _temperature_curve(axis, result.temperatures, x, y)
     rows = [
@@ -137,8 +137,8 @@ def _landmarks(
 
 
 def _frame(axis: Axes, points: Sequence[Place], ends: Sequence[Sequence[Place]], log: bool) -> Seen:
-    """Limits that hold all points not far off, and their intervals unless these are far longer than
-    the points are apart."""
+    """Limits that hold all points but those that would make the others hard to tell apart, and
+    their intervals unless these are far longer than the points are apart."""
     scaled = lambda values: np.log(np.maximum(values, 1e-6)) if log else np.asarray(values)
     places, corners = scaled(np.array(points)), scaled(np.array(ends))  # [n, 2], [n, 2, 2]
     limits = []
@@ -146,6 +146,8 @@ def _frame(axis: Axes, points: Sequence[Place], ends: Sequence[Sequence[Place]],
         values = places[:, k]
         middle, spread = np.median(values), np.median(np.abs(values - np.median(values)))
         near = np.abs(values - middle) <= max(8 * spread, 1.0)
+        if np.ptp(values) <= (3 if log else 5) * np.ptp(values[near]):
+            near = np.ones_like(near)
         low, high = values[near].min(), values[near].max()
         most = max(high - low, 0.7 if log else 0.1)
         low = min(low, max(corners[near, :, k].min(), low - most))

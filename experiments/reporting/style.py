@@ -214,7 +214,8 @@ def legend(
         for name, hue in (stars or {}).items()
     ]
     handles += others
-    columns = 5 if stars else min(7, len(handles))
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = 5 if stars else min(7, len(handles), max(2, 112 // (longest + 6)))
     figure.legend(
         handles=handles,
         loc="upper center",
