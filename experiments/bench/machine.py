@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from experiments.models.counts import REAL, product
+from experiments.storage import cores
 
 if TYPE_CHECKING:
     import jax
@@ -96,13 +97,6 @@ def _least(call: Callable[[], jax.Array], seconds: float) -> float:
             return float(least)
 
 
-def cores() -> int:
-    """That this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def cache() -> int:
     """Bytes of the largest cache of a core, shared or its own; 0 where the system does not say,
     and on other devices than processors."""
@@ -135,7 +129,7 @@ def description() -> str:
     what = _processor() if device.platform == "cpu" else device.device_kind
     python = ".".join(map(str, sys.version_info[:2]))
     versions = f"fdiv {fdiv.__version__}, jax {jax.__version__}"
-    return f"{cores()} cores, {what}, Python {python}, {versions}"
+    return f"{cores.usable()} cores, {what}, Python {python}, {versions}"
 
 
 def _processor() -> str:

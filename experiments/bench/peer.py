@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from experiments.bench import machine
+from experiments.storage import cores
 
 FOLDER = Path(__file__).parent / "peers"
 LIMIT = 900.0  # seconds after which a peer is taken to hang
@@ -37,7 +37,7 @@ class Peer:
         """Begin the process and wait until it has done one update; its other output goes to
         `log`."""
         self._log = log
-        threads = str(machine.cores())
+        threads = str(cores.usable())
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         with log.open("w", encoding="utf-8") as words:
             self._process = subprocess.Popen(

@@ -11,7 +11,6 @@ itself, and takes their memory."""
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from experiments.devices import Layout
 from experiments.running import method as methods
 from experiments.running.context import RunContext
 from experiments.running.stopping import Interrupted
+from experiments.storage import cores
 from fdiv.policies import NETWORKS
 from fdiv.types import Method
 
@@ -38,14 +38,7 @@ def at_once(config: Config, task: Task, layout: Layout) -> int:
     # trackers are told of one method at a time
     if not (alone and table and task.space is not None) or config.output.track:
         return 1
-    return max(1, min(len(config.methods), config.devices.at_once or cores()))
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return max(1, min(len(config.methods), config.devices.at_once or cores.usable()))
 
 
 def run(
