@@ -243,6 +243,7 @@ class Evaluator:
         return {
             f"{name}_since_stderr": x.std(axis=1, ddof=1) / np.sqrt(x.shape[1])
             for name, x in moved.items()
+            if x.shape[1] > 1  # one string has no spread
         }
 
     def expert(self) -> dict[str, float]:

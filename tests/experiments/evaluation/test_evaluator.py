@@ -150,6 +150,9 @@ def test_the_start_is_compared_string_by_string():
     assert measured["js_token_since_stderr"] == pytest.approx([0, 0], abs=1e-12)
     apart = (before[:, ::-1] - before).std(axis=1, ddof=1) / 50**0.5
     assert measured["recall_since_stderr"] == pytest.approx(apart)
+    one = {name: x[:, :1] for name, x in after.items()}  # of one string no spread is known
+    evaluator.measure_start(one)
+    assert set(evaluator.measure(one)) == set(names)
 
 
 def test_what_cannot_be_computed_is_not_said():
