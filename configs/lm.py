@@ -16,7 +16,7 @@ log-probs that the teacher gives what the policy wrote, and the reverse:
     (start)                                              -5.44    -4.11     107
 
 sft and gail learn rows that the teacher did not write: the NLL of held-out ones falls from 4.86 to
-3.91 and 4.59 nats a token, and neither comes nearer to the teacher. 17 minutes on two quiet cores.
+3.91 and 4.59 nats a token, and neither comes nearer to the teacher. 28 CPU-minutes.
 `python -m experiments.reproduce lm` holds a new run against the recorded one (docs/recorded.md)."""
 
 from pathlib import Path
