@@ -45,7 +45,7 @@ AS_MANY_AS = {  # what differs from a small run -> methods at a time, on two cor
 @pytest.mark.parametrize("case", AS_MANY_AS)
 def test_how_many_are_trained_at_a_time(case, monkeypatch):
     changed, count = AS_MANY_AS[case]
-    monkeypatch.setattr(side_by_side, "cores", lambda: 2)
+    monkeypatch.setattr(side_by_side.cores, "usable", lambda: 2)
     config = make_config(**SMALL | changed)
     layout = lay_out(config.budget.seeds, config.devices)
     assert side_by_side.at_once(config, assemble.task(config), layout) == count
