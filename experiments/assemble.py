@@ -367,9 +367,12 @@ def _bos(architecture: Architecture, length: int, horizon: int) -> int | None:
     there is no such token."""
     if length > horizon:
         return None
-    bos = pretrained.source(architecture.path or "").config.get("bos_token_id")
-    if not isinstance(bos, int):  # a law of the first token is needed
+    source = pretrained.source(architecture.path or "")
+    bos = source.config.get("bos_token_id")
+    # a law of the first token is needed
+    if isinstance(bos, bool) or not isinstance(bos, int) or not 0 <= bos < source.spec.vocab:
         problem = "has no law of a first token, and this task has no prompts."
+        problem += "" if bos is None else f" Its bos_token_id, {bos!r}, is none of its tokens."
         fix = "Use a task with prompts, or a model whose config.json has a bos_token_id."
         raise UsageError("path", architecture.path, problem, fix)
     return bos
@@ -430,6 +433,7 @@ def make_learner(
         accumulate=budget.accumulate,
         in_parts=None if widths is None else functools.partial(buckets.gradient, widths),
         bound=config.optimiser.max_grad_norm,
+        in_training=pretrained.in_training(config.policy),
     )
 
 

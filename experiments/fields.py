@@ -102,9 +102,12 @@ def _searches_class(case: Case) -> bool:
 
 
 def _several_steps(case: Case, kind: str) -> bool:
-    """Whether a method of the kind takes a second step on some batch: at the first, q is q_old."""
+    """Whether a method of the kind takes a second step on some batch, or may have dropout in its
+    loss: else q is q_old."""
     steps = case.config.budget.epochs * case.config.budget.minibatches
-    return steps > 1 and any(method.reusable for method in case.of_kind(kind))
+    adapters = case.config.policy.lora
+    drops = adapters.dropout or (adapters.path is not None and adapters.dropout is None)
+    return bool(steps > 1 or drops) and any(method.reusable for method in case.of_kind(kind))
 
 
 def _draws_group(case: Case, kind: str) -> bool:

@@ -35,22 +35,23 @@ class Buckets(NamedTuple):
 
 
 def gradient(buckets: Buckets, slope: Callable, params: Params, aux: Any, batch: Sequences) -> Any:
-    """`slope(params, aux, batch)` summed over groups of rows, each in a width of its own. `slope`
-    gives a pytree of sums over rows, such as a loss's value and gradient."""
+    """`slope(params, aux, batch, part)` summed over groups of rows, each in a width of its own.
+    `slope` gives a pytree of sums over rows, such as a loss's value and gradient, of the part with
+    this number."""
     groups = grouped(batch, buckets.parts)
     needed = jax.vmap(columns)(groups.tokens).max(1)
     which = _widest(jnp.searchsorted(jnp.asarray(buckets.widths), needed))
-    in_width = lambda width: lambda group: slope(params, aux, cut(group, width))
+    in_width = lambda width: lambda group, part: slope(params, aux, cut(group, width), part)
     bodies = [in_width(width) for width in buckets.widths]
 
-    def add(total: Any, part: tuple[Sequences, Array]) -> tuple[Any, None]:
-        group, index = part
-        return jax.tree.map(jnp.add, total, jax.lax.switch(index, bodies, group)), None
+    def add(total: Any, each: tuple[Sequences, Array, Array]) -> tuple[Any, None]:
+        group, index, part = each
+        return jax.tree.map(jnp.add, total, jax.lax.switch(index, bodies, group, part)), None
 
     one = jax.tree.map(lambda x: x[0], groups)
-    made = jax.eval_shape(bodies[-1], one)
+    made = jax.eval_shape(bodies[-1], one, jnp.int32(0))
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), made)
-    return jax.lax.scan(add, zero, (groups, which))[0]
+    return jax.lax.scan(add, zero, (groups, which, jnp.arange(len(which), dtype=jnp.int32)))[0]
 
 
 def columns(tokens: Array) -> Array:

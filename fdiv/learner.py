@@ -14,6 +14,8 @@ from jax import Array
 
 from fdiv.types import ALONE, Alike, Learner, LearnerState, Objective, Params, UsageError
 
+NOISE = 2  # folded into a key of which 0 and 1 are what it splits into
+
 
 def _split(tree, parts: int):
     """Rows into `parts` equal groups: [B, ...] -> [parts, B / parts, ...]"""
@@ -42,6 +44,38 @@ def _in_order(tree, parts: int):
     return _split(apart(tree) if cut else tree, parts)
 
 
+def _slope(
+    objective: Objective,
+    in_training: Callable[[Params, Array], Params] | None,
+    key: Array | None,
+) -> Callable:
+    """(params, aux, a part of a batch, its number) -> ((loss, metrics), gradient), all of them sums
+    over the part's rows."""
+
+    def loss(params: Params, aux, batch, part):
+        if in_training is not None and key is not None:
+            params = in_training(params, jax.random.fold_in(key, part))
+        return objective.loss(params, aux, batch)
+
+    return jax.value_and_grad(loss, has_aux=True)
+
+
+def _accumulated(slope: Callable, count: int, params: Params, aux, batch):
+    """`slope` summed over so many parts, one after another."""
+    if count == 1:
+        return slope(params, aux, batch, 0)
+
+    def add(total, part):
+        micro, number = part
+        return jax.tree.map(jnp.add, total, slope(params, aux, micro, number)), None
+
+    micros = _in_order(batch, count)
+    zero = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(slope, params, aux, batch, 0)
+    )
+    return jax.lax.scan(add, zero, (micros, jnp.arange(count)))[0]
+
+
 def learner(
     objective: Objective,
     tx: optax.GradientTransformation,
@@ -51,43 +85,47 @@ def learner(
     accumulate: int = 1,
     in_parts: Callable[[Callable, Params, Any, Any], Any] | None = None,
     bound: float = 0.0,
+    in_training: Callable[[Params, Array], Params] | None = None,
 ) -> Learner:
     """One `update` for every method.
 
     The loss is a sum over rows, so gradients of `accumulate` microbatches add up to the undivided
     one's; a minibatch's are scaled by `minibatches`, so that each step is as long as a step on the
     whole batch. `in_parts(slope, params, aux, batch)` sums a batch's gradients over parts of its
-    own, such as `buckets.gradient`, in the place of `accumulate`. `bound` is the largest norm that
-    `tx` leaves a gradient, if any: an update reports the share of its steps in which it was
-    longer."""
+    own, such as `buckets.gradient`, in the place of `accumulate`; `slope` takes a part and its
+    number. `bound` is the largest norm that `tx` leaves a gradient, if any: an update reports the
+    share of its steps in which it was longer.
 
-    def gradient(params: Params, aux, batch):
-        slope = jax.value_and_grad(objective.loss, has_aux=True)
+    `in_training(params, key)` is what the loss computes with in the place of the parameters, where
+    that differs, such as with dropout: each part of each step has a key of its own. It reaches the
+    differentiated loss alone: `prepare`, and so every rollout and all log-probs that are kept, has
+    the parameters themselves."""
+
+    def noise(key: Array, count: int | None = None) -> Array | None:
+        """Keys of so many steps, or of one, that depend on nothing else that is made of `key`."""
+        if in_training is None:
+            return None
+        own = jax.random.fold_in(key, NOISE)
+        return own if count is None else jax.random.split(own, count)
+
+    def gradient(params: Params, aux, batch, key: Array | None):
+        slope = _slope(objective, in_training, key)
         if in_parts is not None:
             return in_parts(slope, params, aux, apart(batch))
-        if accumulate == 1:
-            return slope(params, aux, batch)
-
-        def add(total, micro):
-            return jax.tree.map(jnp.add, total, slope(params, aux, micro)), None
-
-        micros = _in_order(batch, accumulate)
-        zero = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(slope, params, aux, batch)
-        )
-        return jax.lax.scan(add, zero, micros)[0]
+        return _accumulated(slope, accumulate, params, aux, batch)
 
     def init(key: Array, params: Params) -> LearnerState:
         aux = objective.init(jax.random.fold_in(key, 0), params)
         return LearnerState(jnp.zeros((), jnp.int32), key, params, tx.init(params), aux)
 
     def update(state: LearnerState, batch) -> tuple[LearnerState, dict]:
-        prepare_key, shuffle_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        key = jax.random.fold_in(state.key, state.step)
+        prepare_key, shuffle_key = jax.random.split(key)
         aux, batch, prepared = objective.prepare(prepare_key, state.params, state.aux, batch)
 
         def step(carry, part):
-            params, opt = carry
-            (loss, metrics), grads = gradient(params, aux, part)
+            (params, opt), (rows, step_key) = carry, part
+            (loss, metrics), grads = gradient(params, aux, rows, step_key)
             chex.assert_rank(loss, 0)
             chex.assert_trees_all_equal_shapes(grads, params)
             grads = jax.tree.map(lambda g: g * minibatches, grads)
@@ -105,11 +143,12 @@ def learner(
             rows = jax.tree.leaves(batch)[0].shape[0]
             order = jax.random.permutation(epoch_key, rows)
             moved = jax.tree.map(lambda x: x[order], apart(batch))
-            return jax.lax.scan(step, carry, _split(moved, minibatches))
+            parts = _split(moved, minibatches), noise(epoch_key, minibatches)
+            return jax.lax.scan(step, carry, parts)
 
         carry = (state.params, state.opt)
         if epochs == minibatches == 1:
-            (params, opt), metrics = step(carry, batch)
+            (params, opt), metrics = step(carry, (batch, noise(key)))
         else:
             (params, opt), metrics = jax.lax.scan(
                 epoch, carry, jax.random.split(shuffle_key, epochs)

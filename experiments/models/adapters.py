@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.models.folder import read_fields
 from experiments.models.libraries import library
+from experiments.models.safetensor_files import READ
 from fdiv.lm import peft
 from fdiv.lm.lora import Adapters
 from fdiv.lm.peft import Loaded
@@ -72,10 +73,23 @@ def _opened(path: Path) -> Any:
     safetensors = library("safetensors")
     _, file = files(path)
     try:
-        return safetensors.safe_open(file, framework="numpy")
+        opened = safetensors.safe_open(file, framework="numpy")
     except safetensors.SafetensorError as error:
         problem = f"cannot be read ({error}): it is cut short or no safetensors file."
         raise UsageError("path", str(file), problem, "Fetch the file again.") from error
+    names = opened.keys()
+    for name in names:
+        if (kind := opened.get_slice(name).get_dtype()) not in READ:
+            problem = f"holds {name} stored as {kind}."
+            fix = "Give adapters in float32, bfloat16 or float16."
+            raise UsageError("path", str(file), problem, fix)
+    return opened
+
+
+def base_of(path: Path) -> str | None:
+    """The model that a folder's adapters were made for, where it says so."""
+    base = read_fields(files(path)[0]).get("base_model_name_or_path")
+    return base if isinstance(base, str) and base else None
 
 
 def _about(path: Path, error: UsageError) -> UsageError:

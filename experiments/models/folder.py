@@ -89,7 +89,7 @@ def read_fields(file: Path) -> dict[str, Any]:
     """The fields of a JSON file. Raises `UsageError` about `path` where it holds none."""
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         problem = f"is no JSON ({error})."
         raise UsageError("path", str(file), problem, "Fetch the file again.") from error
     if not isinstance(fields, dict):

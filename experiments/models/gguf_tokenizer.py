@@ -63,21 +63,25 @@ def tokenizer(fields: dict[str, Any]) -> Any:
             f"is a tokenizer that is not read from GGUF, {', '.join(SPLITS)} are.",
             "Give the Hugging Face folder of the same model.",
         )
-    tokens = fields["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
+    tokens = _texts(fields, "tokens")
+    merges = [tuple(merge.split(" ")) for merge in _texts(fields, "merges")]
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    made = tokenizers.Tokenizer(
-        tokenizers.models.BPE(vocabulary, merges, ignore_merges=split in UNMERGED)
-    )
+    try:
+        model = tokenizers.models.BPE(vocabulary, merges, ignore_merges=split in UNMERGED)
+    except Exception as error:  # the library raises no narrower class
+        raise _broken("merges", f"do not belong to its tokens ({error}).") from error
+    made = tokenizers.Tokenizer(model)
     if split in COMPOSED:
         made.normalizer = tokenizers.normalizers.NFC()
     made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(SPLITS[split](tokenizers))
     made.decoder = tokenizers.decoders.ByteLevel()
     whole = lambda i, special: tokenizers.AddedToken(tokens[i], special=special, normalized=False)
-    kinds = fields["tokenizer.ggml.token_type"]
+    kinds = fields.get("tokenizer.ggml.token_type") or []
+    if len(kinds) != len(tokens):
+        raise _broken("token_type", f"has {len(kinds):,} kinds of {len(tokens):,} tokens.")
     made.add_special_tokens([whole(i, True) for i, k in enumerate(kinds) if k == CONTROL])
     made.add_tokens([whole(i, False) for i, k in enumerate(kinds) if k == USER_DEFINED])
-    bos = fields.get("tokenizer.ggml.bos_token_id")
+    bos = _ids(fields).get("bos")
     if fields.get("tokenizer.ggml.add_bos_token", False) and bos is not None:
         begin = tokens[bos]
         made.post_processor = tokenizers.processors.TemplateProcessing(
@@ -88,7 +92,7 @@ def tokenizer(fields: dict[str, Any]) -> Any:
 
 def settings(fields: dict[str, Any]) -> dict[str, Any]:
     """The tokenizer_config.json of a file's fields, its chat template in it."""
-    tokens = fields["tokenizer.ggml.tokens"]
+    tokens = _texts(fields, "tokens")
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": bool(fields.get("tokenizer.ggml.add_bos_token", False)),
@@ -111,7 +115,26 @@ def generation(fields: dict[str, Any]) -> dict[str, Any]:
 def _ids(fields: dict[str, Any]) -> dict[str, int]:
     names = (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
     keys = {name: f"tokenizer.ggml.{theirs}_token_id" for name, theirs in names}
-    return {name: fields[key] for name, key in keys.items() if key in fields}
+    ids = {name: fields[key] for name, key in keys.items() if key in fields}
+    count = len(_texts(fields, "tokens"))
+    for name, i in ids.items():
+        if not isinstance(i, int) or not 0 <= i < count:
+            field = keys[name].removeprefix("tokenizer.ggml.")
+            raise _broken(field, f"is {i!r}, and the file has {count:,} tokens.")
+    return ids
+
+
+def _texts(fields: dict[str, Any], name: str) -> list[str]:
+    """A list of texts that a tokenizer needs."""
+    texts = fields.get(f"tokenizer.ggml.{name}")
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise _broken(name, "is no list of texts, so the file has no tokenizer of this kind.")
+    return texts
+
+
+def _broken(name: str, problem: str) -> UsageError:
+    fix = "Fetch the file again, or give the Hugging Face folder of the same model."
+    return UsageError("path", f"tokenizer.ggml.{name}", problem, fix)
 
 
 def write(folder: Path, fields: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ event then, so a divergence of what is kept is at most that of the whole."""
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +59,7 @@ def read(path: Path) -> Golden:
         with np.load(path) as file:
             kept = file.get("kept")
             return Golden(file["tokens"], file["values"], kept, str(file["by"]))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         problem = f"holds no logits to compare with ({error})."
         raise UsageError("golden", str(path), problem, "Leave it out, or make it anew.") from error
 

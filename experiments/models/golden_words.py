@@ -4,6 +4,7 @@ strings and the text of conversations, to hold ours against."""
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,6 +116,6 @@ def unpacked(path: Path) -> GoldenWords | None:
                 return None
             fields: dict[str, Any] = json.loads(file["words"].tobytes().decode())
             return GoldenWords(**fields)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         problem = f"holds no words to compare with ({error})."
         raise UsageError("golden", str(path), problem, "Leave it out, or make it anew.") from error

@@ -9,12 +9,13 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from experiments.devices import Layout
 from experiments.models import adapters as adapter_files
@@ -178,7 +179,8 @@ def _about(path: str | Path) -> Iterator[None]:
         problem = f"cannot be used: {error.field} = {error.value!r} {error.problem}"
         raise UsageError("path", str(path), problem, error.fix) from error
     except OSError as error:
-        problem = f"cannot be read: {error.strerror or error}."
+        own = "" if error.filename in (None, str(path)) else f" ({error.filename})"
+        problem = f"cannot be read{own}: {error.strerror or error}."
         raise UsageError("path", str(path), problem, "Give one that can be read.") from error
 
 
@@ -311,7 +313,7 @@ def policy(
         return lora.policy(own, base, spec, architecture.lora.adapters())
     with _adapters_blamed():
         loaded = adapter_files.read(local(architecture.lora.path), spec)
-    adapted = lora.policy(own, base, spec, loaded.adapters)
+    adapted = lora.policy(own, base, spec, _with_dropout(loaded.adapters, architecture))
     start = jax.tree.map(jnp.asarray, loaded.params)
     return adapted._replace(init=lambda key: start)
 
@@ -358,8 +360,30 @@ def adapters(architecture: Architecture) -> lora.Adapters | None:
     """Those of an `hf` policy; None where it has none."""
     if architecture.lora.path is not None:
         with _adapters_blamed():
-            return adapter_files.described(local(architecture.lora.path), check(architecture))
+            own = adapter_files.described(local(architecture.lora.path), check(architecture))
+        return _with_dropout(own, architecture)
     return architecture.lora.adapters() if architecture.lora.wanted else None
+
+
+def _with_dropout(adapters: lora.Adapters, architecture: Architecture) -> lora.Adapters:
+    """Adapters of a file, with the dropout that is asked for in the place of the file's."""
+    own = architecture.lora.dropout
+    return adapters if own is None else adapters._replace(dropout=own)
+
+
+def base_of_adapters(architecture: Architecture) -> str | None:
+    """The model that adapters from a file say they were made for."""
+    given = architecture.lora.path
+    return None if given is None else adapter_files.base_of(local(given))
+
+
+def in_training(architecture: Architecture) -> Callable[[Params, Array], Params] | None:
+    """(parameters, key) -> what a loss that is differentiated computes with; None: the parameters
+    themselves."""
+    if architecture.name != "hf" or _SHAPES_ALONE.get():
+        return None
+    own = adapters(architecture)
+    return lora.in_training if own is not None and own.dropout else None
 
 
 def start(architecture: Architecture, own: Policy) -> Params | None:
@@ -389,6 +413,9 @@ def check_scorer(architecture: Architecture) -> Spec:
             raise UsageError(field, value, f"is of a policy, {problem}", "Drop it.")
     if (adapted := architecture.lora.path) is not None:
         raise UsageError("lora.path", adapted, f"is of a policy, {problem}", "Give lora.rank.")
+    if dropout := architecture.lora.dropout:
+        own = "is of a policy's loss, and a scorer's is computed without."
+        raise UsageError("lora.dropout", dropout, own, "Give 0, or leave it out.")
     return check(architecture)
 
 

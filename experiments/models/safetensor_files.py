@@ -64,7 +64,9 @@ def names(folder: Path) -> list[str]:
     """The files of a folder's tensors, the index among them. Raises `UsageError` as `Files`
     does."""
     listed = list(_listed(folder))
-    return listed if listed == [SINGLE] else [INDEX, *listed]
+    for name in listed:
+        _refuse_absent(folder / name)
+    return [INDEX, *listed] if (folder / INDEX).is_file() else listed
 
 
 def _listed(folder: Path) -> dict[str, set[str]]:
@@ -74,6 +76,10 @@ def _listed(folder: Path) -> dict[str, set[str]]:
         files: dict[str, set[str]] = {}
         for tensor, file in places.items():
             files.setdefault(file, set()).add(tensor)
+        if (folder / SINGLE).is_file() and SINGLE not in files:
+            problem = f"holds both {SINGLE} and {INDEX}, which names other files."
+            fix = "Remove the one that is left from another checkpoint."
+            raise UsageError("path", str(folder), problem, fix)
         return files
     if not (folder / SINGLE).is_file():
         other = next((p.name for p in sorted(folder.glob("*.bin"))), None)
@@ -100,14 +106,19 @@ def _places(index: Path) -> dict[str, str]:
 
 def _opened(file: Path) -> Any:
     safetensors = library("safetensors")
-    if not file.is_file():
-        problem = "is not there, and the index names it."
-        raise UsageError("path", str(file), problem, "Fetch the missing file.")
+    _refuse_absent(file)
     try:
         return safetensors.safe_open(file, framework="numpy")
     except safetensors.SafetensorError as error:
         problem = f"cannot be read ({error}): it is cut short or no safetensors file."
         raise UsageError("path", str(file), problem, "Fetch the file again.") from error
+
+
+def _refuse_absent(file: Path) -> None:
+    """Raise `UsageError` for a file that an index names and that is not there."""
+    if not file.is_file():
+        problem = "is not there, and the index names it."
+        raise UsageError("path", str(file), problem, "Fetch the missing file.")
 
 
 def write(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], shard: int = SHARD) -> None:

@@ -234,6 +234,12 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _special(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Name -> text of the special tokens; a file gives each as text, or as fields with it."""
     text = lambda token: token.get("content") if isinstance(token, dict) else token
+    for name in NAMED:
+        token = text(settings.get(f"{name}_token"))
+        if not isinstance(token, str | None):
+            problem = "is neither a token's text nor fields with it."
+            fix = f"Mend {TOKENIZER_CONFIG} or {SPECIAL_TOKENS}."
+            raise UsageError(f"{name}_token", settings[f"{name}_token"], problem, fix)
     named = {f"{name}_token": text(settings.get(f"{name}_token")) for name in NAMED}
     own = settings.get("extra_special_tokens")
     if isinstance(own, dict):
@@ -270,7 +276,15 @@ def _template_files(folder: Path) -> dict[str, str]:
     files = {file.stem: file for file in sorted((folder / TEMPLATES).glob("*.jinja"))}
     if (folder / TEMPLATE).is_file():
         files[chat.DEFAULT] = folder / TEMPLATE
-    return {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+    return {name: _read_template(file) for name, file in files.items()}
+
+
+def _read_template(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        problem = f"is no text in UTF-8 ({error.reason} at byte {error.start})."
+        raise UsageError("chat_template", str(file), problem, "Fetch the file again.") from error
 
 
 def _ids(

@@ -185,6 +185,7 @@ def _sentence(
         whole += f", trained from the weights of {base}."
     else:
         rank = f"rank {adapters.rank}, scale {adapters.scale:g}, on {', '.join(adapters.targets)}"
+        rank += f"; dropout {adapters.dropout:g} in training" if adapters.dropout else ""
         kind = "Low-rank adapters" if alone else whole + f": {base} with low-rank adapters"
         whole = f"{kind} of {base} ({rank})." if alone else f"{kind} ({rank}) merged into it."
     if policy.without_layers:

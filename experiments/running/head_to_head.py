@@ -401,6 +401,9 @@ def _compare_sampling(
     """Say how far the sampler's log-probs are from the trainer's, with adapters that are not zero
     where there are any."""
     adapted = config.policy.lora.wanted
+    if (base := pretrained.base_of_adapters(config.policy)) is not None:
+        path = config.policy.lora.path
+        recorder.say(f"The adapters of {path} say that they were made for {base}.")
     if adapted:
         start = lora.perturbed(jax.random.key(config.budget.seed), start)
     apart = evaluator.sampling_error(layout.put(start))

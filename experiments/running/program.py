@@ -14,6 +14,7 @@ from experiments.config import Config
 from experiments.data import on_host
 from experiments.data.on_host import Strings
 from experiments.devices import Layout, Program
+from experiments.models import pretrained
 from experiments.running import feed, finite, runs
 from experiments.running.runs import Runs
 from fdiv.buckets import Buckets
@@ -78,10 +79,11 @@ def begin(config: Config, objective: Objective, of: Runs) -> TrainState:
 
 def shares_of(config: Config) -> tuple[str, ...]:
     """Which of `finite.SHARES` can be more than 0: of gradients, where they are bounded; of
-    actions, where a batch serves several steps, as at the first of them q is q_old."""
+    actions, where a batch serves several steps, or a loss has dropout, as else q is q_old."""
     bounded = config.optimiser.max_grad_norm > 0
     several = config.budget.epochs * config.budget.minibatches > 1
-    return tuple(name for name, own in zip(finite.SHARES, (bounded, several)) if own)
+    moved = several or pretrained.in_training(config.policy) is not None
+    return tuple(name for name, own in zip(finite.SHARES, (bounded, moved)) if own)
 
 
 def build(

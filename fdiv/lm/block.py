@@ -144,10 +144,18 @@ def _as_stored_backward(kept: tuple[Array | None, Array], g: Any) -> tuple[Any, 
 as_stored.defvjp(_as_stored_forward, _as_stored_backward, symbolic_zeros=True)
 
 
+def dropped(rows: Array, key: Array, stays: Array) -> Array:
+    """Rows of which each number stays with this chance, divided by it, and is 0 otherwise."""
+    return jnp.where(
+        jax.random.bernoulli(key, stays, rows.shape), (rows / stays).astype(rows.dtype), 0
+    )
+
+
 class Linear(nn.Module):
     """x [..., *inputs] -> [..., *outputs] by a kernel [*inputs, *outputs], and by an adapter's A
-    [*inputs, rank] and B [rank, *outputs] beside it where there is one (`fdiv.lm.lora`). The kernel
-    may be given turned, [outputs, inputs], for few rows."""
+    [*inputs, rank] and B [rank, *outputs] beside it where there is one (`fdiv.lm.lora`), to whose
+    inputs dropout is done where a key comes with it. The kernel may be given turned, [outputs,
+    inputs], for few rows."""
 
     outputs: tuple[int, ...]
     inputs: int = 1  # dimensions of x that are summed over
@@ -167,8 +175,10 @@ class Linear(nn.Module):
             kernel = self.param("kernel", INITIAL, shape)
             y = (as_stored if adapted or kernel.dtype != kind else product)(rows, kernel)
         if adapted:
-            a, b = (self.get_variable("lora", name) for name in ("a", "b"))
-            y = y + product(product(rows, a), b)
+            own = lambda name: self.get_variable("lora", name)
+            if self.has_variable("lora", "key"):
+                rows = dropped(rows, own("key"), own("stays"))
+            y = y + product(product(rows, own("a")), own("b"))
         y = y.reshape(*x.shape[: -self.inputs], *self.outputs)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, self.outputs)

@@ -6,7 +6,13 @@ A kernel [*inputs, *outputs] has A [*inputs, rank], normal with variance 1 / inp
 that is "the policy as training began" is the frozen model and costs a copy of the adapters alone.
 
 The frozen weights are no parameters: they are arrays that the policy's functions close over. So
-they are neither mapped over seeds, nor differentiated, donated or saved."""
+they are neither mapped over seeds, nor differentiated, donated or saved.
+
+With dropout (Srivastava et al. 2014) an adapter multiplies d in the place of its inputs x: a random
+share of them is zero, and the others are divided by one less that share, so that the mean of d over
+draws is x. It is there where parameters come with a key, which `in_training` gives them. A learner
+does that inside the loss that it differentiates and nowhere else, so what writes, what is measured,
+what a ratio is taken to and what a penalty refers to are the adapted model itself."""
 
 from __future__ import annotations
 
@@ -35,6 +41,7 @@ MODULES: dict[Target, str] = {  # kernel -> the module of a layer that holds it
     "down": "mlp",
 }
 COLLECTION = "lora"  # of Flax variables, beside "params"
+DROPOUT = "dropout"  # the key beside adapters, in a loss that is differentiated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +56,11 @@ class Lora:
     targets: tuple[Target, ...] | None = None
     """Kernels that have one (all seven)."""
     dropout: float | None = ranged(None, least=0, below=1)
-    """Share of an adapter's inputs left out in training: 0 alone, since a policy that is trained
-    with it is not the one that writes."""
+    """Share of an adapter's inputs left out at random in the loss of an update, and nowhere else
+    (0)."""
     path: str | None = None
-    """A folder in PEFT's layout to go on from, which says all of the above."""
+    """A folder in PEFT's layout to go on from, which says all of the above; its dropout can be
+    given anew."""
 
     @property
     def wanted(self) -> bool:
@@ -67,12 +75,9 @@ class Lora:
 
     def check(self) -> None:
         """Raise `UsageError` naming the field that cannot be."""
-        if self.dropout:
-            problem = "would train a policy that is not the one whose log-probs are taken."
-            raise UsageError("dropout", self.dropout, problem, "Give 0.")
-        for name in ("rank", "alpha", "targets"):
+        for name in ("rank", "alpha", "targets", "dropout"):
             value = getattr(self, name)
-            if value is None:
+            if value is None or (name == "dropout" and self.path is not None):
                 continue
             if self.path is not None:
                 problem = "is said by the adapters that are gone on from."
@@ -92,7 +97,7 @@ class Lora:
             raise ValueError("no rank is given")
         alpha = 2.0 * self.rank if self.alpha is None else self.alpha
         targets = tuple(name for name in MODULES if name in (self.targets or MODULES))
-        return Adapters(self.rank, alpha / self.rank, targets)
+        return Adapters(self.rank, alpha / self.rank, targets, self.dropout or 0.0)
 
 
 class Adapters(NamedTuple):
@@ -101,6 +106,7 @@ class Adapters(NamedTuple):
     rank: int
     scale: float  # alpha / rank
     targets: tuple[Target, ...]
+    dropout: float = 0.0  # share of inputs left out in training
 
     def size(self, spec: Spec) -> int:
         """How many numbers they are."""
@@ -146,8 +152,15 @@ def each(params: Params) -> Iterator[tuple[Target, Array, Array]]:
             yield name, pair["a"], pair["b"]
 
 
+def in_training(params: Params, key: Array) -> Params:
+    """Adapters with dropout drawn from a key: parameters for a loss that is differentiated."""
+    return {**params, DROPOUT: key}
+
+
 def adapted(base: Params, adapters: Adapters, params: Params) -> Params:
-    """Variables of the frozen model with its adapters, the scale in B."""
+    """Variables of the frozen model with its adapters, the scale in B; where parameters come with
+    dropout's key, with one of its own for each kernel of each layer, and the share of inputs that
+    stays."""
 
     def scaled(tree: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -155,7 +168,12 @@ def adapted(base: Params, adapters: Adapters, params: Params) -> Params:
             for name, x in tree.items()
         }
 
-    return {"params": base["params"], COLLECTION: scaled(params[COLLECTION])}
+    own = scaled(params[COLLECTION])
+    for i, (name, a, _) in enumerate(each(params) if DROPOUT in params else ()):
+        keys = jax.random.split(jax.random.fold_in(params[DROPOUT], i), len(a))
+        stays = jnp.full(len(a), 1 - adapters.dropout, jnp.float32)
+        own["layers"][MODULES[name]][name] |= {"key": keys, "stays": stays}
+    return {"params": base["params"], COLLECTION: own}
 
 
 def policy(model: Policy, base: Params, spec: Spec, adapters: Adapters) -> Policy:

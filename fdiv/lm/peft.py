@@ -24,16 +24,22 @@ PREFIX = "base_model.model.model.layers"
 TENSOR = re.compile(
     rf"^{re.escape(PREFIX)}\.(?P<layer>\d+)\.(?P<module>[\w.]+)\.lora_(?P<side>[AB])\.weight$"
 )
-HONOURED = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
+HONOURED = (
+    "peft_type",
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "rank_pattern",
+    "alpha_pattern",
+    "use_rslora",
+)
 # fields of adapter_config.json that change no number of a forward pass
 HARMLESS = (
     "auto_mapping",
     "base_model_name_or_path",
     "exclude_modules",
     "inference_mode",
-    "init_lora_weights",
     "layers_pattern",
-    "lora_dropout",
     "megatron_config",
     "megatron_core",
     "peft_version",
@@ -43,6 +49,9 @@ HARMLESS = (
     "task_type",
 )
 PLAIN = {"bias": "none"}  # fields whose usual value is not empty
+# how adapters were begun, where that left the weights below them as they were; others (PiSSA,
+# OLoRA, LoftQ ...) took the adapters out of the weights, and belong to what was left
+BEGUN = (None, True, False, "gaussian", "orthogonal", "eva")
 
 
 class Loaded(NamedTuple):
@@ -65,8 +74,15 @@ def check(config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         problem = "is no LoRA, and other adapters are not computed."
         raise UsageError("peft_type", config.get("peft_type"), problem, "Give a LoRA.")
+    begun = config.get("init_lora_weights")
+    if not any(begun is known or (isinstance(begun, str) and begun == known) for known in BEGUN):
+        problem = "of adapter_config.json changed the weights that these adapters are put on."
+        fix = "Have PEFT convert them to plain ones (path_initial_model_for_weight_conversion)."
+        raise UsageError("init_lora_weights", begun, problem, fix)
     for name, value in config.items():
-        if name in (*HONOURED, *HARMLESS) or not value or value == PLAIN.get(name):
+        if name in (*HONOURED, *HARMLESS, "init_lora_weights"):
+            continue
+        if not value or value == PLAIN.get(name):
             continue
         problem = "of adapter_config.json is not computed."
         raise UsageError(name, value, problem, "Give adapters that were trained without it.")
@@ -79,11 +95,17 @@ def described(
     `UsageError` for a field or a tensor that belongs to nothing here."""
     check(config)
     ranks = _ranks(spec, shapes)
+    for name, rank in ranks.items():
+        stated = _number("r", _of_module(config, "r", "rank_pattern", name))
+        if stated != rank:
+            problem = f"is the rank of {name} in adapter_config.json, and its tensors have {rank}."
+            raise UsageError("r", stated, problem, "Give the two files of one folder.")
     scales = {name: _scale(config, name, rank) for name, rank in ranks.items()}
     kernels = [part.path[1] for name in ranks for part in weights.matrices(spec)[name]]
     targets = tuple(name for name in MODULES if name in kernels)
     # one rank and one scale for all: lower ranks are filled up with zeros, scales put into B
-    return Adapters(max(ranks.values()), scales[next(iter(ranks))], targets)
+    dropout = _dropout(config.get("lora_dropout"))
+    return Adapters(max(ranks.values()), scales[next(iter(ranks))], targets, dropout)
 
 
 def from_tensors(
@@ -139,7 +161,7 @@ def to_tensors(
         "inference_mode": True,
         "r": adapters.rank,
         "lora_alpha": _tidy(adapters.scale * adapters.rank),
-        "lora_dropout": 0.0,
+        "lora_dropout": adapters.dropout,
         "bias": "none",
         "target_modules": targets,
         "rank_pattern": other,
@@ -223,13 +245,41 @@ def _spelled(shape: tuple[int, ...] | None) -> str:
 
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """alpha / rank of a module, or alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732)."""
-    alpha = config.get("lora_alpha", 8)
-    for pattern, own in (config.get("alpha_pattern") or {}).items():
-        # a pattern is the end of a module's name, or a regular expression of one
-        if re.match(rf"(.*\.)?({pattern})$", f"model.layers.0.{module}"):
-            alpha = own
-            break
+    alpha = _number("lora_alpha", _of_module(config, "lora_alpha", "alpha_pattern", module))
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _of_module(config: Mapping[str, Any], field: str, patterns: str, module: str) -> object:
+    """A module's own value, or that of all (8 where the file does not say, as in PEFT)."""
+    own = config.get(patterns) or {}
+    if not isinstance(own, Mapping):
+        raise UsageError(patterns, own, "is no table of modules.", "Mend adapter_config.json.")
+    for pattern, value in own.items():
+        try:
+            # a pattern is the end of a module's name, or a regular expression of one
+            if re.match(rf"(.*\.)?({pattern})$", f"model.layers.0.{module}"):
+                return value
+        except re.error as error:
+            problem = f"names no module ({error})."
+            raise UsageError(patterns, pattern, problem, "Mend adapter_config.json.") from error
+    return config.get(field, 8)
+
+
+def _number(field: str, value: object) -> float:
+    """A finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UsageError(field, value, "is no number above 0.", "Mend adapter_config.json.")
+    return value
+
+
+def _dropout(value: object) -> float:
+    """What is left out in training; nothing where the file does not say."""
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        problem = "is no share of inputs that can be left out."
+        raise UsageError("lora_dropout", value, problem, "Give at least 0, and less than 1.")
+    return float(value)
 
 
 def _tidy(x: float) -> int | float:

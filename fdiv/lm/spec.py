@@ -148,6 +148,7 @@ class Family(NamedTuple):
     scaled_logits: bool = False
     # of layers of two kinds, so many end with a full one by default; None: layers are alike
     period: int | None = None
+    patterned: bool = False  # a config may say another number than `period`
 
 
 _NO_BIAS = {"attention_bias": (False, None), "mlp_bias": (False, None)}
@@ -222,6 +223,7 @@ FAMILIES: dict[str, Family] = {
         local_rope=True,
         scaled_logits=True,
         period=6,
+        patterned=True,
     ),
     "phi3": Family(
         "Phi3ForCausalLM",
@@ -607,6 +609,9 @@ def _windows(name: str, family: Family, fields: _Fields, layers: int) -> tuple[i
     if types is None:
         every = family.period
         every = every if pattern is None else _whole("sliding_window_pattern", pattern)
+        if every != family.period and not family.patterned:
+            problem = f"is not computed for {name}, {family.period} alone is."
+            raise UsageError("sliding_window_pattern", every, problem, "Write layer_types.")
         types = [SLIDING if (i + 1) % every else FULL for i in range(layers)]
     if len(types) != layers or not all(kind in (FULL, SLIDING) for kind in types):
         problem = f"is not {FULL} or {SLIDING} for each of {layers} layers."
@@ -657,9 +662,12 @@ def _rope(
 ) -> Rope:
     """One rope from an entry of `rope_parameters` or `rope_scaling`, and from fields beside it."""
     entry = _Fields(dict(given), {})
-    kind, older = entry.take("rope_type", None), entry.take("type", None)
-    kind = kind or older or "default"
-    kind = "longrope" if kind == "su" else kind
+    kinds = [entry.take(field, None) for field in ("rope_type", "type")]
+    kinds = ["longrope" if kind == "su" else kind for kind in kinds if kind]
+    kind = kinds[0] if kinds else "default"
+    if any(other != kind for other in kinds):
+        problem = f"says something else than rope_type = {kind!r}."
+        raise UsageError("type", kinds[-1], problem, "Leave one of them.")
     theta = _positive("rope_theta", entry.take("rope_theta", common["rope_theta"]))
     share = entry.take("partial_rotary_factor", common["partial_rotary_factor"])
     share = 1.0 if share is None else _positive("partial_rotary_factor", share)

@@ -84,7 +84,7 @@ def test_an_update_is_that_of_the_undivided_batch(name, count, seeds):
         np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-7)
 
 
-def slope(params, aux, batch):
+def slope(params, aux, batch, part):
     loss = lambda params: -jnp.sum(batch.weight * tk.log_probs(POLICY, params, batch, VOCAB).sum(1))
     return jax.value_and_grad(loss)(params)
 

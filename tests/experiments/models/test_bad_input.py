@@ -7,7 +7,7 @@ import pytest
 from language_models import CASES, FIELDS, random_tensors, spec_of
 
 from experiments import generate, score
-from experiments.models import folder, gguf_tokenizer, golden, safetensor_files
+from experiments.models import folder, gguf_tokenizer, golden, golden_words, safetensor_files
 from fdiv.lm import spec, weights
 from fdiv.types import UsageError
 
@@ -72,6 +72,8 @@ WORDS = {
     "an end that is text": ("generation_config.json", {"eos_token_id": "</s>"}),
     "an end beyond the model": ("generation_config.json", {"eos_token_id": [1, 999]}),
     "a tokenizer that is none": ("tokenizer.json", {}),
+    "a special token that is a number": ("tokenizer_config.json", {"bos_token": 3}),
+    "a special token in a list": ("special_tokens_map.json", {"eos_token": ["</s>"]}),
 }
 
 
@@ -82,11 +84,39 @@ def test_words_of_another_kind_are_refused(name, tmp_path, capsys):
     gguf_tokenizer.write(tmp_path, FIELDS)
     file, fields = WORDS[name]
     place = tmp_path / file
-    whole = json.loads(place.read_text()) if fields else {}
+    whole = json.loads(place.read_text()) if fields and place.is_file() else {}
     place.write_text(json.dumps({**whole, **fields}))
     for main, flags in ((score.main, ("--text", "the")), (generate.main, ("--prompt", "the"))):
         assert main([str(tmp_path), *flags]) == 2
         assert capsys.readouterr().err.startswith("error: ")
+
+
+BYTES = {  # what stands in a file -> what is said
+    "config.json": (b"[" * 100_000, "no JSON"),
+    "chat_template.jinja": (b"\xff\xfe", "no text in UTF-8"),
+    "generation_config.json": (b"[1]", "holds no fields"),
+    "tokenizer_config.json": (b"\xff", "no JSON"),
+}
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_files_that_are_no_text_are_refused(name, tmp_path, capsys):
+    pytest.importorskip("tokenizers", reason="needs the extra hf: make test-hf")
+    (tmp_path / "config.json").write_text(json.dumps(CASES["smollm2"]))
+    gguf_tokenizer.write(tmp_path, FIELDS)
+    content, problem = BYTES[name]
+    (tmp_path / name).write_bytes(content)
+    assert score.main([str(tmp_path), "--text", "the"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and problem in " ".join(said.split())
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no archive"])
+def test_stored_logits_that_are_none_are_refused(content, tmp_path):
+    (tmp_path / "golden.npz").write_bytes(content)
+    for read in (golden.read, golden_words.unpacked):
+        with pytest.raises(UsageError, match="golden"):
+            read(tmp_path / "golden.npz")
 
 
 def test_a_tokenizer_that_is_none_stops_a_live_comparison(tmp_path, capsys):

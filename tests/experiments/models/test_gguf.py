@@ -1,13 +1,17 @@
 """GGUF files: what differs from the checkpoint that they were made from is undone."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
 from language_models import CASES, FIELDS, TOKENS, random_tensors, spec_of
 
+import experiments
 from experiments import cli, compare, export, generate, score
 from experiments.models import folder, gguf_files, gguf_tokenizer, words
+from experiments.running import method
 from fdiv.lm import weights
 from fdiv.types import UsageError
 
@@ -49,7 +53,9 @@ def written(path, case, architecture, tokenizer=False, **more):
         writer.add_eos_token_id(FIELDS["tokenizer.ggml.eos_token_id"])
         writer.add_chat_template(FIELDS["tokenizer.chat_template"])
     for name, value in more.items():
-        writer.add_string(name.replace("__", "."), value)
+        add = writer.add_string if isinstance(value, str) else writer.add_uint32
+        add = writer.add_array if isinstance(value, list) else add
+        add(name.replace("__", "."), value)
     for name, array in random_tensors(spec).items():
         if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             halves = array.reshape(-1, 2, spec.head_dim // 2, spec.width)
@@ -119,6 +125,20 @@ def test_what_is_not_read_is_refused(tmp_path):
     scaled = {"llama__rope__scaling__type": "yarn"}
     with pytest.raises(UsageError, match="yarn"):
         folder.read(written(tmp_path / "b.gguf", "smollm2", "llama", **scaled))
+    for field in (
+        {"llama__attention__sliding_window": 5},
+        {"llama__expert_count": 8},
+        {"llama__rope__dimension_count": 4},
+        {"llama__attention__value_length": 4},
+        {"llama__rope__scaling__factor": 2},
+    ):
+        (name,) = field
+        with pytest.raises(UsageError, match=name.replace("__", ".")):
+            folder.read(written(tmp_path / "f.gguf", "smollm2", "llama", **field))
+    plain = {"llama__rope__dimension_count": 8, "llama__expert_count": 0}
+    folder.read(written(tmp_path / "g.gguf", "smollm2", "llama", **plain))
+    with pytest.raises(UsageError, match="one of several files"):
+        folder.read(written(tmp_path / "h.gguf", "smollm2", "llama", split__count=2))
     (tmp_path / "c.gguf").write_bytes((tmp_path / "b.gguf").read_bytes()[:5000])
     with pytest.raises(UsageError, match="cut short"):
         folder.read(tmp_path / "c.gguf")
@@ -128,12 +148,73 @@ def test_what_is_not_read_is_refused(tmp_path):
         gguf_tokenizer.tokenizer({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "other"})
 
 
+def test_a_file_that_is_cut_anywhere_is_refused(tmp_path, capsys):
+    """Also within its header and its fields, by a command and in one paragraph."""
+    whole = written(tmp_path / "a.gguf", "smollm2", "llama", tokenizer=True).read_bytes()
+    place = tmp_path / "b.gguf"
+    for size in (0, 3, 8, 20, 24, 100, 400, 1500, len(whole) // 2, len(whole) - 1):
+        place.write_bytes(whole[:size])
+        assert score.main([str(place), "--text", "the"]) == 2, size
+        assert "cut short" in " ".join(capsys.readouterr().err.split()), size
+
+
+BROKEN_WORDS = {
+    "no tokens": {"tokenizer.ggml.tokens": None},
+    "tokens that are numbers": {"tokenizer.ggml.tokens": [1, 2]},
+    "no merges": {"tokenizer.ggml.merges": None},
+    "merges of nothing": {"tokenizer.ggml.merges": ["zz qq"]},
+    "kinds of other tokens": {"tokenizer.ggml.token_type": [1]},
+    "an end beyond": {"tokenizer.ggml.eos_token_id": 999},
+    "a beginning that is text": {"tokenizer.ggml.bos_token_id": "x"},
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_WORDS)
+def test_a_tokenizer_that_is_broken_is_refused_by_its_field(name, tmp_path):
+    pytest.importorskip("tokenizers", reason="needs the extra hf: make test-hf")
+    ((field, _),) = BROKEN_WORDS[name].items()
+    with pytest.raises(UsageError) as error:
+        gguf_tokenizer.write(tmp_path, {**FIELDS, **BROKEN_WORDS[name]})
+    assert error.value.value == field
+
+
 def test_the_cases_cover_what_is_read():
     assert {CASES[c]["model_type"] for c in ("smollm2", "qwen2", "qwen3")} == set(gguf_files.READ)
 
 
+PLAIN = {
+    "--policy.name": "hf",
+    "--benchmark.teacher": "none",
+    "--benchmark.prompt-length": 8,
+    "--benchmark.horizon": 8,
+    "--seeds": 1,
+    "--warm-start": 0,
+    "--batch-size": 4,
+    "--samples": 4,
+    "--temperatures": 1.0,
+    "--report": False,
+}
+
+
+def a_run(place, model, to, **more):
+    """The exit code of likelihood training on a model."""
+    said = ("the", "thin", "cat", "in", "a", "bat")
+    rows = [{"prompt": a, "completion": f" {b} {a}"} for a in said for b in said]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (place / "rows.jsonl").write_text(lines)
+    flags = {**PLAIN, "--benchmark.path": place / "rows.jsonl", "--policy.path": model}
+    flags |= {"--out": place / to, **{f"--{k.replace('_', '-')}": v for k, v in more.items()}}
+    argv = ["text", "--methods", "sft", *(str(x) for pair in flags.items() for x in pair)]
+    return cli.run(compare.main, "experiments.compare", argv)
+
+
+def measured(run):
+    """What was measured at the end of a run."""
+    return json.loads((run / "results.json").read_text())["methods"]["sft"]["metrics"]
+
+
 def test_a_run_learns_from_a_file_as_from_the_folder_that_is_made_of_it(tmp_path, capsys):
-    """The same losses; and what was learned is a folder that scores text."""
+    """The same losses, with dropout in them; and what was learned is a folder that scores text."""
     for library in ("tokenizers", "safetensors"):
         pytest.importorskip(library, reason="needs the extra hf: make test-hf")
     file = written(tmp_path / "model.gguf", "smollm2", "llama", tokenizer=True)
@@ -141,34 +222,53 @@ def test_a_run_learns_from_a_file_as_from_the_folder_that_is_made_of_it(tmp_path
     checkpoint = folder.loaded(source)
     beside = lambda draft: gguf_tokenizer.write(draft, source.file.fields)
     folder.write(tmp_path / "model", checkpoint.spec, checkpoint.params, checkpoint.config, beside)
-    said = ("the", "thin", "cat", "in", "a", "bat")
-    rows = [{"prompt": a, "completion": f" {b} {a}"} for a in said for b in said]
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "rows.jsonl").write_text(lines)
-    plain = {
-        "--policy.name": "hf",
-        "--policy.lora.rank": 2,
-        "--benchmark.path": tmp_path / "rows.jsonl",
-        "--benchmark.teacher": "none",
-        "--benchmark.prompt-length": 8,
-        "--benchmark.horizon": 8,
-        "--seeds": 1,
-        "--updates": 2,
-        "--warm-start": 0,
-        "--evaluations": 1,
-        "--batch-size": 4,
-        "--samples": 4,
-        "--temperatures": 1.0,
-        "--report": False,
-    }
-    ends = []
-    for path, to in ((file, "a"), (tmp_path / "model", "b")):
-        flags = {**plain, "--policy.path": path, "--out": tmp_path / to}
-        argv = ["text", "--methods", "sft", *(str(x) for pair in flags.items() for x in pair)]
-        assert cli.run(compare.main, "experiments.compare", argv) == 0
-        result = json.loads((tmp_path / to / "results.json").read_text())
-        ends.append(result["methods"]["sft"]["metrics"])
-    assert len(ends[0]) > 5 and ends[0] == ends[1]
+    adapted = {"policy.lora.rank": 2, "policy.lora.dropout": 0.1, "updates": 2, "evaluations": 1}
+    for model, to in ((file, "a"), (tmp_path / "model", "b")):
+        assert a_run(tmp_path, model, to, **adapted) == 0
+    one, other = measured(tmp_path / "a"), measured(tmp_path / "b")
+    assert len(one) > 5 and one == other
     assert export.main([str(tmp_path / "a"), "sft", "--to", str(tmp_path / "out")]) == 0
+    assert "dropout 0.1 in training" in (tmp_path / "out/README.md").read_text()
     assert score.main([str(tmp_path / "out"), "--text", "the thin cat", "--json", "True"]) == 0
     assert "NaN" not in capsys.readouterr().out
+    adapters = ["sft", "--adapter", "True", "--to", str(tmp_path / "alone")]
+    assert export.main([str(tmp_path / "a"), *adapters]) == 0
+    said = json.loads((tmp_path / "alone/adapter_config.json").read_text())
+    assert said["lora_dropout"] == 0.1 and said["base_model_name_or_path"] == str(file)
+
+
+def test_a_run_on_a_file_is_stopped_goes_on_and_is_used(tmp_path, capsys, monkeypatch):
+    """All weights of it are trained: the same end as undisturbed, and a policy that writes, scores,
+    loads and is exported."""
+    for library in ("tokenizers", "safetensors"):
+        pytest.importorskip(library, reason="needs the extra hf: make test-hf")
+    file = written(tmp_path / "model.gguf", "smollm2", "llama", tokenizer=True)
+    how = {"updates": 4, "evaluations": 2}
+    assert a_run(tmp_path, file, "whole", **how) == 0
+    looked, alarms = [], method.alarms
+
+    def stopping(*seen):
+        looked.append(None)
+        if len(looked) == 2:  # the start is measured first
+            os.kill(os.getpid(), signal.SIGTERM)
+        return alarms(*seen)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(method, "alarms", stopping)
+        assert a_run(tmp_path, file, "run", **how) == cli.STOPPED_EXIT
+    assert a_run(tmp_path, file, "run", **how) == 0
+    assert "goes on from update" in capsys.readouterr().out
+    assert measured(tmp_path / "run") == measured(tmp_path / "whole")
+    run = str(tmp_path / "run")
+    assert generate.main([run, "--prompt", "the", "--max-new-tokens", "4"]) == 0
+    assert score.main([run, "--text", "the thin cat", "--json", "True"]) == 0
+    own = json.loads(capsys.readouterr().out.splitlines()[-1])
+    loaded = experiments.load(run).methods["sft"]
+    (sample,) = loaded.sample(1)
+    assert np.isfinite(sample.log_prob)
+    assert export.main([run, "sft", "--to", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    assert score.main([str(tmp_path / "out"), "--text", "the thin cat", "--json", "True"]) == 0
+    theirs = json.loads(capsys.readouterr().out)
+    assert theirs["ids"] == own["ids"]
+    np.testing.assert_allclose(theirs["log_probs"], own["log_probs"], atol=1e-5)

@@ -140,9 +140,10 @@ def test_sampling_is_training_to_rounding_with_adapters_on(tmp_path, folder, mon
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, folder):
-    """And its saves hold adapters, none of the frozen weights."""
-    config = config_of(tmp_path, folder, without_layers=("1-2",), **ADAPTED)
-    config = replace(config, updates=4)
+    """And its saves hold adapters, none of the frozen weights; dropout's masks go on as well."""
+    own = dataclasses.replace(ADAPTED["lora"], dropout=0.3)
+    config = config_of(tmp_path, folder, without_layers=("1-2",), lora=own)
+    config = replace(config, updates=4, accumulate=2)
     task, components, start = started(config)
     (method,) = configs.resolve(config).values()
     objective, layout = method.build(components), lay_out(2, config.devices)
@@ -202,10 +203,19 @@ REFUSED = {  # flags after the path -> the field that is named, and what is said
     "backwards": (["--policy.without-layers", "2-1"], "policy.without_layers", "Give 1-2"),
     "rank": (["--policy.lora.rank", "0"], "policy.lora.rank", "is too small"),
     "alpha": (["--policy.lora.alpha", "4"], "policy.lora.alpha", "give a rank"),
-    "dropout": (
-        ["--policy.lora.rank", "2", "--policy.lora.dropout", "0.1"],
+    "dropout": (["--policy.lora.dropout", "0.1"], "policy.lora.dropout", "give a rank"),
+    "all dropped": (
+        ["--policy.lora.rank", "2", "--policy.lora.dropout", "1"],
         "policy.lora.dropout",
-        "Give 0",
+        "is too large",
+    ),
+    "a scorer's dropout": (
+        [
+            *("--scorer.name", "hf", "--scorer.lora.rank", "2", "--scorer.lora.dropout", "0.1"),
+            *("--methods", "gail"),
+        ],
+        "scorer.lora.dropout",
+        "is computed without",
     ),
     "targets": (["--policy.lora.rank", "2", "--policy.lora.targets", "q_proj"], "targets", "query"),
     "frozen random": (
@@ -294,6 +304,18 @@ def no_weights(folder):
     (folder / safetensor_files.SINGLE).unlink()
 
 
+def no_shard(folder):
+    (folder / safetensor_files.SINGLE).rename(folder / "model-00001-of-00002.safetensors")
+    places = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / safetensor_files.INDEX).write_text(json.dumps({"weight_map": places}))
+
+
+def two_checkpoints(folder):
+    (folder / "model-00001-of-00001.safetensors").write_bytes(b"")
+    places = {"a": "model-00001-of-00001.safetensors"}
+    (folder / safetensor_files.INDEX).write_text(json.dumps({"weight_map": places}))
+
+
 def test_what_is_only_planned_needs_no_weights(tmp_path, folder):
     rows(tmp_path / "rows.jsonl")
     no_weights(folder)
@@ -317,6 +339,8 @@ BROKEN = {
     other_shape: "has shape",
     another_vocabulary: "vocabulary of 300, and the task has 257",
     no_weights: "holds neither",
+    no_shard: "model-00002-of-00002.safetensors': is not there",
+    two_checkpoints: "holds both",
 }
 
 
@@ -326,7 +350,7 @@ def test_broken_models_leave_nothing(how, tmp_path, folder, nothing_trained, cap
     how(folder)
     assert run(tmp_path, folder, "--policy.lora.rank", "2") == cli.USAGE_EXIT
     error = " ".join(capsys.readouterr().err.split())
-    assert BROKEN[how] in error
+    assert BROKEN[how] in error and "Traceback" not in error
     assert "policy.path" in error
     assert not (tmp_path / "run").exists()
 
@@ -368,6 +392,10 @@ def test_a_task_without_prompts_begins_with_the_models_first_token(tmp_path, mon
     made(folder, monkeypatch, vocab_size=3, bos_token_id=None)
     with pytest.raises(UsageError, match="no law of a first token"):
         assemble.components(config, task)
+    for beyond in (3, -1, True, "2"):
+        made(folder, monkeypatch, vocab_size=3, bos_token_id=beyond)
+        with pytest.raises(UsageError, match="none of its tokens"):
+            assemble.components(config, task)
 
 
 @pytest.mark.parametrize("field", ["policy.path", "benchmark.teacher"])

@@ -166,7 +166,8 @@ def test_ranks_and_scales_of_their_own():
         name: np.concatenate([x, x], axis=0 if "lora_A" in name else 1) if "up_" in name else x
         for name, x in tensors.items()
     }
-    config |= {"alpha_pattern": {"up_proj": 6}, "use_rslora": True}
+    more = {"rank_pattern": {"up_proj": 4}, "alpha_pattern": {"up_proj": 6}, "use_rslora": True}
+    config |= more
     read = peft.from_tensors(spec, config, wider)
     own = {name: (a, b) for name, a, b in lora.each(params)}
     # query: 2 / sqrt(2) in place of 1; up: the same twice over, 2 x 6 / sqrt(4)
@@ -184,6 +185,14 @@ BAD_CONFIGS = {
     "whole modules": {"modules_to_save": ["lm_head"]},
     "some layers twice": {"layer_replication": [[0, 1]]},
     "what is not known": {"some_new_field": 3},
+    "some layers alone": {"layers_to_transform": [0]},
+    "the other way round": {"fan_in_fan_out": True},
+    "biases of their own": {"lora_bias": True},
+    "parameters outside layers": {"target_parameters": ["experts"]},
+    "what changed the base": {"init_lora_weights": "pissa"},
+    "what changed the base in steps": {"init_lora_weights": "pissa_niter_4"},
+    "what quantised the base": {"init_lora_weights": "loftq"},
+    "a beginning that is none": {"init_lora_weights": [1]},
 }
 
 
@@ -192,6 +201,25 @@ def test_what_is_not_computed_is_refused_by_name(name):
     config = {"peft_type": "LORA", **BAD_CONFIGS[name]}
     with pytest.raises(UsageError, match=next(iter(BAD_CONFIGS[name]))):
         peft.check(config)
+
+
+BAD_NUMBERS = {
+    "r": [5, "3", 0, None, True],
+    "lora_alpha": [0, "16", None, float("nan"), [1]],
+    "rank_pattern": [[1], {"(": 3}, {"q_proj": 4}],
+    "alpha_pattern": [3, {"(": 3}, {"up_proj": "x"}],
+}
+
+
+@pytest.mark.parametrize("field", BAD_NUMBERS)
+def test_numbers_that_are_none_or_not_the_tensors_are_refused(field):
+    spec, _, _, adapters, _, moved = setting("llama")
+    tensors, config = peft.to_tensors(spec, adapters, moved)
+    peft.from_tensors(spec, config, tensors)
+    for value in BAD_NUMBERS[field]:
+        with pytest.raises(UsageError) as error:
+            peft.from_tensors(spec, config | {field: value}, tensors)
+        assert error.value.field in (field, "r", "lora_alpha")
 
 
 def broken(name, tensors):
@@ -225,10 +253,12 @@ def test_peft_reads_what_is_written(tmp_path):
     from experiments.models import folder
 
     spec, _, base, adapters, adapted, moved = setting("llama")
+    adapters = adapters._replace(dropout=0.25)
     folder.write(tmp_path / "model", spec, jax.tree.map(np.asarray, base))
     files.write(tmp_path / "adapters", spec, adapters, moved)
     theirs = of_model.from_pretrained(tmp_path / "model", dtype=torch.float32)
     theirs = reader.from_pretrained(theirs, tmp_path / "adapters").eval()
+    assert theirs.peft_config["default"].lora_dropout == adapters.dropout == 0.25
     tokens = random_tokens("llama")
     with torch.no_grad():
         logits = theirs(torch.tensor(tokens)).logits.log_softmax(-1).numpy()
@@ -242,7 +272,7 @@ def test_peft_reads_what_is_written(tmp_path):
 
 def test_flags_that_cannot_be():
     refused = {
-        "dropout": lora.Lora(rank=2, dropout=0.1),
+        "dropout": lora.Lora(dropout=0.1),
         "alpha": lora.Lora(alpha=2.0),
         "targets": lora.Lora(targets=("query",)),
         "rank": lora.Lora(rank=2, path="adapters"),
