@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -212,14 +212,31 @@ def _with_own_metrics(mdp: TokenMDP) -> TokenMDP:
             reason = (str(error).strip().splitlines() or ["no message"])[0]
             problem = f"fails on strings of this task ({type(error).__name__}: {reason})."
             raise UsageError("metric", name, problem, fix) from error
-        if getattr(shape, "shape", None) != (2,):
-            given = getattr(shape, "shape", type(shape).__name__)
-            raise UsageError("metric", name, f"gives {given} for 2 strings.", fix)
-    own = {
-        name: lambda strings, function=function: jnp.asarray(function(_in_jax(strings)), float)
-        for name, function in metrics.STATISTICS.items()
-    }
+        _refuse_shape(name, shape, 2)
+    own = {name: _own_metric(name, function) for name, function in metrics.STATISTICS.items()}
     return mdp._replace(statistics={**mdp.statistics, **own})
+
+
+def _own_metric(
+    name: str, function: Callable[[Sequences], jax.Array]
+) -> Callable[[Sequences], jax.Array]:
+    """A user's statistic, whose shape is looked at for every number of strings."""
+
+    def measured(strings: Sequences) -> jax.Array:
+        values = function(_in_jax(strings))
+        _refuse_shape(name, values, len(strings.tokens))
+        return jnp.asarray(values, float)
+
+    return measured
+
+
+def _refuse_shape(name: str, values: Any, count: int) -> None:
+    """Raise `UsageError` for what is not a real number for each of so many strings."""
+    given = getattr(values, "shape", type(values).__name__)
+    if given != (count,) or jnp.issubdtype(values.dtype, jnp.complexfloating):
+        given = "complex numbers" if given == (count,) else given
+        fix = "Give a number for each string, [B], computed in jax.numpy."
+        raise UsageError("metric", name, f"gives {given} for {count} strings.", fix)
 
 
 def _in_jax(strings: Sequences) -> Sequences:

@@ -99,7 +99,7 @@ def script(
 
     flags: dict[str, Path] = {}
     try:
-        words = spelling.completed(arguments(argv), _kinds(options), positional=True)
+        words = spelling.completed(arguments(argv), kinds_of(options), positional=True)
         off = (tyro.conf.FlagConversionOff,)
         given = tyro.cli(options, prog=program, description=document, args=words, config=off)
         given = paths.with_homes(given)
@@ -143,7 +143,7 @@ def stopped(then: str) -> int:
     return STOPPED_EXIT
 
 
-def _kinds(options: type) -> dict[str, Any]:
+def kinds_of(options: type) -> dict[str, Any]:
     """The types of a dataclass's fields, those that are positional aside."""
     hints = typing.get_type_hints(options, include_extras=True)
     return {f.name: hints[f.name] for f in dataclasses.fields(options)}
@@ -193,7 +193,7 @@ def load_plugins(argv: list[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         if name == "--import":
             path = Path(value if equals else next(words, ""))
-            IMPORTED.append(_load(paths.expanded("import", path)))
+            _keep(_load(paths.expanded("import", path)))
         else:
             rest.append(argument)
     return rest
@@ -202,7 +202,11 @@ def load_plugins(argv: list[str]) -> list[str]:
 def _load(path: Path) -> ModuleType:
     if not os.path.isfile(path):
         raise UsageError("import", str(path), "is not a file.", "Give a Python file.")
-    spec = importlib.util.spec_from_file_location(f"imported_{path.stem}", path)
+    name = f"imported_{path.stem}"
+    others = {module.__name__: module.__file__ for module in IMPORTED}
+    if others.get(name, str(path)) != str(path):  # a file of the same name in another folder
+        name = f"{name}_{hashlib.sha256(os.path.realpath(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError("import", str(path), "is no Python file.", "Give one that ends in .py.")
     module = importlib.util.module_from_spec(spec)
@@ -215,15 +219,26 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
+def _keep(module: ModuleType) -> None:
+    """Keep an imported file, in place of what the same file was before, as in a notebook."""
+    same = lambda other: (
+        os.path.realpath(other.__file__ or "") == os.path.realpath(module.__file__ or "")
+    )
+    IMPORTED[:] = [other for other in IMPORTED if not same(other)] + [module]
+
+
 def imported_files() -> list[str]:
     """Paths of the imported files."""
     return [module.__file__ for module in IMPORTED if module.__file__]
 
 
 def imported() -> dict[str, str]:
-    """Name -> hash of each imported file: they decide the numbers as a config does."""
-    files = [Path(path) for path in imported_files()]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files}
+    """Name -> hash of each imported file (of all that have the name): they decide the numbers as a
+    config does."""
+    contents: dict[str, bytes] = {}
+    for path in map(Path, imported_files()):
+        contents[path.name] = contents.get(path.name, b"") + path.read_bytes()
+    return {name: hashlib.sha256(whole).hexdigest()[:16] for name, whole in contents.items()}
 
 
 def spelled_out(argv: Sequence[str]) -> list[str]:
@@ -326,15 +341,21 @@ def _from_config(
 def _kept_config(place: Path) -> tuple[str, Config]:
     """The preset and the config of a run's config.json, or of the run's folder."""
     from experiments import config as configs
+    from experiments import fields
     from experiments.models.pretrained import DIGESTS
 
-    file = place / "config.json" if place.is_dir() else place
+    file = place / "config.json" if os.path.isdir(place) else place
+    if not os.path.exists(file):
+        fix = "Give the config.json of a run, or the run's folder."
+        raise UsageError("config", str(file), "is not there.", fix)
     try:
-        kept = json.loads(file.read_bytes())
+        kept = json.loads(file.read_bytes(), object_pairs_hook=_unique)
         preset, own = kept["preset"], dict(kept["config"])
+        if not isinstance(preset, str):
+            raise TypeError("a preset is a name")
     except OSError as error:
         raise paths.unusable(error, {"config": place}) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         fix = "Give the config.json of a run."
         raise UsageError("config", str(place), "is no run's config.json.", fix) from error
     given = imported()
@@ -344,7 +365,17 @@ def _kept_config(place: Path) -> tuple[str, Config]:
         raise UsageError("config", str(place), problem, f"Add --import {lacking[0]}.")
     for name in (*configs.DIGESTS, *DIGESTS):
         own.pop(name, None)
-    return preset, configs.from_dict(own)
+    config = configs.from_dict(own)
+    fields.refuse_out_of_range(config)
+    return preset, config
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises `ValueError` for a key that stands in it twice."""
+    own = dict(pairs)
+    if len(own) < len(pairs):
+        raise ValueError("a key twice")
+    return own
 
 
 def _unnamed() -> set[str]:

@@ -29,6 +29,7 @@ FLAT = tyro.conf.OmitArgPrefixes  # the flags of such a group carry no prefix: -
 HIDDEN = Annotated[Any, tyro.conf.Fixed, tyro.conf.Suppress]  # no flag, whatever a default holds
 NotFinite = Literal["stop", "skip"]
 RATES = (1.0, 1 / 3, 3.0, 0.1, 10.0)  # what --trials multiplies the learning rate by, in this order
+WROTE = "Use the version that wrote it."
 MOST_POINTS = 100_000  # of a learning curve, or starts of a search
 
 
@@ -355,9 +356,12 @@ def from_dict(plain: Mapping[str, Any]) -> Config:
     """The config of what `as_dict` or `identity` gives; what is not there has its default. Raises
     `UsageError` naming a field that no config has today, and a benchmark that is not known."""
     given = {name: value for name, value in plain.items() if name != "benchmark"}
-    benchmark = dict(plain["benchmark"])
-    name = benchmark.pop("name")
-    if name not in BENCHMARKS:
+    benchmark = plain.get("benchmark")
+    if not isinstance(benchmark, Mapping):
+        raise UsageError("benchmark", benchmark, "is no group of fields.", WROTE)
+    benchmark = dict(benchmark)
+    name = benchmark.pop("name", None)
+    if not isinstance(name, str) or name not in BENCHMARKS:
         fix = "Name the file that makes it with --import FILE.py."
         raise UsageError("benchmark", name, "is no benchmark that is known here.", fix)
     groups: dict[str, Any] = {"benchmark": _group(BENCHMARKS[name], benchmark, "benchmark.")}
@@ -370,11 +374,13 @@ def from_dict(plain: Mapping[str, Any]) -> Config:
 
 def _group(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
     """An instance of a dataclass from plain data."""
+    if not isinstance(values, Mapping):
+        raise UsageError(prefix.rstrip("."), values, "is no group of fields.", WROTE)
     hints = typing.get_type_hints(kind)
     for name, value in values.items():
         if name not in _shown(kind):
             problem = "is a field that this version of fdiv does not have."
-            raise UsageError(prefix + name, value, problem, "Use the version that wrote it.")
+            raise UsageError(prefix + name, value, problem, WROTE)
     return kind(**{k: _typed(hints[k], value, f"{prefix}{k}.") for k, value in values.items()})
 
 
@@ -389,8 +395,13 @@ def _typed(hint: Any, value: Any, prefix: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _group(typing.cast(type, hint), value, prefix)
     if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UsageError(prefix.rstrip("."), value, "is no list.", WROTE)
         return tuple(_typed(typing.get_args(hint)[0], x, prefix) for x in value)
-    return hint(value) if hint in (Path, float) else value
+    try:
+        return hint(value) if hint in (Path, float) else value
+    except (TypeError, ValueError) as error:
+        raise UsageError(prefix.rstrip("."), value, "is not of its type.", WROTE) from error
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:

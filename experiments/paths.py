@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ CAUSES = (  # numbers of the system's errors, what is wrong with the path, what 
     ((errno.ELOOP,), "is a link that leads back to itself", "Mend the link, or give another path"),
     ((errno.EMFILE, errno.ENFILE), "is one file too many", "Raise the limit of ulimit -n"),
 )
+DEEPEST = 200  # folders of a path
 # where `experiments.smollm2` brings its model, and presets look for it: in the folder of caches
 SMOLLM2 = os.path.join(
     os.environ.get("FDIV_CACHE") or "~/.cache/fdiv", "models", "SmolLM2-135M-Instruct"
@@ -160,12 +162,32 @@ def try_and_leave(field: str, folder: Path) -> None:
             made.rmdir()
 
 
+def refuse_unsavable(field: str, folder: Path) -> None:
+    """Raise `UsageError` for a path below which saves could be written and not be read again: Orbax
+    takes brackets for a pattern, and TensorStore a backslash for an escape."""
+    whole = os.path.abspath(folder)
+    wrong = re.search(r"\\|\[.*\]|[\ud800-\udfff]", whole, re.DOTALL)
+    if wrong is None:
+        return
+    part = wrong.group() if wrong.group().isprintable() else ascii(wrong.group())[1:-1]
+    problem = f"has {part} in its path ({whole}), below which saves could not be read again."
+    raise UsageError(field, str(folder), problem, "Give a plainer path.")
+
+
+def _refuse_deep(field: str, folder: Path) -> None:
+    """Raise `UsageError` for more folders in folders than Python makes at once."""
+    if len(folder.parts) > DEEPEST:
+        problem = f"lies {len(folder.parts):,} folders deep."
+        raise UsageError(field, str(folder), problem, "Give a shorter path.")
+
+
 def try_folder(field: str, folder: Path) -> None:
     """Make a folder and write a file in it, which is taken away again: what only the end of a run
     writes is not refused then.
 
     Raises `UsageError` naming the field; folders that were made on the way there are then removed.
     """
+    _refuse_deep(field, folder)
     before = next((p for p in (folder, *folder.parents) if os.path.lexists(p)), folder)
     try:
         with naming(folder):

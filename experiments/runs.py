@@ -191,19 +191,28 @@ def compare(options: Compare) -> int:
         if run.result is None:
             fix = f"Go on with it: {run.environment.get('command', 'its command')}."
             raise UsageError("run", str(run.path), "has not come to its end.", fix)
-    flat = [configs.flatten(run.kept.get("config", {})) for run in runs]
-    _refuse_other_tasks(runs, flat, options.axis)
-    values = _values(runs, flat, options.axis)
+    axis = options.axis and options.axis.removeprefix("--").replace("-", "_")
+    flat = [configs.flatten(_settings(run)) for run in runs]
+    _refuse_other_tasks(runs, flat, axis)
+    values = _values(runs, flat, axis)
     out = options.out or fresh(Path("runs/compared"))
     if out.exists() and any(out.iterdir()):
         raise UsageError("out", str(out), "is not empty.", "Give a new folder.")
     (out / "figures").mkdir(parents=True, exist_ok=True)
     parts = [Part(run.path, value) for run, value in zip(runs, values)]
-    named = ", ".join(f"{value}: {run.path}" for run, value in zip(runs, values))
+    named = ", ".join(f"{value}: {path}" for path, value in zip(options.runs, values))
     whole = merge.merge(parts, f"Runs that were made apart, side by side ({named}).")
-    merge.write_all(whole, parts, out, [], options.axis or "run")
+    merge.write_all(whole, parts, out, [], axis or "run")
     print(out / "report.html")
     return 0
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """A run's config; of runs that were merged, what their results say of it."""
+    if own := run.kept.get("config"):
+        return own
+    assert run.result is not None, "it has come to its end"
+    return {"benchmark": run.result.benchmark, "policy": run.result.policy}
 
 
 def _refuse_other_tasks(runs: list[Run], flat: list[dict[str, Any]], axis: str | None) -> None:
@@ -221,11 +230,16 @@ def _values(runs: list[Run], flat: list[dict[str, Any]], axis: str | None) -> li
     """What is added to the names of methods, one for each run."""
     if axis is None:
         return _apart([run.path for run in runs])
-    name = axis.removeprefix("--").replace("-", "_")
-    if any(name not in own for own in flat):
+    if any(axis not in own for own in flat):
         fix = "Give a field of their config.json, such as batch_size or policy.name."
         raise UsageError("axis", axis, "is no field of these runs.", fix)
-    return [f"{name}={own[name]}" for own in flat]
+    values = [f"{axis}={own[axis]}" for own in flat]
+    double = next((i for i, value in enumerate(values) if value in values[:i]), None)
+    if double is not None:  # whose seeds would be counted as further ones
+        two = f"{runs[values.index(values[double])].path} and {runs[double].path}"
+        problem = f"does not tell {two} apart: {values[double]} in both."
+        raise UsageError("axis", axis, problem, "Give a field that differs, or leave --axis out.")
+    return values
 
 
 def _apart(paths: list[Path]) -> list[str]:

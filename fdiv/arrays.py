@@ -16,7 +16,7 @@ from jax import Array
 from fdiv.divergences import over_vocabulary
 from fdiv.types import Divergence, UsageError
 
-NEAR = {2: 2e-2, 4: 1e-4, 8: 1e-4}  # how far from 1 a sum may be, by the bytes of a number
+NEAR, NEAR_OF_HALF = 1e-4, 2e-2  # how far from 1 a sum may be, of numbers of two bytes too
 ROUNDING = 1e-6  # above 0 of a log-prob
 
 
@@ -32,17 +32,19 @@ def divergence(
     type, and may be traced or differentiated. Raises `UsageError` for arrays that do not fit each
     other, and for what is not normalised, which is not looked for in what is being traced."""
     measure = over_vocabulary(d) if isinstance(d, str) else d
+    if not hasattr(measure, "perspective"):
+        raise UsageError("d", d, "is no divergence.", 'Give its name, such as "js".')
     if log and logits:
         problem = "says that the numbers are normalised, and logits=True that they are not."
         raise UsageError("log", log, problem, "Give one of the two.")
     traced = isinstance(p, Array) or isinstance(q, Array)
     if traced:
         laws = [_jax(name, x) for name, x in (("p", p), ("q", q))]
-        _check(laws, log, logits)
+        _check(laws, [_near(x) for x in (p, q)], log, logits)
         return _summed(measure, *(_log(x, log, logits) for x in laws))
     with jax.enable_x64(True):
         laws = [_numpy(name, x) for name, x in (("p", p), ("q", q))]
-        _check(laws, log, logits)
+        _check(laws, [_near(x) for x in (p, q)], log, logits)
         total = _summed(measure, *(_log(jnp.asarray(x), log, logits) for x in laws))
         return np.asarray(total)[()]
 
@@ -70,10 +72,15 @@ def _jax(name: str, x: Any) -> Array:
     whole = jnp.asarray(x)
     if jnp.issubdtype(whole.dtype, jnp.complexfloating):
         raise _no_numbers(name, x)
+    if whole.dtype.itemsize == 1:  # 8-bit floats, which JAX computes nothing with
+        return whole.astype(jnp.float32)
     return whole if jnp.issubdtype(whole.dtype, jnp.floating) else whole.astype(float)
 
 
 def _numpy(name: str, x: Any) -> np.ndarray:
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        fix = "Leave them out, or fill them: x.filled(0)."
+        raise UsageError(name, x, "has masked numbers, of which the mask would be lost.", fix)
     try:
         whole = np.asarray(x)
         if whole.dtype.kind not in "biuf":  # another library's, or a list that is ragged
@@ -82,9 +89,15 @@ def _numpy(name: str, x: Any) -> np.ndarray:
             whole = whole.astype(object).astype(np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise _no_numbers(name, x) from error
-    if whole.dtype.itemsize == 2 and whole.dtype.kind == "f":
-        return whole  # its rounding is forgiven
     return whole.astype(np.float64)
+
+
+def _near(x: Any) -> float:
+    """How far from 1 a sum may be: float16, bfloat16 and shorter ones are forgiven their
+    rounding."""
+    kind = getattr(x, "dtype", None)
+    short = isinstance(kind, np.dtype) and kind.itemsize <= 2 and kind.kind not in "biu"
+    return NEAR_OF_HALF if short else NEAR
 
 
 def _no_numbers(name: str, x: Any) -> UsageError:
@@ -92,7 +105,7 @@ def _no_numbers(name: str, x: Any) -> UsageError:
     return UsageError(name, x, "is no array of real numbers.", fix)
 
 
-def _check(laws: list[Any], log: bool, logits: bool) -> None:
+def _check(laws: list[Any], near: list[float], log: bool, logits: bool) -> None:
     """Raise `UsageError` for shapes that do not fit, and for numbers that are no law."""
     for name, x in zip("pq", laws):
         if x.ndim == 0 or x.shape[-1] == 0:
@@ -107,9 +120,9 @@ def _check(laws: list[Any], log: bool, logits: bool) -> None:
         problem = f"does not fit p, whose shape is {p.shape}: outcomes are the last axis."
         fix = "Give as many outcomes, and batch axes that can be broadcast."
         raise UsageError("q.shape", q.shape, problem, fix)
-    for name, x in zip("pq", laws):
+    for name, x, own in zip("pq", laws, near):
         if _known(x):
-            _check_law(name, np.asarray(x, np.float64), log, logits, NEAR[x.dtype.itemsize])
+            _check_law(name, np.asarray(x, np.float64), log, logits, own)
 
 
 def _known(x: Any) -> bool:
@@ -127,6 +140,8 @@ def _check_law(name: str, x: np.ndarray, log: bool, logits: bool, near: float) -
             raise UsageError(name, -np.inf, problem, "Give at least one that is finite.")
         return
     rows = np.reshape(x, (-1, x.shape[-1]))
+    if not len(rows):
+        return
     low = rows.min()
     if not log and low < 0:
         fix = _advice(rows, near)

@@ -3,6 +3,7 @@ comparison that hold it without a column of its own."""
 
 from __future__ import annotations
 
+import bisect
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -21,20 +22,42 @@ OTHER = re.compile(
 UNSPACED = re.compile("CJK|HIRAGANA|KATAKANA|THAI|LAO|KHMER|MYANMAR|TIBETAN|IDEOGRAPHIC|FULLWIDTH")
 
 
-def of_prompt(prompt: str, sides: Sequence[str]) -> str | None:
-    """What all sides begin with, where it is the prompt but for its white space; None where one
-    does not."""
+def of_prompt(prompt: str, sides: Sequence[str]) -> tuple[int, ...] | None:
+    """Where the prompt ends in each side, where all of them begin with it but for its white space
+    and for how Unicode composes its characters; None where one does not."""
     if not prompt.strip():
         return None
     if all(side.startswith(prompt) for side in sides):
-        return prompt
-    words = prompt.split()
-    begins = {_of_words(words, side) for side in sides}
-    return begins.pop() if len(begins) == 1 else None
+        return tuple(len(prompt) for _ in sides)
+    ends = []
+    for side in sides:
+        end = _of_words(prompt.split(), side)
+        end = _of_composed(prompt, side) if end is None else end
+        if end is None:
+            return None
+        ends.append(end)
+    return tuple(ends)
 
 
-def _of_words(words: Sequence[str], side: str) -> str | None:
-    """What a text begins with, where it is these words parted by any white space."""
+def _of_composed(prompt: str, side: str) -> int | None:
+    """The same where a letter may be one character here and several there (NFKC)."""
+    side = side[: 4 * len(prompt) + 64]  # no character of the prompt is longer
+    if prompt.isascii() and side.isascii():
+        return None
+    normal = lambda text: unicodedata.normalize("NFKC", text)
+    whole = normal(side)
+    found = _of_words(normal(prompt).split(), whole)
+    if found is None:
+        return None
+    # a character is never composed with those before it alone, so lengths do not fall
+    end = bisect.bisect_left(range(len(side) + 1), found, key=lambda i: len(normal(side[:i])))
+    while end < len(side) and unicodedata.combining(side[end]):
+        end += 1
+    return end if normal(side[:end]) == whole[:found] else None
+
+
+def _of_words(words: Sequence[str], side: str) -> int | None:
+    """Where these words, parted by any white space, end in a text that begins with them."""
     end = 0
     for i, word in enumerate(words):
         start = end
@@ -43,7 +66,7 @@ def _of_words(words: Sequence[str], side: str) -> str | None:
         if (i and end == start) or not side.startswith(word, end):
             return None
         end += len(word)
-    return side[:end]
+    return end
 
 
 def after_tag(side: str, begin: int) -> int:

@@ -6,8 +6,10 @@ layouts (human, gpt) are called by the same names, so the same conversation is t
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ ROLES = {
     **dict.fromkeys(["tool", "function", "observation", "function_response", "ipython"], "tool"),
 }
 ROLE, TEXT = ("role", "from"), ("content", "value")  # by what a message calls them
-LEARNED = ("weight", "train", "trainable")  # false or 0: a message that is not to be learned
+LEARNED = ("weight", "train", "trainable", "loss")  # false or 0: not to be learned
 READ = {*ROLE, *TEXT, *LEARNED, "tool_calls", "function_call"}
 NAMING = {
     "id",
@@ -31,6 +33,10 @@ NAMING = {
     "end_turn",
     "index",
 }  # say nothing more
+TEXTS = ("text", "input_text", "output_text")  # what a part is called that is text
+WRITTEN = re.compile(  # a list of messages as text: of JSON, or as Python prints it
+    r"""\s*\[\s*\{\s*(["'])(role|from|content|value)\1\s*:"""
+)
 
 
 class Turn(NamedTuple):
@@ -47,22 +53,50 @@ def is_conversation(value: Any) -> bool:
 
 
 def unpacked(value: Any) -> Any:
-    """A list of messages that is written as JSON, as tables have it, or of one message alone;
-    anything else as it is."""
+    """A list of messages that is written as text, as tables have it, as columns of roles and of
+    texts, or of one message alone; anything else as it is. Raises `Garbled` for text that looks
+    like messages and is none."""
     if isinstance(value, dict) and any(key in value for key in ROLE):
-        return [value]
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
-        try:
-            return json.loads(value, object_pairs_hook=_unique)
-        except Doubled:
-            raise
-        except (ValueError, RecursionError):
-            return value
+        return _transposed(value)
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        return _parsed(value)
     return value
 
 
-class Doubled(ValueError):
-    """A key stands twice in one object."""
+class Garbled(ValueError):
+    """What looks like messages, of which it cannot be told what they say."""
+
+
+def _parsed(text: str) -> Any:
+    """Messages that are written as JSON, or as Python prints them; other text as it is."""
+    looks = WRITTEN.match(text)
+    try:
+        made = json.loads(text, object_pairs_hook=_unique)
+    except Garbled:
+        if looks:
+            raise
+        return text
+    except (ValueError, RecursionError):
+        if not looks:
+            return text
+        try:
+            made = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            problem = "looks like messages, and is neither JSON nor Python that can be read"
+            raise Garbled(f"{text[:40]!r}... {problem}") from error
+    named = isinstance(made, list) and made and isinstance(made[0], dict)
+    return made if looks or (named and any(key in made[0] for key in ROLE)) else text
+
+
+def _transposed(value: dict[str, Any]) -> list[Any]:
+    """One message, or the messages of an object that holds a list for each of their fields."""
+    columns = {k: list(v) for k, v in value.items() if isinstance(v, (list, tuple))}
+    roles = next((columns[key] for key in ROLE if key in columns), None)
+    if roles is None:
+        return [value]
+    if any(len(column) != len(roles) for column in columns.values()):
+        raise Garbled("messages as columns, which are not of one length")
+    return [{k: column[i] for k, column in columns.items()} for i in range(len(roles))]
 
 
 def doubled(pairs: Sequence[tuple[str, Any]]) -> str:
@@ -74,7 +108,7 @@ def doubled(pairs: Sequence[tuple[str, Any]]) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        raise Doubled(f"a message has the key {doubled(pairs)[:40]!r} twice")
+        raise Garbled(f"a message has the key {doubled(pairs)[:40]!r} twice")
     return made
 
 
@@ -82,7 +116,7 @@ def asks(value: Any) -> bool:
     """Whether a cell is a conversation that waits for an answer."""
     try:
         messages = unpacked(value)
-    except Doubled:  # which is said where the row is read
+    except Garbled:  # which is said where the row is read
         return False
     last = messages[-1] if is_conversation(messages) and messages else None
     roles = [last.get(key) for key in ROLE] if isinstance(last, dict) else []
@@ -101,7 +135,9 @@ def unread(messages: Any) -> set[str]:
     if not is_conversation(messages):
         return set()
     named = (m for m in messages if isinstance(m, dict))
-    return {k for m in named for k, v in m.items() if v and k not in READ and k not in NAMING}
+    empty = lambda value: value is None or (not value and not isinstance(value, (bool, int, float)))
+    fields = ((k, v) for m in named for k, v in m.items() if k not in READ and k not in NAMING)
+    return {k for k, v in fields if not empty(v)}
 
 
 def rendered(before: Sequence[Turn]) -> str:
@@ -127,8 +163,18 @@ def _turn(message: Any, column: str, number: int) -> Turn:
     text = _text(message.get(key), where)
     if text is None and not calls:
         raise ValueError(f"{where} is a message without text content (null)")
-    learned = all(message.get(key) in (None, True, 1) for key in LEARNED)
+    learned = all([_learned(message.get(key), key, where) for key in LEARNED])
     return Turn(known, "\n".join([*([text] if text else []), *calls]), learned)
+
+
+def _learned(value: Any, key: str, where: str) -> bool:
+    """Whether a message is to be learned, by one of its fields."""
+    word = str(value).strip().lower()
+    if value is None or word in ("true", "yes", "1", "1.0"):
+        return True
+    if word in ("false", "no", "0", "0.0"):
+        return False
+    raise ValueError(f"{where} has the {key} {str(value)[:40]!r}, and only 0 and 1 are read")
 
 
 def _text(content: Any, where: str) -> str | None:
@@ -144,7 +190,7 @@ def _part(part: Any, where: str) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type", "text") if isinstance(part, dict) else named(part)
-    if isinstance(part, dict) and isinstance(part.get("text"), str):
+    if isinstance(part, dict) and kind in TEXTS and isinstance(part.get("text"), str):
         return part["text"]
     raise ValueError(f"{where} has a part of type {str(kind)[:40]!r}, and only text is read")
 

@@ -105,7 +105,7 @@ def merge(config: Text, parts: Sequence[Part], tokenizer: Tokenizer | None = Non
     pieces = [
         (name, piece) for name, own in zip(names, zip(*(p.pieces for p in parts))) for piece in own
     ]
-    rows, numbers, bad, taken_off, counts, chats = collect(pieces, len(names) > 1, tokenizer)
+    rows, numbers, bad, taken_off, counts, chats, _ = collect(pieces, len(names) > 1, tokenizer)
     read_as: dict[str, Any] = {}
     if tokenizer is not None:
         read_as = {"vocabulary": tokenizer.vocabulary, "tokenizer": tokenizer.digest}
@@ -124,6 +124,13 @@ def merge(config: Text, parts: Sequence[Part], tokenizer: Tokenizer | None = Non
     return Reading(source, rows, bad, *about, **read_as)
 
 
+class Parting(NamedTuple):
+    """Prompts that answers begin with, and that end within a word: what all rows decide."""
+
+    taken: int  # rows whose prompt was taken off so
+    every: bool  # whether all rows with a prompt begin with it
+
+
 class Collected(NamedTuple):
     """Rows of some pieces, as they are read."""
 
@@ -133,6 +140,7 @@ class Collected(NamedTuple):
     taken_off: int  # rows whose answers began with their prompt
     counts: tokenised.Counts  # how they became tokens
     chats: int  # rows of conversations
+    parting: Parting  # how prompts were taken off that end within a word
 
 
 def collect(
@@ -141,13 +149,13 @@ def collect(
     """The rows of pieces (of the file of that name), numbered through, as a tokenizer's tokens
     where there is one."""
     found, bad = _joined(pieces, several)
-    rows, numbers, taken_off = _settled(found)
+    rows, numbers, taken_off, parting = _settled(found)
     chats = [one.chat for one in found]
-    if tokenizer is None:
-        return Collected(rows, numbers, bad, taken_off, tokenised.Counts(), sum(chats))
-    rows, numbers, more, counts = tokenised.read_rows(rows, numbers, chats, tokenizer)
-    bad = sorted([*bad, *more], key=lambda each: each[0])
-    return Collected(rows, numbers, bad, taken_off, counts, sum(chats))
+    counts = tokenised.Counts()
+    if tokenizer is not None:
+        rows, numbers, more, counts = tokenised.read_rows(rows, numbers, chats, tokenizer)
+        bad = sorted([*bad, *more], key=lambda each: each[0])
+    return Collected(rows, numbers, bad, taken_off, counts, sum(chats), parting)
 
 
 def _joined(
@@ -169,15 +177,19 @@ def _joined(
     return found, bad
 
 
-def _settled(found: Sequence[Found]) -> tuple[list[Row], list[int], int]:
+def _settled(found: Sequence[Found]) -> tuple[list[Row], list[int], int, Parting]:
     """Rows, their numbers, and from how many the prompt was taken off that their answers began
     with. Where that would part a word it is done if it holds of all rows."""
     prompted = [one for one in found if one.prompted]
     least = 1 if any(one.row.rejected is not None for one in prompted) else MANY
-    every = len(prompted) >= least and all(one.without is not None for one in prompted)
+    begun = all(one.without is not None for one in prompted)
+    every = len(prompted) >= least and begun
     off = [one.without is not None and (one.clean or every) for one in found]
     rows = [one.without if shorter and one.without else one.row for one, shorter in zip(found, off)]
-    return rows, [one.number for one in found], sum(off)
+    parted = sum(shorter and not one.clean for one, shorter in zip(found, off))
+    left = any(not one.clean for one, shorter in zip(found, off) if one.without and not shorter)
+    parting = Parting(parted, begun and not left)
+    return rows, [one.number for one in found], sum(off), parting
 
 
 def columns(pieces: Iterable[Piece]) -> tuple[tuple[str, ...], dict[str, int]]:

@@ -13,6 +13,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import BinaryIO, NamedTuple
 from fdiv.types import UsageError
 
 HEAD = 1 << 16  # bytes from which a file's kind is told
+LOOKED_AT = 20  # lines of them
 LINES, JSON, CSV, TSV, PARQUET, ARROW, PLAIN = (
     "JSON lines",
     "JSON",
@@ -49,7 +51,24 @@ SOURCE = {
     ".sql",
     ".html",
     ".htm",
+    ".svg",
+    ".rtf",
+    ".json5",
+    ".jsonc",
+    ".hjson",
+    ".pkl",
+    ".pickle",
 }  # not rows as they are
+MARKUP = (b"<!doctype html", b"<html", b"<?xml", b"<svg")  # by their first bytes, in small letters
+TITLES = (  # of columns: where a first line names both of two, it is that of a table
+    {"prompt", "completion"},
+    {"prompt", "response"},
+    {"chosen", "rejected"},
+    {"instruction", "output"},
+    {"question", "answer"},
+    {"question", "response"},
+    {"text", "label"},
+)
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bzip2", ".xz": "xz"}
 COMPRESSED_MAGIC = {
     b"\x1f\x8b\x08": "gzip",
@@ -72,6 +91,8 @@ BINARY = (  # beginning -> what it is, and what makes rows of it
     (b"\x7fELF", "a program", "give a file of rows or text"),
     *((b"GGUF%c\0" % v, "a GGUF model", "give a file of rows or text") for v in range(1, 4)),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel or Word file", "export a .csv or a .txt"),
+    (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself: git lfs pull"),
     (b"Rar!\x1a", "a RAR archive", "unpack it"),
     (b"\x04\x22\x4d\x18", "an lz4 file", "unpack it: unlz4 FILE"),
     *(
@@ -89,7 +110,11 @@ BESIDES = re.compile(  # what stands beside the shards of a folder
     r"(README|LICEN[CS]E|CHANGELOG)(\..*)?|dataset_infos?\.json|dataset_dict\.json|state\.json|.*\.(lock|crc|py|sh|log|ya?ml)",
     re.IGNORECASE,
 )
-SIDES = re.compile(r"(train|test|valid|validation|val|dev|eval)(?![a-z])", re.IGNORECASE)
+SIDES = re.compile(
+    r"(?:^|[^a-z])(train(?:ing)?|test(?:ing)?|valid(?:ation)?|val|dev|eval|held[-_]?out"
+    r"|hold[-_]?out)(?![a-z])",
+    re.IGNORECASE,
+)
 
 
 class Source(NamedTuple):
@@ -171,11 +196,38 @@ def _shards(folder: Path) -> list[Path]:
     if not shards:
         fix = f"Name one of the folders in it: {_few(inner)}." if inner else "Give a file."
         raise refuse(folder, "is a folder without a data file.", fix)
-    sides = {m[1].lower() for path in shards if (m := SIDES.match(path.name))}
-    if len(sides) > 1:
-        fix = f"Name one side, such as '{folder}/train*'."
-        raise refuse(folder, f"holds several sides of a split ({', '.join(sorted(sides))}).", fix)
+    sides = [m[1].lower() if (m := SIDES.search(path.name)) else "" for path in shards]
+    apart = {side.removesuffix("ing") for side in sides}
+    if len(apart) > 1 and apart - {"", "train"}:
+        named = ", ".join(sorted({side or "files without a side" for side in sides}))
+        fix = f"Name one side, such as '{folder}/{_of_one_side(shards, sides)}'."
+        raise refuse(folder, f"holds several sides of a split ({named}).", fix)
+    _refuse_deeper(folder, shards)
     return shards
+
+
+def _of_one_side(shards: list[Path], sides: list[str]) -> str:
+    """A pattern, or the name, of what is not held out."""
+    first = sides[0]
+    own = [path.name for path, side in zip(shards, sides) if side in ("train", "training", "")]
+    if not own:
+        own = [path.name for path, side in zip(shards, sides) if side == first]
+    return own[0] if len(own) == 1 else "train*"
+
+
+def _refuse_deeper(folder: Path, shards: list[Path]) -> None:
+    """Raise for more of the same kind in the folders of a folder, which would be left out."""
+    kinds = {path.suffix.lower() for path in shards}
+    for place, inner, names in os.walk(folder):
+        inner[:] = sorted(name for name in inner if name[0] not in "._")
+        if Path(place) == folder:
+            continue
+        more = [n for n in names if n[0] not in "._" and not BESIDES.fullmatch(n)]
+        if any(Path(name).suffix.lower() in kinds for name in more):
+            suffix = shards[0].suffix
+            problem = f"holds data files, and more of them in {Path(place).relative_to(folder)}."
+            fix = f"Name those that are meant: '{folder}/*{suffix}', or '{folder}/**/*{suffix}'."
+            raise refuse(folder, problem, fix)
 
 
 def identify(path: Path) -> Source:
@@ -206,7 +258,8 @@ def identify(path: Path) -> Source:
         content = _decoded(path, path.read_bytes() if content is None else content, encoding)
         head = content[:HEAD]
     _refuse_binary(path, head)
-    return Source(path, _kind(path, head, kind, content), size, content)
+    suffix = names[-1] if names else ""
+    return Source(path, _kind(path, head, kind, suffix, content), size, content)
 
 
 def _unpacked(path: Path, method: str) -> bytes:
@@ -286,7 +339,7 @@ def _refuse_binary(path: Path, head: bytes, magic: bool = False) -> None:
         raise refuse(path, problem, "Write it as JSON lines, CSV, parquet or plain text in UTF-8.")
 
 
-def _kind(path: Path, head: bytes, kind: str | None, content: bytes | None) -> str:
+def _kind(path: Path, head: bytes, kind: str | None, suffix: str, content: bytes | None) -> str:
     """The kind of a text file: its suffix's, unless its first bytes say otherwise."""
     if kind in (CSV, TSV):
         return kind
@@ -296,14 +349,40 @@ def _kind(path: Path, head: bytes, kind: str | None, content: bytes | None) -> s
     if kind == LINES:
         whole = begin.startswith(b"[") and _is_list(path, content)
         return JSON if whole else LINES
-    if begin.startswith(b"{") and _record(begin.splitlines()[0]):
+    if _mostly_records(begin):
         return LINES
-    if kind is None and begin.startswith(b"[") and _is_list(path, content):
+    if begin.startswith(b"[") and _is_list(path, content):
         return JSON
-    if kind is None and path.suffix.lower() in SOURCE:
+    markup = kind is None and begin[:64].lower().startswith(MARKUP)
+    if kind is None and (suffix in SOURCE or markup):
+        named = suffix[1:] if suffix in SOURCE else "HTML or XML"
         fix = "Write its rows as JSON lines, or name it .txt to train on the bytes themselves."
-        raise refuse(path, f"is {path.suffix[1:].lower()}, of which no rows are read.", fix)
-    return PLAIN
+        raise refuse(path, f"is {named}, of which no rows are read.", fix)
+    if begin.startswith(b"{") and _begins_with_an_object(path, content):
+        return JSON
+    return _titled(begin) or PLAIN
+
+
+def _titled(begin: bytes) -> str | None:
+    """CSV or TSV, where the first line names columns that are read and a second one follows."""
+    first, *rest = begin.split(b"\n", 1)
+    line = first.decode("utf-8", errors="replace").strip()
+    mark = next((mark for mark in "\t,;" if mark in line), None)
+    if mark is None or not rest or len(line) > 1000:
+        return None
+    names = {name.strip().strip('"').lower() for name in line.split(mark)}
+    if not any(titles <= names for titles in TITLES):
+        return None
+    return TSV if mark == "\t" else CSV
+
+
+def _mostly_records(begin: bytes) -> bool:
+    """Whether the first line is a record, or half of the first ones are, behind a comment, say."""
+    lines = [line for line in begin.splitlines()[:LOOKED_AT] if line.strip()]
+    if not lines or (not lines[0].startswith(b"{") and len(begin) >= HEAD):
+        lines = lines[:-1]  # what was read ahead may end within a line
+    records = [line.lstrip().startswith(b"{") and _record(line) for line in lines]
+    return bool(records) and (records[0] or 2 * sum(records) >= len(records))
 
 
 def _lines(begin: bytes) -> bool:
@@ -317,6 +396,17 @@ def _record(line: bytes) -> bool:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):  # longer than what was read ahead, or none
         return line.startswith(b'{"') and len(line) >= HEAD // 2
+
+
+def _begins_with_an_object(path: Path, content: bytes | None) -> bool:
+    """Whether the first thing in it is a JSON object of several lines: one that holds the records,
+    or the first of many, which are no lines of JSON."""
+    try:
+        text = (path.read_bytes() if content is None else content).decode()
+        value, _ = json.JSONDecoder().raw_decode(text.lstrip())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and bool(value)
 
 
 def _is_list(path: Path, content: bytes | None) -> bool:

@@ -97,7 +97,10 @@ def conditions(record: Mapping[str, Any], read: Columns) -> list[str]:
     others = ["chosen", "rejected"] if read.rejected is None else []
     others += [*QUESTION[:4]] if bare else []
     others += [] if read.label or read.rejected else ["label"]
-    return [name for name in others if record.get(name) is not None and name not in read.known]
+    said = [name for name in others if record.get(name) is not None and name not in read.known]
+    if read.answer == "text" and not read.label and _judges(record, read.answer):
+        said.append("label")  # true or false here, and a class or nothing in the first row
+    return said
 
 
 def lacking(record: Mapping[str, Any], config: Text) -> list[tuple[str, str]]:

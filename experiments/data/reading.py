@@ -128,6 +128,7 @@ def notes(reading: Reading, config: Text) -> list[str]:
         _ends(reading, config),
         _sides(reading),
         _taken_off(reading),
+        _unasked(reading),
         _equal(reading, config.cut),
         _repeated(reading, config.cut),
         _split(reading.rows, division),
@@ -239,6 +240,19 @@ def _taken_off(reading: Reading) -> str:
     if not reading.taken_off:
         return ""
     return f"In {reading.taken_off:,} rows the answers began with their prompt: it was taken off."
+
+
+def _unasked(reading: Reading) -> str:
+    """How many rows have an empty prompt where others have one."""
+    rows = [row for row in reading.rows if not row.stretches]
+    without = [i for i, row in enumerate(reading.rows) if not (row.prompt or row.stretches)]
+    if not without or len(without) == len(rows):
+        return ""
+    which = _numbered(reading, without)
+    return (
+        f"{len(without):,} of {len(rows):,} rows have an empty prompt ({which}): their answers are "
+        "learned as if nothing had been asked."
+    )
 
 
 def _equal(reading: Reading, cut: Cut) -> str:

@@ -25,6 +25,7 @@ from fdiv.checks import present
 from fdiv.types import UsageError
 
 REASON = 200  # characters of a bad row's reason
+LEADS = ("system", "developer")  # roles of what stands before a conversation
 YES = {"true", "yes", "y", "good", "like", "liked", "positive", "desirable", "chosen", "1", "1.0"}
 NO = {"false", "no", "n", "bad", "dislike", "disliked", "negative", "undesirable", "rejected"}
 NO |= {"0", "0.0", "-1", "-1.0"}
@@ -115,6 +116,8 @@ def _of(record: Any, columns: Columns | None, number: int, talk: Talk) -> list[F
     if missing:
         raise ValueError(f"no field {missing[0]!r}")
     for name in layouts.conditions(record, columns):
+        if name in columns.known:
+            raise ValueError(f"{name!r} is a judgement here and none in the first row")
         raise ValueError(f"has {name!r}, which the first row has not")
     cells = {name: unpacked(record.get(name)) for name in columns.names}
     if any(is_conversation(cell) for cell in cells.values()) or _talks(columns):
@@ -193,15 +196,15 @@ def _prompt(cells: Mapping[str, Any], columns: Columns) -> list[str]:
     return [part for part in parts if part]
 
 
-def _begun(parts: Sequence[str], sides: Sequence[str]) -> tuple[str, int] | None:
-    """(prompt, where it ends in the sides) where all of them begin with the prompt, or with the
+def _begun(parts: Sequence[str], sides: Sequence[str]) -> tuple[str, tuple[int, ...]] | None:
+    """(prompt, where it ends in each side) where all of them begin with the prompt, or with the
     last of its columns; None where they do not."""
     prompt = "\n".join(parts)
-    begin = beginnings.of_prompt(prompt, sides)
-    if begin is not None:
-        return begin, len(begin)
-    begin = beginnings.of_prompt(parts[-1], sides) if len(parts) > 1 else None
-    return None if begin is None else (prompt, len(begin))
+    ends = beginnings.of_prompt(prompt, sides)
+    if ends is not None:
+        return sides[0][: ends[0]], ends
+    ends = beginnings.of_prompt(parts[-1], sides) if len(parts) > 1 else None
+    return None if ends is None else (prompt, ends)
 
 
 def _answered(cells: Mapping[str, Any], columns: Columns, number: int) -> Found:
@@ -213,10 +216,11 @@ def _answered(cells: Mapping[str, Any], columns: Columns, number: int) -> Found:
     if not prompt:
         return Found(row, number)
     begun = _begun(parts, [answer])
-    if begun is None or begun[1] == len(answer):  # an answer that repeats its prompt is one
+    if begun is None or begun[1][0] == len(answer):  # an answer that repeats its prompt is one
         return Found(row, number, True)
-    without = Row(begun[0].encode(), answer[begun[1] :].encode())
-    return Found(row, number, True, without, beginnings.ends_a_word(answer, begun[1]))
+    asked, (end,) = begun
+    without = Row(asked.encode(), answer[end:].encode())
+    return Found(row, number, True, without, beginnings.ends_a_word(answer, end))
 
 
 def _compared(cells: Mapping[str, Any], columns: Columns, number: int) -> Found:
@@ -231,26 +235,29 @@ def _compared(cells: Mapping[str, Any], columns: Columns, number: int) -> Found:
     if all(name in SYSTEM for name in columns.prompt):  # a system's message, before what both share
         begin = beginnings.of_sides(*sides)
         before = f"{prompt}\n" if prompt else ""
-        return Found(_pair(before + begin, len(begin), sides, columns), number)
+        return Found(_pair(before + begin, (len(begin),) * 2, sides, columns), number)
     tagged = beginnings.of_tagged(parts[-1], sides) if parts else None
     if tagged is not None:
-        return Found(_pair(tagged, len(tagged), sides, columns), number, True)
+        return Found(_pair(tagged, (len(tagged),) * 2, sides, columns), number, True)
     row = _row(prompt, *sides)
     begun = _begun(parts, sides) if parts else None
     if begun is None:
         return Found(row, number, bool(prompt))
-    clean = all(beginnings.ends_a_word(side, begun[1]) for side in sides)
-    if not clean and any(len(side) == begun[1] for side in sides):
+    clean = all(map(beginnings.ends_a_word, sides, begun[1]))
+    if not clean and any(len(side) == end for side, end in zip(sides, begun[1])):
         return Found(row, number, True)
     return Found(row, number, True, _pair(*begun, sides, columns), clean)
 
 
-def _pair(prompt: str, end: int, sides: Sequence[str], columns: Columns) -> Row:
+def _pair(prompt: str, ends: Sequence[int], sides: Sequence[str], columns: Columns) -> Row:
     """A comparison whose sides begin with the prompt, which ends there."""
-    for name, side in zip((columns.answer, columns.rejected), sides):
+    for name, side, end in zip((columns.answer, columns.rejected), sides, ends):
         if len(side) == end:
             raise ValueError(f"{name!r} is empty after the prompt that it begins with")
-    return _row(prompt, *(side[end:] for side in sides))
+    answers = [side[end:] for side, end in zip(sides, ends)]
+    if answers[0] == answers[1]:
+        raise ValueError(f"{columns.answer!r} and {columns.rejected!r} are the same")
+    return _row(prompt, *answers)
 
 
 def _row(prompt: str, chosen: str, rejected: str) -> Row:
@@ -266,7 +273,17 @@ def _conversation(
     """Of a conversation each message of the assistant is an answer to what stands before it; of
     one that is judged or compared the last message alone is."""
     prompt = _prompt_turns(cells, columns)
-    cells = _without_prompt(prompt, cells, columns)
+    shorter = _without_prompt(prompt, cells, columns)
+    found = _talked(prompt, shorter, columns, number, talk)
+    if shorter is cells:
+        return found
+    return [one._replace(without=one.row) for one in found]  # counted as taken off
+
+
+def _talked(
+    prompt: list[Turn], cells: Mapping[str, Any], columns: Columns, number: int, talk: Talk
+) -> list[Found]:
+    """The same, once the prompt is taken off answers that are plain text."""
     if columns.rejected is None:
         before, after = _parted(prompt, _side(cells, columns.answer), columns.answer, True)
         return _answers(before, after, columns, number, talk)
@@ -312,14 +329,14 @@ def _without_prompt(
     if not prompt or not all(isinstance(side, str) for side in sides):
         return cells
     for text in sorted({*_as_text(prompt, prompt[-1:])}, key=len, reverse=True):
-        begin = beginnings.of_prompt(text, sides)
-        if begin is None or any(len(side) == len(begin) for side in sides):
+        begun = beginnings.of_prompt(text, sides)
+        if begun is None or any(len(side) == end for side, end in zip(sides, begun)):
             continue
-        ends = [beginnings.after_tag(side, len(begin)) for side in sides]
+        ends = list(map(beginnings.after_tag, sides, begun))
         if all(0 < end < len(side) for end, side in zip(ends, sides)):
             return {**cells, **{k: side[e:] for k, e, side in zip(names, ends, sides)}}
-        if all(beginnings.ends_a_word(side, len(begin)) for side in sides):
-            return {**cells, **{k: side[len(begin) :] for k, side in zip(names, sides)}}
+        if all(map(beginnings.ends_a_word, sides, begun)):
+            return {**cells, **{k: side[e:] for k, e, side in zip(names, begun, sides)}}
     return cells
 
 
@@ -339,12 +356,15 @@ def _parted(
 ) -> tuple[list[Turn], list[Turn]]:
     """What stands before the answer and the answer, once the prompt is found in what the side
     begins with. `several`: whether more than one message may follow it."""
-    if all(turn.role == "system" for turn in prompt):  # the side itself begins with its prompt
+    if all(turn.role in LEADS for turn in prompt):  # the side itself begins with its prompt
         whole = _with_system(prompt, side, name)
         spoken = next(i for i, turn in enumerate(whole) if turn.role == "assistant")
         end = spoken if several else len(whole) - 1
         return whole[:end], whole[end:]
     if side[0].role == "assistant":
+        if prompt[-1].role == "assistant":
+            fix = "put its last message before the answer"
+            raise ValueError(f"the prompt ends with the assistant's own words: {fix}")
         before, after = prompt, side
     else:
         before, after = _taken_off(prompt, side, name)
@@ -356,10 +376,10 @@ def _parted(
 
 def _with_system(prompt: list[Turn], side: list[Turn], name: str) -> list[Turn]:
     """A conversation with the system message that a column holds."""
-    if not prompt:
+    if not prompt or _begins(prompt, side):
         return side
-    if side[0].role == "system":
-        if side[0].text != prompt[0].text:
+    if side[0].role in LEADS:
+        if side[0].text != prompt[0].text or len(prompt) > 1:
             raise ValueError(f"{name!r} has another system message than its column")
         return side
     return [*prompt, *side]
@@ -368,10 +388,12 @@ def _with_system(prompt: list[Turn], side: list[Turn], name: str) -> list[Turn]:
 def _taken_off(prompt: list[Turn], side: list[Turn], name: str) -> tuple[list[Turn], list[Turn]]:
     """(before, answer) of a side that begins with the prompt, as messages or as their text, with a
     system message or without."""
-    own = [turn for turn in prompt if turn.role == "system"]
-    told = [turn[:2] for turn in prompt if turn.role != "system"]
-    lead = 1 if side[0].role == "system" else 0
-    if own and lead and own[0].text != side[0].text:
+    if _begins(prompt, side[:-1]) and side[len(prompt)].role == "assistant":
+        return side[: len(prompt)], side[len(prompt) :]
+    own = [turn for turn in prompt if turn.role in LEADS]
+    told = [turn[:2] for turn in prompt if turn.role not in LEADS]
+    lead = 1 if side[0].role in LEADS else 0
+    if own and lead and (len(own) > 1 or own[0].text != side[0].text):
         raise ValueError(f"{name!r} has another system message than the prompt")
     for end in range(lead + 1, len(side)):
         if side[end].role != "assistant" or side[end - 1].role == "assistant":
@@ -386,6 +408,11 @@ def _taken_off(prompt: list[Turn], side: list[Turn], name: str) -> tuple[list[Tu
         f"{name!r} begins with messages that the prompt does not hold: give them in the prompt, "
         "or drop its column"
     )
+
+
+def _begins(prompt: Sequence[Turn], side: Sequence[Turn]) -> bool:
+    """Whether a side begins with all messages of the prompt."""
+    return [turn[:2] for turn in side[: len(prompt)]] == [turn[:2] for turn in prompt]
 
 
 def _as_text(*beginnings_: list[Turn]) -> set[str]:

@@ -232,6 +232,7 @@ def _digest(config: Text, tokenizer: Tokenizer | None) -> str:
                 while content := opened.read(1 << 24):
                     whole.update(content)
     columns = [config.prompt_field, config.completion_field, config.turns == "last"]
+    columns += [x for x in (config.rejected_field, config.label_field) if x]  # which are refused
     content = [VERSION, whole.hexdigest(), tokenizer and tokenizer.digest, columns]
     return tokenised.digest_of(content)[:24]
 
@@ -296,6 +297,7 @@ def _written(
         | {"ends": list(collected.counts.ends.items())},
         "chats": collected.chats,
         "taken_off": collected.taken_off,
+        "parting": collected.parting._asdict(),
         "columns": read,
         "unread": unread,
     }
@@ -334,6 +336,7 @@ def _put_together(
                 bad.append((records + number, where + reason))
             tokens, records = tokens + part["tokens"], records + part["records"]
             rows += len(index)
+    _refuse_apart(drafts, parts)
     if not rows:
         shutil.rmtree(drafts)
         reasons = "; ".join(f"row {number}: {reason}" for number, reason in bad[:5])
@@ -355,6 +358,20 @@ def _put_together(
         if not (place / "about.json").is_file():  # else another run was faster
             raise
     shutil.rmtree(drafts, ignore_errors=True)
+
+
+def _refuse_apart(drafts: Path, parts: Sequence[dict[str, Any]]) -> None:
+    """Raise `UsageError` where a prompt is taken off the middle of words in one piece and would not
+    be, had all rows been looked at together."""
+    parting = [part["parting"] for part in parts]
+    if any(one["taken"] for one in parting) and not all(one["every"] for one in parting):
+        shutil.rmtree(drafts)
+        problem = (
+            "keeps rows that are read piece by piece, and whether these answers begin with their "
+            "prompts takes all of them to tell."
+        )
+        fix = "Drop it: the rows are read into memory then. Or take the prompts off the answers."
+        raise UsageError(FIELD, "host", problem, fix)
 
 
 def _summed(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -104,7 +104,8 @@ def _preset(chosen: Figure, argv: list[str]) -> tuple[Any, list[str]]:
 def _checked(key: str) -> str:
     keys = (*KEYS, *STUDIES)
     if key not in keys:
-        near = difflib.get_close_matches(key.replace("-", "_"), keys, n=3, cutoff=0.3) or KEYS
+        asked = key.lower().replace("-", "_")
+        near = difflib.get_close_matches(asked, keys, n=3, cutoff=0.3) or KEYS
         fix = f"The nearest: {', '.join(near)}."
         raise UsageError("key", key, "there is no figure of that name.", fix)
     return key
@@ -114,6 +115,10 @@ def _parse(key: str, argv: list[str], fields: list[tuple[str, Any]], description
     """The figure's own flags, from where they start, and --out."""
     import tyro
 
+    from experiments import spelling
+
+    kinds = {k: v for _, start in fields for k, v in cli.kinds_of(type(start)).items()}
+    argv = spelling.completed(argv, kinds)
     bare: list[tuple[str, Any, Any]] = []
     for name, start in fields:
         kind: Any = type(start)  # the class of its flags, known when the figure is

@@ -15,7 +15,7 @@ from experiments.reporting import pictures, report, results, schema, tables, wor
 from experiments.reporting.schema import MethodResult, RunResult
 from experiments.running.context import RunContext
 from experiments.running.json_lines import METRICS, SAMPLES
-from experiments.storage import run_folder
+from experiments.storage import files, run_folder
 from experiments.storage.run_folder import TABLES, RunFolder
 
 
@@ -45,6 +45,9 @@ def write_lacking(
 ) -> None:
     """Write again, or for the first time, what a finished run's folder lacks, from its result and
     its lines."""
+    for name in lacking:
+        if (place := folder.path / name).is_dir():
+            files.set_aside(place, "it is a folder")
     _write_tables(folder, result)
     if set(lacking) - set(TABLES):
         (folder.path / "figures").mkdir(exist_ok=True)

@@ -101,6 +101,7 @@ def _run(preset: str, config: Config, default: Config, stop: StopFlag) -> int:
         paths.try_folder("cache", devices.cache_folder(config.output.cache))
         devices.use_compile_cache(config.output.cache)
         if teacher.wanted(config):
+            paths.refuse_unsavable("cache", teacher.folder(config))
             paths.try_folder("cache", teacher.folder(config))
         continuing.start(config, components.policy)
         # what any method would be refused for is known before anything is written

@@ -16,6 +16,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import operator
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import assemble, cli
+from experiments import assemble, cli, paths
 from experiments import config as configs
 from experiments.config import Config
 from experiments.models import ready
@@ -68,6 +70,9 @@ class ExactLaw(NamedTuple):
     def divergence(self, d: str | Divergence, level: Level | str = Level.sequence) -> float:
         """`D_f(expert||policy)` in nats, at a level of `fdiv.types.Level`."""
         measure = divergences.parse(d) if isinstance(d, str) else d
+        if level not in [each.value for each in Level]:
+            fix = f"Give one of {', '.join(each.value for each in Level)}."
+            raise UsageError("level", level, "is no level.", fix)
         return float(exact.divergence(measure, self.space, self.expert, self.policy, Level(level)))
 
     @property
@@ -95,9 +100,10 @@ class Run:
     def kept(self) -> Json:
         """config.json as it is: preset, changed, config. Empty for runs that were merged."""
         try:
-            return files.load(self.path / "config.json", dict)
+            kept = files.load(self.path / "config.json", dict)
         except (FileNotFoundError, files.Damaged):
             return {}
+        return kept if isinstance(kept.get("config"), dict) else {}
 
     @property
     def preset(self) -> str | None:
@@ -136,8 +142,9 @@ class Run:
         if self.result is not None:
             return dict(self.result.methods)
         places = sorted((self.path / "methods").glob("*.json"))
-        by_file = {place.name: files.load(place, schema.method) for place in places}
-        named = {f"{run_folder.file_name(n)}.json": n for n in self.kept["config"]["methods"]}
+        by_file = {place.name: _method_in(place) for place in places}
+        listed = self.kept.get("config", {}).get("methods", ())
+        named = {f"{run_folder.file_name(n)}.json": n for n in listed}
         return {named.get(name, name.removesuffix(".json")): m for name, m in by_file.items()}
 
     @functools.cached_property
@@ -173,7 +180,7 @@ class Run:
     def _lines(self, name: str) -> list[Json]:
         try:
             content = (self.path / name).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return []
         return [line for _, line in files.split_lines(content, LINES[name]).good]
 
@@ -193,7 +200,7 @@ class Methods(Mapping[str, "LoadedMethod"]):
 
     def __getitem__(self, name: str) -> LoadedMethod:
         known = list(self)
-        own = _canonical(name)
+        own = _canonical(str(name))
         if own not in known:
             near = difflib.get_close_matches(own, known, n=3, cutoff=0.3) or known
             problem = "is no method of this run that has finished."
@@ -212,6 +219,25 @@ class Methods(Mapping[str, "LoadedMethod"]):
 
     def __repr__(self) -> str:
         return f"<methods {', '.join(self)}>"
+
+
+def _refuse_unknown(config: Config, names: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for what is no option, with the nearest."""
+    groups = {field.name for field in dataclasses.fields(config)}
+    known = {*configs.LIFTED, *groups} - {"out"}
+    for name, value in names.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or sorted(known)
+            raise UsageError(name, value, "is no option.", f"The nearest: {', '.join(near)}.")
+
+
+def _method_in(place: Path) -> MethodResult:
+    """What was kept of a finished method. Raises `UsageError` where its file is damaged."""
+    try:
+        return files.load(place, schema.method)
+    except files.Damaged as error:
+        fix = "Start the run's command again, which makes it anew."
+        raise UsageError("method", str(place), f"is damaged: {error}.", fix) from error
 
 
 def _canonical(name: str) -> str:
@@ -265,9 +291,13 @@ class LoadedMethod:
 
         Without prompts they are empty, or drawn from the task where its strings have some. `key`
         numbers the draw. Raises `UsageError` for what is no prompt of the task."""
-        if n < 1:
-            raise UsageError("n", n, "is no number of strings.", "Give at least 1.")
-        if not temperature > 0:
+        if not isinstance(n, (int, np.integer)) or n < 1:
+            fix = "Give a whole number of at least 1."
+            raise UsageError("n", n, "is no number of strings.", fix)
+        if not isinstance(key, (int, np.integer)) or not 0 <= key < 1 << 32:
+            fix = "Give a whole number from 0 to 4294967295."
+            raise UsageError("key", key, "numbers no draw.", fix)
+        if not isinstance(temperature, (int, float, np.number)) or not temperature > 0:
             raise UsageError("temperature", temperature, "has to be above 0.", "Give 1.0.")
         speaker = _Speaker(self, seed)
         policy, params = self.policy, self.params(seed)
@@ -296,7 +326,7 @@ class LoadedMethod:
 
         A string is text as the report spells it, its own tokens, or a `Sample`. The end of a string
         counts where it is given. With `prompts`, one for each string, only what follows counts."""
-        if isinstance(strings, str):
+        if isinstance(strings, (str, Sample)) or not hasattr(strings, "__len__"):
             problem = "is one string, and several are wanted."
             raise UsageError("strings", strings, problem, "Give a list of strings.")
         speaker = _Speaker(self, seed)
@@ -324,9 +354,13 @@ class LoadedMethod:
         before = self.run.config
         place = fresh(Path(f"{self.run.path}-continued")) if out is None else Path(out)
         fixed = {"out": place, "start_from": self.run.path, "start_method": self.name}
-        config = configs.replace(before, **{"methods": tuple(methods or (self.name,))} | fixed)
+        own = (methods,) if isinstance(methods, str) else tuple(methods or (self.name,))
+        config = configs.replace(before, **{"methods": own} | fixed)
+        _refuse_unknown(config, changes)
         config = configs.replace(config, **changes)
-        head_to_head.run(self.run.preset or "continued", config, config)
+        # another default: this folder is the one that is meant, and never a numbered one
+        default = configs.replace(config, out=place / "default")
+        head_to_head.run(self.run.preset or "continued", config, default)
         return load(place)
 
     def exact(self, seed: int = 0) -> ExactLaw:
@@ -380,7 +414,11 @@ class _Speaker:
 
     def _checked(self, tokens: Sequence[int]) -> list[int]:
         vocab = self._run._trained.sizes.vocab
-        ids = [int(token) for token in tokens]
+        try:
+            ids = [operator.index(token) for token in tokens]
+        except TypeError as error:
+            fix = "Give text, or whole numbers."
+            raise UsageError("tokens", tokens, "are no tokens.", fix) from error
         if wrong := [i for i in ids if not 0 <= i < vocab]:
             problem = f"is no token: there are {vocab}, from 0 on."
             raise UsageError("token", wrong[0], problem, "Give others.")
@@ -418,6 +456,9 @@ class _Speaker:
         pairs = []
         for i, string in enumerate(strings):
             if isinstance(string, Sample):
+                if prompts is not None:
+                    problem = "are given for samples, which have prompts of their own."
+                    raise UsageError("prompts", prompts[i], problem, "Give sample.text.")
                 pairs.append((list(string.prompt_tokens), list(string.tokens)))
             elif prompts is not None:
                 pairs.append((self._prompt(prompts[i]), self._following(string)))
@@ -474,7 +515,8 @@ def load(path: str | Path, imports: Sequence[str | Path] = ()) -> Run:
     Raises `UsageError` where the folder is no run's, or its results are of a newer version."""
     if imports:
         cli.load_plugins([f"--import={each}" for each in imports])
-    place = Path(path).expanduser()
+    # whatever folder Python goes to afterwards
+    place = Path(os.path.abspath(paths.expanded("run", Path(path))))
     result = None
     with_results = (place / "results.json").is_file()
     if not with_results and not trained.is_run(place):

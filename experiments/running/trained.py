@@ -70,7 +70,8 @@ class TrainedRun:
         """One seed's parameters. Raises `UsageError` as `params` does, and for a seed that is not
         there."""
         seeds = self.config.budget.seeds
-        if not 0 <= seed < seeds:
+        whole = hasattr(seed, "__index__") and not isinstance(seed, bool)
+        if not whole or not 0 <= seed < seeds:
             fix = f"Give 0 to {seeds - 1}." if seeds > 1 else "Give 0."
             raise UsageError("seed", seed, f"is none of the run's {seeds}.", fix)
         return jax.tree.map(lambda x: x[seed], self.params(method))

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -80,13 +81,16 @@ class RunFolder:
         with paths.naming(self.path):
             if not self.path.exists():
                 paths.refuse_blocked("out", self.path)
+                paths.refuse_unsavable("out", self.path)
                 return
             if not self.path.is_dir():
                 fix = "Give a folder, new or of an earlier run of this config."
                 raise UsageError("out", str(self.path), "is a file.", fix)
             if self._work() or not self._could_be_begun():
                 self._refuse_unless_own()
-            elif (foreign := self._foreign()) and not (self.path / "config.json").exists():
+                return
+            paths.refuse_unsavable("out", self.path)
+            if (foreign := self._foreign()) and not (self.path / "config.json").exists():
                 problem = f"holds files that are no run's, such as {foreign[0]}."
                 fix = "Give a new or empty folder."
                 raise UsageError("out", str(self.path), problem, fix)
@@ -308,7 +312,7 @@ def environment() -> dict[str, Any]:
     """Versions, device, commit and command."""
     devices = jax.devices()
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),

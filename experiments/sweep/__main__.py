@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import sys
+import typing
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from tyro.conf import FlagConversionOff, OmitArgPrefixes, Positional
 
-from experiments import cli, paths
+from experiments import cli, paths, spelling
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.site import Site, read_site
 from fdiv.types import UsageError
@@ -28,6 +29,7 @@ def plan(grid: Positional[Path], out: Path, cost: bool = True) -> int:
 
     grid, out = paths.expanded("grid", grid), paths.expanded("out", out)
     paths.refuse_blocked("out", out)
+    paths.refuse_unsavable("out", out)
     sweep, same = plans.make(
         grid, out, [str(Path(path).resolve()) for path in cli.imported_files()]
     )
@@ -165,6 +167,14 @@ def _hours(seconds: float) -> str:
     )
 
 
+def _completed(argv: list[str]) -> list[str]:
+    """The words of a command line as its parser takes them: `--partial` alone, `--cost false`."""
+    if not argv or argv[0] not in COMMANDS:
+        return argv
+    kinds = typing.get_type_hints(COMMANDS[argv[0]]) | cli.kinds_of(Site)
+    return [argv[0], *spelling.completed(argv[1:], kinds, positional=True)]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Parse and do; what cannot be done is said in one paragraph, exit code 2."""
     flags: dict[str, Path] = {}
@@ -172,6 +182,7 @@ def main(argv: list[str] | None = None) -> int:
         argv = cli.arguments(argv)
         if argv[1:] and not argv[1].startswith("-"):
             flags = {"grid" if argv[0] == "plan" else "dir": Path(argv[1])}
+        argv = _completed(argv)
         parse = tyro.extras.subcommand_cli_from_dict
         with cli.interruptible():
             return parse(

@@ -130,7 +130,8 @@ def numbers(given: Any, count: int) -> np.ndarray:
     """What a function of strings gave as numbers [count], or `_Unsound` saying what is wrong."""
     if given is None:
         raise _Unsound(f"gives None for {count} strings.")
-    if isinstance(given, (str, bytes, Mapping)) or not hasattr(given, "__len__"):
+    unordered = (str, bytes, Mapping, set, frozenset)
+    if isinstance(given, unordered) or not hasattr(given, "__len__"):
         raise _Unsound(f"gives {_short(given)}, a {type(given).__name__}, for {count} strings.")
     shape = getattr(given, "shape", (len(given),))
     if tuple(shape) != (count,):
@@ -144,7 +145,7 @@ def numbers(given: Any, count: int) -> np.ndarray:
             values[i] = float(value)
         except (TypeError, ValueError) as error:
             raise _Unsound(f"gives {_short(value)}, which is no number,", i) from error
-        if not np.isfinite(values[i]):
+        if not np.abs(values[i]) <= np.finfo(np.float32).max:  # what programs compute with
             raise _Unsound(f"gives {values[i]:g}", i)
     return values
 
@@ -239,13 +240,13 @@ class _Judge:
     def asked(self, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """The function's numbers, or `_Unsound`."""
         arguments = self.arguments(tokens, mask)
-        call = lambda own: numbers(self.reward.function(**own), len(next(iter(own.values()))))
+        count = len(tokens)  # the function may change its lists
         try:
-            return call(arguments)
+            return numbers(self.reward.function(**arguments), count)
         except _Unsound:
             raise
-        except Exception as error:
-            at = self.culprit(arguments)
+        except (Exception, SystemExit) as error:
+            at = self.culprit(self.arguments(tokens, mask))
             raise _Unsound(f"raises {_said(error)}", at, "Mend the function.") from error
 
     def arguments(self, tokens: np.ndarray, mask: np.ndarray) -> dict[str, list[Any]]:
@@ -274,7 +275,7 @@ class _Judge:
         for i in range(len(next(iter(arguments.values())))):
             try:
                 self.reward.function(**{name: [x[i]] for name, x in arguments.items()})
-            except Exception:
+            except (Exception, SystemExit):
                 return i
         return None
 
@@ -300,7 +301,7 @@ class _Judge:
             self.fail(_Unsound(f"gives {float(value):g}", 0), *own)
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     reason = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
 
@@ -323,7 +324,7 @@ def _in_program(judge: _Judge, encode: Encode | None) -> Callable[[Sequences], A
             same = (prompt_hashes(strings)[:, None] == keys[None]).all(-1)
             found, at = same.any(1), jnp.argmax(same, axis=1)
             own = {name: jnp.asarray(column)[at] for name, column in columns.items()}
-        values = jnp.asarray(reward.function(strings, **own), float)
+        values = _of_program(reward, strings, own)
         if values.shape != strings.tokens.shape[:1]:
             problem = f"gives shape {values.shape} for {strings.tokens.shape[0]} strings."
             fix = "Give a number for each string, [B], computed in jax.numpy."
@@ -335,6 +336,22 @@ def _in_program(judge: _Judge, encode: Encode | None) -> Callable[[Sequences], A
         return values
 
     return score
+
+
+def _of_program(reward: Reward, strings: Sequences, columns: Mapping[str, Any]) -> Array:
+    """What a function of tokens gives, while it is traced. Raises `UsageError` where it fails, or
+    gives no real numbers."""
+    fix = "Give a number for each string, [B], computed in jax.numpy."
+    try:
+        given = reward.function(strings, **columns)
+        if given is None or jnp.iscomplexobj(given):
+            raise TypeError(f"it gives {_short(given)}, which is no real number")
+        return jnp.asarray(given, float)
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:  # of the user's own code
+        problem = f"fails on strings of this task ({_said(error)})."
+        raise UsageError("reward", reward.name, problem, fix) from error
 
 
 def _in_jax(strings: Sequences) -> Sequences:

@@ -3,17 +3,19 @@ a folder that is taken, and what a run would cost."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import run_folders
 
 from experiments import __main__ as scripts
-from experiments import card, cli, compare, score, short_help, spelling, train
+from experiments import assemble, card, cli, compare, score, short_help, spelling, train
 from experiments import config as configs
 from experiments.config import make_config
 from experiments.running import head_to_head
@@ -295,3 +297,119 @@ def test_a_live_screen_shows_that_it_stops(monkeypatch):
     stop.asked = False
     stop._ask(2, None)
     assert STOPPING in written[0].decode()
+
+
+# --- files that are read from elsewhere -----------------------------------------------------------
+
+EDITED = {  # a field of a run's config, what it is changed to, what is said
+    "a word": ("updates", "3", ["updates = '3'"]),
+    "a list": ("updates", [3], ["updates = [3]"]),
+    "nothing": ("updates", None, ["updates = None"]),
+    "a part": ("updates", 3.5, ["updates = 3.5"]),
+    "no benchmark": ("benchmark", "text", ["benchmark = 'text'"]),
+    "a benchmark without a name": ("benchmark", {"vocab": 3}, ["benchmark = None"]),
+    "methods in one word": ("methods", "sft", ["methods = 'sft'", "no list"]),
+    "methods by number": ("methods", [3], ["methods"]),
+    "a class in a list": ("policy", [1], ["policy = [1]"]),
+    "betas in a word": ("betas", "ab", ["betas = 'ab'"]),
+    "one beta": ("betas", [0.9], ["betas"]),
+    "a rate in words": ("learning_rate", "fast", ["learning_rate = 'fast'"]),
+    "a switch in words": ("report", "no", ["report = 'no'"]),
+    "a path by number": ("start_from", 3, ["start_from = 3"]),
+    "a group in a word": ("grpo", "x", ["grpo = 'x'"]),
+}
+
+
+@pytest.mark.few(5)
+@pytest.mark.parametrize("case", EDITED)
+def test_a_config_that_was_edited_is_refused_by_field(case, run, tmp_path, capsys):
+    field, value, says = EDITED[case]
+    kept = files.load(tmp_path / "runs/compare/config.json", dict)
+    kept["config"][field] = value
+    (tmp_path / "own.json").write_text(json.dumps(kept))
+    assert cli.run(compare.main, PROGRAM, ["--config", "own.json"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert all(text in said for text in says), said
+
+
+DAMAGED = {
+    "not there": (None, "is not there"),
+    "deep": ("[" * 100_000, "no run's config.json"),
+    "a key twice": ('{"preset": "two-template", "preset": "rlhf", "config": {}}', "no run's"),
+    "a preset in a list": ('{"preset": ["two-template"], "config": {}}', "no run's"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_what_is_no_config_is_said(case, tmp_path, monkeypatch, capsys):
+    text, says = DAMAGED[case]
+    if text is not None:
+        (tmp_path / "own.json").write_text(text)
+    assert cli.run(compare.main, PROGRAM, ["--config", str(tmp_path / "own.json")]) == 2
+    assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_files_of_one_name_are_both_part_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "IMPORTED", [])
+    digests = []
+    for first in ("VALUE = 1", "VALUE = 3"):
+        for name, text in (("a", first), ("b", "VALUE = 2")):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / "own.py").write_text(text)
+        cli.load_plugins([f"--import={tmp_path / name / 'own.py'}" for name in "ab"])
+        assert len(cli.IMPORTED) == 2  # the same file again takes its own place
+        assert len({module.__name__ for module in cli.IMPORTED}) == 2
+        digests.append(cli.imported()["own.py"])
+    assert digests[0] != digests[1]
+
+
+def test_sweeps_and_figures_take_switches_too(tmp_path, monkeypatch, capsys):
+    from experiments.figures import __main__ as figures
+    from experiments.sweep import __main__ as sweep
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grid.yaml").write_text("preset: two-template\nproduct: {seed: [0, 1]}\n")
+    assert sweep.main(["plan", "grid.yaml", "--out", "s", "--cost", "false"]) == 0
+    assert sweep.main(["status", "s", "--every"]) == 0
+    assert sweep.main(["collect", "--partial", "s"]) == 2
+    assert "lines are not done" in capsys.readouterr().err
+    assert figures.main(["DIE"]) == 2 and "die" in capsys.readouterr().err
+
+
+# --- a metric of one's own ------------------------------------------------------------------------
+
+TAKEN = ["js", "js_token", "js_occupancy_stderr", "entropy_stderr", "seed", "update", "tokens",
+         "loss", "skew_kl", "Loud"]  # fmt: skip
+ONE = lambda strings: strings.mask.sum(1)
+NO_METRIC = {
+    **{name: (name, ONE, {}) for name in TAKEN},
+    "no strings": ("own", lambda: 1, {}),
+    "two parameters": ("own", lambda strings, more: 1, {}),
+    "no function": ("own", 3, {}),
+    "a direction": ("own", ONE, {"better": 2}),
+}
+
+
+@pytest.mark.parametrize("case", NO_METRIC)
+def test_what_is_no_metric_is_refused_where_it_is_added(case, monkeypatch):
+    from experiments import add_metric
+    from fdiv import metrics
+
+    name, function, more = NO_METRIC[case]
+    monkeypatch.setattr(metrics, "STATISTICS", {})
+    with pytest.raises(UsageError):
+        add_metric(name, function, **more)
+    assert not metrics.STATISTICS
+
+
+@pytest.mark.parametrize("values", [jnp.zeros(2), 1j * jnp.ones(5)], ids=["always two", "complex"])
+def test_a_metric_is_looked_at_for_every_number_of_strings(values, monkeypatch):
+    from fdiv import metrics
+    from fdiv.types import Sequences
+
+    monkeypatch.setattr(metrics, "STATISTICS", {"own": lambda strings: values[: len(strings.mask)]})
+    strings = Sequences(jnp.zeros((5, 3), jnp.int32), jnp.ones((5, 3), bool), jnp.ones(5))
+    with pytest.raises(UsageError, match="metric = 'own'"):
+        assemble.task(make_config(benchmark=TwoTemplate(vocab=2, horizon=3))).mdp.statistics["own"](
+            strings
+        )

@@ -12,6 +12,7 @@ import pytest
 
 from experiments import cli, devices, figures, paths
 from experiments.storage import whole
+from experiments.storage.run_folder import RunFolder
 from fdiv.types import UsageError
 
 
@@ -243,3 +244,20 @@ def test_the_cache_of_the_environment_may_be_below_the_home(tmp_path, monkeypatc
     monkeypatch.setenv("FDIV_CACHE", "~/cache")
     assert devices.cache_folder(None) == tmp_path / "cache"
     assert devices.cache_folder(Path("~/other")) == tmp_path / "other"
+
+
+UNSAVABLE = ["run[1]", "a\\b", "a\n\\b", "x[a]/below", "\udcff"]
+
+
+@pytest.mark.parametrize("name", UNSAVABLE, ids=ascii)
+def test_a_folder_below_which_no_save_could_be_read_is_refused_at_once(name, tmp_path):
+    with pytest.raises(UsageError, match="could not be read again"):
+        RunFolder(tmp_path / name, {})
+    assert not any(tmp_path.iterdir())
+    for plain in ("run (1)", "a]b[c", "é|&$%{x}#?*'", "tab\t"):
+        RunFolder(tmp_path / plain, {})
+
+
+def test_a_path_of_thousands_of_folders_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="folders deep"):
+        paths.try_folder("out", tmp_path.joinpath(*["a"] * 1500))

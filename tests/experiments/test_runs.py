@@ -70,6 +70,10 @@ REFUSED = {
     "one run": (["compare", "runs/first"], ["two folders"]),
     "not ended": (["compare", "runs/first", "runs/other"], ["has not come to its end"]),
     "cleaned early": (["clean", "runs/other", "--yes"], ["has not come to its end"]),
+    "one value": (
+        ["compare", "runs/first", "runs/second", "--axis", "batch-size"],
+        ["axis = 'batch_size'", "runs/first and", "batch_size=512 in both"],
+    ),
     "no axis": (["compare", "runs/first", "runs/second", "--axis", "speed"], ["axis = 'speed'"]),
 }
 
@@ -104,3 +108,16 @@ def test_several_runs_are_one_report(folder, capsys):
     assert call("compare", "runs/first", "runs/second") == 0
     assert "sft @ first" in (folder / "compared-2" / "table.md").read_text()
     assert call("list") == 0 and "merged" in capsys.readouterr().out
+
+
+def test_merged_runs_of_different_tasks_are_refused(folder, capsys):
+    """They have no config.json: their results say of what they are."""
+    from experiments.reporting import schema
+
+    for name in ("first", "second"):
+        (folder / name / "config.json").unlink()
+    result = schema.read(folder / "second" / "results.json")
+    result.benchmark["vocab"] = 7
+    schema.write(folder / "second" / "results.json", result)
+    assert call("compare", "runs/first", "runs/second") == 2
+    assert "benchmark.vocab = 7" in capsys.readouterr().err

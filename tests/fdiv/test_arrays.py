@@ -81,6 +81,7 @@ BAD = {  # what is given -> what is said
     "words": ((["a", "b"], [0.5, 0.5]), {}, ["real numbers"]),
     "complex": ((np.array([0.5 + 1j, 0.5]), [0.5, 0.5]), {}, ["real numbers"]),
     "none": ((None, [0.5, 0.5]), {}, ["p = None"]),
+    "a mask": ((np.ma.array(P, mask=[0, 0, 1]), Q), {}, ["mask would be lost"]),
     "both": ((P, Q), {"log": True, "logits": True}, ["Give one of the two"]),
 }
 
@@ -151,3 +152,20 @@ def test_a_task_without_a_known_expert_has_no_class_optimum():
     own = from_function(lambda key: jnp.zeros((3, 2)), markov_logits)
     with pytest.raises(UsageError, match=r"mdp\.expert"):
         fdiv.class_optimum("js", mdp._replace(expert=None), own)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_half_precision_is_forgiven_its_rounding_and_computed_in_double(kind):
+    p, q = np.random.default_rng(0).dirichlet(np.ones(300), size=2)
+    short = [np.asarray(x).astype(jnp.dtype(kind)) for x in (p, q)]
+    value = fdiv.divergence("forward_kl", *short)
+    p, q = (x.astype(np.float64) for x in short)
+    assert value.dtype == np.float64
+    assert value == pytest.approx(float((p * np.log(p / q) - p + q).sum()), abs=1e-12)
+
+
+def test_no_rows_and_eight_bits_have_divergences_too():
+    assert fdiv.divergence("js", np.zeros((0, 3)), Q).shape == (0,)
+    assert fdiv.divergence("js", jnp.array([0.5, 0.5], jnp.float8_e4m3fn), [0.5, 0.5]) == 0
+    with pytest.raises(UsageError, match="no divergence"):
+        fdiv.divergence(None, P, Q)

@@ -118,6 +118,10 @@ FILES = {
     "arrow": arrow(pyarrow.ipc.new_file),
     "a.feather": feather(),
     "a.parquet.gz": gzip.compress(parquet()),
+    "list.txt": LIST.encode(),
+    "table.txt": separated(",").encode(),
+    "table.dat": separated("\t").encode(),
+    "semicolons": separated(";").encode(),
 }
 
 
@@ -211,6 +215,13 @@ REFUSED = {  # content, what is said, how it is converted
     "broken.json": (b'[{"text": ', "is not JSON", "list of records"),
     "rows.yaml": (b"- prompt: a\n  completion: b\n", "is yaml", "JSON lines"),
     "rows.xml": (b"<rows><row/></rows>", "is xml", "JSON lines"),
+    "rows.yaml.gz": (gzip.compress(b"- prompt: a\n"), "is yaml", "JSON lines"),
+    "page": (b"<!DOCTYPE html><html>404</html>", "is HTML", "JSON lines"),
+    "pointer.txt": (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS", "lfs pull"),
+    "sheet.xls": (b"\xd0\xcf\x11\xe0" + bytes(99), "Excel", ".csv"),
+    "text.pkl": (pickle.dumps(RECORDS, protocol=0), "is pkl", "JSON lines"),
+    "named.data": (json.dumps({"data": RECORDS}, indent=1).encode(), "no list", "jq"),
+    "one-by-one": (json.dumps(RECORDS[0], indent=1).encode() * 2, "not JSON", "list of records"),
     "notebook.ipynb": (b'{\n "cells": []\n}', "is ipynb", "JSON lines"),
 }
 
@@ -294,6 +305,9 @@ def test_a_bad_row_of_several_files_says_in_which_it_is(tmp_path):
 NOT_WHOLE = {
     "sides": (["train-0.jsonl", "test-0.jsonl"], "several sides"),
     "more sides": (["train.jsonl", "validation.jsonl"], "several sides"),
+    "sides behind a name": (["gsm8k_train.jsonl", "gsm8k_test.jsonl"], "several sides"),
+    "one side has none": (["rows.jsonl", "rows.held-out.jsonl"], "several sides"),
+    "other words": (["Training.jsonl", "Testing.jsonl"], "several sides"),
     "kinds": (["a.jsonl", "b.txt"], "several kinds"),
     "nothing": ([], "without a data file"),
 }
@@ -388,3 +402,25 @@ def test_damaged_files_end_in_rows_bad_rows_or_a_clear_error(name, tmp_path):
             assert len(str(error)) < 2500
         else:
             assert reading.rows
+
+
+def test_names_that_hold_the_word_of_a_side_are_none(tmp_path):
+    names = ["a-contest.jsonl", "devices.jsonl", "latest.jsonl", "retrieval.jsonl"]
+    assert len(files.read(Text(path=shards(tmp_path / "rows", names))).rows) == len(RECORDS)
+
+
+def test_more_files_in_the_folders_of_a_folder_are_not_left_out_in_silence(tmp_path):
+    folder = shards(tmp_path / "rows", ["a.jsonl"])
+    shards(folder / "pictures", ["a.png"])
+    shards(folder / ".cache", ["b.jsonl"])
+    assert len(files.read(Text(path=folder)).rows) == len(RECORDS)
+    shards(folder / "more", ["b.jsonl"])
+    with pytest.raises(UsageError, match="more of them in more"):
+        files.read(Text(path=folder))
+    assert len(files.read(Text(path=folder / "**" / "[!.]*.jsonl")).rows) == 2 * len(RECORDS)
+
+
+def test_a_comment_before_records_is_a_bad_row(tmp_path):
+    (tmp_path / "rows.data").write_text("# mine\n" + lines())
+    reading = files.read(Text(path=tmp_path / "rows.data"))
+    assert reading.rows == ROWS and [number for number, _ in reading.bad] == [1]

@@ -182,3 +182,134 @@ def test_a_first_column_without_a_name_is_not_read(tmp_path):
     reading = read(tmp_path, ",prompt,completion\r\n0,q,a\r\n", "rows.csv")
     assert reading.rows[0][:2] == (b"q", b"a")
     assert set(reading.unread) == {"(no name)"}
+
+
+ASK, YES, NAY = (
+    {"role": "user", "content": "q?"},
+    {"role": "assistant", "content": "yes"},
+    {"role": "assistant", "content": "no"},
+)
+lead = lambda role, text: {"role": role, "content": text}
+two = lambda *messages: {"chosen": [*messages, YES], "rejected": [*messages, NAY]}
+SPELLED = {  # a comparison -> prompt, chosen and rejected that are trained on
+    "each side in its own white space": (
+        {"prompt": "is it?", "chosen": "is it? yes", "rejected": " is  it? no"},
+        ("is it?", " yes", " no"),
+    ),
+    "letters and their accents apart": (
+        {"prompt": "où?", "chosen": "ou\u0300? yes", "rejected": "où? no"},
+        ("ou\u0300?", " yes", " no"),
+    ),
+    "accents apart in the prompt": (
+        {"prompt": "cafe\u0301", "chosen": "café yes", "rejected": "café no"},
+        ("café", " yes", " no"),
+    ),
+    "a wide question mark": (
+        {"prompt": "真?", "chosen": "真\uff1f是", "rejected": "真\uff1f否"},
+        ("真\uff1f", "是", "否"),
+    ),
+    "another letter": (
+        {"prompt": "café", "chosen": "cafe yes", "rejected": "cafe no"},
+        ("café", "cafe yes", "cafe no"),
+    ),
+    "a developer's message": (
+        {"prompt": "q?", **two(lead("developer", "d"), ASK)},
+        ("developer: d\nuser: q?\n", "yes", "no"),
+    ),
+    "two leading messages": (
+        {"prompt": [lead("system", "s"), lead("system", "t"), ASK],
+         **two(lead("system", "s"), lead("system", "t"), ASK)},
+        ("system: s\nsystem: t\nuser: q?\n", "yes", "no"),
+    ),
+    "strings after messages": (
+        {"prompt": [lead("system", "s"), ASK], "chosen": "q? yes", "rejected": "q? no"},
+        ("system: s\nuser: q?\n", " yes", " no"),
+    ),
+    "JSON over several lines": (
+        {k: json.dumps(v, indent=1) for k, v in two(ASK).items()},
+        ("user: q?\n", "yes", "no"),
+    ),
+    "as Python prints lists": (
+        {k: str(v) for k, v in two(ASK).items()},
+        ("user: q?\n", "yes", "no"),
+    ),
+    "columns of roles and texts": (
+        {k: {n: [m[n] for m in v] for n in ("role", "content")} for k, v in two(ASK).items()},
+        ("user: q?\n", "yes", "no"),
+    ),
+    "answers that are lists of other things": (
+        {"prompt": "q", "chosen": '[{"name": "x"}]', "rejected": "[1, 2]"},
+        ("q", '[{"name": "x"}]', "[1, 2]"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPELLED)
+def test_one_comparison_however_it_is_spelled(case, tmp_path):
+    record, wanted = SPELLED[case]
+    (row,) = read(tmp_path, json.dumps(record) + "\n").rows
+    assert tuple(side.decode() for side in row[:3]) == wanted
+
+
+def test_what_is_taken_off_is_counted_of_messages_too(tmp_path):
+    record = {"prompt": [ASK], "completion": "q? yes"}
+    reading = read(tmp_path, json.dumps(record) + "\n")
+    assert reading.rows[0][:2] == (b"user: q?\n", b" yes") and reading.taken_off == 1
+
+
+UNCLEAR = {  # a row -> what is said of it
+    "cells of numpy": (
+        {"prompt": "q", "completion": "[{'role': 'user'}\n {'role': 'assistant'}]"},
+        "looks like messages",
+    ),
+    "cut off JSON": ({"prompt": "q", "completion": json.dumps([ASK, YES])[:-5]}, "looks like"),
+    "columns of two lengths": (
+        {"prompt": "q", "completion": {"role": ["user"], "content": ["a", "b"]}},
+        "not of one length",
+    ),
+    "words of its own to go on with": ({"prompt": [ASK, YES], "completion": "!"}, "own words"),
+    "one of two leading messages": (
+        {"prompt": [lead("system", "s"), lead("system", "t"), ASK], "completion": [
+            lead("system", "s"), ASK, YES]},
+        "another system message",
+    ),
+    "half a weight": ({"prompt": "q", "completion": [{**YES, "weight": 0.5}]}, "only 0 and 1"),
+    "thoughts as text": (
+        {"prompt": "q", "completion": [lead("assistant", [{"type": "thinking", "text": "hm"}])]},
+        "type 'thinking'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNCLEAR)
+def test_what_could_be_read_in_two_ways_is_a_bad_row(case, tmp_path):
+    record, says = UNCLEAR[case]
+    reading = read(tmp_path, f"{GOOD}\n{json.dumps(record)}\n{GOOD}\n")
+    ((number, reason),) = reading.bad
+    assert number == 2 and says in reason
+
+
+@pytest.mark.parametrize("no", ["0", "false", False, 0.0])
+@pytest.mark.parametrize("field", ["weight", "train", "loss"])
+def test_weights_in_words_are_weights(field, no, tmp_path):
+    messages = [ASK, {**NAY, field: no}, ASK, {**YES, field: "1"}]
+    (row,) = read(tmp_path, json.dumps({"messages": messages}) + "\n").rows
+    assert row.completion == b"yes"
+
+
+def test_a_field_of_messages_that_is_false_is_named(tmp_path):
+    reading = read(tmp_path, json.dumps({"messages": [ASK, {**YES, "good": False}]}) + "\n")
+    assert set(reading.unread) == {"good of messages"}
+
+
+@pytest.mark.parametrize("first", [None, 3, "positive"])
+def test_a_judgement_beside_text_that_the_first_row_lacks(first, tmp_path):
+    records = [{"text": "x", "label": first}, {"text": "y", "label": False}]
+    reading = read(tmp_path, "".join(json.dumps(record) + "\n" for record in records))
+    assert [number for number, _ in reading.bad] == [2] and len(reading.rows) == 1
+
+
+def test_rows_without_their_prompt_are_counted(tmp_path):
+    reading = read(tmp_path, "prompt,completion\na,b\n,c\nd,e\n", "rows.csv")
+    said = " ".join(reading.notes(Text(path=tmp_path / "rows.csv")))
+    assert "1 of 3 rows have an empty prompt (row 2)" in said

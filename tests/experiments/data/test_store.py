@@ -235,3 +235,27 @@ def test_a_source_that_memory_does_not_hold_stays_on_the_host(
         assert stored.wanted(Text(path=given, store="host"))
     assert not stored.wanted(Text(path=path / "none.jsonl"))
     assert not stored.wanted(Text())
+
+
+def test_columns_that_are_refused_are_refused_of_a_store_that_is_there(path):
+    """Rows that an earlier run has kept are not those that a label or a comparison asks for."""
+    assert assemble.data(config_of(path)).store is not None
+    for field in ("label_field", "rejected_field"):
+        text = {"completion_field": "completion", field: "id"}
+        assemble.data(config_of(path, text={"completion_field": "completion"}))
+        with pytest.raises(UsageError):
+            assemble.data(config_of(path, text=text))
+
+
+def test_prompts_within_words_are_taken_off_all_rows_or_refused(path):
+    """Memory looks at all rows together; pieces that would settle it differently are refused."""
+    begun = [{"prompt": f"{i}a", "completion": f"{i}ab"} for i in range(40)]
+    lines = "".join(json.dumps(row) + "\n" for row in begun)
+    for other, wanted in ((lines, 80), (json.dumps({"prompt": "x", "completion": "y"}), None)):
+        (path / "a.jsonl").write_text(lines)
+        (path / "b.jsonl").write_text(other)
+        if wanted is None:
+            with pytest.raises(UsageError, match="piece by piece"):
+                assemble.data(config_of(path))
+        else:
+            assert assemble.data(config_of(path)).taken_off == wanted

@@ -123,6 +123,24 @@ REFUSED = {  # what is asked -> what is said
     "too long": (lambda run: run.methods["sft"].log_probs([[0, 1, 2, 0]]), ["strings here have 3"]),
     "whole prompt": (lambda run: run.methods["sft"].sample(1, prompts=["0 1 2"]), ["whole string"]),
     "whole tokens": (lambda run: run.methods["sft"].sample(1, prompts=[[0, 1, 2]]), ["whole"]),
+    "half a string": (lambda run: run.methods["sft"].sample(1.5), ["n = 1.5", "whole number"]),
+    "a draw beyond all": (
+        lambda run: run.methods["sft"].sample(1, key=2**32),
+        ["key = 4294967296"],
+    ),
+    "half a token": (lambda run: run.methods["sft"].sample(1, prompts=[[0.5]]), ["whole numbers"]),
+    "true for a seed": (lambda run: run.methods["sft"].params(True), ["seed = True"]),
+    "half a seed": (lambda run: run.methods["sft"].params(0.5), ["seed = 0.5"]),
+    "level": (lambda run: run.methods["sft"].exact().divergence("js", "word"), ["level", "token"]),
+    "samples and prompts": (
+        lambda run: run.methods["sft"].log_probs(run.methods["sft"].sample(1), prompts=["0"]),
+        ["prompts of their own"],
+    ),
+    "no option": (
+        lambda run: run.methods["sft"].continue_from("x", updats=3),
+        ["updats = 3", "updates"],
+    ),
+    "no method by number": (lambda run: run.methods[0], ["method = 0"]),
     "one string": (lambda run: run.methods["sft"].log_probs("0 1"), ["Give a list"]),
     "prompts": (lambda run: run.methods["sft"].log_probs(["0"], prompts=[]), ["for 1 strings"]),
 }
@@ -140,6 +158,61 @@ def test_no_run_is_said(tmp_path):
     for path, says in ((tmp_path, "holds no run"), (tmp_path / "other", "is no folder")):
         with pytest.raises(UsageError, match=says):
             experiments.load(path)
+
+
+def test_a_run_is_read_from_another_folder(made, monkeypatch):
+    monkeypatch.chdir(made[0].parent)
+    run = experiments.load(made[0].name)
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(run.methods["sft"].params(1), made[2]["sft"][1])
+    with pytest.raises(UsageError, match="home"):
+        experiments.load("~nobody-of-this-name/run")
+
+
+BROKEN = {  # what is lost -> what is asked of the run, and what is said where that cannot be
+    "config": (["config.json"], lambda run: run.config, "no config.json"),
+    "config and results": (
+        ["config.json", "results.json"],
+        lambda run: run.methods["distill-js"].params(),
+        "no config.json",
+    ),
+    "a config of another shape": ({"config.json": '{"config": 3}'}, lambda r: r.config, "no run's"),
+    "no benchmark": ({"config.json": '{"config": {}}'}, lambda run: run.config, "benchmark"),
+    "a method": ({"methods/sft.json": "", "results.json": None}, repr, "is damaged: it is empty"),
+    "lines": ({"metrics.jsonl/x": "", "samples.jsonl/x": ""}, lambda run: run.curves, None),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_lost_of_a_run_is_said(case, made, tmp_path):
+    lost, ask, says = BROKEN[case]
+    place = shutil.copytree(made[0], tmp_path / "run")
+    for name, text in (lost if isinstance(lost, dict) else dict.fromkeys(lost)).items():
+        file = place / name
+        if text is None:
+            file.unlink()
+            continue
+        file.parent.is_file() and file.parent.unlink()
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    run = experiments.load(place)
+    if says is None:
+        assert ask(run).num_rows == 0
+    else:
+        with pytest.raises(UsageError, match=says):
+            ask(run)
+
+
+def test_a_continued_run_never_goes_beside_the_folder_that_is_named(made, tmp_path, monkeypatch):
+    """Where another run has it, that is said, and the other run is not what comes back."""
+    place = shutil.copytree(made[0], tmp_path / "run")
+    with pytest.raises(UsageError, match="belongs to another config"):
+        experiments.load(place).methods["sft"].continue_from(place, updates=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    asked = []
+    monkeypatch.setattr("experiments.running.head_to_head.run", lambda *given: asked.append(given))
+    experiments.load(place).methods["sft"].continue_from(place, methods="distill:js")
+    assert asked[0][1].methods == ("distill:js",)
 
 
 def test_an_old_run_has_its_results_and_says_why_not_its_policies(made, tmp_path):

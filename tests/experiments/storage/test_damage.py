@@ -15,7 +15,7 @@ import pytest
 from experiments import cli, compare
 from experiments.evaluation import class_optimum
 from experiments.reporting import schema
-from experiments.storage import files
+from experiments.storage import files, run_folder
 from experiments.storage.run_folder import LINES
 from experiments.sweep import slurm, status
 from experiments.sweep.folder import End, Line, SweepFolder, plan_text
@@ -279,6 +279,15 @@ def test_what_is_lost_is_made_again_with_the_same_numbers(names, finished, tmp_p
     for name in LINES:
         lines = files.read_lines(folder / name, LINES[name])
         assert len(lines) == len(files.read_lines(finished / name, LINES[name]))
+
+
+@pytest.mark.parametrize("name", run_folder.TABLES)
+@pytest.mark.few(1)
+def test_a_folder_in_the_place_of_a_table_is_set_aside(name, finished, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    folder_in_place(folder / name)
+    assert run(folder) == 0
+    assert (folder / name).is_file() and (folder / f"{name}.damaged").is_dir()
 
 
 # --- a sweep --------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,6 +89,9 @@ BAD = {  # what a function does -> what is said
     "a matrix": (lambda completions: np.zeros((30, 1)), r"gives shape \(30, 1\) for 30 strings"),
     "a number": (lambda completions: 1.0, "gives 1.0, a float, for 30 strings"),
     "a word": (lambda completions: ["x"] * 30, "gives 'x', which is no number, at row 1, prompt"),
+    "a set": (lambda completions: {*range(30)}, "a set, for 30 strings"),
+    "too large": (lambda completions: [1e300] * 30, r"gives 1e\+300 at row 1"),
+    "the end": (lambda completions: sys.exit(3), "SystemExit"),
     "None for one": (
         lambda completions: [None if " 4" in x else 1 for x in completions],
         "gives None, which is no number, at row 5, prompt 'ask 4: ', completion 'say 4'",
@@ -122,10 +127,27 @@ def test_a_number_inside_a_program_is_named(tmp_path):
         own_reward.raise_failed()
 
 
-def test_a_wrong_shape_of_a_program_is_refused_where_it_is_traced(tmp_path):
-    mdp, rows = task(tmp_path, lambda strings: strings.mask, tokens=True)
-    with pytest.raises(UsageError, match=r"gives shape .* for 30 strings"):
+OF_TOKENS = {  # what a function of tokens does -> what is said
+    "a matrix": (lambda strings: strings.mask, r"gives shape .* for 30 strings"),
+    "None": (lambda strings: None, "gives None, which is no real number"),
+    "complex": (lambda strings: jnp.ones(30) * 1j, "no real number"),
+    "a word": (lambda strings: "x" * 30, "could not convert"),
+    "an exception": (lambda strings: {}["x"], "KeyError: 'x'"),
+}
+
+
+@pytest.mark.parametrize("case", OF_TOKENS)
+def test_what_a_program_cannot_be_made_of_is_refused_where_it_is_traced(tmp_path, case):
+    function, said = OF_TOKENS[case]
+    mdp, rows = task(tmp_path, function, tokens=True)
+    with pytest.raises(UsageError, match=f"mine.*{said}"):
         mdp.score(rows)
+
+
+def test_a_function_that_changes_its_lists_is_asked_for_all_strings(tmp_path):
+    mdp, rows = task(tmp_path, lambda completions: [len(completions.pop()) for _ in range(30)])
+    assert mdp.score(rows).shape == (30,)
+    own_reward.raise_failed()
 
 
 REFUSED = {
