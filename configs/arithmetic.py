@@ -18,7 +18,10 @@ up the answer alone, and keep one or two of the ways: their entropy given the su
 weights. Weight buys ways for accuracy with each of them, although at the optimum of any no way is
 lost: right answers there are as likely among each other as they were. forward_kl earns e^s of whole
 strings: one rare string can carry a batch, a gradient's norm reaches 101 on average over a stretch
-of updates where reverse_kl's stays below 11, and only --max-grad-norm holds it."""
+of updates where reverse_kl's stays below 11, and only --max-grad-norm holds it.
+
+`python -m experiments.reproduce arithmetic` holds a new run against the recorded one
+(docs/recorded.md)."""
 
 from pathlib import Path
 

@@ -8,7 +8,10 @@ less about the others, so that one Bradley-Terry temperature fits neither. At --
 1.5, in 104 seconds on two cores: reward .9334 for .2275 nats (sft), .9537 for .5590 (bt_rloo,
 bt_grpo), .9479 for .5406 (bt_ppo), .9465 for .5871 (bt_var_rloo), .9402 for .4978 (dpo); the
 optimum has 1.0 for .41. Whole curves over noise are a figure: python -m experiments.figures
-demos_vs_preferences."""
+demos_vs_preferences.
+
+`python -m experiments.reproduce demos-vs-preferences` holds a new run against the recorded one
+(docs/recorded.md)."""
 
 from pathlib import Path
 

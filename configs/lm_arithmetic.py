@@ -10,7 +10,10 @@ answers, one seed, 16 held-out sums (standard errors .1):
     rloo     .41                .64      .68
     (start)  .26                .53
 
-10 CPU-minutes, 4.2 GB."""
+10 CPU-minutes, 4.2 GB.
+
+`python -m experiments.reproduce lm-arithmetic` holds a new run against the recorded one
+(docs/recorded.md)."""
 
 from pathlib import Path
 

@@ -10,7 +10,10 @@ prefixes, from the model without the message to the end of 8 updates, +- two sta
     distill:reverse_kl  .118 -> .057 +- .039   .084
     (start)                                    .205
 
-10 CPU-minutes, 2.9 GB."""
+10 CPU-minutes, 2.9 GB.
+
+`python -m experiments.reproduce lm-context` holds a new run against the recorded one
+(docs/recorded.md)."""
 
 from pathlib import Path
 

@@ -5,7 +5,10 @@ total variation DPO comes within .0002 of ref exp(r / beta), and f_dpo:F within 
 of a task whose penalty is F (.0014 forward_kl, .0017 hellinger2, .0127 js). IPO ends .048 away,
 where its own closed form is, and SimPO .6; KTO .007, since rewards of 0 and 1 are told apart by
 which wins more often. js makes the flattest loss: hence the batches and updates beyond those of
-rlhf."""
+rlhf.
+
+`python -m experiments.reproduce preferences` holds a new run against the recorded one
+(docs/recorded.md)."""
 
 from pathlib import Path
 

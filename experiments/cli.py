@@ -109,7 +109,7 @@ def script(
     except UsageError as error:
         return refused(error)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        escapes.drop_output()
         return 0
     except OSError as error:
         return refused(paths.unusable(error, flags))

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from experiments import escapes
+
 PYTHON, JAX = (3, 11), (0, 10, 2)
 MODELS = ("tokenizers", "safetensors", "gguf")  # libraries of the extras hf and gguf
 FREE = 2 << 30  # bytes: a run of the presets with its cache takes far less
@@ -211,6 +213,7 @@ def main(argv: list[str] | None = None) -> int:
     import tyro
 
     argv = list(sys.argv[1:] if argv is None else argv)
+    escapes.fit_screen()
     if "--version" in argv:
         # loads jax: where that fails, the checks are to say so
         from experiments import cli

@@ -6,13 +6,19 @@ its templates (jinja's autoescape)."""
 
 from __future__ import annotations
 
+import atexit
 import codecs
+import contextlib
+import functools
 import io
 import math
+import os
 import re
+import select
 import sys
 import unicodedata
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 # --- files ----------------------------------------------------------------------------------------
@@ -166,9 +172,44 @@ def _in_ascii(character: str) -> str:
 
 
 def fit_screen() -> None:
-    """From here on this process prints what its terminal lacks in ASCII, instead of ending with a
-    traceback."""
+    """From here on this process prints what its terminal lacks in ASCII, and ends without a word
+    where the reader of its output has seen enough, instead of ending with a traceback."""
     codecs.register_error(HANDLER, _legible)
+    _end_quietly()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not stream.closed:
             stream.reconfigure(errors=HANDLER)
+
+
+@functools.cache  # once a process
+def _end_quietly() -> None:
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, BrokenPipeError) and _is_unread():
+            os._exit(0)  # what is still to be written has no reader
+        before(kind, error, trace)
+
+    sys.excepthook = hook
+    atexit.register(_flush)
+
+
+def _is_unread() -> bool:
+    """Whether standard output is a pipe that nobody reads any more; another's may break as well."""
+    poll = select.poll()
+    poll.register(sys.__stdout__ or 1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _flush() -> None:
+    """Write what is left before the interpreter does, which says that it cannot."""
+    try:
+        with contextlib.suppress(ValueError):  # closed
+            sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()
+
+
+def drop_output() -> None:
+    """Standard output goes nowhere from here on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,11 +1,12 @@
 """A preset again, its numbers beside the recorded ones:
-`python -m experiments.reproduce [PRESET ...]`
+`python -m experiments.reproduce [PRESET ... | all]`
 
-Each preset is run as it is into `--out` (a run that is there already, or was stopped, goes on), and
-every number of its table is held against that of `configs/recorded/PRESET.json`: `same` to four
-decimals, `inside` the recorded 95 % interval, or one that overlaps it, else `outside`. Of a single
-seed, whose values are estimated from samples, two standard errors stand for the interval. Exit code
-1 where something is outside."""
+Without a preset it lists those that are recorded, and what a run of each took. Each preset is run
+as it is into `--out` (a run that is there already, or was stopped, goes on), and every number of
+its table is held against that of `configs/recorded/PRESET.json`: `same` to four decimals, `inside`
+the recorded 95 % interval, or one that overlaps it, else `outside`. Of a single seed, whose values
+are estimated from samples, two standard errors stand for the interval. Exit code 1 where something
+is outside."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 
 from experiments import cli
+from experiments.cli import filled
 from fdiv.types import UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ Of presets as they are, written by `python -m experiments.reproduce PRESET --rec
 divergences and entropies in nats, [metrics](metrics.md) by their names.
 """
 SAME = 5e-5  # of two numbers that are alike to four decimals
+ALL = "all"  # in the place of a preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Options:
     """Run presets again, and compare."""
 
     presets: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Which; none: all that have recorded numbers."""
+    """Which, or `all` that have recorded numbers; none: list these."""
     out: Path = Path("runs/reproduce")
     """Each preset's run goes to a folder of its name in this one."""
     run: Path | None = None
@@ -95,17 +98,42 @@ def main(argv: list[str] | None = None) -> int:
 def reproduce(options: Options) -> int:
     """Each preset in turn."""
     known = cli.presets()
-    names = options.presets or tuple(sorted(p.stem for p in RECORDED.glob("*.json")))
-    for name in names:
-        if name not in known:
-            fix = f"Give one of {', '.join(known)}."
-            raise UsageError("preset", name, "is no preset.", fix)
-        if not options.record and not _place(name).is_file():
-            fix = "Add --record to record it, on a commit without changes."
-            raise UsageError("preset", name, "has no recorded numbers.", fix)
+    recorded = sorted(place.stem for place in RECORDED.glob("*.json"))
+    names = tuple(recorded) if options.presets == (ALL,) else options.presets
     if options.run is not None and len(names) != 1:
         raise UsageError("run", str(options.run), "is of one preset.", "Name that preset alone.")
-    return max(_one(name, options) for name in names) if names else 0
+    if options.record and not names:
+        raise UsageError("record", True, "is of presets, and none is named.", "Name them.")
+    for name in names:
+        if name not in known:
+            fix = f"Give one of {', '.join(known)}, or all."
+            raise UsageError("preset", name, "is no preset.", fix)
+        if not options.record and name not in recorded:
+            fix = (
+                f"Recorded are {', '.join(recorded) or 'none'}; python -m experiments.compare "
+                f"{name} runs it by itself, and --record here records it, on a commit without "
+                "changes."
+            )
+            raise UsageError("preset", name, "has no recorded numbers.", fix)
+    if not names:
+        return _list(recorded)
+    return max(_one(name, options) for name in names)
+
+
+def _list(recorded: list[str]) -> int:
+    """Print what is recorded."""
+    from experiments.running.console import print_table
+
+    rows = []
+    for name in recorded:
+        kept = json.loads(_place(name).read_text(encoding="utf-8"))
+        where, seconds = kept["where"], kept.get("seconds")
+        took = "" if seconds is None else f"{seconds / 60:.1f} min"
+        made = f"{where['commit']}, {where['cores']} cores, {', '.join(where['devices'])}"
+        rows.append([name, str(len(kept["methods"])), str(kept["seeds"]), took, made])
+    caption = "Name one or more, or all, to run them again and hold their numbers against these."
+    print_table(["preset", "methods", "seeds", "training", "recorded at"], rows, caption)
+    return 0
 
 
 def _place(preset: str) -> Path:
@@ -128,7 +156,31 @@ def _one(preset: str, options: Options) -> int:
     before = json.loads(_place(preset).read_text(encoding="utf-8"))
     compared = numbers(before, run.result)
     _print(preset, before, compared)
+    print(filled(_where(before["where"], run.environment)))
     return int(any(one.verdict in ("outside", "missing") for one in compared))
+
+
+def _where(then: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """By which code and on what the run was made, where that is not as recorded, and whether it is
+    today's code."""
+    from experiments.storage import run_folder
+
+    made = _about(here)
+    apart = [f"{name} {made[name]} ({was})" for name, was in then.items() if made.get(name) != was]
+    sentences = [f"Here, and in brackets as recorded: {'; '.join(apart)}." if apart else ""]
+    today = run_folder.commit()
+    if today and made["commit"] != today:
+        sentences.append(
+            f"The run is of commit {made['commit']}, and this code is {today}: with another --out "
+            "it is run by this code."
+        )
+    return " ".join(filter(None, sentences)) or "Here all of that is the same."
+
+
+def _about(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What is recorded of where a run was made."""
+    where = {name: environment.get(name) for name in ("commit", "platform", "devices", "cores")}
+    return where | {"jax": (environment.get("packages") or {}).get("jax")}
 
 
 def _made(preset: str, out: Path) -> Path:
@@ -158,15 +210,19 @@ def record(preset: str, run: Run, result: RunResult) -> dict[str, Any]:
 
     board = scoreboards.of_result(result)
     columns = board.shown(board.columns, result.measured)
-    environment = run.environment
-    where = {name: environment.get(name) for name in ("commit", "platform", "devices", "cores")}
     methods = {}
     for name, m in result.methods.items():
         scores = {metric: m.metrics[metric] for metric in columns if metric in m.metrics}
         scores |= {"gap": m.gap} if m.gap else {}
         methods[name] = {k: _kept(s) for k, s in scores.items()}
-    packages = {"jax": (environment.get("packages") or {}).get("jax")}
-    return {"preset": preset, "where": where | packages, "seeds": result.seeds, "methods": methods}
+    seconds = sum(m.seconds + m.compile_seconds for m in result.methods.values())
+    return {
+        "preset": preset,
+        "where": _about(run.environment),
+        "seeds": result.seeds,
+        "seconds": round(seconds, 1),
+        "methods": methods,
+    }
 
 
 def page() -> str:
@@ -181,6 +237,8 @@ def _section(kept: Mapping[str, Any]) -> str:
     where, methods = kept["where"], kept["methods"]
     place = f"commit `{where['commit']}`, {where['cores']} cores, jax {where['jax']}"
     columns = list(dict.fromkeys(metric for scores in methods.values() for metric in scores))
+    if kept.get("seconds") is not None:
+        place += f"; {kept['seconds'] / 60:.1f} minutes of training and compiling"
     lines = ["| method | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     for name, scores in methods.items():
         cells = [_cell(scores.get(metric)) for metric in columns]

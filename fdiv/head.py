@@ -29,7 +29,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import chex
 import jax
@@ -60,6 +60,15 @@ class Head(NamedTuple):
 
     features: Array  # [..., D]
     readout: Readout
+
+
+class Summed(Protocol):
+    """Terms of two laws that are summed over symbols: a divergence, or any other."""
+
+    @property
+    def perspective(self) -> Callable[[Array, Array], Array]:
+        """(log p, log q) [..., V] -> a term for every symbol."""
+        ...
 
 
 class TopK(NamedTuple):
@@ -154,7 +163,7 @@ def _scale(
 # --- what is computed from a chunk's logits, a number per token -----------------------------------
 
 
-def divergence_at(d: Divergence) -> Measure:
+def divergence_at(d: Summed) -> Measure:
     """(logits of q, logits of p) -> sum over v of `perspective(log p, log q)`."""
 
     def at(z_q: Array, z_p: Array) -> Array:
@@ -622,10 +631,10 @@ def entropies(own: Head, mask: Array, chunk: int | None = None) -> Array:
 
 
 def divergences(
-    family: Sequence[Divergence], own: Head, target: Head, mask: Array, chunk: int | None = None
+    family: Sequence[Summed], own: Head, target: Head, mask: Array, chunk: int | None = None
 ) -> tuple[Array, ...]:
-    """For each divergence its value at each token of the mask, 0 at the others: [...] each, in
-    nats. The logits are made once for all."""
+    """For each divergence, or other sum, its value at each token of the mask, 0 at the others, in
+    nats: [...] each. The logits are made once for all."""
     each = [divergence_at(d) for d in family]
     at = lambda z_q, z_p: tuple(one(z_q, z_p) for one in each)
     return _each(at, (own, target), (), mask, chunk)

@@ -9,9 +9,20 @@ token that ends the string where the expert's strings ended, `log_stop_expert` t
 `ece` is how far the chance of the likeliest token is from how often it is right on held-out
 demonstrations, `top5_overlap` the share of the expert's five likeliest tokens that are among the
 policy's five, at the expert's prefixes.
-`precision` is the mean log-prob, in nats per token, that the expert gives what the policy wrote,
-`recall` the one that the policy gives what the expert wrote (Cha & Cho 2025, arXiv 2505.13111): a
-policy that seeks modes gains in the first, one that covers in the second.
+
+Precision is E_q log p, the mean log-prob in nats per token that the expert p gives what the policy
+q writes next, recall E_p log q (Cha & Cho 2025, arXiv 2505.13111). Both are summed over the whole
+vocabulary at each prefix: `recall` and `precision_token_expert` at the expert's, which are the same
+for every policy, and `precision` at the policy's own. `seeking` is precision less recall at the
+expert's prefixes,
+
+    E_q log p - E_p log q = KL(p||q) - KL(q||p) + H(p) - H(q):
+
+0 of the expert itself, more for a policy on fewer of its modes, less for one that is broader.
+`off_support` is the policy's mass on tokens that the expert gives less than `RARE`,
+`dropped_support` the expert's on those that the policy gives less, `entropy_token_expert` the
+policy's entropy, all at the expert's prefixes.
+
 `cross_entropy` is the policy's NLL of the expert's strings, `expert_nll` the
 expert's NLL of the policy's, both per string in nats: the coverage risk and the likelihood risk of
 Wen, Li, Du & Mou 2023 (f-distill, arXiv 2307.15190)."""
@@ -21,6 +32,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +49,7 @@ from fdiv.types import Components, Divergence, Model, Params, Sequences, TokenMD
 BINS = 10  # of a calibration error
 EACH = "_each"  # after a metric's name: what every string adds to it, [N], of which it is the mean
 LIKELIEST = 5  # tokens of which two laws are compared
+RARE = 1e-4  # chance of a token, below which it is off the support of a law
 LEVELS = {level.suffix: level for level in exact.LEVELS}
 # name -> strings [B, T] -> [B]: a user's own, measured of every task beside the task's
 STATISTICS: dict[str, Callable[[Sequences], Array]] = {}
@@ -117,9 +130,9 @@ def sampled_metrics(
     expert: Sequences | None,
 ) -> tuple[dict[str, Array], Sequences]:
     """The same names estimated from samples, each with its standard error under `NAME_stderr`, and
-    the samples. Divergences at the token level, precision and recall also have what each string
-    adds to them, [N], under `NAME_each`: of two policies judged with the same key and strings, the
-    error of the difference is that of these numbers' differences.
+    the samples. Divergences at the token level and `MODES` also have what each string adds to them,
+    [N], under `NAME_each`: of two policies judged with the same key and strings, the error of the
+    difference is that of these numbers' differences.
 
     `held_out` are demonstrations that nothing was trained on, whose prompts the policy answers;
     `expert` are answers of the known expert to the same prompts (None: it is not known, and no
@@ -151,11 +164,11 @@ def sampled_metrics(
                 measured |= at_ends(name, log_stop(model, expert, mdp.eos), expert, mdp.eos)
         log_p = tk.log_probs(*known, strings, mdp.vocab)
         log_own = tk.log_probs(*own, strings, mdp.vocab)
-        if mdp.pieces is not None:
-            name, given = ("recall", log_own) if strings is expert else ("precision", log_p)
-            measured |= per_token(name, given.sum(1), strings, each=True)
         ratios.append(jnp.cumsum(to_actions(log_p - log_own, strings.mask, mdp.horizon), axis=1))
-        token.append(prefixes.divergences(family, known, own, strings, mdp.vocab))
+        terms = MODES if strings is expert else {"precision": MODES["precision_token_expert"]}
+        summed = prefixes.divergences([*family, *terms.values()], known, own, strings, mdp.vocab)
+        token.append(summed[: len(family)])
+        measured |= of_modes(dict(zip(terms, summed[len(family) :])), strings)
         measured |= averages(
             {"expert_nll": -log_p.sum(1)}
         )  # the last to be written, the policy's strings, stays
@@ -166,6 +179,50 @@ def sampled_metrics(
         for suffix, each in zip(("_token_expert", "_token"), token):
             measured |= averages({d.name + suffix: each[i].sum(1) / mdp.horizon}, each=True)
     return measured, answered
+
+
+class Terms(NamedTuple):
+    """What is summed over the vocabulary, of the laws of the expert and of the policy."""
+
+    perspective: Callable[[Array, Array], Array]  # (log p, log q) -> a term for every token
+
+
+def _mean_of(log_a: Array, log_b: Array) -> Array:
+    """The terms of E_a log b. A token that a never says adds nothing, whatever b gives it."""
+    a = jnp.exp(log_a)
+    return jnp.where(a > 0, a * log_b, 0.0)
+
+
+def _mass_off(log_a: Array, log_b: Array) -> Array:
+    """The terms of a's mass where b is below `RARE`."""
+    return jnp.where(log_b < math.log(RARE), jnp.exp(log_a), 0.0)
+
+
+MODES = {  # at the expert's prefixes
+    "precision_token_expert": Terms(lambda log_p, log_q: _mean_of(log_q, log_p)),
+    "recall": Terms(_mean_of),
+    "seeking": Terms(lambda log_p, log_q: _mean_of(log_q, log_p) - _mean_of(log_p, log_q)),
+    "entropy_token_expert": Terms(lambda log_p, log_q: -_mean_of(log_q, log_q)),
+    "off_support": Terms(lambda log_p, log_q: _mass_off(log_q, log_p)),
+    "dropped_support": Terms(_mass_off),
+}
+
+
+def of_modes(sums: Mapping[str, Array], x: Sequences) -> dict[str, Array]:
+    """Sums at each action [B, T], 0 off the mask, per token of the strings."""
+    measured = {}
+    for name, values in sums.items():
+        measured |= per_token(name, values.sum(1), x, each=True)
+    return measured
+
+
+def modes_of_expert(known: Model, x: Sequences, vocab: int) -> dict[str, Array]:
+    """What `MODES` and `precision` are of the expert itself, on its own strings, with standard
+    errors."""
+    known = Model(tk.read(*known, x), known.params)
+    sums = dict(zip(MODES, prefixes.divergences(list(MODES.values()), known, known, x, vocab)))
+    measured = of_modes(sums | {"precision": sums["precision_token_expert"]}, x)
+    return {name: value for name, value in measured.items() if not name.endswith(EACH)}
 
 
 def averages(values: Mapping[str, Array], each: bool = False) -> dict[str, Array]:

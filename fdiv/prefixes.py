@@ -69,10 +69,10 @@ def measured_loss(
 
 
 def divergences(
-    family: Sequence[Divergence], target: Model, own: Model, x: Sequences, vocab: int
+    family: Sequence[head.Summed], target: Model, own: Model, x: Sequences, vocab: int
 ) -> tuple[Array, ...]:
-    """D_f(p||q) of the next token's laws before each action, p the target's, for each member; 0 off
-    the mask. [B, T] each"""
+    """D_f(p||q), or another sum over the vocabulary, of the next token's laws before each action, p
+    the target's, for each member; 0 off the mask. [B, T] each"""
     heads = _heads(target, own, x)
     if heads is not None:
         return head.divergences(family, *heads, x.mask)

@@ -23,13 +23,14 @@ from fdiv import divergences, exact, metrics
 from fdiv import tokens as tk
 from fdiv.benchmarks import own_reward
 from fdiv.rollout import greedy, likeliest, sampler_of, tempered
-from fdiv.types import Claim, Components, Divergence, Level, Model, Params, Policy, Sequences
+from fdiv.types import Claim, Components, Divergence, Level, Model, Params, Sequences
 from fdiv.verified import verified_metrics
 
 Measured = dict[str, np.ndarray]  # name -> [count]
 Own = Callable[[Measured], np.ndarray]  # metrics -> what a method minimises, [count]
 FEW = 8  # strings that sampling and training are compared on
 COMPARED = 2048  # strings of a task, up to which what is minimised may be of every pair of them
+COLD = 0.7  # temperature of answers for readers, beside the likeliest
 SALT = 1_000_003  # what sets the evaluator's keys apart from those of training
 
 
@@ -157,7 +158,7 @@ class Evaluator:
         self._continue = None
         if task.mdp.pieces is not None:
             policy = components.policy
-            continued = lambda params, judged: self._likeliest(policy, params, judged)
+            continued = lambda params, judged: self._to_read(Model(policy, params), judged)
             self._continue, _ = layout.compile(continued, params, self._judged)
 
     def _drawn(self, keys: Array, samples: int) -> Judged:
@@ -206,9 +207,14 @@ class Evaluator:
         key, prompts = jax.random.fold_in(judged.key, 3), self.layout.rows(judged.held_out.prompts)
         return self._components.rollout(key, self._components.policy, params, prompts)
 
-    def _likeliest(self, policy: Policy, params: Params, judged: Judged) -> Sequences:
-        prompts = self.layout.rows(judged.held_out.prompts)
-        return sampler_of(self._task.mdp, likeliest)(judged.key, policy, params, prompts)[0]
+    def _to_read(self, model: Model, judged: Judged) -> dict[str, Sequences]:
+        key, prompts = jax.random.fold_in(judged.key, 4), self.layout.rows(judged.held_out.prompts)
+        certain, (policy, params) = sampler_of(self._task.mdp, likeliest), model
+        cold = self._components.rollout(key, tempered(policy, COLD), params, prompts)
+        return {
+            "likeliest": certain(key, policy, params, prompts)[0],
+            f"at_temperature_{COLD:g}": cold[0],
+        }
 
     def measure(self, params: Params, temperature: float = 1.0) -> Measured:
         """Every metric at a sampling temperature, with diversity where strings are sampled."""
@@ -238,7 +244,7 @@ class Evaluator:
     def _since_start(self, each: Measured) -> Measured:
         """The errors of what the run reports as changes."""
         own = (claim.minimises + Level.token_policy.suffix for claim in self.claims)
-        names = {"precision", "recall", *own} & self._at_start.keys() & each.keys()
+        names = {"precision", *metrics.MODES, *own} & self._at_start.keys() & each.keys()
         moved = {name: each[name] - self._at_start[name] for name in sorted(names)}
         return {
             f"{name}_since_stderr": x.std(axis=1, ddof=1) / np.sqrt(x.shape[1])
@@ -263,9 +269,7 @@ class Evaluator:
             nll = -tk.log_probs(*known, answers, task.mdp.vocab).sum(1)
             held_out = -tk.log_probs(*known, data, task.mdp.vocab).sum(1)
             measured = metrics.averages({"entropy": nll, "length": tk.lengths(answers)})
-            if task.mdp.pieces is not None:  # both are of its own strings
-                for name in ("precision", "recall"):
-                    measured |= metrics.per_token(name, -nll, answers)
+            measured |= metrics.modes_of_expert(known, answers, task.mdp.vocab)
             return measured | metrics.nll_per_unit(held_out, data, task.mdp)
 
         program, _ = self.layout.compile(judge, self._judged)
@@ -331,19 +335,18 @@ class Evaluator:
             return None
         return np.asarray(self._expert_law.string)[[self._places[key] for key in _keys(sequences)]]
 
-    def likeliest(self, params: Params) -> Sequences | None:
-        """Each policy's answers of the likeliest token at every step, [count, samples, T], where
-        symbols are pieces of text: a reader sees there what draws at temperature 1 hide."""
-        return self.layout.host(self._continue(params, self._judged)) if self._continue else None
+    def to_read(self, params: Params) -> dict[str, Sequences]:
+        """Each policy's answers of the likeliest token at every step, and drawn at temperature
+        `COLD`, [count, samples, T], where symbols are pieces of text: a reader sees there what
+        draws at temperature 1, of which alone metrics are, hide."""
+        return self.layout.host(self._continue(params, self._judged)) if self._continue else {}
 
-    def expert_likeliest(self) -> Sequences | None:
-        """The same of the expert, where it is known."""
+    def expert_to_read(self) -> dict[str, Sequences]:
+        """The same of the expert, where it is known, with the same random numbers."""
         known = self._task.mdp.expert
         if known is None or self._continue is None:
-            return None
-        program, _ = self.layout.compile(
-            lambda judged: self._likeliest(*known, judged), self._judged
-        )
+            return {}
+        program, _ = self.layout.compile(lambda judged: self._to_read(known, judged), self._judged)
         return self.layout.host(program(self._judged))
 
     def sampling_error(self, params: Params) -> float:

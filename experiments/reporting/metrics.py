@@ -33,7 +33,7 @@ class Metric:
         return escapes.label(f"{self.title} ({self.unit})" if self.unit else self.title)
 
 
-NATS = "nats"
+NATS, PER_TOKEN = "nats", "nats per token"
 _ENTRIES = (
     # divergences at the sequence level
     Metric("forward_kl", "forward KL", "fwd KL", NATS, -1),
@@ -49,8 +49,15 @@ _ENTRIES = (
     Metric("bits_per_byte", "validation NLL / byte", "bits/byte", "bits", -1),
     Metric("cross_entropy", "policy's NLL of demonstrations", "cross.H", NATS, -1),
     Metric("expert_nll", "{expert}'s NLL of the policy's strings", "exp.NLL", NATS),
-    Metric("precision", "precision: {expert} on own strings", "precis.", "nats per token", 1),
-    Metric("recall", "recall: policy on the {expert}'s", "recall", "nats per token", 1),
+    Metric("precision", "precision, own prefixes", "precis.", PER_TOKEN, 1),
+    Metric("precision_token_expert", "precision, {expert}'s prefixes", "prec(p)", PER_TOKEN, 1),
+    Metric("recall", "recall, {expert}'s prefixes", "recall", PER_TOKEN, 1),
+    Metric("seeking", "precision less recall", "seeking", PER_TOKEN),
+    Metric("entropy_token_expert", "entropy / token, {expert}'s prefixes", "H/tok(p)", NATS),
+    Metric("off_support", "mass off the {expert}'s support", "off supp.", "", -1),
+    Metric("dropped_support", "{expert}'s mass off the policy's support", "dropped", "", -1),
+    Metric("precision_gained", "precision gained since the start", "precis. +", PER_TOKEN, 1),
+    Metric("recall_gained", "recall gained since the start", "recall +", PER_TOKEN, 1),
     Metric("entropy", "entropy", "entropy", NATS),
     Metric("length", "length", "length", "tokens"),
     Metric("log_stop", "log P(stop), {expert}'s last position", "log stop", NATS),

@@ -11,6 +11,7 @@ from experiments.reporting import (
     cost,
     curves,
     frontier,
+    modes,
     overoptimisation,
     planes,
     rewards,
@@ -58,6 +59,11 @@ def pictures(
             overoptimisation.picture,
         ),
         Picture("Learning curves", curves.caption(result, history), curves.picture),
+        Picture(
+            "Modes sought and covered",
+            wording.under_modes(result),
+            lambda result, history, folder: modes.picture(result, folder),
+        ),
         *(
             Picture(board.planes_heading, planes.caption(plane, result), partial(_plane, plane))
             for plane in board.planes

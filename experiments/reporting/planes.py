@@ -79,6 +79,8 @@ def picture(plane: Plane, result: RunResult, folder: Path) -> Drawing | None:
     fixed += [place for _, place in marked]
     seen = _frame(axis, points + fixed, ends + [[place, place] for place in fixed], plane.log)
     sweep = _temperature_curve(axis, result.temperatures, x, y)
+    if plane.alike:
+        axis.axline((0, 0), slope=1, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
     rows = [
         *sweep,
         *_optima(axis, stars, hues, x, y),
@@ -91,19 +93,21 @@ def picture(plane: Plane, result: RunResult, folder: Path) -> Drawing | None:
         rows.append({"what": name, x: place[0], y: place[1]})
     axis.set_xlabel(board.metric(x).label)
     axis.set_ylabel(board.metric(y).label)
-    style.legend(figure, methods, hues, _others(result, bool(sweep)))
+    style.legend(figure, methods, hues, _others(plane, result, bool(sweep)))
     svg = style.save(figure, folder, plane.file, rows)
     return Drawing(
         plane.file,
         svg,
         [_panel(plane, result, rows, (x, y), looks, hues, seen)],
-        _keys(result, marked, hues, bool(sweep)),
+        _keys(plane, result, marked, hues, bool(sweep)),
     )
 
 
-def _others(result: RunResult, sweep: bool) -> list[Artist]:
+def _others(plane: Plane, result: RunResult, sweep: bool) -> list[Artist]:
     """What a legend has beside methods and stars; the expert and the start have their names."""
     others = []
+    if plane.alike:
+        others.append(style.key(plane.alike, linestyle="--", linewidth=0.9, color=GREY))
     if result.seeds > 1:
         others += [style.key("a seed", **style.SEED), style.key("95% interval", **style.WHISKER)]
     if sweep:
@@ -261,12 +265,13 @@ def _temperature_curve(axis: Axes, sweep: Sequence[Row], x: str, y: str) -> styl
 
 
 def _keys(
+    plane: Plane,
     result: RunResult,
     marked: Sequence[tuple[str, Place]],
     hues: Mapping[str, str],
     sweep: bool,
 ) -> list[Key]:
-    keys = []
+    keys = [Key(plane.alike, line="--")] if plane.alike else []
     if result.seeds > 1:
         keys += [Key("a seed", "."), Key("95% interval", line="-")]
     for name, _ in marked:
@@ -314,10 +319,22 @@ def _panel(
         table.append(own)
     description = f"{titles[1]} against {titles[0]}, a mark a method"
     layers = [
+        *(_where_alike(scales, seen) if plane.alike else []),
         *_layers_of_landmarks(scales, titles, hues),
         *_layers_of_methods(scales, titles, charts.looks(looks)),
     ]
     return Panel("", charts.view(description, layers, height=340), charts.columns(table))
+
+
+def _where_alike(scales: Sequence[Json], seen: Seen) -> list[Json]:
+    """The line on which both axes have the same value, as far as the frame has it."""
+    ends = max(seen.x[0], seen.y[0]), min(seen.x[1], seen.y[1])
+    x, y = ({**scale, "datum": ends[0]} for scale in scales)
+    for end in (x, y):
+        del end["field"]
+    mark = {"type": "rule", "color": charts.SOFT, "strokeDash": charts.DASHES["--"], "clip": True}
+    place = {"x": x, "y": y, "x2": {"datum": ends[1]}, "y2": {"datum": ends[1]}}
+    return [{"data": {"values": [{}]}, "mark": mark, "encoding": place}]
 
 
 def _only(what: str) -> list[Json]:

@@ -26,6 +26,7 @@ from experiments.storage import whole
 HERE = Path(__file__).parent
 CARD = ("d_accuracy", "d_accuracy_train", "d_calibration", "length_accuracy", "d_saturated")
 SAMPLES = 8  # strings shown of each method
+AT = "at_temperature_"  # what a field of samples.jsonl begins with, before its temperature
 LARGEST = 2_000_000  # bytes of a page
 POINTS = (1000, 60, 20)  # of a line, the first that makes the page small enough
 # what comes before the last name of a path that begins at the root or at a home
@@ -58,11 +59,11 @@ class Trouble(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """What each method wrote for one prompt: (method, what it drew, its likeliest answer, empty
-    where none is kept)."""
+    """What each method wrote for one prompt: (method, its answers in the order of the columns).
+    Rows of the data have one."""
 
     prompt: str
-    texts: list[tuple[str, str, str]]
+    texts: list[tuple[str, list[str]]]
 
 
 class Samples(NamedTuple):
@@ -71,7 +72,7 @@ class Samples(NamedTuple):
     names: list[str]
     rows: list[Prompt]
     prompted: bool
-    likeliest: bool  # whether any likeliest answer is kept
+    columns: list[str]  # what the answers are, the easiest to read first
 
 
 class Optima(NamedTuple):
@@ -137,6 +138,7 @@ def _filled(
             "json": json.dumps(escapes.finite_json(tables.plain(ranking)), indent=1),
         },
         since_start=wording.since_start(result),
+        order=wording.from_covering_to_seeking(result),
         sections=[(heading, _slug(heading), list(pictures)) for heading, pictures in sections],
         numbered=lambda one: numbered[id(one)],
         static=static,
@@ -327,12 +329,35 @@ def _side_by_side(samples: Sequence[Json], result: RunResult) -> Samples:
     own = {(known.get(s["method"], s["method"]), s["index"]): s for s in samples if s["seed"] == 0}
     everybody = dict.fromkeys(("data", known["expert"], "start", *result.methods))
     names = [name for name in everybody if (name, 0) in own]
-    rows = []
-    for index in range(SAMPLES):
+    answers, rows = _answers(samples), []
+    for index in _distinct(own, names):
         here = {name: own[name, index] for name in names if (name, index) in own}
-        if here:
-            prompt = next(iter(here.values()))["prompt"]
-            texts = [(who, s["completion"], s.get("likeliest", "")) for who, s in here.items()]
-            rows.append(Prompt(prompt, texts))
-    prompted, likeliest = any(row.prompt for row in rows), any("likeliest" in s for s in samples)
-    return Samples(names, rows, prompted, likeliest)
+        prompt = next(iter(here.values()))["prompt"]
+        rows.append(Prompt(prompt, [(who, _texts(line, answers)) for who, line in here.items()]))
+    return Samples(names, rows, any(row.prompt for row in rows), list(answers.values()))
+
+
+def _texts(line: Json, answers: Mapping[str, str]) -> list[str]:
+    """A line's answers in the order of the columns, or the one that it has."""
+    several = len(line.keys() & answers.keys()) > 1
+    return [line.get(field, "") for field in answers] if several else [line["completion"]]
+
+
+def _answers(samples: Sequence[Json]) -> dict[str, str]:
+    """Field of each kind of answer that lines have -> its title, the easiest to read first."""
+    fields = {field for line in samples for field in line}
+    colder = sorted(field for field in fields if field.startswith(AT))
+    titles = {"likeliest": "the likeliest token each time"} if "likeliest" in fields else {}
+    titles |= {field: f"drawn at temperature {field.removeprefix(AT)}" for field in colder}
+    return titles | {"completion": "drawn at temperature 1"}
+
+
+def _distinct(own: Mapping[tuple[str, int], Json], names: Sequence[str]) -> list[int]:
+    """Numbers of the strings that are shown: those of prompts that come again after the others."""
+    seen: set[str] = set()
+    first, again = [], []
+    for index in sorted({index for name, index in own if name in names}):
+        prompt = next(own[name, index]["prompt"] for name in names if (name, index) in own)
+        (again if prompt in seen else first).append(index)
+        seen.add(prompt)
+    return [*first, *again][:SAMPLES]

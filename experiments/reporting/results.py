@@ -23,6 +23,7 @@ from experiments.reporting.schema import (
 )
 from experiments.storage import whole
 from fdiv import statistics
+from fdiv.metrics import MODES
 from fdiv.types import Level
 
 
@@ -84,9 +85,10 @@ def gap_of(own: np.ndarray, best: ClassOptimum | None) -> Gap | None:
 def changes(
     minimises: str, start: Mapping[str, np.ndarray], end: Mapping[str, np.ndarray]
 ) -> list[Change]:
-    """What moved since the start [seeds]: a divergence on the policy's own prefixes, precision and
-    recall, as far as both were estimated and are finite on every seed."""
-    names = (minimises + Level.token_policy.suffix, "precision", "recall")
+    """What moved since the start [seeds]: a divergence on the policy's own prefixes, and what tells
+    seeking modes from covering them, as far as both were estimated and are finite on every
+    seed."""
+    names = (minimises + Level.token_policy.suffix, "precision", *MODES)
     made = [change(name, start, end) for name in names]
     return [one for one in made if one is not None]
 

@@ -137,7 +137,7 @@ class MethodResult:
     against: Comparison | None = None
     changes: list[Change] = dataclasses.field(default_factory=list)
     """Since the start, where strings are sampled and the expert is known: what the method minimises
-    on the policy's own prefixes, then precision and recall."""
+    on the policy's own prefixes, then precision, recall and what else tells of modes."""
     how: str = ""
     """In which way what it minimises is more than the divergence of the two laws: "of pairs"."""
     aside: str = ""

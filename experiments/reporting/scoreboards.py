@@ -33,6 +33,7 @@ class Plane:
     caption: str = ""  # what its place says, beside what holds for all planes
     log: bool = False
     start: bool = False  # mark where training began
+    alike: str = ""  # what the line says on which both are the same; none is drawn without
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +65,10 @@ class Scoreboard:
         return [name for name in names if not (twice and name == "divergence_to_reference")]
 
     def shown(self, names: Collection[str], there: Collection[str]) -> list[str]:
-        """Those of some metrics that were measured."""
-        return [name for name in self.once(names) if name in there]
+        """Those of some metrics that were measured; the precision of a policy's own strings alone
+        where an older run has no other."""
+        old = "precision_token_expert" not in there
+        return [x for x in self.once(names) if x in there and (old or x != "precision")]
 
     def loss(self, measured: Mapping[str, np.ndarray]) -> np.ndarray:
         """What the rows are ranked by, the best lowest."""
@@ -208,7 +211,9 @@ SAMPLED = Scoreboard(
         "reverse_kl_token",
         "js_token",
         "precision",
+        "precision_token_expert",
         "recall",
+        "seeking",
         "expert_nll",
         "entropy",
         "log_stop",
@@ -250,6 +255,15 @@ SAMPLED = Scoreboard(
             "Precision: mean log-prob that the {expert} gives a token that the policy wrote; "
             "recall: that the policy gives a token that the {expert} wrote. Seeking modes raises "
             "the first, covering them the second."
+        ),
+        "precision_token_expert": (
+            "Precision: E_q log p, the mean log-prob that the {expert} p gives a token of the "
+            "policy q; recall: E_p log q; both summed over the vocabulary at the {expert}'s "
+            "prefixes, the same for the start and every method."
+        ),
+        "seeking": (
+            "Precision less recall: 0 of the {expert} itself, more of a policy on fewer modes, "
+            "less of a broader one."
         ),
         "log_stop": (
             "Log P(stop): mean log-prob of a token that ends the string where the {expert}'s "

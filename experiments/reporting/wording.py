@@ -3,6 +3,7 @@ and has: its kind, its seeds, its data, and what was drawn."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
@@ -238,8 +239,10 @@ def since_start(result: RunResult) -> dict[str, str]:
         own = {change.metric: change for change in m.changes}
         first = own.get(f"{m.minimises}_token")
         sentences = [] if first is None else [_fell(first, m, board)]
-        if "precision" in own and "recall" in own:
-            sentences.append(_sought(own["precision"], own["recall"], board))
+        if "seeking" in own:
+            sentences.append(_sought(own, board))
+        elif "precision" in own and "recall" in own:  # of an older run
+            sentences.append(_of_drawn_tokens(own["precision"], own["recall"]))
         if sentences:
             said[name] = " ".join(sentences)
     return said
@@ -276,8 +279,29 @@ def _why_not(m: MethodResult, board: Scoreboard) -> str:
     return "It is within the error of sampling: more --updates move it, more --samples show it."
 
 
-def _sought(precision: Change, recall: Change, board: Scoreboard) -> str:
-    """Which of both gained more."""
+def _sought(own: Mapping[str, Change], board: Scoreboard) -> str:
+    """Which of precision and recall gained more at the expert's prefixes, where that leaves the
+    policy, and what became of its entropy and of the mass off either support."""
+    ahead = own["seeking"]
+    kind = "neither more than the other"
+    if ahead.clear:
+        kind = "it seeks modes" if ahead.moved > 0 else "it covers"
+    precision, recall = (own[name].moved for name in ("precision_token_expert", "recall"))
+    entropy, off, dropped = (
+        own[name] for name in ("entropy_token_expert", "off_support", "dropped_support")
+    )
+    from_to = lambda change, form: f"{change.start:{form}} → {change.end:{form}}"
+    return (
+        f"At the {board.expert}'s prefixes precision gained {precision:+.3f}, recall {recall:+.3f} "
+        f"nats a token, {ahead.moved:+.3f} ± {2 * ahead.stderr:.3f} apart: {kind}. There precision "
+        f"less recall goes {from_to(ahead, '+.2f')} (0 is the {board.expert}, above it narrower), "
+        f"entropy {from_to(entropy, '.2f')}, mass off the {board.expert}'s support "
+        f"{from_to(off, '.1%')}, the {board.expert}'s off the policy's {from_to(dropped, '.1%')}."
+    )
+
+
+def _of_drawn_tokens(precision: Change, recall: Change) -> str:
+    """Which of both gained more, where they were estimated at drawn tokens."""
     ahead = precision.moved - recall.moved
     error = 2 * float(np.hypot(precision.stderr, recall.stderr))
     kind = "neither more than the other"
@@ -285,6 +309,31 @@ def _sought(precision: Change, recall: Change, board: Scoreboard) -> str:
         kind = "it seeks modes" if ahead > 0 else "it covers"
     moves = f"precision {precision.moved:+.2f}, recall {recall.moved:+.2f} nats a token"
     return f"{moves[0].upper()}{moves[1:]}, {ahead:+.2f} ± {error:.2f} apart: {kind}."
+
+
+def from_covering_to_seeking(result: RunResult) -> str:
+    """All methods in one order, and which of them two standard errors do not tell apart; nothing
+    where there are not two."""
+    moved = {
+        name: change
+        for name, m in result.methods.items()
+        for change in m.changes
+        if change.metric == "seeking"
+    }
+    names = sorted(moved, key=lambda name: moved[name].moved)
+    if len(names) < 2:
+        return ""
+    # both are differences from one start, on the same strings: their errors add up to less
+    error = lambda a, b: 2 * float(np.hypot(moved[a].stderr, moved[b].stderr))
+    tied = [
+        f"{a} and {b}"
+        for a, b in itertools.combinations(names, 2)
+        if moved[b].moved - moved[a].moved <= error(a, b)
+    ]
+    order = ", ".join(f"{name} ({moved[name].moved:+.3f})" for name in names)
+    apart = f"not told apart by two standard errors: {'; '.join(tied)}" if len(tied) <= MANY else ""
+    apart = apart or f"{len(tied)} pairs of them are not told apart by two standard errors"
+    return f"From covering to seeking: {order}; {apart if tied else 'all of them told apart'}."
 
 
 # --- under pictures -------------------------------------------------------------------------------
@@ -299,6 +348,18 @@ def under_curves(
     floored = f" The gap is floored at {floor:g}." * ("gap" in panels)
     line = f" The fine dotted line is the {board.expert}'s own value." * bool(lined)
     return f"{band} {_looks(result.methods)}{floored}{line}"
+
+
+def under_modes(result: RunResult) -> str:
+    """What the marks of the picture of modes are."""
+    expert = scoreboards.of_result(result).expert
+    return (
+        f"What each method gained since the start in precision, E_q log p, and in recall, E_p log "
+        f"q: summed over the vocabulary at the {expert}'s prefixes, p the {expert} and q the "
+        "policy; bars are two standard errors, string by string. Above the line it sought modes, "
+        f"below it covered them. The {expert}'s mark, where it is near enough to be shown, is all "
+        "that there is to gain."
+    )
 
 
 def under_cost(result: RunResult) -> str:

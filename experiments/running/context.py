@@ -61,14 +61,14 @@ class RunContext(NamedTuple):
         name: str,
         sequences: Sequences,
         log_q: np.ndarray | None,
-        likeliest: Sequences | None = None,
+        to_read: Mapping[str, Sequences] | None = None,
         level: Level | Literal["return"] | None = None,
     ) -> None:
         """Report the first strings of each seed, [seeds, n, T], with their log-probs under the
         policy that drew them, of its actions [seeds, n, T], where there is one, and under the
-        expert where it is known, and the policy's likeliest answers to the same prompts. Of a
-        method whose reward is of tokens or prefixes, or of leaving a reference (`level`), the
-        log-ratios that it is of."""
+        expert where it is known, and the policy's other answers to the same prompts (`to_read`,
+        field -> strings). Of a method whose reward is of tokens or prefixes, or of leaving a
+        reference (`level`), the log-ratios that it is of."""
         ratios = {} if log_q is None else self._ratios(sequences, log_q, level)
         log_q = None if log_q is None else log_q.sum(-1)
         for seed in range(len(sequences.tokens)):
@@ -90,9 +90,9 @@ class RunContext(NamedTuple):
                     line if x is None else line | {field: x}
                     for line, x in zip(lines, of_strings[seed])
                 ]
-            if likeliest is not None:
-                certain = self._readable(likeliest, seed)
-                lines = [line | {"likeliest": text} for line, (_, text) in zip(lines, certain)]
+            for field, others in (to_read or {}).items():
+                answers = self._readable(others, seed)
+                lines = [line | {field: text} for line, (_, text) in zip(lines, answers)]
             self.recorder.samples(name, lines)
 
     def _ratios(

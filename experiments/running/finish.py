@@ -135,3 +135,5 @@ def _show_ranking(context: RunContext, result: RunResult, ranking: tables.Rankin
             console.print(f"{name}: {ends}.")
     for name, said in wording.since_start(result).items():
         console.print(f"{name}: {said}")
+    if order := wording.from_covering_to_seeking(result):
+        console.print(order)

@@ -389,10 +389,10 @@ def _prepare(
     for name in ("data", "expert", "start"):
         recorder.resumed(name, -1)
     laid_out = layout.put(start)
-    context.write_samples("start", *evaluator.strings(laid_out), evaluator.likeliest(laid_out))
+    context.write_samples("start", *evaluator.strings(laid_out), evaluator.to_read(laid_out))
     for name, strings in evaluator.references().items():
-        certain = evaluator.expert_likeliest() if name == "expert" else None
-        context.write_samples(name, jax.tree.map(lambda x: x[None], strings), None, certain)
+        to_read = evaluator.expert_to_read() if name == "expert" else None
+        context.write_samples(name, jax.tree.map(lambda x: x[None], strings), None, to_read)
     return context
 
 

@@ -141,8 +141,8 @@ def _result(
     progress, params = outcome.progress, outcome.progress.train_state.learner.params
     final, sequences, log_q = context.evaluator.final(params, outcome.measured)
     final |= compiled.layout.host(compiled.probe(progress.train_state))
-    likeliest = context.evaluator.likeliest(params)
-    context.write_samples(name, sequences, log_q, likeliest, claim.level)
+    to_read = context.evaluator.to_read(params)
+    context.write_samples(name, sequences, log_q, to_read, claim.level)
     metrics, infinite = results.metrics_of(final)
     context.await_search(name)
     search(context, name, method)

@@ -313,7 +313,7 @@ def environment() -> dict[str, Any]:
     devices = jax.devices()
     return {
         "command": shlex.join(sys.argv),
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
@@ -323,7 +323,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The git commit of this code, marked where files differ from it; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     ask = lambda *words: subprocess.run(

@@ -13,8 +13,10 @@ import html.parser
 import io
 import json
 import math
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -303,6 +305,45 @@ def test_a_terminal_shows_what_it_can(encoding, monkeypatch):
         "utf-8": "█░ — \u2026 \u00e9 \u03b2 \u4e2d \\udcc3 ─│",
     }
     assert kept.getvalue().decode(encoding).strip() == wanted[encoding]
+
+
+def read_by_nobody(*words: str) -> tuple[int, str]:
+    """The exit code of a Python whose standard output is a pipe without a reader, and what it
+    says."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60, cwd=ROOT)
+    os.close(writer)
+    return done.returncode, done.stderr.decode()
+
+
+PRINTED = {  # whether output is kept back until there is much of it
+    "at the end": ("-c", "print('x')"),
+    "in the middle": ("-u", "-c", "print('x'); print('y')"),
+}
+
+
+@pytest.mark.parametrize("case", PRINTED)
+def test_a_reader_that_has_seen_enough_is_no_error(case):
+    *flags, lines = PRINTED[case]
+    fit = "from experiments import escapes; escapes.fit_screen(); "
+    assert read_by_nobody(*flags, fit + lines) == (0, "")
+
+
+def test_a_pipe_of_another_that_breaks_is_one():
+    """Standard output is read, so the error is not about it."""
+    fit = "from experiments import escapes; escapes.fit_screen(); raise BrokenPipeError('mine')"
+    done = subprocess.run([sys.executable, "-c", fit], capture_output=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 1 and b"BrokenPipeError: mine" in done.stderr
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("words", ["runs --help", "doctor --help", "figures --help", "card js"])
+def test_commands_end_quietly_where_nobody_reads(words):
+    name, *rest = words.split()
+    code, said = read_by_nobody("-m", f"experiments.{name}", *rest)
+    assert said == "" and code in (0, 1)  # 1: rich ends so where it prints
 
 
 def test_every_command_fits_its_screen(monkeypatch):

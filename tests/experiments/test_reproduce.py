@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import pkgutil
 
 import pytest
 import run_folders
 
+import configs
 from experiments import cli, load, reproduce
 from experiments.reproduce import RECORDED, Number
-from experiments.storage import files
+from experiments.storage import files, run_folder
 
 INTERVAL = {"iqm": 0.2, "ci95": [0.1, 0.3]}
 VERDICTS = {  # recorded, here -> verdict
@@ -51,8 +53,15 @@ def test_what_is_recorded_is_of_presets_as_they_are():
 def test_the_page_has_what_is_recorded():
     assert reproduce.PAGE.read_text() == reproduce.page()
     for place in RECORDED.glob("*.json"):  # each preset's header says how to have it again
-        module = importlib.import_module(f"configs.{place.stem.replace('-', '_')}")
-        assert f"experiments.reproduce {place.stem}" in " ".join(module.__doc__.split())
+        assert f"experiments.reproduce {place.stem}" in header(place.stem)
+
+
+def header(preset: str) -> str:
+    """What the module of configs that has a preset says of itself."""
+    found = (module.name for module in pkgutil.iter_modules(configs.__path__))
+    modules = [importlib.import_module(f"configs.{name}") for name in found]
+    (own,) = (module for module in modules if preset in module.PRESETS)
+    return " ".join(own.__doc__.split())
 
 
 def test_a_run_is_recorded_and_compared(tmp_path, monkeypatch, capsys):
@@ -76,3 +85,32 @@ def test_a_run_is_recorded_and_compared(tmp_path, monkeypatch, capsys):
     assert "1 outside, 6 same" in " ".join(capsys.readouterr().out.split())
     assert reproduce.main(["rlhf", "--run", str(tmp_path / "run"), "--record"]) == 2
     assert reproduce.main(["two-templates"]) == 2
+    assert "or all." in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_a_preset_what_is_recorded_is_listed(tmp_path, monkeypatch, capsys):
+    """Nothing is run; --record and --run have to be told of what."""
+    assert reproduce.main([]) == 0
+    listed = capsys.readouterr().out
+    assert all(place.stem in listed for place in RECORDED.glob("*.json"))
+    assert reproduce.main(["--record"]) == reproduce.main(["--run", "runs/x"]) == 2
+    monkeypatch.setattr(reproduce, "RECORDED", tmp_path)
+    assert reproduce.main([]) == 0 and reproduce.main(["lm"]) == 2
+    assert "has no recorded numbers. Recorded are none;" in capsys.readouterr().err
+
+
+THEN = {"commit": "abc", "devices": ["cpu:0 cpu"], "cores": 2, "jax": "1"}
+SAID = {  # the run's environment, today's commit -> what is said of them
+    "the same": ({}, "abc", "Here all of that is the same."),
+    "another machine": ({"cores": 4}, "abc", "as recorded: cores 4 (2)."),
+    "an earlier run": ({}, "def", "The run is of commit abc, and this code is def"),
+    "outside a checkout": ({"commit": None}, None, "commit None (abc)."),
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_where_a_run_was_made_is_said(case, monkeypatch):
+    changed, today, said = SAID[case]
+    monkeypatch.setattr(run_folder, "commit", lambda: today)
+    here = {**THEN, "packages": {"jax": "1"}, **changed}
+    assert said in reproduce._where(THEN, here)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fdiv import metrics
-from fdiv.head import TopK
+from fdiv import divergences, head, metrics
+from fdiv.head import Head, Readout, TopK
 from fdiv.rollout import sampler_of
 from fdiv.types import PAD, Components, Model, Pieces, Policy, Sequences, TokenMDP
 
@@ -70,15 +70,88 @@ def test_pieces_add_their_metrics_and_nothing_else_changes():
         return metrics.sampled_metrics([], own, jax.random.key(0), (), strings(), strings())[0]
 
     plain, of_text = measured(None), measured(Pieces(jnp.array(SIZES)))
-    more = {"bits_per_byte", "log_stop", "log_stop_expert", "top5_overlap", "precision", "recall"}
-    each = {"precision_each", "recall_each"}
-    assert set(of_text) - set(plain) == more | {f"{name}_stderr" for name in more} | {"ece"} | each
+    more = {"bits_per_byte", "log_stop", "log_stop_expert", "top5_overlap"}
+    assert set(of_text) - set(plain) == more | {f"{name}_stderr" for name in more} | {"ece"}
     # token 0 has .5 and is right in 6 of 8 actions
     assert of_text["ece"] == pytest.approx(0.25, rel=1e-5)
     assert of_text["top5_overlap"] == 1  # of four tokens all
-    assert all(float(of_text[name]) == float(plain[name]) for name in plain)
+    assert all(np.array_equal(of_text[name], plain[name]) for name in plain)
     assert of_text["log_stop"] == pytest.approx(np.log(0.4), rel=1e-5)
     assert of_text["log_stop_expert"] == pytest.approx(np.log(0.4), rel=1e-5)  # .15 + .25
+
+
+# --- modes sought and covered ---------------------------------------------------------------------
+
+P, Q = np.array([4e-5, 0.1, 0.3, 0.59996]), np.array([0.5, 0.3, 0.19995, 5e-5])
+BY_HAND = {
+    "precision": Q @ np.log(P),
+    "precision_token_expert": Q @ np.log(P),
+    "recall": P @ np.log(Q),
+    "seeking": Q @ np.log(P) - P @ np.log(Q),
+    "entropy_token_expert": -Q @ np.log(Q),
+    "off_support": 0.5,  # q's mass on token 0, which p gives .00004
+    "dropped_support": 0.59996,  # p's on token 3
+}
+
+
+def modes(p, q, family=()):
+    """What is measured of a policy of law q whose expert has law p."""
+    policy, teacher = (fixed(jnp.asarray(np.log(x))) for x in (q, p))
+    task = mdp(None)._replace(expert=Model(teacher, ()))
+    own = Components(policy, task, sampler_of(task))
+    args = (jax.random.key(0), (), strings(), strings())
+    return metrics.sampled_metrics(family, own, *args)[0], Model(teacher, ())
+
+
+@pytest.mark.usefixtures("double")
+def test_modes_are_sums_over_the_vocabulary():
+    """Whatever was drawn: no error is left where every prefix has the same law. Precision less
+    recall is what the two KLs and the two entropies are apart."""
+    names = ("forward_kl", "reverse_kl")
+    measured, teacher = modes(P, Q, [divergences.parse(name) for name in names])
+    for name, value in BY_HAND.items():
+        assert float(measured[name]) == pytest.approx(value, rel=1e-12), name
+        assert float(measured[f"{name}_stderr"]) == pytest.approx(0, abs=1e-12), name
+    forward, reverse = ((a * np.log(a / b)).sum() for a, b in ((P, Q), (Q, P)))
+    entropies = -P @ np.log(P) + Q @ np.log(Q)
+    assert BY_HAND["seeking"] == pytest.approx(forward - reverse + entropies, rel=1e-12)
+    # of the expert itself: both are less its entropy, and it seeks nothing
+    same, itself = modes(P, P)[0], metrics.modes_of_expert(teacher, strings(), 4)
+    for name, value in itself.items():
+        assert float(same[name]) == pytest.approx(float(value), rel=1e-12, abs=1e-12), name
+    assert float(itself["precision"]) == pytest.approx(P @ np.log(P), rel=1e-12)
+    assert float(itself["recall"]) == float(itself["precision"]) and float(itself["seeking"]) == 0
+    assert float(itself["off_support"]) == pytest.approx(4e-5)
+
+
+@pytest.mark.usefixtures("double")
+def test_modes_of_a_network_are_those_of_its_laws():
+    """Three of ten tokens at a time, in the fused head, against the laws written out."""
+    draw = np.random.default_rng(0)
+    some = lambda *shape: jnp.asarray(draw.normal(size=shape))
+    own, target = (Head(some(2, 5, 3), Readout(3 * some(7, 3))) for _ in range(2))
+    q, p = (np.asarray(jax.nn.softmax(x.features @ x.readout.weights.T)) for x in (own, target))
+    mask = jnp.asarray(draw.random((2, 5)) < 0.7)
+    found = head.divergences(list(metrics.MODES.values()), own, target, mask, chunk=3)
+    plain = {
+        "precision_token_expert": (q * np.log(p)).sum(-1),
+        "recall": (p * np.log(q)).sum(-1),
+        "entropy_token_expert": -(q * np.log(q)).sum(-1),
+        "off_support": np.where(p < metrics.RARE, q, 0).sum(-1),
+        "dropped_support": np.where(q < metrics.RARE, p, 0).sum(-1),
+    }
+    plain["seeking"] = plain["precision_token_expert"] - plain["recall"]
+    assert plain["off_support"].any()
+    for name, values in zip(metrics.MODES, found):
+        np.testing.assert_allclose(values, np.where(mask, plain[name], 0), rtol=1e-12, atol=1e-14)
+
+
+def test_a_token_that_is_never_said_adds_nothing():
+    log_q, log_p = jnp.log(jnp.array([1.0, 0.0])), jnp.log(jnp.array([0.25, 0.75]))
+    sums = {name: float(x.perspective(log_p, log_q).sum()) for name, x in metrics.MODES.items()}
+    assert sums["precision_token_expert"] == pytest.approx(np.log(0.25))
+    assert sums["recall"] == -np.inf and sums["entropy_token_expert"] == 0
+    assert sums["dropped_support"] == 0.75
 
 
 def test_calibration_is_by_bins_of_the_chance():

@@ -242,6 +242,7 @@ def check_likeliest(model, samples):
     lines = [json.loads(line) for line in samples.read_text().splitlines()]
     writers = [line["method"] for line in lines if "likeliest" in line]
     assert set(writers) == {"expert", "start", "sft", "distill:js"}
+    assert all(("at_temperature_0.7" in line) == ("likeliest" in line) for line in lines)
     one = next(line for line in lines if line["method"] == "expert")
     whole = ready.read(model)
     prompt = whole.words.prompt(one["prompt"])

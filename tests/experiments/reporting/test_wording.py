@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import recorded
 
-from experiments.reporting import report, results, scoreboards, tables, wording
+from experiments.reporting import modes, report, results, scoreboards, tables, wording
 from experiments.reporting.pictures import pictures
 from experiments.reporting.schema import VARIED, Change, Gap, HistoryLine, MethodResult, RunResult
 from fdiv.types import Look
@@ -302,14 +303,81 @@ def test_whether_a_method_ended_below_its_start(name):
     assert not any(part in text for part in unsaid)
 
 
-@pytest.mark.parametrize(
-    "gains, kind", [((0.9, 0.1), "seeks"), ((0.1, 0.9), "covers"), ((0.4, 0.5), "neither")]
-)
-def test_what_a_method_sought(gains, kind):
+SOUGHT = [((0.9, 0.1), "seeks"), ((0.1, 0.9), "covers"), ((0.4, 0.5), "neither")]
+
+
+@pytest.mark.parametrize(("gains", "kind"), SOUGHT)
+def test_what_a_method_of_an_older_run_sought(gains, kind):
     """Errors of .1 each: twice the hypotenuse is .28."""
     both = [Change(n, -3.0, -3.0 + x, 0.1) for n, x in zip(("precision", "recall"), gains)]
     m = dataclasses.replace(method(DASHED), changes=both)
     assert kind in wording.since_start(run("sampled", TEXT, {"a": m}))["a"]
+
+
+def sought(precision: float, recall: float, error: float = 0.06) -> MethodResult:
+    """A method that gained so much of both; `error` is of their difference."""
+    start = {"entropy_token_expert": 4.0, "off_support": 0.1, "dropped_support": 0.02}
+    changes = [Change(name, x, x / 2, 0.01) for name, x in start.items()]
+    changes.append(Change("precision_token_expert", -5.0, -5.0 + precision, 0.5))
+    changes.append(Change("recall", -4.0, -4.0 + recall, 0.5))
+    changes.append(Change("seeking", -1.0, -1.0 + precision - recall, error))
+    return dataclasses.replace(method(DASHED), changes=changes)
+
+
+@pytest.mark.parametrize(("gains", "kind"), SOUGHT)
+def test_what_a_method_sought(gains, kind):
+    """By the error of the difference alone, string by string: that of each is of no matter."""
+    text = wording.since_start(run("sampled", TEXT, {"a": sought(*gains)}))["a"]
+    ahead = gains[0] - gains[1]
+    assert kind in text and f"{ahead:+.3f} ± 0.120 apart" in text
+    assert f"precision less recall goes -1.00 → {ahead - 1:+.2f} (0 is the teacher" in text
+    assert "10.0% → 5.0%" in text and "2.0% → 1.0%" in text
+
+
+def test_methods_stand_from_covering_to_seeking():
+    """b and c are .1 apart, two errors of the difference .17."""
+    methods = {"b": sought(0.5, 0.1), "a": sought(0.1, 0.3), "c": sought(0.5, 0.0)}
+    text = wording.from_covering_to_seeking(run("sampled", TEXT, methods))
+    assert "a (-0.200), b (+0.400), c (+0.500)" in text and text.endswith("errors: b and c.")
+    far = methods | {"c": sought(0.9, 0.0)}
+    assert wording.from_covering_to_seeking(run("sampled", TEXT, far)).endswith("them told apart.")
+    assert wording.from_covering_to_seeking(run("sampled", TEXT, {"a": methods["a"]})) == ""
+
+
+def test_the_picture_of_modes_has_gains_and_errors(tmp_path: Path):
+    """And what the teacher has more than the start; nothing of a run that did not measure them."""
+    at = {"recall": -4.0, "precision_token_expert": -5.0}
+    teacher = dict.fromkeys(at, -3.0)
+    methods = {"a": sought(0.5, 0.1), "b": method()}
+    whole = run("sampled", TEXT, methods, start=at, expert=teacher)
+    drawn = modes.picture(whole, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "modes.csv").open()))
+    numbers = {row["what"]: [float(row[x]) for x in modes.AXES.values()] for row in rows}
+    assert numbers["IQM"] == pytest.approx([0.1, 0.5])
+    assert numbers["teacher"] == pytest.approx([1.0, 2.0]) and numbers["start"] == [0.0, 0.0]
+    own = next(row for row in rows if row["what"] == "IQM")
+    assert float(own["recall_gained_high"]) == pytest.approx(1.1)  # .1 + 2 x .5
+    assert drawn.panels and drawn.keys[0].label == "as much of both"
+    assert modes.picture(run("sampled", TEXT, {"b": method()}), tmp_path) is None
+
+
+def test_answers_stand_side_by_side(tmp_path: Path):
+    """The easiest to read first; a prompt that comes again after the others."""
+    line = lambda who, i, prompt, **more: {
+        **{"method": who, "seed": 0, "index": i, "prompt": prompt, "completion": f"{who} {i}"},
+        **more,
+    }
+    both = {"at_temperature_0.7": "cooler", "likeliest": "sure"}
+    samples = [line("data", i, prompt) for i, prompt in enumerate("aab")]
+    samples += [line("sft", i, prompt, **both) for i, prompt in enumerate("aab")]
+    surroundings = {"command": "x", "commit": "", "python": "3", "packages": {}, "devices": []}
+    whole = CASES["own data, a teacher"].run
+    report.write(tmp_path / "r.html", whole, [], samples, surroundings | {"cores": 2}, {})
+    html = (tmp_path / "r.html").read_text()
+    assert html.index("sft 0") < html.index("sft 2") < html.index("sft 1")
+    assert "<td>sure</td><td>cooler</td><td>sft 0</td>" in html
+    assert '<td colspan="3">data 0</td>' in html
+    assert html.index(">the likeliest token") < html.index(">drawn at temperature 0.7<")
 
 
 def test_the_error_of_what_moved():
