@@ -11,13 +11,14 @@ KL penalty, max E_q[right] - b KL(q||base) in the same class, for each weight b.
 `--sums N` adds the same on sums whose every right way is known (`arithmetic`'s): each sum has a
 target of its own, base x verifier / Z(sum), and a small transformer is trained on it for N updates
 by exact gradients of each A, and by those of the chance of a right answer, which is RL without a
-penalty. A sum that is never trained on is solved where one of k answers is right."""
+penalty; and for N updates by GRPO, which draws its answers, with each weight of the KL to the base.
+A sum that is never trained on is solved where one of k answers is right."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +34,15 @@ from experiments.reporting import style
 from fdiv import divergences, exact
 from fdiv.benchmarks import TwoTemplate
 from fdiv.checks import at_least, between
+from fdiv.objectives.grpo import Grpo
 from fdiv.policies import tabular
 
 BASE = "markov"  # the base is forward KL's best of this class
 KS = 2 ** np.arange(0, 13)
 STARTS = 4
 SUMS = (48, 2)  # width and layers of the transformer that sums are asked
+GRPO = Grpo().look.colour  # as methods of a run have it
+BESIDE: dict[str, Any] = {"textcoords": "offset points", "xytext": (4, 4), "fontsize": 6.5}
 LEAST = 1e-9  # alphas and betas nearer to 0 are not asked for
 
 
@@ -54,6 +58,8 @@ class Flags:
     """k of the coverage."""
     sums: int = 0
     """Updates of a transformer on sums, at each A and for RL; 0: none."""
+    sums_betas: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.5)
+    """Weights of GRPO's KL there."""
     sums_base: int = 400
     """Updates of likelihood that make its base."""
 
@@ -76,6 +82,9 @@ def make(flags: Flags) -> Result:
         between("alphas", a, -1e-9, 1 - LEAST)
     for b in flags.betas:
         between("betas", b, LEAST, 1e6)
+    distinct("sums_betas", flags.sums_betas)
+    for b in flags.sums_betas:
+        between("sums_betas", b, -LEAST, 1e6)
     at_least("samples", flags.samples, 1)
     at_least("sums", flags.sums, 0)
     at_least("sums_base", flags.sums_base, 1)
@@ -113,8 +122,11 @@ def on_sums(flags: Flags) -> dict[str, Row]:
     settings = [*sorted(flags.alphas), 1.0]
     tuned = sums.tuned(world, start, settings, flags.sums)
     first = jax.tree.map(lambda x: jnp.asarray(x)[None], start)
-    every = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, tuned)
+    betas = sorted(flags.sums_betas, reverse=True)
+    grpo = sums.by_grpo(world, start, betas, flags.sums)
+    every = jax.tree.map(lambda *x: jnp.concatenate(x), first, tuned, grpo)
     names = ["base", *(f"A {a:g}" for a in sorted(flags.alphas)), "RL, no penalty"]
+    names += [f"GRPO, beta {b:g}" for b in betas]
     laws, learned = (sums.judged(world, every, x) for x in (world.others, world.trained))
     trained = [float(np.exp(law).sum(1).mean()) for law in learned]
     return {
@@ -265,16 +277,27 @@ def _picture(flags: Flags, values: dict, curve: list[Row]) -> Picture:
     lines = [axis.get_legend_handles_labels() for axis in (plane, draws)]
     handles, names = ([x for pair in lines for x in pair[i]] for i in (0, 1))
     handles.append(plt.Line2D([], [], color=style.EXPERT, linestyle=":"))
-    figure.legend(handles, [*names, "base, right panel"], loc="outside lower center", ncols=5)
+    names.append("base, against draws")
+    if "sums" in values:
+        handles.append(plt.Line2D([], [], color=GRPO, linestyle="--", marker="^"))
+        names.append("GRPO, each weight of its KL")
+    figure.legend(handles, names, loc="outside lower center", ncols=5)
     return figure
 
 
 def _draw_sums(axis: plt.Axes, own: dict[str, Row], colours: dict, many: str) -> None:
     """pass@1 against pass@k of sums that were not trained on, with their intervals."""
+    for begin, line, colour in (("A ", "-", style.OTHER), ("GRPO", "--", GRPO)):
+        rows = [row for name, row in own.items() if name.startswith(begin)]
+        x, y = ([row[k] for row in rows] for k in ("pass@1", many))
+        axis.plot(x, y, line, color=colour, linewidth=1.0, zorder=1)
     for name, row in own.items():
         error = {"xerr": row["pass@1 +-"], "yerr": row[f"{many} +-"], "elinewidth": 0.5}
         mark = {"base": "*", "RL, no penalty": "s"}.get(name, "o")
         colour = colours.get(name[2:], style.EXPERT if name == "base" else style.OTHER)
+        if name.startswith("GRPO"):
+            mark, colour = "^", GRPO
+            axis.annotate(name[len("GRPO, beta ") :], (row["pass@1"], row[many]), **BESIDE)
         axis.errorbar(row["pass@1"], row[many], marker=mark, color=colour, **error)
     axis.set(xlabel="pass@1, held-out sums", ylabel=many, title="a transformer on sums")
 

@@ -3,6 +3,7 @@ exact, and so is its chance of a right answer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,11 +14,15 @@ from jax import Array
 
 from experiments.figures.common import students
 from fdiv import tokens as tk
-from fdiv.benchmarks.arithmetic import held_out
+from fdiv.benchmarks.arithmetic import Arithmetic, held_out
 from fdiv.benchmarks.sums import EOS, VOCAB, Sums, asked, ways
+from fdiv.episodes import GROUP
+from fdiv.objectives.grpo import grpo
 from fdiv.objectives.max_likelihood import max_likelihood
+from fdiv.penalties import Penalty
 from fdiv.policies import Architecture
-from fdiv.types import LearnerState, Params, Policy, Sequences
+from fdiv.rollout import sampler_of
+from fdiv.types import Components, LearnerState, Params, Policy, Sequences
 
 TERMS, LARGEST, SHARE = 3, 7, 0.25  # numbers of a sum, their largest, share of sums held out
 RATE, TUNED, BATCH = 3e-3, 1e-3, 32  # of the base and after it; sums of an update
@@ -133,6 +138,23 @@ def tuned(of: World, start: Params, settings: list[float], updates: int) -> Para
 
     of_each = jax.jit(jax.vmap(one, (0, None, None)))
     return of_each(jnp.asarray(settings, jnp.float32), log_p, every)
+
+
+def by_grpo(of: World, start: Params, betas: Sequence[float], updates: int) -> Params:
+    """From the base by GRPO with each weight of the KL to it, [betas, ...]: answers are drawn,
+    `GROUP` to a sum, and right or not."""
+    mdp = Arithmetic(TERMS, LARGEST, True, SHARE).build()
+    components = Components(of.policy, mdp, sampler_of(mdp))
+    training = students.adam(grpo(components, Penalty()), TUNED, updates)
+    batch = lambda step: mdp.demos(jax.random.fold_in(jax.random.key(4), step), BATCH * GROUP)
+
+    def one(beta: Array) -> Params:
+        state = training.init(jax.random.key(3), start)
+        weight = state.aux.weight._replace(beta=beta)
+        state = state._replace(aux=state.aux._replace(weight=weight))
+        return students.advance(training, state, batch, updates)[0].params
+
+    return jax.jit(lambda betas: jax.lax.map(one, betas))(jnp.asarray(betas, jnp.float32))
 
 
 def judged(of: World, params: Params, x: Answered) -> np.ndarray:

@@ -51,7 +51,12 @@ def test_the_frontier(made, monkeypatch):
     assert rows[0]["entropy of right"] > rows[1]["entropy of right"] > rows[2]["entropy of right"]
 
 
-BAD = [({"alphas": (1.0,)}, "alphas"), ({"betas": ()}, "betas"), ({"samples": 0}, "samples")]
+BAD = [
+    ({"alphas": (1.0,)}, "alphas"),
+    ({"betas": ()}, "betas"),
+    ({"sums_betas": (-0.1,)}, "sums_betas"),
+    ({"samples": 0}, "samples"),
+]
 
 
 @pytest.mark.parametrize(("flags", "field"), BAD, ids=[field for _, field in BAD])

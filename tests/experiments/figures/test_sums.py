@@ -56,8 +56,11 @@ def test_what_a_policy_is_worth_by_hand():
 def test_training_raises_what_is_right(monkeypatch):
     monkeypatch.setattr(sums, "LARGEST", 3)
     monkeypatch.setattr(precision_coverage, "SUMS", (16, 1))
-    flags = precision_coverage.Flags(alphas=(0.0, 0.9), sums=20, sums_base=30)
+    flags = precision_coverage.Flags(
+        alphas=(0.0, 0.9), sums=20, sums_betas=(0.0, 0.5), sums_base=30
+    )
     own = precision_coverage.on_sums(flags)
-    assert list(own) == ["base", "A 0", "A 0.9", "RL, no penalty"]
+    grpo = ["GRPO, beta 0.5", "GRPO, beta 0"]
+    assert list(own) == ["base", "A 0", "A 0.9", "RL, no penalty", *grpo]
     trained = [row["pass@1, trained on"] for row in own.values()]
     assert min(trained[1:]) > trained[0]
