@@ -6,6 +6,7 @@ each string is computed by itself, as everywhere else; numbers agree but for rou
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,14 @@ def with_params(answers: Answers | None, of: Callable[[Params], Params]) -> Answ
         lambda params, prompts, *sizes: own.start(of(params), prompts, *sizes),
         lambda params, prompts, actions: own.features(of(params), prompts, actions),
     )
+
+
+def rows_with_params(
+    fewer: Callable[[Params, Any, Array], Any] | None, of: Callable[[Params], Params]
+) -> Callable[[Params, Any, Array], Any] | None:
+    """`Policy.fewer` of such a policy."""
+    own = fewer
+    return None if own is None else lambda params, cache, rows: own(of(params), cache, rows)
 
 
 def shares(policy: Policy, alike: Alike) -> bool:

@@ -214,14 +214,14 @@ def _entropy_at(z: Array) -> Array:
 
 
 @custom_vmap
-def _most(count: Array) -> Array:
+def most(count: Array) -> Array:
     """The count, and of several mapped runs the largest: so that a loop's length is not mapped."""
     return count
 
 
-@_most.def_vmap
+@most.def_vmap
 def _most_of_all(axis_size: int, in_batched: list[bool], count: Array):
-    return _most(count.max()), False
+    return most(count.max()), False
 
 
 class _Chunks(NamedTuple):
@@ -277,7 +277,7 @@ def _chunks(counts: Array, vocab: int, chunk: int | None) -> _Chunks:
     order = jnp.argsort(~counts, axis=1, stable=True).astype(jnp.int32)
     order = jnp.where(jnp.take_along_axis(counts, order, axis=1), order, tokens)
     order = jnp.pad(order, [(0, 0), (0, number * size - tokens)], constant_values=tokens)
-    return _Chunks(counts, order, size, _most((counts.sum(1).max() + size - 1) // size))
+    return _Chunks(counts, order, size, most((counts.sum(1).max() + size - 1) // size))
 
 
 class _Arrays(NamedTuple):

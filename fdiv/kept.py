@@ -70,6 +70,9 @@ def policy(own: Policy) -> Policy:
         start=lambda kept, prompts, horizon: own.start(kept.own, prompts, horizon),
         step=lambda kept, cache, token: own.step(kept.own, cache, token),
         readout=None if (readout := own.readout) is None else lambda kept: readout(kept.own),
+        fewer=None
+        if (fewer := own.fewer) is None
+        else lambda kept, cache, rows: fewer(kept.own, cache, rows),
     )
 
 

@@ -1,4 +1,9 @@
-"""The only autoregressive loop: a scan with a cache, in stretches where strings may end early."""
+"""The only autoregressive loop: a scan with a cache, in stretches where strings may end early.
+
+Between two stretches strings that have ended may be left behind: once no more than half of a
+batch's strings go on, they are gathered into a batch of half the size, and so on. Each string has
+random numbers of its own, those of its row, and a step computes rows one by one, so that the
+strings are the same, and their log-probs but for rounding."""
 
 from __future__ import annotations
 
@@ -12,11 +17,15 @@ from jax import Array
 
 from fdiv import tokens as tk
 from fdiv.checks import present
+from fdiv.head import most, rows_are_parted
 from fdiv.types import PAD, Model, Params, Policy, Readout, Rollout, Sequences, TokenMDP
 
 # (uniforms [B], log-probs [B, V]) -> tokens [B]
 Choose = Callable[[Array, Array], Array]
-STRETCH = 32  # most tokens that are written between two looks at whether every string has ended
+STRETCH = 32  # most tokens that are written between two looks at which strings have ended
+SHARES = (2, 8)  # a batch shrinks to these parts of it: each has a step of its own to compile
+FEWEST = 4  # strings of the smallest batch
+FEWEST_ON_ACCELERATORS = 64  # where a step of fewer is bound by its number of operations
 
 
 def draw(uniform: Array, log_probs: Array) -> Array:
@@ -82,8 +91,10 @@ def sampler(horizon: int, eos: tk.Eos, choose: Choose = draw) -> Rollout:
     """(key, policy, params, prompts [B, P]) -> sampled strings [B, P + horizon] and the log-probs
     of their actions.
 
-    A long horizon is taken in stretches of at most `STRETCH` tokens, and none is begun once every
-    string has ended; what is drawn is the same."""
+    A long horizon is taken in stretches of at most `STRETCH` tokens. None is begun once every
+    string has ended, and where a policy can, those that have are left behind (`stages`). What is
+    drawn is the same, log-probs but for rounding; of several seeds mapped at once, the one with
+    the most strings that go on decides for all."""
 
     def rollout(
         key: Array, policy: Policy, params: Params, prompts: Sequences
@@ -94,14 +105,36 @@ def sampler(horizon: int, eos: tk.Eos, choose: Choose = draw) -> Rollout:
         if eos is None or horizon <= STRETCH:
             _, (actions, log_probs) = jax.lax.scan(act, first, uniforms)
         else:
-            actions, log_probs = _in_stretches(act, first, uniforms)
+            fewer = lambda carry, rows: _fewer(policy, params, carry, rows)
+            sizes = stages(policy, prompts.tokens.shape[0])
+            actions, log_probs = _in_stretches(act, fewer, first, uniforms, sizes)
         return _placed(prompts, actions.T, log_probs.T, eos)
 
     return rollout
 
 
-def _in_stretches(act: Callable, first: Any, uniforms: Array) -> tuple[Array, Array]:
-    """Actions and their log-probs [H, B] of a scan of `act`, as long as a string goes on."""
+def stages(policy: Policy, batch: int) -> tuple[int, ...]:
+    """Sizes that a batch of strings shrinks through as its strings end. The batch alone where the
+    policy cannot leave strings behind, and where rows are parted over devices, which a string would
+    have to be moved between."""
+    if policy.fewer is None or rows_are_parted():
+        return (batch,)
+    least = FEWEST if jax.default_backend() == "cpu" else FEWEST_ON_ACCELERATORS
+    smaller = [-(-batch // share) for share in SHARES]
+    return (batch, *(size for size in smaller if least <= size < batch))
+
+
+def _fewer(policy: Policy, params: Params, carry: Any, rows: Array) -> Any:
+    """What a step carries on of these rows alone."""
+    cache, token, alive = carry
+    return present(policy.fewer, "fewer")(params, cache, rows), token[rows], alive[rows]
+
+
+def _in_stretches(
+    act: Callable, fewer: Callable, first: Any, uniforms: Array, sizes: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Actions and their log-probs [H, B] of a scan of `act`, as long as a string goes on, in
+    batches of these sizes; `fewer(carry, rows)` is the carry of some rows."""
     horizon, batch = uniforms.shape
     count = -(-horizon // STRETCH)
     size = -(-horizon // count)  # of one length; the steps beyond the horizon are dropped
@@ -109,19 +142,34 @@ def _in_stretches(act: Callable, first: Any, uniforms: Array) -> tuple[Array, Ar
     like = jax.eval_shape(act, first, uniforms[0])[1]
     written = jax.tree.map(lambda x: jnp.zeros((count * size, batch), x.dtype), like)
     written = (jnp.full_like(written[0], PAD), written[1])
+    going_on = lambda i, alive, least: (i < count) & (most(alive.sum()) > least)
 
-    def more(state):
-        i, (_, _, alive), _ = state
-        return (i < count) & jnp.any(alive)
+    def stage(i: Array, carry: Any, written: Any, uniforms: Array, sizes: tuple[int, ...]) -> Any:
+        """All that is written from stretch i on of as many rows as the first size."""
+        after = sizes[1] if len(sizes) > 1 else 0
 
-    def stretch(state):
-        i, carry, written = state
-        own = jax.lax.dynamic_slice_in_dim(uniforms, i * size, size)
-        carry, new = jax.lax.scan(act, carry, own)
-        put = lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i * size, axis=0)
-        return i + 1, carry, jax.tree.map(put, written, new)
+        def stretch(state):
+            i, carry, written = state
+            own = jax.lax.dynamic_slice_in_dim(uniforms, i * size, size)
+            carry, new = jax.lax.scan(act, carry, own)
+            put = lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i * size, axis=0)
+            return i + 1, carry, jax.tree.map(put, written, new)
 
-    _, _, written = jax.lax.while_loop(more, stretch, (jnp.asarray(0), first, written))
+        more = lambda state: going_on(state[0], state[1][2], after)
+        i, carry, written = jax.lax.while_loop(more, stretch, (i, carry, written))
+        if len(sizes) == 1:
+            return written
+
+        def rest(i, carry, written):
+            rows = jnp.argsort(~carry[2], stable=True)[:after]  # those that go on come first
+            part = jax.tree.map(lambda x: x[:, rows], written)
+            part = stage(i, fewer(carry, rows), part, uniforms[:, rows], sizes[1:])
+            return jax.tree.map(lambda x, new: x.at[:, rows].set(new), written, part)
+
+        as_it_is = lambda i, carry, written: written
+        return jax.lax.cond(going_on(i, carry[2], 0), rest, as_it_is, i, carry, written)
+
+    written = stage(jnp.asarray(0), first, written, uniforms, sizes)
     return jax.tree.map(lambda x: x[:horizon], written)
 
 

@@ -159,6 +159,9 @@ class Policy(NamedTuple):
     # several answers to one prompt; None: each is computed by itself. Who replaces `trunk` or
     # `start` replaces this too
     answers: Answers | None = None
+    # params, cache, rows [n] -> the cache of these strings alone, so that a sampler can leave ended
+    # ones behind; None: a batch stays whole. Who replaces what a cache is replaces this too
+    fewer: Callable[[Params, Any, Array], Any] | None = None
 
 
 class Model(NamedTuple):

@@ -5,7 +5,8 @@ For each work ours and the named peer take turns in one run, and both are held a
 time in which this machine could do it, at the pace of matrix products and memory measured between
 the repeats. Results go to --out as JSON, and into the page, whose other text stays. Peers are run
 by Pythons of their own, which `make bench-peers` makes; one that is not there leaves our side and
-the bound. `--profile PRESET:METHOD` prints instead where a method's time goes."""
+the bound. `--profile PRESET:METHOD` prints instead where a method's time goes, `--profile
+WORK:SIZE` where a work's does."""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ class Options:
     cache: Path | None = None
     """The folder of compiled programs (that of the other commands)."""
     profile: str | None = None
-    """PRESET:METHOD, for instance two-template:gail: print its costliest operations instead."""
+    """PRESET:METHOD or WORK:SIZE, for instance two-template:gail or grpo:w64: print its costliest
+    operations instead."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,7 +98,7 @@ def _act(options: Options) -> int:
     if options.profile is not None:
         from experiments.bench import profile
 
-        return profile.main(options.profile, options.out / "profile")
+        return profile.main(options.profile, options.out / "profile", options.model)
     rows, failed = _kept(options.out / "bench.json"), False
     for work, size in _jobs(options):
         for row in _measured(options, work, size):

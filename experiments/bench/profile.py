@@ -1,5 +1,5 @@
 """Where a method's time goes: `python -m experiments.bench --profile PRESET:METHOD` writes a trace
-of its updates and prints the costliest operations.
+of its updates and prints the costliest operations; `WORK:SIZE` does so of a language model's work.
 
 The trace is JAX's own profiler's, of which every event of a compiled program names its operation.
 An operation's time is its own, without that of those inside it (a loop's body is not the loop's),
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import cli
+from experiments.bench.works import SHAPES, WORKS
+from experiments.paths import SMOLLM2
 from fdiv.types import UsageError
 
 COSTLIEST = 10
@@ -52,11 +54,45 @@ class Operation(NamedTuple):
     what: str  # of the program it comes from
 
 
-def main(of: str, out: Path, top: int = COSTLIEST) -> int:
-    """Trace a method of a preset and print its table; the trace goes into `out`."""
+def main(of: str, out: Path, model: Path | None = None, top: int = COSTLIEST) -> int:
+    """Trace a method of a preset, or a work at a size, and print its table; the trace goes into
+    `out`. `model` is the folder of the pretrained model."""
+    first, second = parsed(of)
+    if first in WORKS:
+        run, program = _work(first, second, model or Path(SMOLLM2))
+    else:
+        run, program = _method(first, second)
+    count = _updates(run)
+    events = traced(lambda: run(count), out)
+    operations = costliest(events, described(program()))
+    print(f"{'share':>6} {'ms/update':>10} {'runs':>7}  {'operation':<28} what")
+    for x in operations[:top]:
+        each = 1e3 * x.seconds / count
+        print(f"{x.share:>6.1%} {each:>10.3f} {x.count:>7,}  {x.name:<28} {x.what}")
+    total = sum(x.seconds for x in operations)
+    shown = sum(x.share for x in operations[:top])
+    text = (
+        f"{first}, {second}: {count:,} updates, {1e3 * total / count:.3f} ms of operations an "
+        f"update on all threads, {shown:.0%} of it above. The trace is in {out}."
+    )
+    print(cli.filled(text))
+    return 0
+
+
+def _work(work: str, size: str, model: Path) -> tuple[Callable[[int], Any], Callable[[], str]]:
+    """Updates of a language model's work, and the text of their program."""
+    shape = SHAPES[size]
+    if shape.pretrained and not model.exists():
+        problem = "is not there."
+        raise UsageError("model", str(model), problem, "`make smollm2` brings it.")
+    ours = WORKS[work].build(shape, model)
+    return ours.step, ours.text
+
+
+def _method(preset: str, method: str) -> tuple[Callable[[int], None], Callable[[], str]]:
+    """Updates of a preset's method, and the text of their program."""
     import jax.numpy as jnp
 
-    preset, method = parsed(of)
     training = _training(preset, method)
     compiled = training.compiled
     state = {"now": training.train_state}
@@ -65,31 +101,19 @@ def main(of: str, out: Path, top: int = COSTLIEST) -> int:
         state["now"] = compiled.advance(state["now"], jnp.int32(count), jnp.bool_(True))
         state["now"].log.tokens.block_until_ready()
 
-    count = _updates(run)
-    events = traced(lambda: run(count), out)
-    text = getattr(compiled.advance, "as_text", lambda: "")()
-    operations = costliest(events, described(text))
-    print(f"{'share':>6} {'ms/update':>10} {'runs':>7}  {'operation':<28} what")
-    for x in operations[:top]:
-        each = 1e3 * x.seconds / count
-        print(f"{x.share:>6.1%} {each:>10.3f} {x.count:>7,}  {x.name:<28} {x.what}")
-    total = sum(x.seconds for x in operations)
-    shown = sum(x.share for x in operations[:top])
-    text = (
-        f"{preset}, {method}: {count:,} updates, {1e3 * total / count:.3f} ms of operations an "
-        f"update on all threads, {shown:.0%} of it above. The trace is in {out}."
-    )
-    print(cli.filled(text))
-    return 0
+    return run, getattr(compiled.advance, "as_text", str)
 
 
 def parsed(of: str) -> tuple[str, str]:
-    """PRESET:METHOD. Raises `UsageError` for a preset that is not there."""
-    preset, colon, method = of.partition(":")
-    if preset not in cli.presets() or not colon or not method:
-        known = ", ".join(cli.presets())
-        raise UsageError("profile", of, "is no PRESET:METHOD.", f"Presets: {known}.")
-    return preset, method
+    """PRESET:METHOD or WORK:SIZE. Raises `UsageError` for what is not there."""
+    first, colon, second = of.partition(":")
+    if first in WORKS and second in SHAPES:
+        return first, second
+    if first not in cli.presets() or not colon or not second:
+        presets, listed, sizes = map(", ".join, (cli.presets(), WORKS, SHAPES))
+        fix = f"Presets: {presets}. Works: {listed}, of {sizes}."
+        raise UsageError("profile", of, "is no PRESET:METHOD and no WORK:SIZE.", fix)
+    return first, second
 
 
 def _training(preset: str, method: str):

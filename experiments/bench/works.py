@@ -15,6 +15,7 @@ from experiments.models import counts
 from experiments.models.counts import Counted, Dimensions
 
 if TYPE_CHECKING:
+    from experiments.devices.programs import Program
     from fdiv.policies import Architecture
     from fdiv.types import Components, Method, Params, Policy, Sequences, TokenMDP
 
@@ -81,6 +82,7 @@ class Ours(NamedTuple):
     step: Callable[[int], float]  # updates -> tokens
     counted: Counted  # of an update
     settings: dict[str, Any]
+    text: Callable[[], str] = str  # of the compiled program
 
 
 class Work(NamedTuple):
@@ -179,9 +181,7 @@ def policy(shape: Shape, model: Path) -> Policy:
     return own.policy(shape.vocab, shape.prompt + shape.new)
 
 
-def compiled(
-    function: Callable, *arguments: Any, donate: tuple[int, ...] = ()
-) -> Callable[..., Any]:
+def compiled(function: Callable, *arguments: Any, donate: tuple[int, ...] = ()) -> Program:
     """The function compiled for such arguments; a frozen model's weights, which it closes over, are
     no constants of the program."""
     import jax
@@ -198,9 +198,10 @@ def compiled(
 
 def updates(
     method: Method, parts: Components, batch: Any, tokens: float
-) -> tuple[Callable[[int], float], dict[str, Any]]:
-    """Updates of a method on one batch as a function of their number, and their settings. On a CPU
-    the batch's gradient is added up from parts of few rows, as runs do with `--accumulate`."""
+) -> tuple[Callable[[int], float], dict[str, Any], Callable[[], str]]:
+    """Updates of a method on one batch as a function of their number, their settings, and the
+    compiled program's text. On a CPU the batch's gradient is added up from parts of few rows, as
+    runs do with `--accumulate`."""
     import jax
 
     from experiments.optimiser import Optimiser
@@ -224,7 +225,7 @@ def updates(
         return count * tokens
 
     settings = {"update": "fdiv.learner", "optimiser": "adam", "max_grad_norm": LONGEST_NORM}
-    return step, {**settings, "remat": False, "accumulate": accumulate}
+    return step, {**settings, "remat": False, "accumulate": accumulate}, update.as_text
 
 
 # --- works ----------------------------------------------------------------------------------------
@@ -238,10 +239,12 @@ def sft(shape: Shape, model: Path) -> Ours:
     prompt = 1 if shape.pretrained else 0  # a pretrained model has no law of the first token
     parts = components(shape, model, task(shape, length - prompt))
     tokens = shape.batch * length
-    step, settings = updates(MaxLikelihood(), parts, strings(shape, shape.batch, prompt), tokens)
+    step, settings, text = updates(
+        MaxLikelihood(), parts, strings(shape, shape.batch, prompt), tokens
+    )
     rank, predicted = (RANK, length - 1) if shape.pretrained else (None, length)
     work = counts.training(d, shape.batch, length, predicted, rank, shape.weight)
-    return Ours(step, counts.together(work), settings)
+    return Ours(step, counts.together(work), settings, text)
 
 
 def sampling(shape: Shape, model: Path) -> Ours:
@@ -265,7 +268,7 @@ def sampling(shape: Shape, model: Path) -> Ours:
         shape.dimensions, shape.batch, shape.prompt, shape.new, weight=shape.weight
     )
     settings = {"call": "fdiv.rollout.sampler", "draws from": "all symbols"}
-    return Ours(step, counts.together(work), settings)
+    return Ours(step, counts.together(work), settings, draw.as_text)
 
 
 def distill(shape: Shape, model: Path) -> Ours:
@@ -281,13 +284,13 @@ def distill(shape: Shape, model: Path) -> Ours:
     parts = components(shape, model, task(shape, shape.new, expert))
     batch = strings(shape, shape.batch, shape.prompt)
     method = Distill(divergence="js", policy_prefixes=1.0)
-    step, settings = updates(method, parts, batch, shape.batch * shape.new)
+    step, settings, text = updates(method, parts, batch, shape.batch * shape.new)
     work = counts.together(
         counts.sampling(d, shape.batch, shape.prompt, shape.new, weight=shape.weight),
         counts.forward(d, shape.batch, length, shape.new, shape.weight),
         counts.training(d, shape.batch, length, shape.new),
     )
-    return Ours(step, work, {**settings, "method": "distill:js, policy_prefixes 1"})
+    return Ours(step, work, {**settings, "method": "distill:js, policy_prefixes 1"}, text)
 
 
 def grpo(shape: Shape, model: Path) -> Ours:
@@ -299,7 +302,7 @@ def grpo(shape: Shape, model: Path) -> Ours:
     parts = components(shape, model, task(shape, shape.new, beta=BETA["grpo"]))
     method = objectives.resolve("grpo_std:k3-loss", group=GROUP)
     batch = strings(shape, rows, shape.prompt)
-    step, settings = updates(method, parts, batch, rows * shape.new)
+    step, settings, text = updates(method, parts, batch, rows * shape.new)
     work = counts.together(
         counts.sampling(
             d, rows, shape.prompt, shape.new, prompts=rows // GROUP, weight=shape.weight
@@ -307,7 +310,8 @@ def grpo(shape: Shape, model: Path) -> Ours:
         counts.forward(d, rows, length, shape.new, shape.weight),
         counts.training(d, rows, length, shape.new),
     )
-    return Ours(step, work, {**settings, "method": f"grpo_std:k3-loss, beta {BETA['grpo']:g}"})
+    settings["method"] = f"grpo_std:k3-loss, beta {BETA['grpo']:g}"
+    return Ours(step, work, settings, text)
 
 
 def answers(shape: Shape) -> int:
@@ -326,12 +330,13 @@ def dpo(shape: Shape, model: Path) -> Ours:
     parts = components(shape, model, task(shape, shape.new, beta=BETA["dpo"]))
     chosen, rejected = (strings(shape, pairs, shape.prompt, seed) for seed in (0, 1))
     batch = jax.tree.map(lambda x: x, Pairs(chosen, rejected))
-    step, settings = updates(Dpo(), parts, batch, shape.batch * shape.new)
+    step, settings, text = updates(Dpo(), parts, batch, shape.batch * shape.new)
     work = counts.together(
         counts.forward(d, shape.batch, length, shape.new, shape.weight),
         counts.training(d, shape.batch, length, shape.new),
     )
-    return Ours(step, work, {**settings, "method": f"dpo, beta {BETA['dpo']:g}"})
+    settings["method"] = f"dpo, beta {BETA['dpo']:g}"
+    return Ours(step, work, settings, text)
 
 
 nothing = lambda shape: {}

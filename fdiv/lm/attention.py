@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fdiv.head import rows_are_parted
 from fdiv.lm.spec import Spec
 
 BLOCK = 64  # least queries of a block
 BLOCKS = 8  # most of them: each is a piece of the program
+SHORTEST = 128  # columns of a cache that are read in any case: with fewer nothing is gained
 
 
 def attend(
@@ -106,6 +108,29 @@ def masked(spec: Spec, query: Array, key: Array, value: Array, seen: Array) -> A
     `seen` [B or 1, T, S] lets them see, each at least one."""
     seen = seen[:, None, None]
     return _apart(_over(spec, _grouped(spec, query), key, value, seen, "bgds"))
+
+
+def filled(spec: Spec, query: Array, key: Array, value: Array, seen: Array, slot: Array) -> Array:
+    """`masked` of a cache of S columns that is filled up to `slot`, which on a CPU reads no more
+    than the next of `reached` lengths. An accelerator would wait at every layer to be told which,
+    and rows that are parted over devices stay one program's."""
+    lengths = reached(value.shape[2])
+    if len(lengths) == 1 or jax.default_backend() != "cpu" or rows_are_parted():
+        return masked(spec, query, key, value, seen)
+    # slices of one's own, so that what is not read is not copied either
+    part = lambda n: lambda: masked(spec, query, key[..., :n], value[:, :, :n], seen[..., :n])
+    which = jnp.sum(slot >= jnp.asarray(lengths[:-1]))
+    return jax.lax.switch(which, [part(n) for n in lengths])
+
+
+def reached(columns: int) -> tuple[int, ...]:
+    """Lengths in which a cache of so many columns is read: `SHORTEST` and twice that each time, up
+    to the last that is at most half of it, and the whole."""
+    lengths, length = [], SHORTEST
+    while 2 * length <= columns:
+        lengths.append(length)
+        length *= 2
+    return (*lengths, columns)
 
 
 def _grouped(spec: Spec, query: Array) -> Array:

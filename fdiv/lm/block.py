@@ -21,7 +21,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from fdiv.checks import one_of, present
 from fdiv.head import by_turned, in_place
-from fdiv.lm.attention import Together, attend, columns, in_front, masked, together
+from fdiv.lm.attention import Together, attend, columns, filled, in_front, together
 from fdiv.lm.spec import Spec
 from fdiv.types import UsageError
 
@@ -234,7 +234,7 @@ class Attention(nn.Module):
             )
             key = put(past.keys, columns(key), 3)
             value = put(past.values, in_front(value), 2)
-            mixed = masked(spec, query, key, value, present(seen, "seen"))
+            mixed = filled(spec, query, key, value, present(seen, "seen"), past.slot)
         out = Linear((spec.width,), inputs=2, narrow=narrow, name="out")(mixed)
         return out, (key, value)
 

@@ -198,6 +198,7 @@ def policy(model: Policy, base: Params, spec: Spec, adapters: Adapters) -> Polic
         step=lambda params, cache, token: model.step(joined(params), cache, token),
         readout=readout,
         answers=groups.with_params(model.answers, joined),
+        fewer=groups.rows_with_params(model.fewer, joined),
     )
 
 

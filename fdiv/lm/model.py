@@ -254,8 +254,12 @@ def policy(spec: Spec, compute: Compute | None = None, bos: int | None = None) -
         cache = _repeated(_start(spec, compute, bos, read, params, prompts, horizon), group)
         return _with_laid(spec, compute, params, cache, horizon)
 
+    def fewer(params: Params, cache: Cache, rows: Array) -> Cache:
+        cache = _each_row(cache, lambda x: x[rows])
+        return _with_laid(spec, compute, params, cache, FEWEST_STEPS)
+
     shared = Answers(start_of_answers, answers)
-    return Policy(init, features, head, start, step, readout, shared)
+    return Policy(init, features, head, start, step, readout, shared, fewer)
 
 
 def _check_length(spec: Spec, length: int) -> None:
@@ -307,6 +311,8 @@ def _start(
 
 def _with_laid(spec: Spec, compute: Compute, params: Params, cache: Cache, horizon: int) -> Cache:
     """With weights laid as steps want them, where that is worth their memory."""
+    if cache.laid is not None:
+        return cache
     numbers = spec.layers * sum(
         math.prod(i) * math.prod(o) for i, o in kernel_shapes(spec).values()
     )
@@ -337,12 +343,16 @@ def _with_laid(spec: Spec, compute: Compute, params: Params, cache: Cache, horiz
 
 def _repeated(cache: Cache, group: int) -> Cache:
     """The cache of prompts as that of so many answers to each."""
-    each = lambda x: jnp.repeat(x, group, axis=0)
+    return _each_row(cache, lambda x: jnp.repeat(x, group, axis=0))
+
+
+def _each_row(cache: Cache, rows: Callable[[Array], Array]) -> Cache:
+    """The cache of other rows [n, ...], made of all that there is of the present ones [B, ...]."""
     return cache._replace(
-        keys=list(map(each, cache.keys)),
-        values=list(map(each, cache.values)),
-        position=each(cache.position),
-        next=each(cache.next),
+        keys=list(map(rows, cache.keys)),
+        values=list(map(rows, cache.values)),
+        position=rows(cache.position),
+        next=rows(cache.next),
     )
 
 

@@ -157,6 +157,7 @@ def policy(shape: Shape, vocab: int) -> Policy:
         step=lambda params, cache, token: own.step(blocks(params), cache, token),
         readout=lambda params: readout(blocks(params)),
         answers=groups.with_params(own.answers, blocks),
+        fewer=groups.rows_with_params(own.fewer, blocks),
     )
 
 

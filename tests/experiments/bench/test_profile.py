@@ -1,11 +1,13 @@
 """Where time goes: events within events, what a compiler says of its operations, and a real
 trace."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.bench import profile
+from experiments.bench import profile, works
 from experiments.bench.profile import Event
 
 PROGRAM = """
@@ -93,3 +95,15 @@ def test_the_table_of_a_preset(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "of operations an update" in " ".join(printed.split())
     assert list(tmp_path.rglob("*.xplane.pb"))
+
+
+@pytest.mark.wide
+def test_the_table_of_a_work(tmp_path, capsys, monkeypatch):
+    """Sampling of a small model: its products are among the costliest."""
+    small = dataclasses.replace(works.SHAPES["w64"], width=16, hidden=48, batch=2, new=4)
+    monkeypatch.setitem(works.SHAPES, "w64", small)
+    monkeypatch.setattr(profile, "SECONDS", 0.05)
+    assert profile.main("sampling:w64", tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "sampling, w64:" in printed
+    assert "dot_general" in printed
