@@ -60,13 +60,13 @@ FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from 
     },
     {"experiments.config"},
     {"experiments.data", "experiments.fields", "experiments.models", "configs"},
-    {"experiments.short_help", "experiments.spelling"},
     {"experiments.assemble", "experiments.storage", "experiments.validation", "experiments.cli"},
     {"experiments.evaluation", "experiments.footprint"},
     {"experiments.reporting"},
     {"experiments.gradients", "experiments.running"},
     {
         "experiments.__main__",
+        "experiments.bench",
         "experiments.card",
         "experiments.check_gradients",
         "experiments.check_model",
@@ -84,9 +84,9 @@ FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from 
         "experiments.show_data",
         "experiments.smollm2",
         "experiments.speed",
+        "experiments.sweep",
         "experiments.train",
     },
-    {"experiments.bench", "experiments.sweep"},
 ]
 LONGEST = 10  # rooms in a chain of imports, from one of `FLOORS` down to fdiv
 KINDS = kinds()

@@ -117,14 +117,14 @@ def parsed(of: str) -> tuple[str, str]:
 
 
 def _training(preset: str, method: str):
-    from experiments import speed
     from experiments.config import replace, resolve
     from experiments.devices import lay_out
+    from experiments.running import pace
 
     default = cli.presets()[preset][1]
     config = replace(default, methods=(method,))
-    setup = speed.set_up(config, lay_out(config.budget.seeds, config.devices), default)
-    return speed.training_of(setup, next(iter(resolve(config).values())))
+    setup = pace.set_up(config, lay_out(config.budget.seeds, config.devices), default)
+    return pace.training_of(setup, next(iter(resolve(config).values())))
 
 
 def _updates(run: Callable[[int], None]) -> int:

@@ -68,17 +68,18 @@ def gail() -> tuple[Callable[[int], float], dict[str, Any], Callable[[], dict[st
     import jax
     import jax.numpy as jnp
 
-    from experiments import cli, speed
+    from experiments import cli
     from experiments.config import replace, resolve
     from experiments.devices import lay_out
+    from experiments.running import pace
     from fdiv.policies import Architecture
 
     default = cli.presets()["two-template"][1]
     whole = Architecture("full")  # tables over whole prefixes, which can be the expert
     config = replace(default, methods=("gail",), seeds=1, policy=whole, scorer=whole)
-    setup = speed.set_up(config, lay_out(1, config.devices), default)
+    setup = pace.set_up(config, lay_out(1, config.devices), default)
     method = resolve(config)["gail"]
-    training = speed.training_of(setup, method)
+    training = pace.training_of(setup, method)
     tokens = config.budget.batch_size * setup.task.length
     state = {"now": training.train_state}
 
@@ -89,11 +90,11 @@ def gail() -> tuple[Callable[[int], float], dict[str, Any], Callable[[], dict[st
         return float(count * tokens)
 
     def after() -> dict[str, float]:
-        fresh = speed.training_of(setup, method)  # its program is compiled already
+        fresh = pace.training_of(setup, method)  # its program is compiled already
         near = _js_after(setup, training.compiled, fresh.train_state)
         return {
             "js after 5 s": near,
-            "tokens/s of sampling alone": speed.time_sampling(setup).rate(),
+            "tokens/s of sampling alone": pace.time_sampling(setup).rate(),
         }
 
     settings = {"preset": "two-template", "seeds": 1, "policy": "full", "scorer": "full"}

@@ -47,7 +47,8 @@ def attempt(sweep: SweepFolder, line: Line, launcher: str) -> Ended:
 def _here(sweep: SweepFolder, line: Line) -> Ended:
     """Run a line in this process."""
     try:
-        from experiments import cli, compare
+        from experiments import cli
+        from experiments.running import head_to_head
 
         cli.load_plugins(
             [
@@ -60,7 +61,7 @@ def _here(sweep: SweepFolder, line: Line) -> Ended:
         preset, config = cli.parse(
             "experiments.compare", [line["preset"], *line["flags"], "--out", str(sweep.run(line))]
         )
-        return Ended(compare.main(preset, config))
+        return Ended(head_to_head.run(preset, config, cli.presets()[preset][1]))
     except UsageError as error:
         print(f"error: {error}")
         return Ended(2, str(error))

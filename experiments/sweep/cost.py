@@ -37,14 +37,15 @@ def _pace(config: Config, name: str) -> tuple[float, float]:
     """(seconds to compile, seconds per string learned from) of one method, from a second of its
     updates."""
     from experiments import config as configs
-    from experiments import devices, speed
+    from experiments import devices
+    from experiments.running import pace
     from fdiv import objectives
 
     devices.use_compile_cache(config.output.cache)
-    setup = speed.set_up(config, devices.lay_out(config.budget.seeds, config.devices), config)
+    setup = pace.set_up(config, devices.lay_out(config.budget.seeds, config.devices), config)
     name = objectives.canonical(name)
     method = configs.resolve(config)[name]
-    timing = speed.time_method(setup, name, method, repetitions=1)
+    timing = pace.time_method(setup, name, method, repetitions=1)
     return timing.compile_seconds, timing.update_seconds[0] / (
         config.budget.seeds * config.budget.batch_size
     )

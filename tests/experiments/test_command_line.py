@@ -15,8 +15,9 @@ import pytest
 import run_folders
 
 from experiments import __main__ as scripts
-from experiments import assemble, card, cli, compare, score, short_help, spelling, train
+from experiments import assemble, card, cli, compare, score, train
 from experiments import config as configs
+from experiments.cli import short_help, spelling
 from experiments.config import make_config
 from experiments.running import head_to_head
 from experiments.running.console import Screen

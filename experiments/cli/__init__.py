@@ -95,7 +95,7 @@ def script(
     `USAGE_EXIT` where something is refused, and 0 where the reader of a pipe has seen enough."""
     import tyro  # the slowest import of a command line, which `--version` does without
 
-    from experiments import spelling
+    from experiments.cli import spelling
 
     flags: dict[str, Path] = {}
     try:
@@ -271,7 +271,8 @@ def parse(
     """(preset name, config) from a command line."""
     import tyro
 
-    from experiments import fields, short_help, spelling  # of the groups once files are imported
+    from experiments import fields  # of the groups once files are imported
+    from experiments.cli import short_help, spelling
 
     known = presets()
     argv, kept = _from_config(argv, known)
