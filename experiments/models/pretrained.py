@@ -288,6 +288,7 @@ def compute(architecture: Architecture) -> Compute:
         precision=architecture.precision or "float32",
         remat=True if architecture.remat is None else architecture.remat,
         attention=architecture.attention or "auto",
+        remat_policy=architecture.remat_policy or "nothing_saveable",
     )
 
 

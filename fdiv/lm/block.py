@@ -27,6 +27,9 @@ from fdiv.types import UsageError
 
 Precision = Literal["float32", "bfloat16"]
 Kernel = Literal["auto", "xla", "cudnn"]
+RematPolicy = Literal[  # of `jax.checkpoint_policies`
+    "nothing_saveable", "dots_with_no_batch_dims_saveable", "dots_saveable"
+]
 EVERYTHING = 1 << 30  # the reach of a layer without a window
 INITIAL = nn.initializers.normal(0.02)
 
@@ -38,11 +41,20 @@ class Compute:
     precision: Precision = "float32"  # of products
     remat: bool = False  # compute a layer again on the way back rather than keep what it computed
     attention: Kernel = "auto"  # over whole strings; auto: cuDNN's where it can serve
+    remat_policy: RematPolicy = "nothing_saveable"  # what a layer keeps all the same under `remat`
 
     @property
     def narrow(self) -> jnp.dtype | None:
         """What products are computed in, where that is not the parameters' own type."""
         return jnp.bfloat16 if self.precision == "bfloat16" else None
+
+    def layer(self, block: type[nn.Module], **options: Any) -> Any:
+        """`block`, computed again on the way back where that is asked for."""
+        if not self.remat:
+            return block
+        return nn.remat(
+            block, policy=getattr(jax.checkpoint_policies, self.remat_policy), **options
+        )
 
     def kernel(self, spec: Spec) -> Literal["xla", "cudnn"]:
         """What computes attention over whole strings of this model on the present devices."""
@@ -68,6 +80,7 @@ class Compute:
         """Raise `UsageError` naming the field that does not fit."""
         one_of("precision", self.precision, Precision)
         one_of("attention", self.attention, Kernel)
+        one_of("remat_policy", self.remat_policy, RematPolicy)
         if self.attention == "cudnn" and (reason := self._beyond_cudnn(spec)):
             raise UsageError(
                 "attention", "cudnn", f"cannot be used: {reason}.", "Give auto, or xla."

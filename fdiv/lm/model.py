@@ -82,7 +82,7 @@ class Trunk(nn.Module):
             self.param("head", INITIAL, (spec.vocab, spec.width))
         x = embed(spec, embedding, read)
         turn, distance = places or whole(spec, read.shape[1])
-        block = nn.remat(Block, prevent_cse=False) if self.compute.remat else Block
+        block = self.compute.layer(Block, prevent_cse=False)
         layers = nn.scan(
             block,
             variable_axes={"params": 0, "lora": 0},
@@ -106,7 +106,7 @@ def unrolled(
     own = params["params"]
     x = embed(spec, own["embedding"], read)
     turn, distance = places or whole(spec, read.shape[1])
-    block = (nn.remat(Block) if compute.remat else Block)(spec, compute, keep)
+    block = compute.layer(Block)(spec, compute, keep)
     written = []
     for i in range(spec.layers):
         layer = (spec.rope_of[i], reach(spec.windows[i]))

@@ -17,7 +17,7 @@ __all__ = ["NETWORKS", "SIZES", "Architecture", "from_function"]
 
 Name = Literal["independent", "markov", "markov_t", "full", "transformer", "hf"]
 NETWORKS = ("transformer", "hf")  # whose parameters are no table
-COMPUTED = ("precision", "remat", "attention")  # how a network is computed
+COMPUTED = ("precision", "remat", "remat_policy", "attention")  # how a network is computed
 SIZES = {
     "independent": (),
     "markov": ("order",),
@@ -60,6 +60,11 @@ class Architecture:
     remat: bool | None = None
     """transformer and hf: compute layers again for the gradient rather than keep them in memory
     (transformer: no, hf: yes)."""
+    remat_policy: (
+        Literal["nothing_saveable", "dots_with_no_batch_dims_saveable", "dots_saveable"] | None
+    ) = None
+    """transformer and hf: what a layer that is computed again keeps all the same, by JAX's names:
+    nothing, the products with weights, or attention's too (nothing_saveable)."""
     attention: Literal["auto", "xla", "cudnn"] | None = None
     """transformer and hf: what computes it; auto is cuDNN's fused kernel in bfloat16 on an NVIDIA
     GPU, XLA's elsewhere (auto)."""
@@ -95,6 +100,9 @@ class Architecture:
                     f"{self.name} has no such size.",
                     f"Drop it, or use {owners}.",
                 )
+        if self.remat_policy is not None and self.remat is False:
+            problem = "says what is kept of layers that are computed again, and none is."
+            raise UsageError("remat_policy", self.remat_policy, problem, "Drop it, or remat False.")
         return given
 
     @property

@@ -19,7 +19,7 @@ from jax import Array
 from fdiv import groups
 from fdiv.checks import present
 from fdiv.lm import model
-from fdiv.lm.block import Compute, Kernel, Precision
+from fdiv.lm.block import Compute, Kernel, Precision, RematPolicy
 from fdiv.lm.lora import MODULES, kernel_shapes
 from fdiv.lm.spec import Rope, Spec
 from fdiv.types import Params, Policy, Scorer, UsageError
@@ -49,6 +49,7 @@ class Shape:
     precision: Precision = "float32"  # of products
     remat: bool = False  # compute a layer again on the way back rather than keep what it computed
     attention: Kernel = "auto"  # over whole strings; auto: cuDNN's where it can serve
+    remat_policy: RematPolicy | None = None  # what is kept all the same; given, it means `remat`
 
     def spec(self, vocab: int) -> Spec:
         """The architecture over `vocab` symbols."""
@@ -75,7 +76,9 @@ class Shape:
     @property
     def compute(self) -> Compute:
         """How it is computed."""
-        return Compute(self.precision, self.remat, self.attention)
+        again = self.remat or self.remat_policy is not None
+        policy = self.remat_policy or "nothing_saveable"
+        return Compute(self.precision, again, self.attention, policy)
 
     @property
     def kernel(self) -> Kernel:

@@ -139,6 +139,7 @@ def test_half_precision_and_computing_again_change_little_and_nothing():
         "plain": {},
         "narrow": {"precision": "bfloat16"},
         "again": {"remat": True},
+        "in part": {"remat_policy": "dots_saveable"},
     }.items():
         policy = Architecture("transformer", **shape, **more).policy(V, P + H)
         start = jax.eval_shape(policy.init, jax.random.key(0))
@@ -154,9 +155,31 @@ def test_half_precision_and_computing_again_change_little_and_nothing():
     np.testing.assert_allclose(said["narrow"], said["plain"], atol=0.05)
     np.testing.assert_allclose(sampled, said["narrow"], atol=0.02)
     assert np.abs(np.asarray(said["narrow"]) - np.asarray(said["plain"])).max() > 1e-4
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), slope["again"], slope["plain"]
-    )
+    for name in ("again", "in part"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), slope[name], slope["plain"]
+        )
+
+
+def test_what_layers_keep_is_not_computed_again():
+    """Products in the gradient's program, by what a layer keeps: all of it, all products, those
+    with weights, nothing."""
+    shape = {"width": 8, "layers": 1, "heads": 2, "kv_heads": 1}
+    x = Sequences(jnp.zeros((2, P + H), jnp.int32), jnp.ones((2, P + H), bool), jnp.ones(2))
+
+    def products(**more) -> int:
+        policy = Architecture("transformer", **shape, **more).policy(V, P + H)
+        params = jax.eval_shape(policy.init, jax.random.key(0))
+        slope = jax.grad(lambda params: tk.log_probs(policy, params, x, V).mean())
+        return str(jax.make_jaxpr(slope)(params)).count("dot_general[")
+
+    named = [
+        products(remat_policy=name)
+        for name in ("dots_saveable", "dots_with_no_batch_dims_saveable", "nothing_saveable")
+    ]
+    assert products() == named[0] < named[1] < named[2] == products(remat=True)
+    with pytest.raises(UsageError, match="remat_policy"):
+        Architecture("transformer", remat=False, remat_policy="dots_saveable").sizes()
 
 
 @pytest.mark.parametrize("more", [{}, {"window": 3}, {"remat": True}])

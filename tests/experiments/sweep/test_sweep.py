@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compare
 from experiments.cli import STOPPED_EXIT
+from experiments.running import head_to_head
 from experiments.storage import lease
 from experiments.sweep import __main__ as commands
 from experiments.sweep import grid, local, slurm, status, work
@@ -219,7 +219,7 @@ def handlers():
 
 
 def test_a_failing_line_takes_no_other_with_it(sweep, handlers, monkeypatch, capfd):
-    def main(preset, config):
+    def main(preset, config, default):
         if config.budget.seed == 1 and config.optimiser.learning_rate == 0.1:
             raise RuntimeError("out of luck")
         if config.budget.seed == 1:
@@ -227,7 +227,7 @@ def test_a_failing_line_takes_no_other_with_it(sweep, handlers, monkeypatch, cap
         print("trained")
         return 0
 
-    monkeypatch.setattr(compare, "main", main)
+    monkeypatch.setattr(head_to_head, "run", main)
     assert work.work(sweep) == 0
     found = {row.line: row for row in status.rows(sweep)}
     assert [found[i].state for i in range(4)] == ["done", "failed", "done", "refused"]
@@ -241,11 +241,11 @@ def test_a_failing_line_takes_no_other_with_it(sweep, handlers, monkeypatch, cap
 
 
 def test_a_worker_that_is_told_to_leave_leaves_its_line_to_be_resumed(sweep, handlers, monkeypatch):
-    def main(preset, config):
+    def main(preset, config, default):
         os.kill(os.getpid(), signal.SIGTERM)
         return STOPPED_EXIT
 
-    monkeypatch.setattr(compare, "main", main)
+    monkeypatch.setattr(head_to_head, "run", main)
     assert work.work(sweep) == STOPPED_EXIT
     assert [row.state for row in status.rows(sweep)] == ["preempted", *["not started"] * 3]
     sweep.stop.touch()
@@ -254,7 +254,7 @@ def test_a_worker_that_is_told_to_leave_leaves_its_line_to_be_resumed(sweep, han
 
 
 def test_a_line_that_kills_its_workers_is_given_up(sweep, handlers, monkeypatch):
-    monkeypatch.setattr(compare, "main", lambda preset, config: 0)
+    monkeypatch.setattr(head_to_head, "run", lambda *_: 0)
     for _ in range(3):
         lease.take(sweep.leases, "0002", 10.0, lease.read(sweep.leases, 10.0).get("0002"))
         lease.bury(sweep.leases, pid=os.getpid())
@@ -265,7 +265,7 @@ def test_a_line_that_kills_its_workers_is_given_up(sweep, handlers, monkeypatch)
 
 
 def test_a_running_line_is_nobody_elses(sweep, handlers, monkeypatch):
-    monkeypatch.setattr(compare, "main", lambda preset, config: 0)
+    monkeypatch.setattr(head_to_head, "run", lambda *_: 0)
     lease.take(sweep.leases, "0001", 10.0, None)
     assert work.work(sweep, share=[0, 1]) == 0
     assert [row.state for row in status.rows(sweep)] == [
