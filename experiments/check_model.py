@@ -23,6 +23,7 @@ from experiments import cli
 if TYPE_CHECKING:
     from experiments.models.folder import Checkpoint, Source
     from experiments.models.golden import Golden
+    from fdiv.lm.spec import Spec
 
 STEP = 1e-4  # nats: a decoded step's log-probs against whole strings', in float32
 DECODED = 8  # tokens
@@ -60,7 +61,7 @@ def check(options: Options) -> int:
     print(
         f"{options.path}: {spec.family}, {spec.layers} layers, {_parameters(checkpoint):,} numbers"
     )
-    reference = _reference(options, spec.vocab)
+    reference = _reference(options, spec)
     own, apart = _computed(checkpoint, reference.tokens, options.precision)
     result = parity.compare(*reference.of(own))
     kept = "" if reference.kept is None else f", the {golden.TOP} likeliest tokens and the rest"
@@ -95,13 +96,14 @@ def _stored(options: Options) -> Path:
     return options.path.with_suffix(".npz")
 
 
-def _reference(options: Options, vocab: int) -> Golden:
+def _reference(options: Options, spec: Spec) -> Golden:
     """What ours is held against."""
     from experiments.models import golden, golden_words
 
     if not _live(options):
         return golden.read(_stored(options))
-    tokens = golden.tokens_of(options.path, vocab)
+    length = min(golden.LENGTH, spec.longest or golden.LENGTH)
+    tokens = golden.tokens_of(options.path, spec.vocab, length=length)
     logits, by = golden.live(options.path, tokens)
     if options.write_golden is not None:
         more = golden_words.packed(golden_words.live(options.path))

@@ -17,6 +17,7 @@ from fdiv.types import UsageError
 
 NAME = "golden.npz"  # in a model's folder
 TOP = 64
+LENGTH = 48  # tokens of a row
 
 
 class Golden(NamedTuple):
@@ -87,7 +88,7 @@ def live(folder: Path, tokens: np.ndarray) -> tuple[np.ndarray, str]:
     return logits.float().numpy(), f"transformers {transformers.__version__}"
 
 
-def tokens_of(folder: Path, vocab: int, rows: int = 3, length: int = 48) -> np.ndarray:
+def tokens_of(folder: Path, vocab: int, rows: int = 3, length: int = LENGTH) -> np.ndarray:
     """[rows, length] to try a model on: varied strings where its tokenizer can be loaded, tokens at
     random where it cannot."""
     from experiments.models import varied, words
