@@ -115,7 +115,7 @@ def _parse(key: str, argv: list[str], fields: list[tuple[str, Any]], description
     """The figure's own flags, from where they start, and --out."""
     import tyro
 
-    from experiments import spelling
+    from experiments.cli import spelling
 
     kinds = {k: v for _, start in fields for k, v in cli.kinds_of(type(start)).items()}
     argv = spelling.completed(argv, kinds)

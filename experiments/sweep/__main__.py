@@ -11,7 +11,8 @@ from typing import Annotated
 import tyro
 from tyro.conf import FlagConversionOff, OmitArgPrefixes, Positional
 
-from experiments import cli, paths, spelling
+from experiments import cli, paths
+from experiments.cli import spelling
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.site import Site, read_site
 from fdiv.types import UsageError
