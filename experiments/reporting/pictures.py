@@ -61,7 +61,7 @@ def pictures(
         Picture("Learning curves", curves.caption(result, history), curves.picture),
         Picture(
             "Modes sought and covered",
-            wording.under_modes(result),
+            modes.caption(result),
             lambda result, history, folder: modes.picture(result, folder),
         ),
         *(

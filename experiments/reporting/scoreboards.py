@@ -327,7 +327,7 @@ KNOWN_LAWS = {
 }
 
 OF_THE_POLICY = {  # teachers that are made of the policy's own model
-    "base": "what the policy was before its adapters",
+    "base": "the policy before its adapters",
     "whole": "the model that the policy is made of, with all its layers",
 }
 

@@ -350,15 +350,19 @@ def under_curves(
     return f"{band} {_looks(result.methods)}{floored}{line}"
 
 
-def under_modes(result: RunResult) -> str:
-    """What the marks of the picture of modes are."""
+def under_modes(result: RunResult, to_gain: Mapping[str, float]) -> str:
+    """What the marks of the picture of modes are; `to_gain` is what the expert has more than the
+    start of recall and of precision."""
     expert = scoreboards.of_result(result).expert
+    whole = ""
+    if to_gain:
+        recall, precision = to_gain["recall"], to_gain["precision_token_expert"]
+        whole = f" The {expert} itself is at ({recall:.2f}, {precision:.2f})."
     return (
         f"What each method gained since the start in precision, E_q log p, and in recall, E_p log "
         f"q: summed over the vocabulary at the {expert}'s prefixes, p the {expert} and q the "
         "policy; bars are two standard errors, string by string. Above the line it sought modes, "
-        f"below it covered them. The {expert}'s mark, where it is near enough to be shown, is all "
-        "that there is to gain."
+        f"below it covered them.{whole}"
     )
 
 

@@ -348,17 +348,21 @@ def test_the_picture_of_modes_has_gains_and_errors(tmp_path: Path):
     """And what the teacher has more than the start; nothing of a run that did not measure them."""
     at = {"recall": -4.0, "precision_token_expert": -5.0}
     teacher = dict.fromkeys(at, -3.0)
-    methods = {"a": sought(0.5, 0.1), "b": method()}
+    methods = {"a": sought(1.5, 0.6), "b": method()}
     whole = run("sampled", TEXT, methods, start=at, expert=teacher)
     drawn = modes.picture(whole, tmp_path)
     rows = list(csv.DictReader((tmp_path / "modes.csv").open()))
     numbers = {row["what"]: [float(row[x]) for x in modes.AXES.values()] for row in rows}
-    assert numbers["IQM"] == pytest.approx([0.1, 0.5])
+    assert numbers["IQM"] == pytest.approx([0.6, 1.5])
     assert numbers["teacher"] == pytest.approx([1.0, 2.0]) and numbers["start"] == [0.0, 0.0]
     own = next(row for row in rows if row["what"] == "IQM")
-    assert float(own["recall_gained_high"]) == pytest.approx(1.1)  # .1 + 2 x .5
+    assert float(own["recall_gained_high"]) == pytest.approx(1.6)  # .6 + 2 x .5
     assert drawn.panels and drawn.keys[0].label == "as much of both"
+    assert modes.caption(whole).endswith("The teacher itself is at (1.00, 2.00).")
     assert modes.picture(run("sampled", TEXT, {"b": method()}), tmp_path) is None
+    # far from a teacher the methods keep the room
+    modes.picture(dataclasses.replace(whole, methods={"a": sought(0.5, 0.1)}), tmp_path)
+    assert "teacher" not in (tmp_path / "modes.csv").read_text()
 
 
 def test_answers_stand_side_by_side(tmp_path: Path):
