@@ -319,9 +319,9 @@ def _panel(
         table.append(own)
     description = f"{titles[1]} against {titles[0]}, a mark a method"
     layers = [
-        *(_where_alike(scales, seen) if plane.alike else []),
         *_layers_of_landmarks(scales, titles, hues),
         *_layers_of_methods(scales, titles, charts.looks(looks)),
+        *(_where_alike(scales, seen) if plane.alike else []),
     ]
     return Panel("", charts.view(description, layers, height=340), charts.columns(table))
 
