@@ -29,7 +29,9 @@ from fdiv.types import (
     Divergence,
     Model,
     Params,
+    Regulariser,
     Sequences,
+    TokenMDP,
     UsageError,
 )
 
@@ -73,24 +75,27 @@ class Stage(NamedTuple):
     beta: float
 
 
-def stage(components: Components, penalty: Penalty) -> Stage:
-    """Raises `UsageError` where the task has no score or no reference to be near."""
-    policy, mdp, control = components.policy, components.mdp, components.control or Control()
+def _scored(mdp: TokenMDP) -> tuple[Callable[[Sequences], Array], Regulariser]:
+    """A task's score and what leaving its reference costs. Raises `UsageError` where it lacks
+    either."""
     if mdp.score is None or mdp.regulariser is None:
         fix = (
             "Use a benchmark with one (rewarded, arithmetic, or text with checked or reward), or "
             "a method that learns from demonstrations."
         )
-        raise UsageError(
-            "methods",
-            "reinforcement learning",
-            "needs a task with a score, and this one has none.",
-            fix,
-        )
-    d, beta = divergences.parse(mdp.regulariser.divergence), mdp.regulariser.beta
+        problem = "needs a task with a score, and this one has none."
+        raise UsageError("methods", "reinforcement learning", problem, fix)
+    return mdp.score, mdp.regulariser
+
+
+def stage(components: Components, penalty: Penalty) -> Stage:
+    """Raises `UsageError` where the task has no score or no reference to be near."""
+    policy, mdp, control = components.policy, components.mdp, components.control or Control()
+    score, regulariser = _scored(mdp)
+    d, beta = divergences.parse(regulariser.divergence), regulariser.beta
     penalty.check()
     penalty.refuse_unless_kl(d.name)
-    known = mdp.regulariser.reference
+    known = regulariser.reference
     in_loss = penalty.placement != "reward" or penalty.estimator == "exact"
     control.init(beta)
 
@@ -114,9 +119,9 @@ def stage(components: Components, penalty: Penalty) -> Stage:
         writer = groups.writer(policy, alike)
         strings, log_old = components.rollout(key, writer, params, prompts)
         log_ref = groups.log_probs(*reference(aux), strings, mdp.vocab, alike)
-        score = jnp.asarray(mdp.score(strings), jnp.result_type(float))  # scores may be integers
-        finite = jnp.isfinite(score)
-        score = jnp.where(finite, score, 0.0)
+        given = jnp.asarray(score(strings), jnp.result_type(float))  # scores may be integers
+        finite = jnp.isfinite(given)
+        given = jnp.where(finite, given, 0.0)
         actions = lambda x: to_actions(x, strings.mask, mdp.horizon)
         mask, ratio = actions(strings.mask), actions(log_ref - log_old)
         exact = exactly(params, aux, strings)
@@ -126,11 +131,11 @@ def stage(components: Components, penalty: Penalty) -> Stage:
             charges - jnp.pad(charges, [(0, 0), (0, 1)])[:, 1:]
         )  # per action again: adding up undoes it
         charges = aux.weight.beta * charges
-        rewards = last_action(mask) * score[:, None] + charges
+        rewards = last_action(mask) * given[:, None] + charges
         strings = strings._replace(weight=jnp.where(finite, strings.weight, 0.0))
         group = strings.tokens.shape[0] if components.enumerated else group
         return Episodes(
-            strings, log_old, log_ref, score, mask, ratio, charges, rewards, group, alike
+            strings, log_old, log_ref, given, mask, ratio, charges, rewards, group, alike
         )
 
     def after(aux: Charged, x: Episodes) -> tuple[Charged, dict]:

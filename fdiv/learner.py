@@ -103,10 +103,8 @@ def learner(
 
     def noise(key: Array, count: int | None = None) -> Array | None:
         """Keys of so many steps, or of one, that depend on nothing else that is made of `key`."""
-        if in_training is None:
-            return None
-        own = jax.random.fold_in(key, NOISE)
-        return own if count is None else jax.random.split(own, count)
+        own = jax.random.fold_in(key, NOISE) if in_training else None
+        return own if own is None or count is None else jax.random.split(own, count)
 
     def gradient(params: Params, aux, batch, key: Array | None):
         slope = _slope(objective, in_training, key)
