@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -53,3 +54,16 @@ _multiply_in_full()
 # SciPy's BLAS spent three times the processor time on them, waiting (5.1 s against 1.5 for one
 # divergence of two-template, beside other programs). Read when NumPy and SciPy load theirs.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def leave_while_loading(number: int, frame: object) -> None:
+    """The handler of signals until a command has loaded, and puts its own in this one's place: the
+    code is that which has a scheduler start it again (`cli.STOPPED_EXIT`)."""
+    os.write(2, b"Stopped before it began. The same command goes on.\n")
+    os._exit(130)
+
+
+if sys.argv[:1] == ["-m"]:  # `python -m experiments.NAME`, while Python looks for the module
+    for _number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        if signal.getsignal(_number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(_number, leave_while_loading)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,7 +80,19 @@ def read(config: Config) -> files.Reading:
     own = tokenizer(benchmark, config.policy)
     if not stored.wanted(benchmark):
         return files.read(benchmark, own)
-    return stored.read(benchmark, own, cache_folder(config.output.cache))
+    passing = passing_folder() if config.output.dry_run else None
+    return stored.read(benchmark, own, cache_folder(config.output.cache), passing)
+
+
+@functools.cache
+def passing_folder() -> Path:
+    """A folder for what is written and thrown away when this process ends."""
+    return Path(_kept_until_the_end().name)
+
+
+@functools.cache
+def _kept_until_the_end() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="fdiv-")
 
 
 def tokenizer(benchmark: Text, policy: Architecture | None = None) -> Tokenizer | None:

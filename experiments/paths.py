@@ -169,6 +169,9 @@ def refuse_unsavable(field: str, folder: Path) -> None:
     wrong = re.search(r"\\|\[.*\]|[\ud800-\udfff]", whole, re.DOTALL)
     if wrong is None:
         return
+    if "\ud800" <= wrong.group() <= "\udfff":
+        problem = "has characters in its path that this locale (LC_ALL, LANG) does not know."
+        raise UsageError(field, str(folder), problem, "Set PYTHONUTF8=1, or LC_ALL=C.UTF-8.")
     part = wrong.group() if wrong.group().isprintable() else ascii(wrong.group())[1:-1]
     problem = f"has {part} in its path ({whole}), below which saves could not be read again."
     raise UsageError(field, str(folder), problem, "Give a plainer path.")

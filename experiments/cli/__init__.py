@@ -46,6 +46,10 @@ ALIASES = {  # flags of earlier versions, and what they are called now
 IMPORTED: list[ModuleType] = []  # what `--import` has loaded, in order
 GIVEN: set[str] = set()  # the flags that the last command line named
 _RENAMED: set[str] = set()  # aliases that were used, and said so
+_HEARD: list[str] = []  # signals that the command was asked to end by
+AGAIN = 0.05  # seconds until a signal is sent once more that nothing could be made of
+# where Python throws an exception away: what is called while memory is collected
+DEAF = ("_xla_gc_callback", "__del__")
 
 
 def presets() -> dict[str, tuple[str, Config]]:
@@ -119,21 +123,52 @@ def script(
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """In here SIGTERM and SIGUSR1, as schedulers send them, raise `KeyboardInterrupt` as Ctrl-C
-    does, until something that saves has handlers of its own."""
+    """In here SIGTERM and SIGUSR1, as schedulers send them, and Ctrl-C raise `KeyboardInterrupt`,
+    where Python would throw that away a little later, until something that saves has handlers of
+    its own."""
     if threading.current_thread() is not threading.main_thread():  # which alone hears signals
         yield
         return
-
-    def leave(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    _HEARD.clear()
+    numbers = [signal.SIGTERM, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of what runs in the background
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, _leave) for number in numbers}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leave(number: int, frame: Any) -> None:
+    """The handler of a signal that a command is to end by."""
+    if is_deaf(frame):
+        send_again(number)
+        return
+    _HEARD.append(signal.Signals(number).name)
+    raise KeyboardInterrupt(_HEARD[-1])
+
+
+def is_deaf(frame: Any) -> bool:
+    """Whether an exception that is raised there would be thrown away."""
+    while frame is not None:
+        if frame.f_code.co_name in DEAF:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def send_again(number: int) -> None:
+    """Send this process a signal once more, a little later."""
+    timer = threading.Timer(AGAIN, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
+
+
+def heard() -> str | None:
+    """The signal that this command was asked to end by, though what it raised was thrown away."""
+    return _HEARD[-1] if _HEARD else None
 
 
 def stopped(then: str) -> int:
@@ -178,6 +213,10 @@ def answer_version(argv: list[str]) -> None:
     """Print the versions and end the process, where the command line asks for them. Every command
     begins here, so this is also where what it prints is made to fit its terminal."""
     escapes.fit_screen()
+    main = threading.current_thread() is threading.main_thread()
+    handler = getattr(signal.getsignal(signal.SIGINT), "__name__", "")
+    if main and handler == "leave_while_loading":  # of `experiments`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "--version" in argv:
         versions = (f"{name} {importlib.metadata.version(name)}" for name in ("fdiv", "jax"))
         print(", ".join(versions))

@@ -209,12 +209,16 @@ def _mixed(x: np.ndarray) -> np.ndarray:
 # --- making it ------------------------------------------------------------------------------------
 
 
-def at(config: Text, tokenizer: Tokenizer | None, cache: Path) -> Store:
-    """The store of a config's source, made now where it is not there yet. Raises `UsageError`, in
+def at(
+    config: Text, tokenizer: Tokenizer | None, cache: Path, passing: Path | None = None
+) -> Store:
+    """The store of a config's source, made now where it is not there yet: in the cache, or in
+    `passing`. Raises `UsageError`, in
     every process, for a source that cannot be read or kept so."""
     place = cache / "rows" / _digest(config, tokenizer)
     # each process asks for itself, and all make it where one lacks it
     if processes.any_of(not (place / "about.json").is_file()):
+        place = place if passing is None else passing / "rows" / place.name
         _make(config, tokenizer, place)
     return Store(place, json.loads((place / "about.json").read_text(encoding="utf-8")))
 

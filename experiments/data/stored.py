@@ -52,9 +52,12 @@ def _on_disk(path: Path) -> int:
         return 0
 
 
-def read(config: Text, tokenizer: Tokenizer | None, cache: Path) -> Reading:
-    """The rows of a config's source. Raises `UsageError` for one that cannot be kept so."""
-    made = store.at(config, tokenizer, cache)
+def read(
+    config: Text, tokenizer: Tokenizer | None, cache: Path, passing: Path | None = None
+) -> Reading:
+    """The rows of a config's source, written to `passing` instead of the cache where that is given
+    and lacks them. Raises `UsageError` for one that cannot be kept so."""
+    made = store.at(config, tokenizer, cache, passing)
     about = made.about
     told: tuple[str, ...] = ()
     if tokenizer is not None:

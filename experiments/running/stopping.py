@@ -16,6 +16,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from experiments import cli
+
 STOPPING = "stopping after this stretch, keeping what is done (once more to leave at once)"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -34,6 +36,8 @@ class StopFlag:
         self._nothing_to_lose = False
 
     def __enter__(self) -> StopFlag:
+        if (name := cli.heard()) is not None:
+            raise KeyboardInterrupt(name)
         # signals are the main thread's alone; in another one a run ends as its thread does
         main = threading.current_thread() is threading.main_thread()
         heard = SIGNALS if main else ()
@@ -55,6 +59,9 @@ class StopFlag:
             self._nothing_to_lose = False
 
     def _ask(self, number: int, frame: Any) -> None:
+        if cli.is_deaf(frame):
+            cli.send_again(number)
+            return
         name = signal.Signals(number).name
         leave = self.asked or self._nothing_to_lose
         self.asked, self.hurried = True, number != signal.SIGINT

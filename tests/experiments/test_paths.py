@@ -251,7 +251,8 @@ UNSAVABLE = ["run[1]", "a\\b", "a\n\\b", "x[a]/below", "\udcff"]
 
 @pytest.mark.parametrize("name", UNSAVABLE, ids=ascii)
 def test_a_folder_below_which_no_save_could_be_read_is_refused_at_once(name, tmp_path):
-    with pytest.raises(UsageError, match="could not be read again"):
+    says = "this locale" if name == "\udcff" else "could not be read again"
+    with pytest.raises(UsageError, match=says):
         RunFolder(tmp_path / name, {})
     assert not any(tmp_path.iterdir())
     for plain in ("run (1)", "a]b[c", "é|&$%{x}#?*'", "tab\t"):

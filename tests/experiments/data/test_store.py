@@ -259,3 +259,12 @@ def test_prompts_within_words_are_taken_off_all_rows_or_refused(path):
                 assemble.data(config_of(path))
         else:
             assert assemble.data(config_of(path)).taken_off == wanted
+
+
+def test_a_dry_run_keeps_nothing_in_the_cache(path):
+    config = config_of(path, dry_run=True)
+    made = assemble.data(config).store
+    assert len(made) == len(ROWS) - 1 and not config.output.cache.exists()
+    kept = assemble.data(config_of(path)).store
+    assert kept.folder.parent.parent == config.output.cache
+    assert assemble.data(config).store.folder == kept.folder  # what is there already is read

@@ -3,11 +3,15 @@ in tests/long."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -28,6 +32,7 @@ from fdiv.benchmarks import TwoTemplate
 from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.types import Objective, UsageError
 
+ROOT = Path(__file__).parents[3]
 CONFIG = make_config(
     benchmark=TwoTemplate(vocab=2, horizon=3),
     methods=("sft",),
@@ -115,6 +120,43 @@ def test_a_signal_asks_and_a_second_one_leaves(number):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert [signal.getsignal(n) for n in SIGNALS] == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.few(1)
+def test_a_command_that_is_stopped_while_it_loads_is_to_be_started_again(number):
+    words = f"import sys, os; sys.argv = ['-m']; import experiments; os.kill(os.getpid(), {number})"
+    done = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, timeout=60)
+    assert done.returncode == cli.STOPPED_EXIT
+    assert b"goes on" in done.stderr and b"Traceback" not in done.stderr
+
+
+class Dying:
+    """What is asked to end while Python throws exceptions away."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self.number)
+        time.sleep(0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kind", ["command", "run"])
+def test_a_signal_that_nothing_was_made_of_comes_again(kind, number):
+    with contextlib.ExitStack() as stack, pytest.raises(KeyboardInterrupt):
+        stack.enter_context(cli.interruptible())
+        if kind == "run":
+            stack.enter_context(stack.enter_context(StopFlag()).at_once())
+        Dying(number)
+        time.sleep(5)
+
+
+def test_a_run_hears_what_its_command_was_asked(monkeypatch):
+    monkeypatch.setattr(cli, "_HEARD", ["SIGTERM"])  # raised, and thrown away on the way
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), StopFlag():
+        pass
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(likelihood, tmp_path):
