@@ -69,6 +69,9 @@ def main(of: str, out: Path, model: Path | None = None, top: int = COSTLIEST) ->
     for x in operations[:top]:
         each = 1e3 * x.seconds / count
         print(f"{x.share:>6.1%} {each:>10.3f} {x.count:>7,}  {x.name:<28} {x.what}")
+    print(f"\n{'share':>6} {'ms/update':>10} {'runs':>7}  all operations of a line of ours")
+    for x in lines(operations)[:top]:
+        print(f"{x.share:>6.1%} {1e3 * x.seconds / count:>10.3f} {x.count:>7,}  {x.name}")
     total = sum(x.seconds for x in operations)
     shown = sum(x.share for x in operations[:top])
     text = (
@@ -197,6 +200,22 @@ def costliest(threads: Sequence[Sequence[Event]], what: dict[str, str]) -> list[
         for name, (count, taken) in total.items()
     ]
     return sorted(operations, key=lambda x: -x.seconds)
+
+
+def lines(operations: Sequence[Operation]) -> list[Operation]:
+    """Operations of one line of ours together, the way back apart, the costliest first: of layers
+    that are written out one by one each has operations of its own."""
+    total: dict[str, Operation] = {}
+    for x in operations:
+        words = x.what.split()
+        place = words[-1] if words and ".py:" in words[-1] else "elsewhere"
+        kind = "product" if "dot_general" in x.what else "other"
+        name = " ".join([place, kind, *(["backward"] if "backward" in words else [])])
+        old = total.get(name, Operation(name, 0, 0.0, 0.0, ""))
+        total[name] = Operation(
+            name, old.count + x.count, old.seconds + x.seconds, old.share + x.share, ""
+        )
+    return sorted(total.values(), key=lambda x: -x.seconds)
 
 
 def described(text: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from fdiv.checks import present
 from fdiv.head import rows_are_parted
 from fdiv.lm.spec import Spec
 
@@ -110,17 +111,89 @@ def masked(spec: Spec, query: Array, key: Array, value: Array, seen: Array) -> A
     return _apart(_over(spec, _grouped(spec, query), key, value, seen, "bgds"))
 
 
-def filled(spec: Spec, query: Array, key: Array, value: Array, seen: Array, slot: Array) -> Array:
-    """`masked` of a cache of S columns that is filled up to `slot`, which on a CPU reads no more
-    than the next of `reached` lengths. An accelerator would wait at every layer to be told which,
-    and rows that are parted over devices stay one program's."""
+class Behind(NamedTuple):
+    """Of answers that stand behind prompts, each group's in a row, whom a query sees, or how far it
+    is."""
+
+    prompts: Array  # [B, 1, P], of the keys of its prompt
+    own: Array  # [B, 1, S], of those of the answer itself
+
+
+class Prompts(NamedTuple):
+    """Keys and values of prompts that several answers each stand behind."""
+
+    keys: Array  # [N, G, D, P]
+    values: Array  # [N, G, P, D]
+
+
+def filled(
+    spec: Spec,
+    query: Array,
+    key: Array,
+    value: Array,
+    seen: Array | Behind,
+    slot: Array,
+    prompts: Prompts | None = None,
+) -> Array:
+    """`masked` of one query a string and a cache of S columns that is filled up to `slot`, behind
+    `prompts` where there are any, whose keys all of a group's queries meet in one product.
+
+    On a CPU it reads no more than the next of `reached` lengths. An accelerator would wait at every
+    layer to be told which, and rows that are parted over devices stay one program's."""
+
+    own = seen.own if isinstance(seen, Behind) else seen
+
+    def up_to(columns: int) -> Array:
+        # slices of one's own, so that what is not read is not copied either
+        keys, values, now = key[..., :columns], value[:, :, :columns], own[..., :columns]
+        if not isinstance(seen, Behind):
+            return masked(spec, query, keys, values, now)
+        both, before = Behind(seen.prompts, now), present(prompts, "prompts")
+        return _apart(_behind(spec, _grouped(spec, query), keys, values, both, before))
+
     lengths = reached(value.shape[2])
     if len(lengths) == 1 or jax.default_backend() != "cpu" or rows_are_parted():
-        return masked(spec, query, key, value, seen)
-    # slices of one's own, so that what is not read is not copied either
-    part = lambda n: lambda: masked(spec, query, key[..., :n], value[:, :, :n], seen[..., :n])
+        return up_to(lengths[-1])
     which = jnp.sum(slot >= jnp.asarray(lengths[:-1]))
-    return jax.lax.switch(which, [part(n) for n in lengths])
+    return jax.lax.switch(which, [lambda n=n: up_to(n) for n in lengths])
+
+
+def _behind(
+    spec: Spec, query: Array, key: Array, value: Array, seen: Behind, prompts: Prompts
+) -> Array:
+    """Attention of grouped queries [B, G, R, 1, D] to their prompts' keys and their own."""
+    batch, groups, each, _, size = query.shape
+    count = prompts.keys.shape[0]
+    answers = batch // count
+
+    def together(x: Array) -> Array:
+        """[B, G, R, K] -> [N, G, answers x R, K], the rows of a prompt's answers."""
+        x = x.reshape(count, answers, groups, -1, x.shape[-1]).transpose(0, 2, 1, 3, 4)
+        return x.reshape(count, groups, -1, x.shape[-1])
+
+    def apart(x: Array) -> Array:
+        x = x.reshape(count, groups, answers, -1, x.shape[-1]).transpose(0, 2, 1, 3, 4)
+        return x.reshape(batch, groups, -1, x.shape[-1])
+
+    rows = query.reshape(batch, groups, each, size)
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    product = lambda a, b: jnp.einsum("bgrd,bgds->bgrs", a, b, preferred_element_type=wide)
+    mix = lambda a, b: jnp.einsum(
+        "bgrs,bgsd->bgrd", a.astype(value.dtype), b, preferred_element_type=wide
+    )
+
+    def logits(x: Array, key: Array, seen: Array) -> Array:
+        x = softcap(product(x, key) * spec.attention_scale, spec.attention_cap)
+        return jnp.where(seen, x, -jnp.inf)
+
+    of_prompts = jnp.repeat(seen.prompts, each, axis=1).reshape(count, 1, answers * each, -1)
+    far = logits(together(rows), prompts.keys, of_prompts)
+    near = logits(rows, key, seen.own[:, None])
+    most = jnp.maximum(apart(far.max(-1, keepdims=True)), near.max(-1, keepdims=True))
+    far, near = jnp.exp(far - together(most)), jnp.exp(near - most)
+    total = apart(far.sum(-1, keepdims=True)) + near.sum(-1, keepdims=True)
+    mixed = (apart(mix(far, prompts.values)) + mix(near, value)) / total
+    return mixed.astype(value.dtype).reshape(query.shape)
 
 
 def reached(columns: int) -> tuple[int, ...]:

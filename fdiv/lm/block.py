@@ -21,7 +21,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from fdiv.checks import one_of, present
 from fdiv.head import by_turned, in_place
-from fdiv.lm.attention import Together, attend, columns, filled, in_front, together
+from fdiv.lm.attention import Behind, Prompts, Together, attend, columns, filled, in_front, together
 from fdiv.lm.spec import Spec
 from fdiv.types import UsageError
 
@@ -100,6 +100,7 @@ class Past(NamedTuple):
     keys: Array  # [B, kv_heads, head_dim, S]
     values: Array  # [B, kv_heads, S, head_dim]
     slot: Array
+    prompts: Prompts | None = None  # what stands before, where several strings share it
 
 
 def rotation(spec: Spec, length: int) -> Rotation:
@@ -221,7 +222,12 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, cos: Array, sin: Array, seen: Array | Together | None, past: Past | None
+        self,
+        x: Array,
+        cos: Array,
+        sin: Array,
+        seen: Array | Together | Behind | None,
+        past: Past | None,
     ) -> tuple[Array, tuple[Array, Array]]:
         """Over whole strings, over what `past` holds too, or over prompts and their answers; `seen`
         [B or 1, T, S]: who may look where, None where that is everything before, within the one
@@ -238,16 +244,18 @@ class Attention(nn.Module):
         query, key = (narrowed(rotate(y, cos, sin), narrow) for y in (query, key))
         if isinstance(seen, Together):
             mixed = together(spec, query, key, value, seen)
-        elif past is None:
-            mixed = attend(spec, self.compute.kernel(spec), query, key, value, seen)
-        else:
+        elif past is not None:
             # of one type but where JAX's default is wider than the parameters
             put = lambda room, x, axis: jax.lax.dynamic_update_slice_in_dim(
                 room, x.astype(room.dtype), past.slot, axis
             )
             key = put(past.keys, columns(key), 3)
             value = put(past.values, in_front(value), 2)
-            mixed = filled(spec, query, key, value, present(seen, "seen"), past.slot)
+            seen = present(seen, "seen")
+            mixed = filled(spec, query, key, value, seen, past.slot, past.prompts)
+        else:
+            assert not isinstance(seen, Behind)
+            mixed = attend(spec, self.compute.kernel(spec), query, key, value, seen)
         out = Linear((spec.width,), inputs=2, narrow=narrow, name="out")(mixed)
         return out, (key, value)
 
@@ -279,7 +287,7 @@ class Block(nn.Module):
         x: Array,
         layer: tuple[Array | int, Array | int],
         turn: Rotation,
-        distance: Array | Together | None,
+        distance: Array | Together | Behind | None,
         past: Past | None = None,
     ) -> tuple[Array, tuple[Array, Array] | None]:
         """x [B, T, width]; `distance` [B or 1, T, S] from each query back to each key, negative

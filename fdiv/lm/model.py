@@ -20,7 +20,7 @@ from jax import Array
 
 from fdiv import tokens as tk
 from fdiv.head import Head, in_place, log_law, log_law_of_few, rows_are_parted
-from fdiv.lm.attention import Together, columns, in_front
+from fdiv.lm.attention import Behind, Prompts, Together, columns, in_front
 from fdiv.lm.block import (
     EVERYTHING,
     INITIAL,
@@ -50,6 +50,7 @@ class Cache(NamedTuple):
     next: Array  # [B] the position of the next token
     turn: Rotation  # at all positions, [ropes, S, turned / 2]
     laid: Laid | None = None  # weights as a step wants them
+    shared: Shared | None = None  # prompts; then S are the columns of answers alone
 
 
 class Laid(NamedTuple):
@@ -58,6 +59,13 @@ class Laid(NamedTuple):
 
     layers: list[Params]  # kernels [outputs, inputs], float32 or wider, by their usual names
     head: Array  # [V, width]
+
+
+class Shared(NamedTuple):
+    """Prompts that several answers each read, in the place of a copy for each."""
+
+    layers: list[Prompts]
+    position: Array  # [N, P], -1 where a column is empty
 
 
 class Places(NamedTuple):
@@ -251,12 +259,13 @@ def policy(spec: Spec, compute: Compute | None = None, bos: int | None = None) -
         return _answers_apart(features, params, prompts, actions)  # fused kernels take whole rows
 
     def start_of_answers(params: Params, prompts: Sequences, horizon: int, group: int) -> Cache:
-        cache = _repeated(_start(spec, compute, bos, read, params, prompts, horizon), group)
+        cache = _start(spec, compute, bos, read, params, prompts, horizon)
+        apart = jax.default_backend() != "cpu"  # more operations, and less memory to be read
+        cache = _repeated(cache, group) if apart else _behind(cache, group, horizon)
         return _with_laid(spec, compute, params, cache, horizon)
 
     def fewer(params: Params, cache: Cache, rows: Array) -> Cache:
-        cache = _each_row(cache, lambda x: x[rows])
-        return _with_laid(spec, compute, params, cache, FEWEST_STEPS)
+        return _with_laid(spec, compute, params, _copied(cache, rows), FEWEST_STEPS)
 
     shared = Answers(start_of_answers, answers)
     return Policy(init, features, head, start, step, readout, shared, fewer)
@@ -346,6 +355,39 @@ def _repeated(cache: Cache, group: int) -> Cache:
     return _each_row(cache, lambda x: jnp.repeat(x, group, axis=0))
 
 
+def _behind(cache: Cache, group: int, horizon: int) -> Cache:
+    """The cache of prompts as that of so many answers to each, which share it."""
+    width = cache.position.shape[1] - horizon
+    layers = [Prompts(k[..., :width], v[:, :, :width]) for k, v in zip(cache.keys, cache.values)]
+    rows = cache.position.shape[0] * group
+    room = lambda x, shape: jnp.zeros((rows, *shape), x.dtype)
+    return cache._replace(
+        keys=[room(x, (*x.shape[1:3], horizon)) for x in cache.keys],
+        values=[room(x, (x.shape[1], horizon, x.shape[3])) for x in cache.values],
+        position=jnp.full((rows, horizon), -1, cache.position.dtype),
+        slot=jnp.zeros_like(cache.slot),
+        next=jnp.repeat(cache.next, group),
+        shared=Shared(layers, cache.position[:, :width]),
+    )
+
+
+def _copied(cache: Cache, rows: Array) -> Cache:
+    """The cache of these rows alone, each with its prompt."""
+    shared = cache.shared
+    if shared is None:
+        return _each_row(cache, lambda x: x[rows])
+    of = rows // (cache.position.shape[0] // shared.position.shape[0])
+    both = lambda a, b, axis: jnp.concatenate([a[of], b[rows]], axis=axis)
+    return cache._replace(
+        keys=[both(x.keys, own, 3) for x, own in zip(shared.layers, cache.keys)],
+        values=[both(x.values, own, 2) for x, own in zip(shared.layers, cache.values)],
+        position=both(shared.position, cache.position, 1),
+        slot=cache.slot + shared.position.shape[1],
+        next=cache.next[rows],
+        shared=None,
+    )
+
+
 def _each_row(cache: Cache, rows: Callable[[Array], Array]) -> Cache:
     """The cache of other rows [n, ...], made of all that there is of the present ones [B, ...]."""
     return cache._replace(
@@ -413,14 +455,19 @@ def _step(
         cache.position, cache.next[:, None], cache.slot, axis=1
     )
     # an empty slot is made as far ahead as none may look
-    distance = jnp.where(position >= 0, cache.next[:, None] - position, -1)[:, None]
+    back = lambda at: jnp.where(at >= 0, cache.next[:, None] - at, -1)[:, None]
+    distance: Array | Behind = (own := back(position))
+    if cache.shared is not None:
+        group = len(position) // len(cache.shared.position)
+        distance = Behind(back(jnp.repeat(cache.shared.position, group, axis=0)), own)
     turn = jax.tree.map(lambda x: x[:, cache.next][:, :, None], cache.turn)
     x = embed(spec, params["params"]["embedding"], token[:, None])
     block = Block(spec, compute, keep=True)
     keys, values = [], []
     for i in range(spec.layers):
         layer = (spec.rope_of[i], reach(spec.windows[i]))
-        past = Past(cache.keys[i], cache.values[i], cache.slot)
+        before = None if cache.shared is None else cache.shared.layers[i]
+        past = Past(cache.keys[i], cache.values[i], cache.slot, before)
         own = layer_of(params, i)
         if cache.laid is not None:
             own = {**own, "turned": cache.laid.layers[i]}

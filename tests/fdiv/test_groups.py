@@ -117,6 +117,22 @@ def test_strings_log_probs_and_gradients_are_those_without_sharing(name, double)
     assert len({tuple(row) for row in plain[0].tokens.tolist()}) > PROMPTS
 
 
+def test_no_answer_has_a_copy_of_its_prompt_until_some_are_left_behind():
+    """On a CPU: columns of a prompt are read where they are; in a batch of fewer rows each has its
+    own again, as they are no groups any more."""
+    policy, params, vocab = own()
+    asked = jax.tree.map(lambda x: jnp.repeat(x, GROUP, axis=0), prompts(vocab, empty=True))
+    writer = groups.writer(policy, Alike(GROUP, WIDTH))
+    start = lambda p: writer.start(p, asked, HORIZON)
+    cache = jax.eval_shape(start, params)
+    assert cache.keys[0].shape == (PROMPTS * GROUP, 1, 8, HORIZON)
+    assert cache.shared.layers[0].keys.shape == (PROMPTS, 1, 8, WIDTH)
+    some = jnp.array([0, 5, 11])
+    cache = jax.eval_shape(lambda p: writer.fewer(p, start(p), some), params)
+    assert cache.keys[0].shape == (3, 1, 8, WIDTH + HORIZON)
+    assert cache.shared is None
+
+
 def task(vocab, beta):
     """Strings that end, scored by their sum; the reference is the policy's start."""
     rows = 2 * PROMPTS * GROUP

@@ -88,6 +88,22 @@ def test_a_real_trace(tmp_path):
     assert any("dot_general" in x.what for x in operations[:3])
 
 
+def test_operations_of_a_line_are_taken_together():
+    """Of two layers, 3 s and 1 s of 8; what is elsewhere by itself, the way back too."""
+    what = "f32[2] mlp/dot_general fdiv/lm/block.py:7"
+    back = "f32[2] mlp/dot_general backward fdiv/lm/block.py:7"
+    each = [(3, what), (1, what), (2, back), (2, "f32[2] add")]
+    operations = [
+        profile.Operation(f"x.{i}", 10, seconds, seconds / 8, what)
+        for i, (seconds, what) in enumerate(each)
+    ]
+    assert [(x.name, x.count, x.share) for x in profile.lines(operations)] == [
+        ("fdiv/lm/block.py:7 product", 20, 0.5),
+        ("fdiv/lm/block.py:7 product backward", 10, 0.25),
+        ("elsewhere other", 10, 0.25),
+    ]
+
+
 @pytest.mark.wide
 def test_the_table_of_a_preset(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(profile, "SECONDS", 0.05)
