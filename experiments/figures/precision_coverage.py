@@ -42,7 +42,7 @@ KS = 2 ** np.arange(0, 13)
 STARTS = 4
 SUMS = (48, 2)  # width and layers of the transformer that sums are asked
 GRPO = Grpo().look.colour  # as methods of a run have it
-BESIDE: dict[str, Any] = {"textcoords": "offset points", "xytext": (4, 4), "fontsize": 6.5}
+BESIDE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6.5}
 LEAST = 1e-9  # alphas and betas nearer to 0 are not asked for
 
 
@@ -286,20 +286,25 @@ def _picture(flags: Flags, values: dict, curve: list[Row]) -> Picture:
 
 
 def _draw_sums(axis: plt.Axes, own: dict[str, Row], colours: dict, many: str) -> None:
-    """pass@1 against pass@k of sums that were not trained on, with their intervals."""
+    """pass@1 against pass@k of sums that were not trained on, both less the base's, with intervals
+    of these differences, sum by sum."""
+    x, y = "pass@1, less base", f"{many}, less base"
     for begin, line, colour in (("A ", "-", style.OTHER), ("GRPO", "--", GRPO)):
         rows = [row for name, row in own.items() if name.startswith(begin)]
-        x, y = ([row[k] for row in rows] for k in ("pass@1", many))
-        axis.plot(x, y, line, color=colour, linewidth=1.0, zorder=1)
-    for name, row in own.items():
-        error = {"xerr": row["pass@1 +-"], "yerr": row[f"{many} +-"], "elinewidth": 0.5}
+        axis.plot([r[x] for r in rows], [r[y] for r in rows], line, color=colour, linewidth=1.0)
+    for i, (name, row) in enumerate(own.items()):
+        error = {"xerr": row[f"{x} +-"], "yerr": row[f"{y} +-"], "elinewidth": 0.5}
         mark = {"base": "*", "RL, no penalty": "s"}.get(name, "o")
         colour = colours.get(name[2:], style.EXPERT if name == "base" else style.OTHER)
         if name.startswith("GRPO"):
             mark, colour = "^", GRPO
-            axis.annotate(name[len("GRPO, beta ") :], (row["pass@1"], row[many]), **BESIDE)
-        axis.errorbar(row["pass@1"], row[many], marker=mark, color=colour, **error)
-    axis.set(xlabel="pass@1, held-out sums", ylabel=many, title="a transformer on sums")
+            aside: dict[str, Any] = {"xytext": (4, -9)}
+            if i % 2:
+                aside = {"xytext": (-4, 4), "ha": "right"}
+            axis.annotate(name.rpartition(" ")[2], (row[x], row[y]), **BESIDE, **aside)
+        axis.errorbar(row[x], row[y], marker=mark, color=colour, zorder=3, **error)
+    axis.set(xlabel="pass@1 less base's, held-out sums", ylabel=f"{many} less base's")
+    axis.set_title("a transformer on sums")
 
 
 FIGURE = Figure(

@@ -44,6 +44,7 @@ TOKENS = "tests/fdiv/test_tokens.py::"
 OWN = "tests/fdiv/policies/test_transformer.py::"
 VALUES = "tests/experiments/test_values.py::"
 WORDING = "tests/experiments/reporting/test_wording.py::"
+TEXT_METRICS = "tests/fdiv/test_text_metrics.py::"
 
 FAULTS = [
     Fault(
@@ -451,6 +452,27 @@ FAULTS = [
         "residual = of_strings - ratio * units",
         "residual = of_strings",
         MEASURES + "test_standard_errors_by_hand",
+    ),
+    Fault(
+        "recall is precision",
+        "fdiv/metrics.py",
+        '"recall": Terms(_mean_of),',
+        '"recall": Terms(lambda log_p, log_q: _mean_of(log_q, log_p)),',
+        TEXT_METRICS + "test_modes_are_sums_over_the_vocabulary",
+    ),
+    Fault(
+        "a policy is held against the wrong support",
+        "fdiv/metrics.py",
+        '"dropped_support": Terms(_mass_off),',
+        '"dropped_support": Terms(lambda log_p, log_q: _mass_off(log_q, log_p)),',
+        TEXT_METRICS + "test_modes_of_a_network_are_those_of_its_laws",
+    ),
+    Fault(
+        "what covers is said to seek",
+        "experiments/reporting/wording.py",
+        'kind = "it seeks modes" if ahead.moved > 0 else',
+        'kind = "it seeks modes" if ahead.moved < 0 else',
+        WORDING + "test_what_a_method_sought[gains0-seeks]",
     ),
     Fault(
         "an error of two sides is one of either",
