@@ -147,7 +147,19 @@ def _placed(
     other = next((x for (of, _), x in _READ.items() if of == model), {"params": {}})
     there = {name: x for name, x in other["params"].items() if name != "layers"}
     own = {name: x for name, x in params["params"].items() if name not in there}
-    return {"params": place({"params": own})["params"] | there}
+    placed = place({"params": own})["params"] | there
+    _refuse_not_finite(placed)
+    return {"params": placed}
+
+
+def _refuse_not_finite(params: Params) -> None:
+    """Raise `UsageError` for weights of which no law can be made."""
+    finite = jax.jit(lambda tree: jax.tree.map(lambda x: jnp.isfinite(x).all(), tree))(params)
+    for path, whole in jax.tree_util.tree_leaves_with_path(finite):
+        if not whole:
+            name = ".".join(part.key for part in path)
+            problem = "has numbers that are not finite."
+            raise UsageError("weights", name, problem, "Fetch the weights again.")
 
 
 def _on_default_device(params: Params) -> Params:

@@ -79,6 +79,9 @@ def check(config: Mapping[str, Any]) -> None:
         problem = "of adapter_config.json changed the weights that these adapters are put on."
         fix = "Have PEFT convert them to plain ones (path_initial_model_for_weight_conversion)."
         raise UsageError("init_lora_weights", begun, problem, fix)
+    if config.get("use_rslora") not in (None, True, False):
+        problem = "is neither true nor false."
+        raise UsageError("use_rslora", config["use_rslora"], problem, "Mend adapter_config.json.")
     for name, value in config.items():
         if name in (*HONOURED, *HARMLESS, "init_lora_weights"):
             continue
@@ -119,6 +122,9 @@ def from_tensors(
             [np.asarray(tensors[_tensor(i, name, side)], np.float32) for i in range(spec.layers)]
         )
         a, b = stack("A"), stack("B")
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            problem = "has adapters with numbers that are not finite."
+            raise UsageError("weights", name, problem, "Fetch them again, or train them anew.")
         b = b * np.float32(_scale(config, name, a.shape[1]) / adapters.scale)
         room = adapters.rank - a.shape[1]
         a = np.pad(a, [(0, 0), (0, room), (0, 0)])

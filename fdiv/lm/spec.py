@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from fdiv.ranges import LARGEST_COUNT, MOST_SYMBOLS
 from fdiv.types import UsageError
 
 RopeKind = Literal["default", "linear", "llama3", "longrope"]
@@ -447,7 +448,14 @@ class _Fields:
         value = self.take(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UsageError(name, value, "is no whole number above 0.", "Mend the config.json.")
+        if value > LARGEST_COUNT:
+            problem = f"is more than {LARGEST_COUNT:,}."
+            raise UsageError(name, value, problem, "Mend the config.json.")
         return value
+
+    def given(self, name: str) -> bool:
+        """Whether the config has the field, which nobody has asked for yet."""
+        return self._left.get(name) is not None
 
     def number(self, name: str, default: Any = _ABSENT) -> float:
         """A finite number above 0."""
@@ -520,6 +528,10 @@ def _read(name: str, family: Family, fields: _Fields) -> Spec:
     if layers > MOST_LAYERS:
         problem = f"are more layers than {MOST_LAYERS:,}."
         raise UsageError("num_hidden_layers", layers, problem, "Mend the config.json.")
+    vocab = fields.count("vocab_size")
+    if vocab > MOST_SYMBOLS:
+        problem = f"are more tokens than {MOST_SYMBOLS:,}."
+        raise UsageError("vocab_size", vocab, problem, "Mend the config.json.")
     max_length = fields.count("max_position_embeddings")
     head_dim = width // heads if head_dim is None else _whole("head_dim", head_dim)
     ropes = _ropes(name, family, fields, max_length, head_dim)
@@ -528,7 +540,7 @@ def _read(name: str, family: Family, fields: _Fields) -> Spec:
     scale = fields.number("query_pre_attn_scalar") if scaled else float(head_dim)
     spec = Spec(
         family=name,
-        vocab=fields.count("vocab_size"),
+        vocab=vocab,
         width=width,
         hidden=fields.count("intermediate_size"),
         layers=layers,
@@ -599,8 +611,12 @@ def _windows(name: str, family: Family, fields: _Fields, layers: int) -> tuple[i
             raise UsageError(
                 "sliding_window_pattern", pattern, f"is no field of {name}.", "Drop it."
             )
-        # Qwen's size counts where use_sliding_window is true alone, and that is refused
-        size = size if "sliding_window" in family.honoured else None
+        if "sliding_window" not in family.honoured:
+            # Qwen's size counts where use_sliding_window is true alone, and that is refused
+            if size is not None and "use_sliding_window" not in family.fixed:
+                problem = f"is not computed for {name}."
+                raise UsageError("sliding_window", size, problem, "Drop it if nothing reads it.")
+            size = None
         expected = FULL if size is None else SLIDING
         if types is not None and types != [expected] * layers:
             problem = f"is not {expected} on all {layers} layers."
@@ -626,6 +642,7 @@ def _ropes(
     """The ropes of full layers and, where those have their own, of sliding ones."""
     new = fields.take("rope_parameters", None)
     old = fields.take("rope_scaling", None)
+    stated = fields.given("rope_theta")
     theta = fields.take("rope_theta", 10_000.0)
     share = fields.take("partial_rotary_factor", None) if family.partial_rope else None
     local = fields.take("rope_local_base_freq", 10_000.0) if family.local_rope else None
@@ -637,6 +654,10 @@ def _ropes(
     given = _group("rope_parameters", new) if new is not None else _group("rope_scaling", old)
     common = {"rope_theta": theta, "partial_rotary_factor": share, "original": original}
     one = lambda entry, **own: _rope(name, family, entry, common | own, max_length, head_dim)
+    whole = given if FULL not in given else _group("rope_parameters", given[FULL])
+    if stated and whole.get("rope_theta", theta) != theta:
+        problem = "says something else than rope_parameters."
+        raise UsageError("rope_theta", theta, problem, "Leave one of them.")
     if not family.local_rope:
         return (one(given),)
     if FULL in given or SLIDING in given:

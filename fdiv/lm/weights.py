@@ -259,10 +259,10 @@ def _check_tied(
     head: str, embedding: str, shapes: dict[str, tuple[int, ...]], tensors: Tensors
 ) -> None:
     """A head that is written although it is the embedding has to be the embedding."""
-    step = 8192
+    step, count = 8192, shapes[embedding][0]
+    of = lambda name, begin: tensors.rows(name, begin, min(begin + step, count))
     same = shapes[head] == shapes[embedding] and all(
-        np.array_equal(tensors.rows(head, i, i + step), tensors.rows(embedding, i, i + step))
-        for i in range(0, shapes[head][0], step)
+        np.array_equal(of(head, i), of(embedding, i)) for i in range(0, count, step)
     )
     if not same:
         raise UsageError(

@@ -310,6 +310,17 @@ def no_shard(folder):
     (folder / safetensor_files.INDEX).write_text(json.dumps({"weight_map": places}))
 
 
+def not_finite(folder):
+    tensors = random_tensors(specs.from_config(CONFIG))
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = np.nan
+    save(folder, tensors)
+
+
+def another_head(folder):
+    tensors = random_tensors(specs.from_config(CONFIG))
+    save(folder, tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + 1})
+
+
 def two_checkpoints(folder):
     (folder / "model-00001-of-00001.safetensors").write_bytes(b"")
     places = {"a": "model-00001-of-00001.safetensors"}
@@ -341,6 +352,8 @@ BROKEN = {
     no_weights: "holds neither",
     no_shard: "model-00002-of-00002.safetensors': is not there",
     two_checkpoints: "holds both",
+    not_finite: "weights = 'layers.mlp.up.kernel' has numbers that are not finite",
+    another_head: "differs from the embedding",
 }
 
 

@@ -191,6 +191,7 @@ BAD_CONFIGS = {
     "parameters outside layers": {"target_parameters": ["experts"]},
     "what changed the base": {"init_lora_weights": "pissa"},
     "what changed the base in steps": {"init_lora_weights": "pissa_niter_4"},
+    "a scale that is text": {"use_rslora": "yes"},
     "what quantised the base": {"init_lora_weights": "loftq"},
     "a beginning that is none": {"init_lora_weights": [1]},
 }
@@ -228,6 +229,8 @@ def broken(name, tensors):
         del tensors[first]
     elif name == "shape":
         tensors[first] = tensors[first][:, :-1]
+    elif name == "finite":
+        tensors[first] = tensors[first] * np.nan
     elif name == "layer":
         tensors[first.replace("layers.0", "layers.7")] = tensors[first]
     else:
@@ -235,11 +238,12 @@ def broken(name, tensors):
     return tensors
 
 
-@pytest.mark.parametrize("name", ["missing", "shape", "layer", "head"])
+@pytest.mark.parametrize("name", ["missing", "shape", "layer", "head", "finite"])
 def test_tensors_of_another_model_are_refused_by_name(name):
     spec, _, _, adapters, _, moved = setting("llama")
     tensors, config = peft.to_tensors(spec, adapters, moved)
-    with pytest.raises(UsageError, match="lora_A"):
+    said = "not finite" if name == "finite" else "lora_A"
+    with pytest.raises(UsageError, match=said):
         peft.from_tensors(spec, config, broken(name, tensors))
 
 

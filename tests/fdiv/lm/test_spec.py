@@ -88,6 +88,10 @@ REFUSED = {
         {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "linear"}},
         "rope_scaling",
     ),
+    "a window that nothing reads": ({"sliding_window": 4}, "sliding_window"),
+    "two thetas": ({"rope_parameters": {"rope_theta": 5.0}, "rope_scaling": None}, "rope_theta"),
+    "tokens beyond any": ({"vocab_size": 10**12}, "vocab_size"),
+    "a length beyond any": ({"max_position_embeddings": 10**18}, "max_position_embeddings"),
     "two kinds of rope": (
         {"rope_scaling": {"rope_type": "linear", "type": "dynamic", "factor": 2.0}},
         "type",
@@ -115,6 +119,12 @@ OTHERS = {
     "no window where one is used": ("gemma2", {"sliding_window": None}, "sliding_window"),
     "no window at all": ("mistral", {"sliding_window": 0}, "sliding_window"),
     "a window of text": ("mistral", {"sliding_window": "5"}, "sliding_window"),
+    "a window beyond any": ("mistral", {"sliding_window": 10**18}, "sliding_window"),
+    "two thetas of full layers": (
+        "gemma3_new",
+        {"rope_theta": 10.0},
+        "rope_theta",
+    ),
     "a window backwards": ("phi3", {"sliding_window": -1}, "sliding_window"),
     "gemma2's pattern": ("gemma2", {"sliding_window_pattern": 3}, "sliding_window_pattern"),
     "no pattern": ("gemma3", {"sliding_window_pattern": 0}, "sliding_window_pattern"),
