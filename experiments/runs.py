@@ -87,7 +87,7 @@ class Clean:
 
 def list_runs(options: List) -> int:
     """Print a line for each."""
-    from experiments.running import loading
+    from experiments.running import loading, trained
 
     if not options.folder.is_dir():
         raise UsageError("folder", str(options.folder), "is no folder.", "Give one with runs.")
@@ -101,7 +101,7 @@ def list_runs(options: List) -> int:
             run = loading.load(place)
             rows.append([str(place), *_line(run)])
         except UsageError as error:
-            if (place / "results.json").exists():
+            if (place / "results.json").exists() or trained.is_run(place):
                 rows.append([str(place), "", "", "", f"cannot be read: {error.problem}", "", ""])
     titles = ["run", "preset", "methods", "seeds", "state", "begun", "size"]
     caption = f"{len(rows)} runs." if rows else f"No run in {options.folder}."
@@ -275,7 +275,10 @@ def clean(options: Clean) -> int:
         if options.yes and places:
             with run_lease.hold(path):
                 for place in places:
-                    shutil.rmtree(place)
+                    if place.is_dir() and not place.is_symlink():
+                        shutil.rmtree(place)
+                    else:
+                        place.unlink()
         print(f"{path}: {spelled(size)} of checkpoints{' deleted' * options.yes}")
     if not options.yes:
         print(f"{spelled(total)} in all. Add --yes to delete them; results stay.")

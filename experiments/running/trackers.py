@@ -241,13 +241,17 @@ def _taken(function: Callable[..., Any], wanted: Mapping[str, Any]) -> dict[str,
 
 def check(names: Sequence[str]) -> None:
     """Raise `UsageError` for a tracker that is none, or whose library cannot be loaded."""
-    for name in names:
+    for i, name in enumerate(names):
         if name not in TRACKERS:
             fix = f"Use {', '.join(TRACKERS)}."
             raise UsageError("track", name, "is no tracker that is known here.", fix)
+        if name in names[:i]:
+            raise UsageError("track", name, "is named twice.", "Name each tracker once.")
         try:
-            importlib.import_module(PACKAGES[name])
-        except ImportError as error:
+            module = importlib.import_module(PACKAGES[name])
+            if not getattr(module, "__file__", None):  # a folder of that name, such as wandb's own
+                raise ImportError(f"No module named {PACKAGES[name]!r}")
+        except Exception as error:  # of another's library
             problem = f"needs a package that is not here ({error})."
             fix = f"Install it: pip install {PACKAGES[name]}; or leave --track out."
             raise UsageError("track", name, problem, fix) from error
@@ -299,7 +303,7 @@ class Tracker(Sink):
             return
         try:
             action(*arguments)
-        except Exception as error:  # of another's library, or of a network
+        except (Exception, SystemExit) as error:  # of another's library, or of a network
             self._left = True
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self._say(f"{self._kind} is left: {reason}. The run goes on without it.")

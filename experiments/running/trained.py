@@ -18,6 +18,7 @@ from experiments import assemble, cli
 from experiments import config as configs
 from experiments.assemble import Task
 from experiments.config import Config
+from experiments.data.reading import Reading
 from experiments.models import pretrained
 from experiments.reporting import schema
 from experiments.reporting.schema import MethodResult, RunResult
@@ -105,8 +106,9 @@ class TrainedRun:
         return _result(self.path)
 
     def task(self) -> Task:
-        """The benchmark made real; a text's rows are read from where they were."""
-        return assemble.task(self.config)
+        """The benchmark made real; a text's rows are read from where they were. Raises `UsageError`
+        where other ones are there now."""
+        return assemble.task(self.config, _rows(self.path, self.config, self.identity))
 
 
 def is_run(path: Path) -> bool:
@@ -130,7 +132,7 @@ def read(path: Path) -> TrainedRun:
     except UsageError as error:
         problem = f"cannot be read as a run: {error.field} = {error.value!r} {error.problem}"
         raise UsageError("run", str(path), problem, error.fix) from error
-    config = _fitted(path, config)
+    config = _fitted(path, config, identity)
     sizes = sizes_of(config)
     with configs.prefixed(policy=config.policy):
         _refuse_other_weights(path, config, identity)
@@ -219,7 +221,17 @@ def _result(path: Path) -> RunResult | None:
         return None
 
 
-def _fitted(path: Path, config: Config) -> Config:
+def _rows(path: Path, config: Config, identity: dict[str, Any]) -> Reading | None:
+    """The rows of a run's text. Raises `UsageError` where they are not those that it had."""
+    reading = assemble.data(config)
+    if reading is not None and reading.digest() != identity.get("data", reading.digest()):
+        source = getattr(config.benchmark, "path", None) or reading.source
+        problem = f"holds other rows than when {path} was made."
+        raise UsageError("benchmark.path", str(source), problem, "Put the file back as it was.")
+    return reading
+
+
+def _fitted(path: Path, config: Config, identity: dict[str, Any]) -> Config:
     """With the lengths of text that the rows decided: as the results have them, else from the
     rows."""
     bench = config.benchmark
@@ -227,7 +239,7 @@ def _fitted(path: Path, config: Config) -> Config:
         return config
     result = _result(path)
     if result is None:
-        return assemble.fitted(config, assemble.data(config))
+        return assemble.fitted(config, _rows(path, config, identity))
     lengths = {name: result.benchmark[name] for name in ("prompt_length", "horizon")}
     return configs.replace(config, benchmark=dataclasses.replace(bench, **lengths))
 

@@ -121,3 +121,20 @@ def test_merged_runs_of_different_tasks_are_refused(folder, capsys):
     schema.write(folder / "second" / "results.json", result)
     assert call("compare", "runs/first", "runs/second") == 2
     assert "benchmark.vocab = 7" in capsys.readouterr().err
+
+
+def test_a_run_with_a_damaged_method_is_listed_with_what_is_wrong(folder, capsys):
+    (folder / "other" / "methods" / "sft.json").write_text("")
+    assert call("list") == 0
+    shown = capsys.readouterr().out
+    assert "cannot be read: is damaged" in shown and "3 runs." in shown
+
+
+def test_what_is_no_folder_among_the_checkpoints_goes_too(folder):
+    saves = folder / "first" / "checkpoints"
+    (saves / "notes").write_text("x")
+    (folder / "kept").mkdir()
+    (folder / "kept" / "x").write_text("x")
+    (saves / "elsewhere").symlink_to(folder / "kept")
+    assert call("clean", "runs/first", "--yes") == 0
+    assert (folder / "kept" / "x").exists() and not (saves / "elsewhere").is_symlink()

@@ -17,7 +17,7 @@ from experiments.config import make_config
 from experiments.running import continuing
 from experiments.storage import files
 from experiments.storage.run_folder import fresh
-from fdiv.benchmarks import Arithmetic, TwoTemplate
+from fdiv.benchmarks import Arithmetic, Text, TwoTemplate
 from fdiv.policies import Architecture
 from fdiv.types import UsageError
 
@@ -308,3 +308,20 @@ def test_a_run_goes_on_from_another(made, tmp_path):
         )
     kept = after.kept["config"]
     assert kept["start_method"] == "distill:js" and len(kept["start_model"]) == 16
+
+
+def test_a_text_whose_rows_have_changed_is_refused(tmp_path):
+    """Prompts would be drawn from rows that the policy was not trained on."""
+    rows = tmp_path / "rows.jsonl"
+    lines = [json.dumps({"prompt": f"{i}?", "completion": f"{i}"}) for i in range(40)]
+    rows.write_text("\n".join(lines))
+    text = Text(path=rows, prompt_length=4, horizon=4, teacher="none")
+    config = make_config(benchmark=text, policy=Architecture("markov"), methods=("sft",), seeds=1)
+    run_folders.made(tmp_path / "run", config)
+    kept = files.load(tmp_path / "run" / "config.json", dict)
+    kept["config"]["data"] = assemble.data(config).digest()
+    files.write_checked(tmp_path / "run" / "config.json", kept)
+    assert experiments.load(tmp_path / "run").task.mdp.vocab == 257
+    rows.write_text("\n".join([*lines, lines[0].replace("0", "7")]))
+    with pytest.raises(UsageError, match="holds other rows than when"):
+        _ = experiments.load(tmp_path / "run").task

@@ -133,6 +133,45 @@ def test_what_cannot_be_used_is_said_before_anything_runs(name, says, monkeypatc
         trackers.check([name])
 
 
+BROKEN = {  # what a library's name leads to -> what is said
+    "a folder of its own runs": (types.ModuleType("wandb"), "No module named 'wandb'"),
+    "no library": (None, "pip install wandb"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_library_that_is_none_is_said_before_anything_runs(case, monkeypatch):
+    module, says = BROKEN[case]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    with pytest.raises(UsageError, match=says):
+        trackers.check(["wandb"])
+
+
+def test_a_library_that_breaks_as_it_loads_and_one_named_twice_are_said(tmp_path, monkeypatch):
+    (tmp_path / "wandb.py").write_text("raise AttributeError('another version of numpy')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", types.ModuleType("wandb"))  # put back at the end
+    del sys.modules["wandb"]
+    with pytest.raises(UsageError, match="another version of numpy"):
+        trackers.check(["wandb"])
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(__file__="here"))
+    with pytest.raises(UsageError, match="named twice"):
+        trackers.check(["wandb", "wandb"])
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), RuntimeError(), ValueError("")], ids=repr)
+def test_whatever_a_tracker_does_the_run_goes_on(error, tracker, monkeypatch):
+    one, heard = tracker
+
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.setattr(Noted, "log", fails)
+    with one:
+        one.progress(report("sft", 0, 1.0, js=[0.1, 0.1]))
+    assert len(heard) == 1 and heard[0].startswith("wandb is left: ")
+
+
 def test_arguments_that_a_library_does_not_take_are_left_out(monkeypatch, tmp_path):
     """Trackio of an early version knows neither groups nor steps."""
     heard = []
