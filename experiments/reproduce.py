@@ -129,7 +129,8 @@ def _list(recorded: list[str]) -> int:
         kept = json.loads(_place(name).read_text(encoding="utf-8"))
         where, seconds = kept["where"], kept.get("seconds")
         took = "" if seconds is None else f"{seconds / 60:.1f} min"
-        made = f"{where['commit']}, {where['cores']} cores, {', '.join(where['devices'])}"
+        devices = ", ".join(dict.fromkeys(name.partition(":")[0] for name in where["devices"]))
+        made = f"{where['commit']}, {where['cores']} cores, {devices}"
         rows.append([name, str(len(kept["methods"])), str(kept["seeds"]), took, made])
     caption = "Name one or more, or all, to run them again and hold their numbers against these."
     print_table(["preset", "methods", "seeds", "training", "recorded at"], rows, caption)
@@ -171,8 +172,8 @@ def _where(then: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     today = run_folder.commit()
     if today and made["commit"] != today:
         sentences.append(
-            f"The run is of commit {made['commit']}, and this code is {today}: with another --out "
-            "it is run by this code."
+            f"The run is of commit {made['commit']}, and this code is {today}: without --run, or "
+            "with another --out, the preset is run by this code."
         )
     return " ".join(filter(None, sentences)) or "Here all of that is the same."
 
@@ -287,7 +288,8 @@ def _print(preset: str, before: Mapping[str, Any], compared: list[Number]) -> No
     ]
     verdicts = [one.verdict for one in compared]
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
-    where = ", ".join(f"{k} {v}" for k, v in before["where"].items() if v)
+    spelled = lambda value: ", ".join(value) if isinstance(value, list) else value
+    where = ", ".join(f"{k} {spelled(v)}" for k, v in before["where"].items() if v)
     caption = f"{preset}: {counts}. Recorded with {where}."
     print_table(["number", "recorded", "here", "verdict"], rows, caption)
 
