@@ -11,6 +11,7 @@ import pytest
 from pretrained_models import made, rows
 
 from experiments import cli, compare, generate, show_data
+from fdiv.metrics import MODES
 
 TEXT = (Path(__file__).parents[2] / "docs" / "checkpoint_to_report.md").read_text()
 COMMANDS = re.findall(r"<!-- run -->\n```\npython -m experiments\.(\w+) (.*)\n```", TEXT)
@@ -34,7 +35,7 @@ def test_from_a_checkpoint_to_a_report_as_written(tmp_path, monkeypatch, capsys)
     result = json.loads((tmp_path / "runs/lm/results.json").read_text())
     assert result["complete"] and list(result["methods"]) == ["distill:js"]
     changes = result["methods"]["distill:js"]["changes"]
-    assert [change["metric"] for change in changes] == ["js_token"]  # bytes are no pieces of text
+    assert [change["metric"] for change in changes] == ["js_token", "precision", *MODES]
     page = (tmp_path / "runs/lm/report.html").read_text()
     assert "Since the start" in page and "two standard errors" in page
     capsys.readouterr()
