@@ -5,12 +5,12 @@ they never see. On 8 held-out questions about Python, one seed, nats a token at 
 prefixes, from the model without the message to the end of 8 updates, +- two standard errors:
 
     method              what it minimises      forward KL, teacher's prefixes
-    distill:forward_kl  .139 -> .087 +- .049   .090
-    distill:js          .028 -> .014 +- .008   .088
-    distill:reverse_kl  .118 -> .057 +- .039   .084
-    (start)                                    .205
+    distill:forward_kl  .139 -> .071 +- .034   .100
+    distill:js          .028 -> .016 +- .008   .096
+    distill:reverse_kl  .118 -> .078 +- .039   .099
+    (start)                                    .212
 
-10 CPU-minutes, 2.9 GB.
+9 CPU-minutes, 3.7 GB.
 
 `python -m experiments.reproduce lm-context` holds a new run against the recorded one
 (docs/recorded.md)."""
