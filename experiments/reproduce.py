@@ -133,7 +133,8 @@ def _list(recorded: list[str]) -> int:
         made = f"{where['commit']}, {where['cores']} cores, {devices}"
         rows.append([name, str(len(kept["methods"])), str(kept["seeds"]), took, made])
     caption = "Name one or more, or all, to run them again and hold their numbers against these."
-    print_table(["preset", "methods", "seeds", "training", "recorded at"], rows, caption)
+    titles = ["preset", "methods", "seeds", "training, added up", "recorded at"]
+    print_table(titles, rows, caption)
     return 0
 
 
@@ -239,7 +240,7 @@ def _section(kept: Mapping[str, Any]) -> str:
     place = f"commit `{where['commit']}`, {where['cores']} cores, jax {where['jax']}"
     columns = list(dict.fromkeys(metric for scores in methods.values() for metric in scores))
     if kept.get("seconds") is not None:
-        place += f"; {kept['seconds'] / 60:.1f} minutes of training and compiling"
+        place += f"; {kept['seconds'] / 60:.1f} minutes of training and compiling, methods added up"
     lines = ["| method | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     for name, scores in methods.items():
         cells = [_cell(scores.get(metric)) for metric in columns]
