@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from experiments.assemble import Task
+from experiments.assemble import Task, named_as
 from experiments.config import Config, prefixed, replace, teacher_of
 from experiments.data.files import Reading
 from experiments.devices import Layout, cache_folder, processes
@@ -49,7 +49,8 @@ def identity(config: Config) -> dict[str, str]:
     kind = teacher_of(config)
     if kind in (None, TRAINED, BASE):  # the policy's own files have one
         return {}
-    return {"teacher_model": pretrained.digest(kind)}
+    with named_as("benchmark.teacher", kind):
+        return {"teacher_model": pretrained.digest(kind)}
 
 
 def pretrained_teacher(config: Config, task: Task, layout: Layout | None) -> Model | None:

@@ -85,7 +85,8 @@ def check(config: Mapping[str, Any]) -> None:
     for name, value in config.items():
         if name in (*HONOURED, *HARMLESS, "init_lora_weights"):
             continue
-        if not value or value == PLAIN.get(name):
+        layer = isinstance(value, int) and not isinstance(value, bool)  # 0 is one, and not nothing
+        if (not value and not layer) or value == PLAIN.get(name):
             continue
         problem = "of adapter_config.json is not computed."
         raise UsageError(name, value, problem, "Give adapters that were trained without it.")

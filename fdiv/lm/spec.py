@@ -287,11 +287,11 @@ FIXED: dict[str, tuple] = {
 }
 REFUSED = {
     "quantization_config": (
-        "the weights are quantised.",
+        "says that the weights are quantised.",
         "Give the checkpoint that they were made from, in float32, bfloat16 or float16.",
     ),
     "auto_map": (
-        "the model is defined by code that comes with it, and none is run from a checkpoint.",
+        "says that the model is code that comes with it, and none is run from a checkpoint.",
         f"Use a checkpoint of {', '.join(FAMILIES)} that needs none.",
     ),
 }

@@ -1,5 +1,5 @@
-"""Two updates of adapters, and of all weights, on each layout of eight devices; prints how far each
-is from one device's, as JSON. A process of its own, that has eight devices."""
+"""Two updates of adapters with dropout, and of all weights, on each layout of eight devices; prints
+how far each is from one device's, as JSON. A process of its own, that has eight devices."""
 
 import json
 import sys
@@ -37,8 +37,11 @@ def ends(layout, adapted):
     """Parameters after two updates, [COUNT, ...]."""
     own = model.policy(SPEC, Compute(remat=True))
     base = layout.share(WEIGHTS)
-    policy = lora.policy(own, base, SPEC, lora.Lora(rank=2).adapters()) if adapted else own
-    train = learner(max_likelihood(policy, SPEC.vocab), optax.sgd(1e-2))
+    adapters = lora.Lora(rank=2, dropout=0.2).adapters()
+    policy = lora.policy(own, base, SPEC, adapters) if adapted else own
+    in_training = lora.in_training if adapted else None
+    objective = max_likelihood(policy, SPEC.vocab)
+    train = learner(objective, optax.sgd(1e-2), in_training=in_training)
     start = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), COUNT))
     start = lora.perturbed(jax.random.key(1), start) if adapted else start
     state = layout.put(jax.vmap(train.init)(jax.random.split(jax.random.key(2), COUNT), start))

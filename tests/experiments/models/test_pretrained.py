@@ -14,17 +14,18 @@ import pytest
 from language_models import random_tensors
 from pretrained_models import BYTES, CONFIG, made, rows, save
 
-from experiments import assemble, cli, compare, footprint, validation
+from experiments import assemble, cli, compare, fields, footprint, validation
 from experiments import config as configs
 from experiments.config import make_config, replace
 from experiments.devices import lay_out, programs
 from experiments.evaluation.evaluator import Evaluator, judging_keys
+from experiments.models import adapters as adapter_files
 from experiments.models import pretrained, safetensor_files
 from experiments.running import head_to_head, ready, resume, runs, teacher, train
 from experiments.running.stopping import Interrupted, StopFlag
 from experiments.storage import checkpoints
 from fdiv.benchmarks import Text
-from fdiv.lm import lora
+from fdiv.lm import lora, peft
 from fdiv.lm import spec as specs
 from fdiv.lm.lora import Lora
 from fdiv.policies import Architecture
@@ -409,6 +410,43 @@ def test_a_task_without_prompts_begins_with_the_models_first_token(tmp_path, mon
         made(folder, monkeypatch, vocab_size=3, bos_token_id=beyond)
         with pytest.raises(UsageError, match="none of its tokens"):
             assemble.components(config, task)
+
+
+def test_dropout_reaches_a_loss_where_there_is_any(tmp_path, folder):
+    """Also of adapters whose file says so, unless another is given; and a clip is read then."""
+    own = lambda **how: Architecture("hf", path=str(folder), lora=Lora(**how))
+    place, spec = tmp_path / "adapters", pretrained.check(own())
+    adapters = lora.Lora(rank=2, dropout=0.25).adapters()
+    params = lora.init(spec, adapters, jax.random.key(0))
+    tensors, config = peft.to_tensors(spec, adapters, params)
+    loaded = peft.from_tensors(spec, config, tensors)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapter_files, "described", lambda *where: loaded.adapters)
+        shares = {
+            None: own(rank=2),
+            0.1: own(rank=2, dropout=0.1),
+            0.25: own(path=str(place)),
+            0.5: own(path=str(place), dropout=0.5),
+            0.0: own(path=str(place), dropout=0.0),
+        }
+        for share, each in shares.items():
+            assert pretrained.adapters(each).dropout == (share or 0)
+            assert (pretrained.in_training(each) is None) == (not share)
+    assert pretrained.in_training(Architecture("markov")) is None
+    read = fields.reader("grpo.clip").reads
+    for share in (None, 0.1):
+        config = make_config(policy=own(rank=2, dropout=share), methods=("grpo",))
+        assert read(fields.Case(config, configs.resolve(config))) == bool(share)
+
+
+def test_a_teacher_without_one_of_its_files_is_named_by_its_flag(tmp_path, folder, monkeypatch):
+    config = config_of(tmp_path, folder)
+    other = made(tmp_path / "other", monkeypatch)
+    no_shard(other)
+    text = dataclasses.replace(config.benchmark, teacher=str(other))
+    with pytest.raises(UsageError, match="is not there, and the index names it") as error:
+        teacher.identity(replace(config, benchmark=text))
+    assert error.value.field == "benchmark.teacher"
 
 
 @pytest.mark.parametrize("field", ["policy.path", "benchmark.teacher"])

@@ -186,6 +186,7 @@ BAD_CONFIGS = {
     "some layers twice": {"layer_replication": [[0, 1]]},
     "what is not known": {"some_new_field": 3},
     "some layers alone": {"layers_to_transform": [0]},
+    "the first layer alone": {"layers_to_transform": 0},
     "the other way round": {"fan_in_fan_out": True},
     "biases of their own": {"lora_bias": True},
     "parameters outside layers": {"target_parameters": ["experts"]},
