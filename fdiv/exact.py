@@ -43,6 +43,7 @@ from fdiv.types import (
 )
 
 LEVELS = (Level.sequence, Level.occupancy, Level.token_policy, Level.token_expert)
+LOOKS_AHEAD = 1e-4  # nats by which a law may differ for rounding
 LIMIT = 200_000  # strings enumerated unless the caller raises it
 
 
@@ -351,6 +352,9 @@ def best_policy(
         for run in runs:
             if not minima or run.fun > minima[-1][0] + apart:
                 minima.append((float(run.fun), jax.tree.map(np.asarray, unravel(run.x))))
+    if not minima:
+        problem = f"has no finite value at any of {len(initial)} starts."
+        raise UsageError("policy", "params", problem, "Give a divergence or starts that have one.")
     return Optimum(*minima[0], minima)
 
 
@@ -406,7 +410,17 @@ def class_optimum(
 
     `d` is a divergence or its name. Any policy will do, a user's own too
     (`fdiv.policies.from_function`); its value is in nats. Raises `UsageError` for a task whose
-    expert is not known, whose strings have prompts, or are more than `limit`."""
+    expert is not known, whose strings have prompts, or are more than `limit`, and for a policy that
+    is none: of other symbols, without parameters, or whose law of a token changes with that token
+    or a later one."""
+    if not isinstance(mdp, TokenMDP):
+        fix = "Give what its build() makes."
+        raise UsageError("mdp", type(mdp).__name__, "is no task.", fix)
+    if not isinstance(starts, (int, np.integer)) or starts < 1:
+        raise UsageError("starts", starts, "is no number of starts.", "Give at least 1.")
+    if level not in [each.value for each in Level]:
+        fix = f"Give one of {', '.join(each.value for each in Level)}."
+        raise UsageError("level", level, "is no level.", fix)
     if mdp.expert is None:
         fix = "Use a task whose expert is known."
         raise UsageError("mdp.expert", None, "is what a policy would be near to.", fix)
@@ -415,8 +429,45 @@ def class_optimum(
         raise UsageError("mdp.prompts", "prompts", problem, "Use a task without prompts.")
     space = enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos, limit)
     measure = divergences.parse(d) if isinstance(d, str) else d
+    if not isinstance(policy, Policy):
+        fix = "Make one with fdiv.policies.from_function."
+        raise UsageError("policy", type(policy).__name__, "is no policy.", fix)
     initial = random_starts(policy, starts, seed)
+    _refuse_unsound(policy, mdp, initial[0])
     return best_in_class(measure, space, mdp.expert, policy, initial, Level(level))
+
+
+def _refuse_unsound(policy: Policy, mdp: TokenMDP, params: Params) -> None:
+    """Raise `UsageError` for what gives numbers that are no law of the next token: a search would
+    end somewhere all the same."""
+    if not sum(np.size(leaf) for leaf in jax.tree.leaves(params)):
+        fix = "Give an init that makes some; exact.divergence measures one policy."
+        raise UsageError("policy", "init", "makes no parameters to search over.", fix)
+    vocab, horizon = mdp.vocab, mdp.horizon
+    tokens = np.random.default_rng(0).integers(vocab, size=horizon)
+    later = np.arange(horizon) >= np.arange(horizon + 1)[:, None]  # from each place on, and nowhere
+    batch = jnp.asarray(np.where(later, (tokens + 1) % vocab, tokens), jnp.int32)
+    fix = "Give numbers [B, T, V] for tokens [B, T], row t the law of token t."
+    try:
+        own = jax.tree.map(lambda x: jnp.asarray(x, float), params)
+        laws = np.asarray(policy.head(own, policy.trunk(own, batch)))
+    except UsageError:
+        raise
+    except Exception as error:  # of the user's own code
+        reason = (str(error).strip().splitlines() or ["no message"])[0]
+        problem = f"fails on strings of this task ({type(error).__name__}: {reason})."
+        raise UsageError("policy", "logits", problem, fix) from error
+    if laws.shape != (*batch.shape, vocab):
+        problem = f"gives {laws.shape} for tokens {batch.shape} of {vocab} symbols."
+        raise UsageError("policy", "logits", problem, fix)
+    if np.isnan(laws).any():
+        raise UsageError("policy", "logits", "gives numbers that are none (nan).", fix)
+    for place in range(horizon):
+        apart = np.nan_to_num(laws[place, : place + 1]) - np.nan_to_num(laws[-1, : place + 1])
+        if np.abs(apart).max() > LOOKS_AHEAD:
+            row = int(np.flatnonzero(np.abs(apart).max(-1) > LOOKS_AHEAD)[0])
+            problem = f"changes its law of token {row} with token {place}: it looks ahead."
+            raise UsageError("policy", "logits", problem, f"{fix[:-1]}, of tokens before t alone.")
 
 
 def stages(d: Divergence, digits: Sequence[int] = DIGITS) -> list[Divergence]:

@@ -234,7 +234,19 @@ class Text:
             if division.groups == 1 and len(rows) > 1:
                 problem = f"leaves no {name} row of {len(rows):,}: all are alike after the cut."
                 fix = "Keep more of them (a longer horizon or prompt_length)."
+            elif name == "validation" and self._of_one_prompt(rows):
+                count = sum(map(demonstrated, rows))
+                problem = (
+                    f"leaves no {name} row: the {count:,} that are to be copied are all of one "
+                    "prompt, whose answers stay on one side."
+                )
+                fix = "Give liked rows of other prompts; or keep more of them (prompt_length)."
             raise UsageError("validation", self.validation, problem, fix)
+
+    def _of_one_prompt(self, rows: Sequence[Row]) -> bool:
+        """Whether rows that are demonstrated have one prompt, of several in all."""
+        shown = {self.cut.prompt(row) for row in rows if demonstrated(row)}
+        return len(shown) == 1 and len({self.cut.prompt(row) for row in rows}) > 1
 
     def _judged(self, sides: list[list[Row]], vocabulary: Vocabulary) -> dict:
         """What there is to learn from comparisons and labels: nothing, labels alone, or pairs that

@@ -19,7 +19,8 @@ def from_function(init: Callable[[Array], Params], logits: Logits) -> Policy:
     """The policy `q(. | tokens before t) = softmax(logits(params, tokens)[:, t])`.
 
     `init` makes parameters from a key. `logits` takes tokens [B, T], in which `PAD` (-1) stands for
-    no token, and gives [B, T, V]; row t may depend on tokens before t alone, which is not checked.
+    no token, and gives [B, T, V]; row t may depend on tokens before t alone, which
+    `fdiv.class_optimum` checks.
     Each step of sampling computes all places again, so a string of T tokens costs T evaluations."""
 
     def law(params: Params, tokens: Array) -> Array:

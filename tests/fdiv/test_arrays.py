@@ -169,3 +169,37 @@ def test_no_rows_and_eight_bits_have_divergences_too():
     assert fdiv.divergence("js", jnp.array([0.5, 0.5], jnp.float8_e4m3fn), [0.5, 0.5]) == 0
     with pytest.raises(UsageError, match="no divergence"):
         fdiv.divergence(None, P, Q)
+
+
+def class_of(logits, init=lambda key: jnp.zeros((3, 2))):
+    return from_function(init, logits)
+
+
+def by_token(params, tokens):
+    """The law of token t + 1 in row t, as language models have it: row t has seen token t."""
+    return params[jnp.maximum(tokens, 0)]
+
+
+MDP = TwoTemplate(vocab=2, horizon=3).build()
+FLAT = class_of(lambda params, x: jnp.broadcast_to(params, (*x.shape, 2)))
+NO_CLASS = {  # what is searched, how, what is said
+    "looks ahead": (class_of(by_token), {}, "law of token 0 with token 0: it looks ahead"),
+    "other symbols": (class_of(lambda params, x: jnp.zeros((*x.shape, 5))), {}, "of 2 symbols"),
+    "no symbols": (class_of(lambda params, x: jnp.zeros(x.shape)), {}, "logits"),
+    "nothing": (class_of(lambda params, x: None), {}, "fails on strings"),
+    "an error": (class_of(lambda params, x: {}["x"]), {}, "KeyError: 'x'"),
+    "no numbers": (class_of(lambda params, x: jnp.full((*x.shape, 2), jnp.nan)), {}, "nan"),
+    "no parameters": (class_of(lambda params, x: x, lambda key: ()), {}, "no parameters"),
+    "a function": (by_token, {}, "is no policy"),
+    "no starts": (FLAT, {"starts": 0}, "starts = 0"),
+    "a level": (FLAT, {"level": "word"}, "level = 'word'"),
+}
+
+
+@pytest.mark.parametrize("case", NO_CLASS)
+def test_what_is_no_class_of_policies_has_no_optimum(case):
+    policy, more, says = NO_CLASS[case]
+    with pytest.raises(UsageError, match=says):
+        fdiv.class_optimum("js", MDP, policy, **{"starts": 1, **more})
+    with pytest.raises(UsageError, match="is no task"):
+        fdiv.class_optimum("js", TwoTemplate(), policy)

@@ -147,6 +147,15 @@ REFUSED = {  # rows, flags, what is said in this order
         ["--methods", "kto"],
         ["60 labels, all of them false"],
     ),
+    "liked of one prompt": (
+        [{"prompt": f"{i % 3}?", "completion": f"a{i}", "label": i % 3 == 0} for i in range(60)],
+        ["--methods", "kto"],
+        [
+            "validation = 0.05",
+            "the 20 that are to be copied are all of one prompt",
+            "other prompts",
+        ],
+    ),
     "no labels": (PROMPTS, ["--methods", "sft", "kto"], ["'kto'", "no labels"]),
     "no pairs": (
         PROMPTS,
