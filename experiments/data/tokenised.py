@@ -130,7 +130,9 @@ class Reader:
             return _some(tokens), None
         if chat:
             self.counts.ends[tokens[end]] += 1
-        else:
+        # a template's own end is the last one, or stands beside it
+        behind = next((i for i, x in enumerate(tokens[end + 1 :]) if x in self._ends), 0)
+        if not chat or behind:
             self.counts.inner += 1
         return _some(tokens[:end]), tokens[end]
 

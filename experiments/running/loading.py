@@ -18,6 +18,7 @@ import difflib
 import functools
 import operator
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -441,6 +442,13 @@ class _Speaker:
             problem = "is a whole string of this task: nothing follows it."
             row = rows[by_room[min(by_room)][0]]
             raise UsageError("prompts", row, problem, "Give the beginning of one.")
+        if sizes.prompt and min(by_room, default=sizes.horizon) < sizes.horizon:
+            warnings.warn(
+                f"A prompt of {max(map(len, rows)):,} tokens leaves {min(by_room):,} of "
+                f"{sizes.horizon:,} for what follows: prompts of this run had at most "
+                f"{sizes.prompt:,}, the last ones.",
+                stacklevel=3,
+            )
         asked = []
         for room, places in by_room.items():
             tokens = _padded([rows[place] for place in places])

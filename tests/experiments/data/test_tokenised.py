@@ -269,3 +269,14 @@ def test_symbols_without_a_token_are_never_drawn(tmp_path):
     np.testing.assert_allclose(
         np.asarray(log_probs)[np.asarray(strings.mask)], law[drawn], rtol=1e-6
     )
+
+
+def test_what_an_answer_of_a_conversation_loses_behind_an_end_is_said(tmp_path):
+    """Its own text holds the token that the template ends it with."""
+    result, say = read(tmp_path, [talk("q", "yes"), talk("r", "no<end>more")])
+    assert [answer for _, answer, _ in shown(result, say)] == ["yes", "no"]
+    said = " ".join(result.notes(Text(path=tmp_path / "rows.jsonl")))
+    assert "1 answers hold a token that ends text: they end there." in said
+    twice = made(template=TEMPLATE.replace("<end>", "<end></s>"))
+    result, _ = read(tmp_path, [talk("q", "yes"), talk("r", "no")], twice)
+    assert "hold a token" not in " ".join(result.notes(Text(path=tmp_path / "rows.jsonl")))

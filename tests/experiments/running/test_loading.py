@@ -318,6 +318,9 @@ def test_a_text_whose_rows_have_changed_is_refused(tmp_path):
     text = Text(path=rows, prompt_length=4, horizon=4, teacher="none")
     config = make_config(benchmark=text, policy=Architecture("markov"), methods=("sft",), seeds=1)
     run_folders.made(tmp_path / "run", config)
+    with pytest.warns(UserWarning, match="6 tokens leaves 2 of 4.*at most 4"):
+        (one,) = experiments.load(tmp_path / "run").methods["sft"].sample(1, prompts=["1 + 1?"])
+    assert len(one.tokens) <= 2
     kept = files.load(tmp_path / "run" / "config.json", dict)
     kept["config"]["data"] = assemble.data(config).digest()
     files.write_checked(tmp_path / "run" / "config.json", kept)
