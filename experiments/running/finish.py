@@ -17,6 +17,7 @@ from experiments.running.context import RunContext
 from experiments.running.json_lines import METRICS, SAMPLES
 from experiments.storage import files, run_folder
 from experiments.storage.run_folder import TABLES, RunFolder
+from fdiv.metrics import STATISTICS
 
 
 def finish(context: RunContext, complete: bool, changed: Mapping[str, object]) -> None:
@@ -82,8 +83,20 @@ def _result(context: RunContext, methods: dict[str, MethodResult], complete: boo
             {name: over_seeds(name, values) for name, values in context.at_start.items()}
         ),
         methods=methods,
-        notes=[*context.task.notes, *([optima.note] if optima.available else [])],
+        notes=[
+            *context.task.notes,
+            *([optima.note] if optima.available else []),
+            *_not_finite(methods),
+        ],
     )
+
+
+def _not_finite(methods: Mapping[str, MethodResult]) -> list[str]:
+    """Metrics of imported files that no column shows, as they gave no finite number."""
+    finite = {name for m in methods.values() for name in m.metrics}
+    infinite = {name for m in methods.values() for name in m.infinite} - finite
+    own = [name for name in STATISTICS if name in infinite]
+    return [f"{name} has no finite number, of any method on any seed." for name in own]
 
 
 def _report(

@@ -3,6 +3,7 @@ a folder that is taken, and what a run would cost."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import recorded
 import run_folders
 
 from experiments import __main__ as scripts
@@ -414,3 +416,19 @@ def test_a_metric_is_looked_at_for_every_number_of_strings(values, monkeypatch):
         assemble.task(make_config(benchmark=TwoTemplate(vocab=2, horizon=3))).mdp.statistics["own"](
             strings
         )
+
+
+def test_a_metric_without_a_finite_number_is_named(monkeypatch):
+    """No column shows it: there is nothing to rank or to draw."""
+    from experiments.running import finish
+    from fdiv import metrics
+
+    for name in ("never", "once", "always"):
+        monkeypatch.setitem(metrics.STATISTICS, name, ONE)
+    method = recorded.method({"js": [0.1, 0.2], "always": [1.0, 2.0]})
+    other = recorded.method({"js": [0.1, 0.2], "once": [1.0, 2.0]})
+    methods = {
+        "sft": dataclasses.replace(method, infinite=["never", "once"]),
+        "js": dataclasses.replace(other, infinite=["never"]),
+    }
+    assert finish._not_finite(methods) == ["never has no finite number, of any method on any seed."]
