@@ -201,7 +201,8 @@ def compare(options: Compare) -> int:
     (out / "figures").mkdir(parents=True, exist_ok=True)
     parts = [Part(run.path, value) for run, value in zip(runs, values)]
     named = ", ".join(f"{value}: {path}" for path, value in zip(options.runs, values))
-    whole = merge.merge(parts, f"Runs that were made apart, side by side ({named}).")
+    note = f"Runs that were made apart, side by side ({named})."
+    whole = merge.merge(parts, f"{note}{_means(runs)}")
     merge.write_all(whole, parts, out, [], axis or "run")
     print(out / "report.html")
     return 0
@@ -224,6 +225,18 @@ def _refuse_other_tasks(runs: list[Run], flat: list[dict[str, Any]], axis: str |
                 problem = f"is {own.get(name)!r} in {run.path}, {flat[0].get(name)!r} in the first."
                 fix = f"Give runs of one task, or --axis {name} to set them apart by it."
                 raise UsageError(name, own.get(name), problem, fix)
+
+
+def _means(runs: list[Run]) -> str:
+    """What of a merged table is a mean over the runs, where they differ in it."""
+    results = [run.result for run in runs if run.result is not None]
+    kept = {
+        "what the class can do at best": [result.class_optimum for result in results],
+        "the start": [result.start for result in results],
+        "the expert": [result.expert for result in results],
+    }
+    differ = [name for name, values in kept.items() if any(x != values[0] for x in values)]
+    return f" Means over the runs: {', '.join(differ)}." if differ else ""
 
 
 def _values(runs: list[Run], flat: list[dict[str, Any]], axis: str | None) -> list[str]:

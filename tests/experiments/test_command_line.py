@@ -366,6 +366,7 @@ def test_files_of_one_name_are_both_part_of_a_run(tmp_path, monkeypatch):
     assert digests[0] != digests[1]
 
 
+@pytest.mark.wide
 def test_sweeps_and_figures_take_switches_too(tmp_path, monkeypatch, capsys):
     from experiments.figures import __main__ as figures
     from experiments.sweep import __main__ as sweep

@@ -107,6 +107,7 @@ def test_several_runs_are_one_report(folder, capsys):
     assert "sft @ updates=2" in text and "sft @ updates=3" in text
     assert call("compare", "runs/first", "runs/second") == 0
     assert "sft @ first" in (folder / "compared-2" / "table.md").read_text()
+    assert "Means over the runs" not in text
     assert call("list") == 0 and "merged" in capsys.readouterr().out
 
 
@@ -138,3 +139,10 @@ def test_what_is_no_folder_among_the_checkpoints_goes_too(folder):
     (saves / "elsewhere").symlink_to(folder / "kept")
     assert call("clean", "runs/first", "--yes") == 0
     assert (folder / "kept" / "x").exists() and not (saves / "elsewhere").is_symlink()
+
+
+def test_what_is_a_mean_over_the_runs_is_said(folder):
+    several = [load(folder / "first"), load(folder / "second")]
+    assert runs._means(several) == ""
+    several[1].result.start["js"] = 7.0
+    assert runs._means(several) == " Means over the runs: the start."
