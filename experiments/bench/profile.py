@@ -209,8 +209,7 @@ def lines(operations: Sequence[Operation]) -> list[Operation]:
     for x in operations:
         words = x.what.split()
         place = words[-1] if words and ".py:" in words[-1] else "elsewhere"
-        kind = "product" if "dot_general" in x.what else "other"
-        name = " ".join([place, kind, *(["backward"] if "backward" in words else [])])
+        name = f"{place} backward" if "backward" in words else place
         old = total.get(name, Operation(name, 0, 0.0, 0.0, ""))
         total[name] = Operation(
             name, old.count + x.count, old.seconds + x.seconds, old.share + x.share, ""

@@ -98,9 +98,9 @@ def test_operations_of_a_line_are_taken_together():
         for i, (seconds, what) in enumerate(each)
     ]
     assert [(x.name, x.count, x.share) for x in profile.lines(operations)] == [
-        ("fdiv/lm/block.py:7 product", 20, 0.5),
-        ("fdiv/lm/block.py:7 product backward", 10, 0.25),
-        ("elsewhere other", 10, 0.25),
+        ("fdiv/lm/block.py:7", 20, 0.5),
+        ("fdiv/lm/block.py:7 backward", 10, 0.25),
+        ("elsewhere", 10, 0.25),
     ]
 
 
