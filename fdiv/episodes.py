@@ -118,7 +118,7 @@ def stage(components: Components, penalty: Penalty) -> Stage:
         alike = ALONE if components.enumerated else Alike(group, prompts.tokens.shape[1])
         writer = groups.writer(policy, alike)
         strings, log_old = components.rollout(key, writer, params, prompts)
-        log_ref = groups.log_probs(*reference(aux), strings, mdp.vocab, alike)
+        log_ref = groups.log_probs_of_given(*reference(aux), strings, mdp.vocab, alike)
         given = jnp.asarray(score(strings), jnp.result_type(float))  # scores may be integers
         finite = jnp.isfinite(given)
         given = jnp.where(finite, given, 0.0)

@@ -16,7 +16,10 @@ from fdiv import head
 from fdiv import tokens as tk
 from fdiv.checks import present
 from fdiv.estimators import first_action, to_actions, to_columns
-from fdiv.types import PAD, Alike, Answers, Params, Policy, Sequences
+from fdiv.types import ALONE, PAD, Alike, Answers, Params, Policy, Sequences
+
+AT_ONCE = 1024  # tokens that are read together where no gradient is asked for
+LARGE = 8 * AT_ONCE  # tokens of a batch from which on it is read in parts
 
 
 def with_params(answers: Answers | None, of: Callable[[Params], Params]) -> Answers | None:
@@ -80,3 +83,28 @@ def log_probs(policy: Policy, params: Params, x: Sequences, vocab: int, alike: A
         return tk.log_probs(policy, params, x, vocab)
     own, actions = of_actions(policy, params, x, alike)
     return to_columns(head.log_probs(own, actions.tokens, actions.mask), x.mask)
+
+
+def log_probs_of_given(
+    policy: Policy, params: Params, x: Sequences, vocab: int, alike: Alike = ALONE
+) -> Array:
+    """`log_probs` where nobody asks for a gradient. On a CPU a network takes few rows of a large
+    batch at a time: what it makes of more does not stay in the processor's cache. [B, T]"""
+    rows, length = x.tokens.shape
+    at_once = _at_once(rows, length, alike.group)
+    whole = policy.readout is None or head.rows_are_parted() or jax.default_backend() != "cpu"
+    if whole or at_once == rows:
+        return log_probs(policy, params, x, vocab, alike)
+    split = jax.tree.map(lambda y: y.reshape(rows // at_once, at_once, *y.shape[1:]), x)
+    each = jax.lax.map(lambda part: log_probs(policy, params, part, vocab, alike), split)
+    return each.reshape(rows, length)
+
+
+def _at_once(rows: int, length: int, group: int) -> int:
+    """How many of so many rows, in whole groups, are about `AT_ONCE` tokens; all of a batch that is
+    not large."""
+    if rows * length < LARGE or rows % group:
+        return rows
+    count = rows // group
+    most = max(1, AT_ONCE // (length * group))
+    return group * next(n for n in range(min(most, count), 0, -1) if count % n == 0)

@@ -31,7 +31,7 @@ import chex
 import jax.numpy as jnp
 from jax import Array
 
-from fdiv import prefixes
+from fdiv import groups, prefixes
 from fdiv import tokens as tk
 from fdiv.checks import present
 from fdiv.divergences import reverse_kl
@@ -272,7 +272,7 @@ def kl_penalty(
         sequences, log_old = components.rollout(
             key, policy, params, tk.prompts_of(batch, mdp.horizon)
         )
-        log_ref = tk.log_probs(*reference, sequences, mdp.vocab)
+        log_ref = groups.log_probs_of_given(*reference, sequences, mdp.vocab)
         actions = lambda x: to_actions(x, sequences.mask, mdp.horizon)
         mask, exact = actions(sequences.mask), exactly(params, sequences)
         rewards = penalty.rewards(

@@ -38,6 +38,7 @@ from fdiv.types import PAD, Answers, Params, Policy, Readout, Sequences, UsageEr
 FEW_ROWS = 64  # of a step, up to which turned weights are faster
 FEWEST_STEPS = 16  # that turning them is worth
 MOST_LAID = 1 << 30  # bytes of them
+LEAST_SHARED = 32  # columns of prompts whose answers read one cache
 
 
 class Cache(NamedTuple):
@@ -260,8 +261,9 @@ def policy(spec: Spec, compute: Compute | None = None, bos: int | None = None) -
 
     def start_of_answers(params: Params, prompts: Sequences, horizon: int, group: int) -> Cache:
         cache = _start(spec, compute, bos, read, params, prompts, horizon)
-        apart = jax.default_backend() != "cpu"  # more operations, and less memory to be read
-        cache = _repeated(cache, group) if apart else _behind(cache, group, horizon)
+        # more operations, but a long prompt is read once a group
+        share = prompts.tokens.shape[1] >= LEAST_SHARED and jax.default_backend() == "cpu"
+        cache = _behind(cache, group, horizon) if share else _repeated(cache, group)
         return _with_laid(spec, compute, params, cache, horizon)
 
     def fewer(params: Params, cache: Cache, rows: Array) -> Cache:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
-from fdiv import divergences, prefixes
+from fdiv import divergences, groups, prefixes
 from fdiv import tokens as tk
 from fdiv.checks import buildable, known_expert, present
 from fdiv.estimators import Scored, advantages, returns_to_go, to_actions, to_columns
@@ -103,7 +103,7 @@ def policy_gradient(
             key, policy, params, tk.prompts_of(batch, mdp.horizon)
         )
         expert = present(mdp.expert, "known expert")
-        log_p = tk.log_probs(*expert, sequences, mdp.vocab)
+        log_p = groups.log_probs_of_given(*expert, sequences, mdp.vocab)
         prefix = jnp.cumsum(to_actions(log_p - log_q, sequences.mask, mdp.horizon), axis=1)
         if baseline == "state":
             pair, size = (expert, Model(policy, params)), {"horizon": mdp.horizon}

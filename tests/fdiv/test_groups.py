@@ -86,7 +86,8 @@ def double():
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.few(1)
-def test_strings_log_probs_and_gradients_are_those_without_sharing(name, double):
+def test_strings_log_probs_and_gradients_are_those_without_sharing(name, double, monkeypatch):
+    monkeypatch.setattr(model, "LEAST_SHARED", 1)
     policy, params, vocab = MODELS[name]()
     params = jax.tree.map(lambda x: x.astype(float), params)
     alike = Alike(GROUP, WIDTH)
@@ -117,13 +118,15 @@ def test_strings_log_probs_and_gradients_are_those_without_sharing(name, double)
     assert len({tuple(row) for row in plain[0].tokens.tolist()}) > PROMPTS
 
 
-def test_no_answer_has_a_copy_of_its_prompt_until_some_are_left_behind():
+def test_no_answer_has_a_copy_of_its_prompt_until_some_are_left_behind(monkeypatch):
     """On a CPU: columns of a prompt are read where they are; in a batch of fewer rows each has its
     own again, as they are no groups any more."""
     policy, params, vocab = own()
     asked = jax.tree.map(lambda x: jnp.repeat(x, GROUP, axis=0), prompts(vocab, empty=True))
     writer = groups.writer(policy, Alike(GROUP, WIDTH))
     start = lambda p: writer.start(p, asked, HORIZON)
+    assert jax.eval_shape(lambda p: start(p), params).shared is None  # of few columns
+    monkeypatch.setattr(model, "LEAST_SHARED", WIDTH)
     cache = jax.eval_shape(start, params)
     assert cache.keys[0].shape == (PROMPTS * GROUP, 1, 8, HORIZON)
     assert cache.shared.layers[0].keys.shape == (PROMPTS, 1, 8, WIDTH)
@@ -131,6 +134,32 @@ def test_no_answer_has_a_copy_of_its_prompt_until_some_are_left_behind():
     cache = jax.eval_shape(lambda p: writer.fewer(p, start(p), some), params)
     assert cache.keys[0].shape == (3, 1, 8, WIDTH + HORIZON)
     assert cache.shared is None
+
+
+def test_a_large_batch_is_read_in_parts(monkeypatch):
+    """Of whole groups: 3 groups of 4 rows of 11 columns, one or all at a time."""
+    assert groups._at_once(128, 128, 8) == 8
+    assert groups._at_once(128, 128, 1) == 8
+    assert groups._at_once(96, 128, 16) == 16
+    assert groups._at_once(7 * 40, 32, 1) == 28
+    assert groups._at_once(63, 128, 1) == 63
+    policy, params, vocab = own()
+    rows, length = PROMPTS * GROUP, WIDTH + HORIZON
+    asked = prompts(vocab, empty=True).tokens
+    asked = jnp.repeat(jnp.where(asked == PAD, 1, asked), GROUP, axis=0)
+    actions = jax.random.randint(jax.random.key(7), (rows, HORIZON), 0, vocab)
+    tokens = jnp.concatenate([asked, actions], axis=1)
+    mask = jnp.broadcast_to(jnp.arange(length) >= WIDTH, tokens.shape)
+    x, alike = Sequences(tokens, mask, jnp.ones(rows)), Alike(GROUP, WIDTH)
+    read = lambda: groups.log_probs_of_given(policy, params, x, vocab, alike)
+    loops = lambda: str(jax.make_jaxpr(lambda: read())()).count("scan[")
+    whole, before = jax.jit(read)(), loops()
+    monkeypatch.setattr(groups, "LARGE", 1)
+    monkeypatch.setattr(groups, "AT_ONCE", GROUP * length)
+    assert loops() == before + 1
+    np.testing.assert_allclose(jax.jit(lambda: read())(), whole, atol=1e-5)
+    with row_blocks(2):
+        assert loops() == before
 
 
 def task(vocab, beta):

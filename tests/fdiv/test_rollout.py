@@ -106,7 +106,8 @@ def counting(policy, steps):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Stretches of two tokens, and batches that are halved."""
+    """Stretches of two tokens, batches that are halved, prompts that answers share."""
+    monkeypatch.setattr(model, "LEAST_SHARED", 1)
     monkeypatch.setattr(rollout, "STRETCH", 2)
     monkeypatch.setattr(rollout, "SHARES", (2, 4))
 
