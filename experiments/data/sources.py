@@ -265,12 +265,28 @@ def _records(table: Any) -> Iterator[Any]:
         yield from table.to_pylist()
         return
     except (ValueError, OverflowError):
-        pass  # one of them: each for itself then
+        table = _dates_as_text(table)  # one of them: each for itself then
     for i in range(table.num_rows):
         try:
             yield table.slice(i, 1).to_pylist()[0]
         except (ValueError, OverflowError) as error:
             yield Unreadable(f"no text ({_brief(error)})")
+
+
+def _dates_as_text(table: Any) -> Any:
+    """A table whose dates and times are text: Python has none by the nanosecond, which is no fault
+    of a row."""
+    import pyarrow
+
+    for i, field in enumerate(table.schema):
+        if pyarrow.types.is_temporal(field.type):
+            column = table.column(i)
+            try:
+                column = column.cast(pyarrow.string())
+            except (pyarrow.ArrowException, NotImplementedError):  # a length of time
+                column = column.cast(pyarrow.int64())
+            table = table.set_column(i, field.name, column)
+    return table
 
 
 def _brief(error: Exception | str) -> str:

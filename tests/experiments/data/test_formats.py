@@ -424,3 +424,11 @@ def test_a_comment_before_records_is_a_bad_row(tmp_path):
     (tmp_path / "rows.data").write_text("# mine\n" + lines())
     reading = files.read(Text(path=tmp_path / "rows.data"))
     assert reading.rows == ROWS and [number for number, _ in reading.bad] == [1]
+
+
+@pytest.mark.parametrize("kind", [pyarrow.timestamp("ns"), pyarrow.duration("ns")], ids=str)
+def test_times_by_the_nanosecond_beside_a_row_are_no_fault_of_it(kind, tmp_path):
+    table = TABLE.append_column("when", pyarrow.array([2**62 + 1] * len(RECORDS), kind))
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    reading = files.read(Text(path=tmp_path / "rows.parquet"))
+    assert reading.rows == ROWS and not reading.bad and set(reading.unread) == {"when"}
