@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import cli, paths
+from experiments import cli, escapes, paths
 from experiments.figures import KEYS, STUDIES, figure, gallery
 from experiments.figures.common.base import Check, Figure, Result, Row, write_files
 from fdiv.ranges import check_ranges
@@ -46,7 +46,10 @@ def _main(argv: list[str] | None) -> int:
     try:
         argv = cli.arguments(argv)
         if not argv or argv[0] in ("-h", "--help"):
-            print(_usage())
+            try:
+                print(_usage(), flush=True)
+            except BrokenPipeError:  # whoever reads it has seen enough
+                escapes.drop_output()
             return 0 if argv else cli.USAGE_EXIT
         key, *rest = argv
         if key in PAGES:
