@@ -130,10 +130,13 @@ def _list(recorded: list[str]) -> int:
         where, seconds = kept["where"], kept.get("seconds")
         took = "" if seconds is None else f"{seconds / 60:.1f} min"
         devices = ", ".join(dict.fromkeys(name.partition(":")[0] for name in where["devices"]))
-        made = f"{where['commit']}, {where['cores']} cores, {devices}"
+        made = f"{where['commit']} {devices} ({where['cores']})"
         rows.append([name, str(len(kept["methods"])), str(kept["seeds"]), took, made])
-    caption = "Name one or more, or all, to run them again and hold their numbers against these."
-    titles = ["preset", "methods", "seeds", "training, added up", "recorded at"]
+    caption = (
+        "Name one or more, or all, to run them again and hold their numbers against these. "
+        "Training and compiling: of all methods, added up."
+    )
+    titles = ["preset", "methods", "seeds", "training", "commit, cores"]
     print_table(titles, rows, caption)
     return 0
 

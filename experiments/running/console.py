@@ -205,8 +205,10 @@ def print_table(titles: list[str], rows: list[list[str]], caption: str) -> None:
     table = Table(
         box=None, padding=(0, 2), header_style="bold", caption=caption, caption_justify="left"
     )
+    names = max((len(row[0]) for row in rows), default=0)  # a name that is cut names nothing
     for i, title in enumerate(titles):
-        table.add_column(title, justify="right" if i else "left")
+        side, least = ("right", None) if i else ("left", names)
+        table.add_column(title, justify=side, min_width=least)
     for row in rows:
         table.add_row(*row)
     plain_console().print(table)
