@@ -26,7 +26,7 @@ from experiments import (
 )
 from experiments.bench import __main__ as bench
 from experiments.figures import __main__ as figures
-from experiments.running import head_speed, start_up
+from experiments.running import head_speed, pace, start_up
 from experiments.sweep import __main__ as sweep
 from fdiv import objectives
 from fdiv.types import is_hidden
@@ -223,7 +223,7 @@ def test_speed_writes_nothing_and_says_so(tmp_path, capsys):
 
 @pytest.mark.wide
 def test_speed_prints_a_row_for_each_method(monkeypatch, capsys):
-    monkeypatch.setattr(speed, "SECONDS", 0.02)
+    monkeypatch.setattr(pace, "SECONDS", 0.02)
     monkeypatch.setenv("COLUMNS", "80")
     assert call("speed", "two-template", "--methods", "sft", "gail", "--batch-size", "64") == 0
     lines = capsys.readouterr().out.splitlines()
