@@ -3,20 +3,21 @@ python -m experiments.compare lm [--benchmark.path rows.jsonl] [--policy.path FO
 
 SmolLM2-135M-Instruct without six of its layers, with adapters, taught by the whole model on the
 standard library's docstrings. On two cores, 26 November 2026, in nats a token on the policy's own
-prefixes, from the start to the end, +- two standard errors; precision and recall are the mean
-log-probs that the teacher gives what the policy wrote, and the reverse:
+prefixes, from the start to the end, +- two standard errors; at the teacher's prefixes what was
+gained in precision, E_q log p, and in recall, E_p log q, and their difference (above 0: modes were
+sought, below it covered):
 
-    method                      what it minimises      precision  recall  entropy
-    distill:reverse_kl          .926 -> .563 +- .113     -4.94    -3.89     105
-    distill:js                  .166 -> .105 +- .014     -5.00    -3.86     108
-    distill:forward_kl          .829 -> .514 +- .086     -5.37    -3.85     114
-    policy_gradient:reverse_kl  .926 -> .710 +- .113     -4.85    -3.96      99
-    sft                         .829 -> .846 +- .142     -5.05    -4.62      74
-    gail                        .166 -> .174 +- .019     -5.29    -4.40      97
-    (start)                                              -5.44    -4.11     107
+    method                      what it minimises      precision  recall  difference    entropy
+    policy_gradient:reverse_kl  .926 -> .710 +- .113      +.26    +.14   +.13 +- .08     99
+    distill:reverse_kl          .926 -> .563 +- .113      +.22    +.24   -.02 +- .11    105
+    gail                        .166 -> .174 +- .019      -.35    -.27   -.07 +- .14     97
+    distill:js                  .166 -> .105 +- .014      +.01    +.26   -.25 +- .09    108
+    distill:forward_kl          .829 -> .514 +- .086      -.09    +.27   -.36 +- .08    114
+    sft                         .829 -> .846 +- .142     -1.09    -.47   -.62 +- .52     74
+    (start)                                                                      107
 
 sft and gail learn rows that the teacher did not write: the NLL of held-out ones falls from 4.86 to
-3.91 and 4.59 nats a token, and neither comes nearer to the teacher. 28 CPU-minutes.
+3.91 and 4.59 nats a token, and neither comes nearer to the teacher. 30 CPU-minutes.
 `python -m experiments.reproduce lm` holds a new run against the recorded one (docs/recorded.md)."""
 
 from pathlib import Path
