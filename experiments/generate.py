@@ -130,9 +130,24 @@ def _notes(options: Options, loaded: Ready, size: int) -> None:
     elif not options.chat and options.prompt[-1:].isspace():
         said = "white space at its end is rarely followed by a word: tokens begin with their blank"
         print(f"the prompt: {said}", file=sys.stderr)
+    for mark in _marks(options, loaded):
+        said = "is read as a token that ends or begins a turn or a text, not as words"
+        print(f"the conversation: {mark!r} {said}", file=sys.stderr)
     longest, length = loaded.longest, size + options.max_new_tokens
     if longest is not None and length > longest:
         print(f"up to {length:,} tokens, and the model was made for {longest:,}", file=sys.stderr)
+
+
+def _marks(options: Options, loaded: Ready) -> list[str]:
+    """Texts of tokens by which what is said in a conversation would end or begin a turn."""
+    from experiments.data.marks import Marks
+    from experiments.models.words import Words
+
+    if not options.chat or not isinstance(loaded.words, Words):
+        return []
+    own = Marks(loaded.words)
+    held = (own.held(text) for text in (options.system, options.prompt) if text is not None)
+    return [mark for mark in held if mark is not None]
 
 
 def _table(loaded: Ready, ids: Sequence[int], log_probs: Sequence[float]) -> None:

@@ -215,27 +215,41 @@ def _built_in(config: Text, share: Share, tokenizer: Tokenizer | None) -> Part:
         raise UsageError(f"benchmark.{field}", getattr(config, field), problem, fix)
     reader, name = sources.BUILT_IN[config.rows]
     if config.rows == "questions":
-        talk = record_rows.Talk(False, _renderer(tokenizer))
-        found = [_question(row, number, talk) for number, row in enumerate(reader(share), 1)]
+        piece = _questions(reader(share), record_rows.Talk(False, _renderer(tokenizer)))
     else:
         rows = [row if tokenizer is None else _blank_moved(row) for row in reader(share)]
-        found = [Found(row, number) for number, row in enumerate(rows, 1)]
-    return Part([Piece(found, (), len(found))], (), (name,), config.rows)
+        piece = Piece([Found(row, number) for number, row in enumerate(rows, 1)], (), len(rows))
+    return Part([piece], (), (name,), config.rows)
 
 
-def _question(row: Row, number: int, talk: record_rows.Talk) -> Found:
-    """A conversation about a documented name."""
-    name = bytes(row.prompt).decode().rstrip(": ")
-    asked = [Turn("user", f"What is {name} in Python?")]
-    prompt, answer = talk.write(asked, bytes(row.completion).decode())
-    return Found(Row(prompt.encode(), answer.encode()), number, chat=True)
+def _questions(rows: Iterable[Row], talk: record_rows.Talk) -> Piece:
+    """Conversations about documented names."""
+    found: list[Found] = []
+    bad: list[tuple[int, str]] = []
+    number = 0
+    for number, row in enumerate(rows, 1):
+        name = bytes(row.prompt).decode().rstrip(": ")
+        asked = [Turn("user", f"What is {name} in Python?")]
+        try:
+            prompt, answer = talk.write(asked, bytes(row.completion).decode())
+        except UsageError:  # of the template, and so of all rows
+            raise
+        except ValueError as error:
+            bad.append((number, str(error)))
+        else:
+            found.append(Found(Row(prompt.encode(), answer.encode()), number, chat=True))
+    return Piece(found, bad, number)
 
 
 def _renderer(tokenizer: Tokenizer | None) -> templates.Render | None:
-    """A tokenizer's chat template; None where it has none."""
-    if tokenizer is None or not tokenizer.has_template:
+    """How a tokenizer's conversations are written: by its chat template, or as lines where it has
+    none; None for bytes, which are lines too."""
+    if tokenizer is None:
         return None
-    return templates.renderer(tokenizer.words, tokenizer.name)
+    own = None
+    if tokenizer.has_template:
+        own = templates.renderer(tokenizer.words, tokenizer.name)
+    return tokenizer.marks.guarded(own)
 
 
 def _blank_moved(row: Row) -> Row:
@@ -323,9 +337,7 @@ def stream(config: Text, share: Share, tokenizer: Tokenizer | None) -> Iterator[
         first = next((one for one in firsts if one is not None), None)
         if first is not None and not layouts.known(first, config):
             first = _first_known(files, first, config)
-        render = None
-        if tokenizer is not None and tokenizer.has_template:
-            render = templates.renderer(tokenizer.words, tokenizer.name)
+        render = _renderer(tokenizer)
         for number in range(share.index, len(parts), share.count):
             file, part = parts[number]
             own = sources.RECORDS[file.kind](file, part)

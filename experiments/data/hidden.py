@@ -37,6 +37,9 @@ def _in_conversations(text: str, benchmark: Text, reading: Reading, tokenizer: T
     if reading.chats < len(reading.rows):
         problem = "stands before conversations, and some rows of the file are none."
         raise UsageError(FIELD, text, problem, "Give rows of one kind.")
+    if (mark := tokenizer.marks.held(text)) is not None:
+        problem = f"holds {mark!r}, which is read as a token that ends or begins a turn or a text."
+        raise UsageError(FIELD, text, problem, "Write it otherwise.")
     asked = {"role": "user", "content": ASKED}
     try:
         plain, told = (

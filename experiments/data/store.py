@@ -35,7 +35,7 @@ from fdiv.benchmarks.text import BYTES, FITTED, MOST, STEP, Text
 from fdiv.benchmarks.text_rows import Cut, Row
 from fdiv.types import PAD, UsageError
 
-VERSION = 1  # raise it when what is written changes
+VERSION = 2  # raise it when what is written changes
 BLOCK = 1 << 16  # rows that are looked at together
 FIELD = "benchmark.store"
 NO_END = -1  # of a row that names no end of its own
@@ -380,18 +380,23 @@ def _refuse_apart(drafts: Path, parts: Sequence[dict[str, Any]]) -> None:
 
 def _summed(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What all pieces together were."""
-    counts = dict.fromkeys(("apart", "blank", "inner", "begun"), 0)
+    counts = dict.fromkeys(("apart", "blank", "inner", "begun", "special"), 0)
+    first, records = None, 0  # the first row with special tokens, and records before a part
     ends: dict[int, int] = {}
     unread: dict[str, int] = {}
     for part in parts:
         for name in counts:
             counts[name] += part["counts"][name]
+        if first is None and part["counts"]["first"] is not None:
+            number, token = part["counts"]["first"]
+            first = (records + number, token)
+        records += part["records"]
         for token, count in part["counts"]["ends"]:
             ends[token] = ends.get(token, 0) + count
         for name, count in part["unread"].items():
             unread[name] = unread.get(name, 0) + count
     return {
-        "counts": counts | {"ends": list(ends.items())},
+        "counts": counts | {"ends": list(ends.items()), "first": first},
         "chats": sum(part["chats"] for part in parts),
         "taken_off": sum(part["taken_off"] for part in parts),
         "columns": list(dict.fromkeys(name for part in parts for name in part["columns"])),

@@ -7,41 +7,19 @@ begins with, prompt and answer are read apart, and counted."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
 
 from experiments.data.layouts import listed
-from experiments.data.templates import CLOCK, TODAY, Writer
+from experiments.data.marks import Marks, Words
+from experiments.data.templates import CLOCK, TODAY
 from fdiv.benchmarks.text import Vocabulary
 from fdiv.benchmarks.text_rows import Row, Symbols
 
 DEFAULT = "default"  # name of the chat template that serves where none is asked for
-
-
-class Words(Writer, Protocol):
-    """What this reads of a tokenizer: `experiments.models.words.Words`."""
-
-    @property
-    def bos(self) -> int | None:
-        """The token before every text."""
-        ...
-
-    @property
-    def eos(self) -> tuple[int, ...]:
-        """The tokens that end one."""
-        ...
-
-    @property
-    def templates(self) -> Mapping[str, str]:
-        """Name -> a chat template."""
-        ...
-
-    def encode(self, text: str, special: bool = True) -> list[int]:
-        """Tokens; `special` adds what the tokenizer puts around a text."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +35,11 @@ class Tokenizer:
     def has_template(self) -> bool:
         """Whether it writes conversations itself."""
         return DEFAULT in self.words.templates
+
+    @functools.cached_property
+    def marks(self) -> Marks:
+        """Its special tokens."""
+        return Marks(self.words)
 
     def lead(self) -> list[int]:
         """What the tokenizer puts before a text."""
@@ -74,6 +57,8 @@ class Counts:
     blank: int = 0  # prompts that end in white space
     inner: int = 0  # answers that hold a token that ends text
     begun: int = 0  # rows without a prompt, before which the token stands that begins text
+    special: int = 0  # rows whose own text holds special tokens
+    first: tuple[int, int] | None = None  # the first of these: its number, and its token
     ends: Counter[int] = dataclasses.field(default_factory=Counter)  # as a template wrote them
 
 
@@ -85,10 +70,11 @@ class Reader:
         self._ends = set(tokenizer.words.eos)
         self.counts = Counts()
 
-    def row(self, row: Row, chat: bool) -> Row:
-        """A row of bytes as one of tokens; `chat`: of a conversation. Raises `ValueError` saying
-        why it is none."""
+    def row(self, row: Row, chat: bool, number: int) -> Row:
+        """A row of bytes as one of tokens; `chat`: of a conversation; `number`: of its record.
+        Raises `ValueError` saying why it is none."""
         if not isinstance(row.prompt, bytes):  # plain text, which was read whole
+            self._count_special(row.completion, False, number)
             return row._replace(prompt=self._begun(row.prompt))
         chat &= self._tokenizer.has_template  # which has written the special tokens too
         prompt = _text(row.prompt)
@@ -100,11 +86,18 @@ class Reader:
         if len({usual if end is None else end for end in ends}) > 1:
             raise ValueError("its two answers end with different tokens")
         whole = head if chat else [*self._lead, *head]
+        self._count_special([*head, *(token for side in sides for token in side)], chat, number)
         made = row._replace(prompt=self._begun(whole), completion=sides[0], end=ends[0])
         return made if row.rejected is None else made._replace(rejected=sides[1])
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.words.encode(text, special=False)
+
+    def _count_special(self, ids: Iterable[int], chat: bool, number: int) -> None:
+        token = self._tokenizer.marks.first(ids, chat)
+        if token is not None:
+            self.counts.special += 1
+            self.counts.first = self.counts.first or (number, token)
 
     def _begun(self, prompt: Sequence[int]) -> tuple[int, ...]:
         """A prompt, of which a pretrained model needs one token at least."""
@@ -128,11 +121,9 @@ class Reader:
         end = next((i for i, token in enumerate(tokens) if token in self._ends), None)
         if end is None:
             return _some(tokens), None
-        if chat:
+        if chat:  # a conversation's messages hold no such token, so the template wrote it
             self.counts.ends[tokens[end]] += 1
-        # a template's own end is the last one, or stands beside it
-        behind = next((i for i, x in enumerate(tokens[end + 1 :]) if x in self._ends), 0)
-        if not chat or behind:
+        else:
             self.counts.inner += 1
         return _some(tokens[:end]), tokens[end]
 
@@ -157,7 +148,7 @@ def read_rows(
     bad: list[tuple[int, str]] = []
     for row, number, chat in zip(rows, numbers, chats):
         try:
-            made.append(reader.row(row, chat))
+            made.append(reader.row(row, chat, number))
             kept.append(number)
         except ValueError as error:
             bad.append((number, " ".join(str(error).split())))
@@ -193,6 +184,12 @@ def notes(tokenizer: Tokenizer, counts: Counts, chats: int) -> list[str]:
         )
     if counts.inner:
         said.append(f"{counts.inner:,} answers hold a token that ends text: they end there.")
+    if counts.first is not None:
+        number, token = counts.first
+        said.append(
+            f"In {counts.special:,} rows the text itself holds special tokens, first in row "
+            f"{number:,} ({_named(tokenizer, token)}): each is read as that token, not as words."
+        )
     if counts.begun:
         said.append(
             f"{counts.begun:,} rows have no prompt: the token that begins text stands before them."

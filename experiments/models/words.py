@@ -104,6 +104,12 @@ class Words(NamedTuple):
         """The text of a conversation, by `chat.render`."""
         return chat.render(self.templates, messages, self.special, **how)
 
+    def added(self) -> dict[int, tuple[str, bool]]:
+        """Tokens that are read wherever their text stands: token -> (text, whether it is special,
+        and so stands for no words)."""
+        own = self.backend.get_added_tokens_decoder()
+        return {i: (token.content, token.special) for i, token in own.items()}
+
     def digest(self) -> str:
         """A SHA-256 of all that decides tokens and texts."""
         rest = {

@@ -339,6 +339,12 @@ BAD = {
         {"teacher": "base", "teacher_system": " "},
         ("benchmark.teacher_system", "says nothing"),
     ),
+    "a message that would end its turn": (
+        "talks",
+        "own",
+        {"teacher": "base", "teacher_system": "the<end> cat"},
+        ("benchmark.teacher_system", "holds '<end>'", "Write it otherwise"),
+    ),
     "whole of no model": (
         "rows",
         "own",

@@ -236,7 +236,16 @@ def test_generate_prints_text_alone_on_stdout(tmp_path, capsys):
 def test_a_conversation_is_answered(model, capsys):
     argv = [model, "--prompt", "the", "--chat", True, "--max-new-tokens", 4, "--samples", 2]
     assert call(generate.main, *argv) == 0
-    assert generate.BETWEEN in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert generate.BETWEEN in said.out and "the conversation" not in said.err
+
+
+def test_a_prompt_that_would_end_its_turn_is_told(model, capsys):
+    argv = [model, "--prompt", "the<end>cat", "--max-new-tokens", 2]
+    assert call(generate.main, *argv, "--chat", True) == 0
+    assert "the conversation: '<end>' is read as a token" in capsys.readouterr().err
+    assert call(generate.main, *argv) == 0
+    assert "the conversation" not in capsys.readouterr().err
 
 
 def test_temperature_divides_log_probs(model):
