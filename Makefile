@@ -20,7 +20,7 @@ test: $(READY)
 # pretrained language models: their files, their tokenizers and SmolLM2 whole, against stored logits
 test-hf: $(VENV)/hf
 	$(BIN)/python -m pytest -n 2 --dist worksteal -rs --durations=5 tests/fdiv/lm tests/experiments/models \
-		tests/experiments/running/test_exporting.py
+		tests/experiments/commands/test_smollm2.py tests/experiments/running/test_exporting.py
 	$(BIN)/python -m pytest -rs --extent rest tests/experiments/models/test_gguf.py
 
 # a real language model from the package index alone; its folder is the last line

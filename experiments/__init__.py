@@ -24,6 +24,9 @@ _PLACES = {  # loaded when they are asked for, as every command begins here
     "add_reward": "fdiv.benchmarks.own_reward",
     "load": "experiments.running.loading",
 }
+# `python -m experiments.NAME` is commands/NAME.py: commands have a folder of their own, and the
+# names that people type, in scripts and notebooks too, are those they always were
+__path__.append(os.path.join(__path__[0], "commands"))
 
 
 def __getattr__(name: str) -> object:

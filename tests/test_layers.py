@@ -61,31 +61,15 @@ FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from 
     {"experiments.config"},
     {"experiments.data", "experiments.fields", "experiments.models", "configs"},
     {"experiments.assemble", "experiments.storage", "experiments.validation", "experiments.cli"},
-    {"experiments.evaluation", "experiments.footprint"},
+    {"experiments.evaluation"},
     {"experiments.reporting"},
     {"experiments.gradients", "experiments.running"},
     {
         "experiments.__main__",
         "experiments.bench",
-        "experiments.card",
-        "experiments.check_gradients",
-        "experiments.check_model",
-        "experiments.compare",
-        "experiments.doctor",
-        "experiments.export",
+        "experiments.commands",
         "experiments.figures",
-        "experiments.fit_model",
-        "experiments.fuzz",
-        "experiments.generate",
-        "experiments.intervals",
-        "experiments.reproduce",
-        "experiments.runs",
-        "experiments.score",
-        "experiments.show_data",
-        "experiments.smollm2",
-        "experiments.speed",
         "experiments.sweep",
-        "experiments.train",
     },
 ]
 LONGEST = 10  # rooms in a chain of imports, from one of `FLOORS` down to fdiv
@@ -94,6 +78,7 @@ CHECKS = ("at_least", "between", "share", "positive", "one_of")  # of `fdiv.chec
 FILES = sorted(
     p for folder in ("fdiv", "experiments", "configs") for p in (ROOT / folder).rglob("*.py")
 )
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
 def imports(path: Path) -> set[str]:
@@ -157,8 +142,18 @@ def test_a_room_imports_from_lower_floors_alone(path):
     assert room(own), f"{own} has no floor: give it one in this test"
     for name in imports(path):
         other = room(name)
+        assert other != "experiments.commands", f"{own} imports {name}, and a command is for people"
         if other not in (None, room(own)):
             assert floor[other] < floor[room(own)], f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_command_is_imported_by_its_place(path):
+    """Under the name that is typed, `experiments.compare`, Python would load it a second time."""
+    typed = {f"experiments.{p.stem}" for p in (ROOT / "experiments/commands").glob("[!_]*.py")}
+    assert "experiments.compare" in typed
+    names = {".".join(name.split(".")[:2]) for name in imports(path)}
+    assert not names & typed
 
 
 def files_imported() -> dict[str, set[str]]:

@@ -248,9 +248,9 @@ def _inner(owner: Any, changed: dict[str, Any]) -> Any:
 
 def check(config: Config, preset: Config) -> None:
     """All that `compare` checks before it writes anything. Raises `UsageError`."""
-    from experiments import assemble, devices, footprint, validation
+    from experiments import assemble, devices, validation
     from experiments.config import resolve
-    from experiments.running import runs
+    from experiments.running import footprint, runs
 
     validation.check(config, preset)
     devices.lay_out(config.budget.seeds, config.devices)
@@ -333,8 +333,8 @@ def trained(accepted: list[tuple[str, Config]], most: int) -> tuple[int, list[Fa
 
 def _small(accepted: list[tuple[str, Config]]) -> Iterator[tuple[str, Config]]:
     """Those that are quick to run once their budget is small."""
-    from experiments import footprint
     from experiments.config import replace, resolve
+    from experiments.running import footprint
 
     for name, config in accepted:
         budget = config.budget

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from experiments.reporting.schema import RunResult, Summary
     from experiments.running.loading import Run
 
-RECORDED = Path(__file__).parents[1] / "configs" / "recorded"
-PAGE = Path(__file__).parents[1] / "docs" / "recorded.md"
+RECORDED = Path(__file__).parents[2] / "configs" / "recorded"
+PAGE = Path(__file__).parents[2] / "docs" / "recorded.md"
 INTRODUCTION = """# Recorded numbers
 
 Of presets as they are, written by `python -m experiments.reproduce PRESET --record`; without

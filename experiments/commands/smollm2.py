@@ -35,7 +35,7 @@ license: {LICENCE.lower()}
 
 Allal et al. 2025 (arXiv 2502.02737), from the weights that {PACKAGE} {VERSION} holds.
 """
-GOLDEN = Path(__file__).parent / "models" / "smollm2_golden.npz"
+GOLDEN = Path(__file__).parents[1] / "models" / "smollm2_golden.npz"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from experiments.reporting.metrics import METRICS
 from experiments.reporting.pictures import Drawn
 from experiments.reporting.results import describe_ends
 from experiments.reporting.schema import VARIED, Json, MethodResult, RunResult
-from experiments.storage import whole
+from experiments.storage import run_folder, whole
 
 HERE = Path(__file__).parent
 CARD = ("d_accuracy", "d_accuracy_train", "d_calibration", "length_accuracy", "d_saturated")
@@ -229,11 +229,7 @@ def without_folders(text: str) -> str:
 
 def command(words: str) -> str:
     """The command of a run as one types it."""
-    first, _, rest = words.partition(" ")
-    module = re.search(r"(experiments(?:/\w+)+?)(?:/__main__)?\.py$", first)
-    if module:
-        first = f"python -m {module[1].replace('/', '.')}"
-    return without_folders(f"{first} {rest}".strip())
+    return without_folders(run_folder.typed(words).strip())
 
 
 def _settings(result: RunResult) -> list[tuple[str, str]]:

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments import assemble, footprint
+from experiments import assemble
 from experiments import config as configs
 from experiments.assemble import Task
 from experiments.config import Config
 from experiments.devices import Layout, memory
-from experiments.running import runs, teacher, train
+from experiments.running import footprint, runs, teacher, train
 from experiments.running.console import print_table
 from experiments.running.runs import Runs
 from fdiv.types import Components, Method

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from experiments import assemble, cli, devices, footprint, paths, validation
+from experiments import assemble, cli, devices, paths, validation
 from experiments import config as configs
 from experiments.assemble import Task
 from experiments.cli import STOPPED_EXIT
@@ -28,6 +28,7 @@ from experiments.reporting.schema import RunResult
 from experiments.reporting.settings import spelled
 from experiments.running import (
     continuing,
+    footprint,
     kept_features,
     ready,
     resume,

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import assemble, footprint
+from experiments import assemble
 from experiments.assemble import Task
 from experiments.config import Config, replace
 from experiments.devices import Layout
-from experiments.running import runs, teacher, train
+from experiments.running import footprint, runs, teacher, train
 from experiments.running.runs import Runs
 from experiments.running.train import Training
 from fdiv.types import Components, Method, Params

@@ -169,10 +169,7 @@ def environment(path: Path) -> dict[str, Any]:
         )
     except (FileNotFoundError, files.Damaged):
         return {}
-    script, _, rest = own["command"].partition(" ")
-    if Path(script).parent.name == "experiments":  # the file that Python made of the module's name
-        own["command"] = f"python -m experiments.{Path(script).stem} {rest}".rstrip()
-    return own
+    return own | {"command": run_folder.typed(own["command"])}
 
 
 def command(path: Path) -> str:

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -35,6 +36,8 @@ LEFT = ("config.json", "environment.json", "bad_rows.json", "metrics.jsonl", "sa
 FILES = (*LEFT, *RESULTS, "files.json")
 PASSING = ("draft-", "old-")  # folders of saves that are being written or thrown away
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+# the file of a script, as Python writes it in the place of the script's name
+SCRIPT = re.compile(r"(?:.*/)?experiments/(?:commands/)?(\w+(?:/\w+)*?)(?:/__main__)?\.py")
 
 
 Parsed = TypeVar("Parsed")
@@ -321,6 +324,15 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "float32_products": getattr(jax.config, "jax_default_matmul_precision", None) or "default",
     }
+
+
+def typed(command: str) -> str:
+    """The command of an environment as one types it: there it begins with the script's file, which
+    earlier versions had in `experiments` itself."""
+    script, _, rest = command.partition(" ")
+    found = SCRIPT.fullmatch(script)
+    first = f"python -m experiments.{found[1].replace('/', '.')}" if found else script
+    return f"{first} {rest}".rstrip()
 
 
 def commit() -> str | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from pretrained_models import made, rows
 
-from experiments import cli, compare, generate, show_data
+from experiments import cli
+from experiments.commands import compare, generate, show_data
 from fdiv.metrics import MODES
 
 TEXT = (Path(__file__).parents[2] / "docs" / "checkpoint_to_report.md").read_text()

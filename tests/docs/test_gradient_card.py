@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import check_gradients
+from experiments.commands import check_gradients
 from experiments.gradients import card, cases
 
 ROOT = Path(__file__).parents[2]

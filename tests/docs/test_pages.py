@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib.util
 import re
 import subprocess
 import sys
@@ -79,8 +80,9 @@ def test_every_module_of_the_core_has_one_api_page():
 def test_commands_exist():
     for page in PAGES:
         for name in set(COMMAND.findall(page.read_text())):
-            place = ROOT / name.replace(".", "/")
-            assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), name
+            found = importlib.util.find_spec(name)
+            folder = found and found.submodule_search_locations
+            assert found and (not folder or Path(folder[0], "__main__.py").exists()), name
 
 
 COMMANDS = sorted({name for page in PAGES for name in COMMAND.findall(page.read_text())})

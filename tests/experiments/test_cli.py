@@ -9,11 +9,12 @@ import json
 
 import pytest
 
-from experiments import (
+from experiments import cli
+from experiments.bench import __main__ as bench
+from experiments.commands import (
     card,
     check_gradients,
     check_model,
-    cli,
     compare,
     doctor,
     export,
@@ -24,7 +25,6 @@ from experiments import (
     speed,
     train,
 )
-from experiments.bench import __main__ as bench
 from experiments.figures import __main__ as figures
 from experiments.running import head_speed, pace, start_up
 from experiments.sweep import __main__ as sweep
@@ -268,7 +268,8 @@ def test_scripts_without_a_preset_have_help(program, capsys):
     with pytest.raises(SystemExit) as end:
         program.main(["--help"])
     assert end.value.code == 0
-    assert f"python -m {program.__name__}" in capsys.readouterr().out
+    typed = program.__name__.replace(".commands.", ".")
+    assert f"python -m {typed} " in capsys.readouterr().out
 
 
 def test_speed_start_has_help(capsys):

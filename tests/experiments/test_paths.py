@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments import cli, devices, figures, paths
+from experiments.commands import check_gradients
 from experiments.storage import whole
 from experiments.storage.run_folder import RunFolder
 from fdiv.types import UsageError
@@ -169,7 +170,7 @@ def test_a_home_that_is_not_known_is_refused_under_its_flag(words, field):
 
 
 def command(module: str, *words: str) -> int:
-    """The exit code of `python -m experiments.MODULE WORDS`."""
+    """The exit code of a command: the `main` of a module of `experiments`."""
     return importlib.import_module(f"experiments.{module}").main(list(words))
 
 
@@ -177,7 +178,7 @@ SCRIPTS = {  # a command with its path left out, the flag that is named
     "figures": (["figures", "die", "--out={}"], "out"),
     "figures all": (["figures", "all", "--out={}"], "out"),
     "bench": (["bench.__main__", "--out={}"], "out"),
-    "check_gradients": (["check_gradients", "sft", "--out={}"], "out"),
+    "check_gradients": (["commands.check_gradients", "sft", "--out={}"], "out"),
     "sweep plan": (["sweep.__main__", "plan", "GRID", "--out={}"], "out"),
 }
 
@@ -187,7 +188,7 @@ SCRIPTS = {  # a command with its path left out, the flag that is named
 def test_every_script_tries_its_folder_before_it_works(name, place, tmp_path, monkeypatch, capsys):
     grid = tmp_path / "grid.yaml"
     grid.write_text("preset: two-template\nproduct: {seed: [0, 1]}\n")
-    monkeypatch.setattr("experiments.check_gradients.card", lambda *words: pytest.fail("it works"))
+    monkeypatch.setattr(check_gradients, "card", lambda *words: pytest.fail("it works"))
     monkeypatch.setattr("experiments.figures.__main__.figure", figure_that_fails)
     (module, *words), field = SCRIPTS[name]
     module = "figures.__main__" if module == "figures" else module
@@ -208,10 +209,10 @@ def figure_that_fails(key: str):
 def test_a_page_an_import_and_a_site_that_cannot_be_read_are_named(tmp_path, capsys):
     missing = str(tmp_path / "missing")
     for module, words, field in (
-        ("check_gradients", ["sft", "--page", missing], "page"),
-        ("check_gradients", ["sft", "--expect", missing], "expect"),
-        ("card", [f"--import={missing}.py"], "import"),
-        ("show_data", [missing], "benchmark.path"),
+        ("commands.check_gradients", ["sft", "--page", missing], "page"),
+        ("commands.check_gradients", ["sft", "--expect", missing], "expect"),
+        ("commands.card", [f"--import={missing}.py"], "import"),
+        ("commands.show_data", [missing], "benchmark.path"),
         ("sweep.__main__", ["status", missing], "dir"),
         ("sweep.__main__", ["plan", missing, "--out", str(tmp_path / "sweep")], "grid"),
     ):
@@ -234,7 +235,7 @@ def test_homes_are_put_in_by_every_script(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "sweep/plan.jsonl").is_file()
     assert command("figures.__main__", "die", "--out=~/figures") == 0
     assert (tmp_path / "figures/die/die.csv").is_file()
-    command("show_data", "~/rows.jsonl")
+    command("commands.show_data", "~/rows.jsonl")
     assert "not a file" not in capsys.readouterr().err
     assert not (tmp_path / "~").exists()
 

@@ -12,11 +12,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import assemble, cli, fields, footprint, fuzz, validation
+from experiments import assemble, cli, fields, validation
+from experiments.commands import fuzz
 from experiments.config import GROUPS, Config, make_config
 from experiments.config import replace as changed
-from experiments.footprint import Sizes
+from experiments.running import footprint
 from experiments.running.alarms import standing_still
+from experiments.running.footprint import Sizes
 from fdiv import divergences, exact, objectives, ranges
 from fdiv.benchmarks import BENCHMARKS, Markov, Rewarded
 from fdiv.checks import at_least, between, positive, share

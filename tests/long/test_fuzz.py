@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from experiments import fuzz
+from experiments.commands import fuzz
 
 SEED = int(os.environ.get("FDIV_FUZZ_SEED", "0"))
 

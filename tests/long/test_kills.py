@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import cli, compare
+from experiments import cli
+from experiments.commands import compare
 from experiments.storage import checkpoints
 
 MORE = 5  # starts that may be spent on a kill inside a save, beyond those asked for

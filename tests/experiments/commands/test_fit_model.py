@@ -7,7 +7,8 @@ import jax
 import pytest
 from pretrained_models import CONFIG
 
-from experiments import cli, fit_model
+from experiments import cli
+from experiments.commands import fit_model
 
 
 @pytest.fixture

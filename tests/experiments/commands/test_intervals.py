@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from experiments import intervals
-from experiments.intervals import LAWS, Options
+from experiments.commands import intervals
+from experiments.commands.intervals import LAWS, Options
 from fdiv import divergences, statistics
 from fdiv.types import UsageError
 

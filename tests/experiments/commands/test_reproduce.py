@@ -10,8 +10,9 @@ import pytest
 import run_folders
 
 import configs
-from experiments import cli, load, reproduce
-from experiments.reproduce import RECORDED, Number
+from experiments import cli, load
+from experiments.commands import reproduce
+from experiments.commands.reproduce import RECORDED, Number
 from experiments.storage import files, run_folder
 
 INTERVAL = {"iqm": 0.2, "ci95": [0.1, 0.3]}

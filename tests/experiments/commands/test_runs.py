@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import run_folders
 
-from experiments import load, runs
+from experiments import load
+from experiments.commands import runs
 from experiments.config import make_config
 from fdiv.benchmarks import TwoTemplate
 

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from experiments import show_data
+from experiments.commands import show_data
 
 
 def lines(records) -> str:

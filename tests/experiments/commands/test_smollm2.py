@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from experiments import check_model, smollm2
+from experiments.commands import check_model, smollm2
 from experiments.models import word_files
 
 for name, extra in (("gguf", "gguf"), ("safetensors", "hf"), ("tokenizers", "hf")):

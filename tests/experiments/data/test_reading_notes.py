@@ -8,7 +8,8 @@ import json
 import pytest
 from text_files import written
 
-from experiments import cli, compare
+from experiments import cli
+from experiments.commands import compare
 from fdiv.benchmarks.text import Text
 
 CUT = {"prompt_length": 8, "horizon": 8}

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from likelihood_runs import prepared
 
-from experiments import assemble, show_data
+from experiments import assemble
+from experiments.commands import show_data
 from experiments.config import make_config
 from experiments.data import files, on_host, store, stored
 from experiments.data.sources import Share

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import card, cli
+from experiments import cli
+from experiments.commands import card
 from experiments.foreign import meaning, reading
 from fdiv import divergences, objectives
 from fdiv.types import UsageError

@@ -13,7 +13,8 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import check_gradients, cli
+from experiments import cli
+from experiments.commands import check_gradients
 from experiments.gradients import batches, card, cases, finite, targets
 from experiments.gradients.published import PUBLISHED
 from experiments.gradients.world import random_world, rewarded

@@ -6,7 +6,7 @@ import json
 import pytest
 from language_models import CASES, FIELDS, random_tensors, spec_of
 
-from experiments import generate, score
+from experiments.commands import generate, score
 from experiments.models import folder, gguf_tokenizer, golden, golden_words, safetensor_files
 from fdiv.lm import spec, weights
 from fdiv.types import UsageError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from language_models import CASES, golden, random_tensors, random_tokens, spec_of
 
-from experiments import check_model, smollm2
+from experiments.commands import check_model, smollm2
 from experiments.models import folder, safetensor_files
 from experiments.models import golden as stored_logits
 from fdiv.lm import weights

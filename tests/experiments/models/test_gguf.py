@@ -9,7 +9,8 @@ import pytest
 from language_models import CASES, FIELDS, TOKENS, random_tensors, spec_of
 
 import experiments
-from experiments import cli, compare, export, generate, score
+from experiments import cli
+from experiments.commands import compare, export, generate, score
 from experiments.models import folder, gguf_files, gguf_tokenizer, words
 from experiments.running import method
 from fdiv.lm import weights

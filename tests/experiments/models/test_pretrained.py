@@ -14,14 +14,15 @@ import pytest
 from language_models import random_tensors
 from pretrained_models import BYTES, CONFIG, made, rows, save
 
-from experiments import assemble, cli, compare, fields, footprint, validation
+from experiments import assemble, cli, fields, validation
 from experiments import config as configs
+from experiments.commands import compare
 from experiments.config import make_config, replace
 from experiments.devices import lay_out, programs
 from experiments.evaluation.evaluator import Evaluator, judging_keys
 from experiments.models import adapters as adapter_files
 from experiments.models import pretrained, safetensor_files
-from experiments.running import head_to_head, ready, resume, runs, teacher, train
+from experiments.running import footprint, head_to_head, ready, resume, runs, teacher, train
 from experiments.running.stopping import Interrupted, StopFlag
 from experiments.storage import checkpoints
 from fdiv.benchmarks import Text

@@ -14,8 +14,9 @@ from language_models import CASES, FIELDS, TOKENS, random_tensors, spec_of
 pytest.importorskip("tokenizers", reason="needs the extra hf: make test-hf")
 pytest.importorskip("safetensors", reason="needs the extra hf: make test-hf")
 
-from experiments import assemble, cli, compare, validation
+from experiments import assemble, cli, validation
 from experiments import config as configs
+from experiments.commands import compare
 from experiments.config import make_config
 from experiments.models import folder, gguf_tokenizer, pretrained, ready
 from experiments.running import teacher

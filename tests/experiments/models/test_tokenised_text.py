@@ -12,7 +12,8 @@ from language_models import FIELDS, TOKENS
 pytest.importorskip("tokenizers", reason="needs the extra hf: make test-hf")
 pytest.importorskip("safetensors", reason="needs the extra hf: make test-hf")
 
-from experiments import assemble, show_data
+from experiments import assemble
+from experiments.commands import show_data
 from experiments.config import make_config
 from experiments.data.marks import Marks
 from experiments.models import gguf_tokenizer, vocabulary, words

@@ -17,7 +17,7 @@ from language_models import (
 )
 from language_models import golden as stored_logits
 
-from experiments import check_model, generate, score
+from experiments.commands import check_model, generate, score
 from experiments.models import folder, gguf_tokenizer, golden, golden_words, libraries, ready, words
 from fdiv.lm import weights
 from fdiv.tokens import distributions

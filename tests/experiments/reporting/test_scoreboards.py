@@ -14,7 +14,8 @@ from typing import NamedTuple
 import pytest
 import recorded
 
-from experiments import assemble, cli, compare
+from experiments import assemble, cli
+from experiments.commands import compare
 from experiments.config import make_config
 from experiments.reporting import schema, scoreboards
 from experiments.reporting.scoreboards import SCOREBOARDS

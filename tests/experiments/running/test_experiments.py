@@ -11,7 +11,8 @@ import pyarrow.parquet
 import pytest
 import recorded
 
-from experiments import cli, compare
+from experiments import cli
+from experiments.commands import compare
 
 ROOT = Path(__file__).parents[3]
 SMALL = [

@@ -10,7 +10,7 @@ import run_folders
 import yaml
 from language_models import CASES, FIELDS, random_tensors
 
-from experiments import export, generate, score
+from experiments.commands import export, generate, score
 from experiments.config import make_config
 from experiments.devices import programs
 from experiments.models import adapters, byte_tokenizer, folder, gguf_tokenizer

@@ -9,8 +9,9 @@ import signal
 
 import pytest
 
-from experiments import cli, compare, score
+from experiments import cli
 from experiments.cli import STOPPED_EXIT
+from experiments.commands import compare, score
 from experiments.evaluation.class_optimum import ClassOptima
 from experiments.reporting import report, style, tables
 from experiments.running import train, trained

@@ -12,7 +12,8 @@ import pytest
 import run_folders
 
 import experiments
-from experiments import assemble, generate
+from experiments import assemble
+from experiments.commands import generate
 from experiments.config import make_config
 from experiments.running import continuing
 from experiments.storage import files

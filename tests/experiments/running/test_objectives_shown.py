@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import recorded
 
-from experiments import cli, compare
+from experiments import cli
+from experiments.commands import compare
 from experiments.reporting import tables, wording
 from experiments.running import finite
 from experiments.running.context import RunContext

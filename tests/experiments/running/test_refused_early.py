@@ -8,7 +8,8 @@ import json
 import jax
 import pytest
 
-from experiments import cli, compare
+from experiments import cli
+from experiments.commands import compare
 from experiments.running import head_to_head, ready, teacher
 from experiments.storage import run_lease
 from fdiv import objectives

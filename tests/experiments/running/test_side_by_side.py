@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from experiments import assemble, cli, compare, devices
+from experiments import assemble, cli, devices
+from experiments.commands import compare
 from experiments.config import make_config
 from experiments.devices import lay_out
 from experiments.running import method, side_by_side, train

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import assemble, cli, compare, devices, doctor
+from experiments import assemble, cli, devices
 from experiments.cli import STOPPED_EXIT
+from experiments.commands import compare, doctor
 from experiments.config import make_config, value_of
 from experiments.devices.seeds import SeedLayout
 from experiments.evaluation import class_optimum

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import run_folders
 
-from experiments import cli, escapes, generate, score
+from experiments import cli, escapes
 from experiments import config as configs
+from experiments.commands import generate, score
 from experiments.config import make_config, replace
 from experiments.running import trained
 from experiments.storage import checkpoints, files

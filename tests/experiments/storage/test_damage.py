@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import cli, compare
+from experiments import cli
+from experiments.commands import compare
 from experiments.evaluation import class_optimum
 from experiments.reporting import schema
 from experiments.storage import files, run_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.storage.run_folder import RunFolder
+from experiments.storage.run_folder import RunFolder, typed
 from fdiv.types import UsageError
 
 WORK = {  # what took a finished update to make
@@ -21,6 +21,25 @@ NO_WORK = {  # what a start leaves that was refused or killed before its first u
     "checkpoints/sft/draft-000000003/arrays": "x",
     "bad_rows.json": "[]",
 }
+
+
+COMMANDS = {  # as Python has it, as it is typed; the second is of earlier versions
+    "/me/fdiv/experiments/commands/compare.py rlhf --seeds 3": "experiments.compare rlhf --seeds 3",
+    "/me/fdiv/experiments/compare.py two-template": "experiments.compare two-template",
+    "/me/experiments/fdiv/experiments/commands/train.py text": "experiments.train text",
+    "/me/fdiv/experiments/sweep/__main__.py run s": "experiments.sweep run s",
+    "experiments/commands/speed.py": "experiments.speed",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_told_as_it_is_typed(command):
+    assert typed(command) == f"python -m {COMMANDS[command]}"
+
+
+@pytest.mark.parametrize("command", ["/me/own.py --out x", "-c", "/me/experiments.py", ""])
+def test_another_programs_command_is_left_as_it_is(command):
+    assert typed(command) == command
 
 
 def claimed(path, seed: int) -> RunFolder:

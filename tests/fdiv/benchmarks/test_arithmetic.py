@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from laws import EVERY
 
-from experiments import assemble, cli, compare
+from experiments import assemble, cli
+from experiments.commands import compare
 from experiments.config import make_config
 from fdiv import regularised, verified
 from fdiv import tokens as tk

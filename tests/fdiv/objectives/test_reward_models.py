@@ -647,7 +647,8 @@ def test_claims_and_what_is_read():
 
 def compared(out: Path, *names: str, report: bool = False) -> dict:
     """A run of methods that learn from comparisons on a small language; its results by method."""
-    from experiments import cli, compare
+    from experiments import cli
+    from experiments.commands import compare
 
     flags = [
         "rlhf",
