@@ -421,9 +421,12 @@ def difference(a: dict, b: dict) -> dict[str, tuple[Any, Any]]:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """What decides the numbers: the config without where it runs. Text is known by its path as
-    given."""
-    return {k: v for k, v in as_dict(config).items() if k not in WHERE_ONLY}
+    """What decides the numbers, and what a save holds: the config without where it runs. Text is
+    known by its path as given."""
+    own = {k: v for k, v in as_dict(config).items() if k not in WHERE_ONLY}
+    if not config.optimiser.offload:  # which runs from before there was such a flag do not have
+        del own["offload"]
+    return own
 
 
 def teacher_of(config: Config) -> str | None:

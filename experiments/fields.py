@@ -180,6 +180,7 @@ READERS: dict[str, Reader] = {
         lambda case: case.config.optimiser.schedule == "wsd", "use --schedule wsd"
     ),
     "max_grad_norm": ALWAYS,
+    "offload": ALWAYS,
     # evaluation
     "evaluations": ALWAYS,
     "samples": ALWAYS,

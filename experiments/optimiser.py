@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments import offload
 from fdiv.ranges import check_ranges, ranged
 from fdiv.types import Params, UsageError
 
@@ -76,6 +77,9 @@ class Optimiser:
     """wsd: the share of the updates, the last ones, in which the learning rate falls."""
     max_grad_norm: float = ranged(0.0, least=0)
     """Largest norm of the policy's gradient, longer ones are scaled down to it; 0 is no limit."""
+    offload: bool = False
+    """Keep the policy's optimiser state, such as Adam's means, in the host's memory and bring it to
+    the device for each step: the same numbers, less memory, slower."""
 
     def check(self, updates: int) -> None:
         """Raise `UsageError` for values that cannot be, and for those that the optimiser does not
@@ -100,6 +104,9 @@ class Optimiser:
                 problem = f"{self.optimiser} does not read it."
                 fix = f"Drop it, or use --optimiser {' or '.join(owners)}."
                 raise UsageError(field, value, problem, fix)
+        if self.offload and self.optimiser == "sgd" and not self.momentum:
+            problem = "sgd without momentum keeps no state."
+            raise UsageError("offload", True, problem, "Drop it, or give --momentum.")
 
     def settings(self, **defaults: Setting) -> dict[str, Any]:
         """The values in force: those given, then `defaults` (of what the optimiser reads), then the
@@ -119,7 +126,8 @@ class Optimiser:
         shape = self.shape(steps, self.warm_up * (steps // max(updates, 1)))
         bound = [optax.clip_by_global_norm(self.max_grad_norm)] if self.max_grad_norm else []
         schedule = optax.scale_by_learning_rate(lambda step: rate * shape(step))
-        return optax.chain(*bound, *self._direction(self.settings()), schedule)
+        whole = optax.chain(*bound, *self._direction(self.settings()), schedule)
+        return offload.offloaded(whole) if self.offload else whole
 
     def scorer(
         self, rate: optax.ScalarOrSchedule, betas: tuple[float, float] = (0.9, 0.999)

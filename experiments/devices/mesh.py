@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from experiments import offload
 from experiments.devices.keys import is_key
 from experiments.devices.programs import Program, opened
 from fdiv.head import row_blocks
@@ -164,7 +165,12 @@ class MeshLayout:
 
     def _shardings(self, tree: Any, runs: int = 1) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda path, x: NamedSharding(self._mesh, self._spec(path, x.shape, runs)), tree
+            lambda path, x: NamedSharding(
+                self._mesh,
+                self._spec(tuple(key for key in path if key != offload.KEY), x.shape, runs),
+                memory_kind=offload.MEMORY if offload.KEY in path else None,
+            ),
+            tree,
         )
 
     def _spec(self, path: tuple, shape: tuple[int, ...], runs: int) -> PartitionSpec:
@@ -200,6 +206,6 @@ def _whole(x: Any) -> Any:
         return x
     if is_key(x):
         return jax.random.wrap_key_data(_whole(jax.random.key_data(x)), impl=jax.random.key_impl(x))
-    return (
-        np.asarray(x) if x.is_fully_replicated else multihost_utils.process_allgather(x, tiled=True)
-    )
+    if x.is_fully_replicated:
+        return np.asarray(x)
+    return multihost_utils.process_allgather(offload.on_its_device(x), tiled=True)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import offload
 from experiments.devices.programs import Program, opened, shape_of
 
 
@@ -32,7 +33,8 @@ class SeedLayout:
         """[count, ...] -> this layout; runs that fill up the last device repeat the last run and
         are dropped by `get`."""
         if not self._several:
-            return jax.device_put(tree, self.devices[0])
+            own = offload.shardings(tree, offload.on_one(self.devices[0]))
+            return jax.device_put(tree, own)
         used, per = len(self.devices), self.per
         fill = jnp.minimum(jnp.arange(used * per), self.count - 1)
         return jax.tree.map(lambda x: jnp.asarray(x)[fill].reshape(used, per, *x.shape[1:]), tree)

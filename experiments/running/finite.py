@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from experiments import offload
 from fdiv.types import LearnerState
 
 MEANS = ("loss", "gradient_norm")
@@ -96,7 +97,7 @@ def record(
         _with_shares(log.shares, metrics, shares, counts),
     )
     if skip:
-        new = jax.tree.map(lambda a, b: jnp.where(good, b, a), old._replace(step=new.step), new)
+        new = offload.chosen(good, new, old._replace(step=new.step))
     return new, log, tuple(finite)
 
 
@@ -133,7 +134,8 @@ def described(log: Log, names: tuple[str, ...], skip: bool) -> str:
 
 
 def _floats(tree: Any) -> list[Array]:
-    return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    # what lies in the host's memory says by itself, with a number, whether it is
+    return [x for x in offload.unmarked_leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
 
 
 def _all(conditions: list[Array]) -> Array:

@@ -85,11 +85,13 @@ def needs(config: Config, sizes: Sizes) -> list[Need]:
     """All that is counted."""
     budget, seeds = config.budget, config.budget.seeds
     copies = 2 + moments(config)  # themselves, their gradient, and what the optimiser keeps
+    # what is offloaded is made on the devices all the same, before there is a gradient
+    most = max(2, copies - 1) if config.optimiser.offload else copies
     named = lambda owner: tuple(f"{owner}.{size}" for size in SIZES)
     with prefixed(policy=config.policy):
         own = parameters(config.policy, sizes)
     counted = [
-        Need("the policies' parameters", seeds * own * copies * REAL, ("seeds", *named("policy"))),
+        Need("the policies' parameters", seeds * own * most * REAL, ("seeds", *named("policy"))),
         Need(
             "the fixed rows",
             seeds * budget.demos * sizes.length * TOKEN,

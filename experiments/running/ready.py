@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from experiments import assemble
+from experiments import assemble, offload
 from experiments import config as configs
 from experiments.assemble import Task
 from experiments.config import Config
@@ -27,6 +27,8 @@ def check(
 ) -> None:
     """Raise `UsageError` for a method that cannot be built here, has nothing to learn from, or
     refuses its first update. That is only traced, and left out of a run that has `started`."""
+    if layout is not None and config.optimiser.offload:
+        offload.refuse(layout.devices, config.devices.meshed)
     # what is refused does not depend on its parameters, which a trace alone reads
     expert = teacher.untrained(config, task, layout, weights=not started)
     if expert is not None:

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import offload
 from experiments.assemble import Task
 from experiments.config import Config
 from experiments.devices import Layout, processes
@@ -85,6 +86,8 @@ def prepare(
     update that is not finite does; `reads` says which rows of the task the method learns from
     (demos, pairs or labels), `widths` in which widths these are computed. Raises `UsageError` where
     the task has none of them, at the latest when the program is compiled."""
+    if config.optimiser.offload:
+        offload.refuse(layout.devices, config.devices.meshed)
     train_state, start = program.begin(config, objective, runs), None
     if saves is not None:
         train_state, start = resume.newest(saves, train_state)

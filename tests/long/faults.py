@@ -23,6 +23,7 @@ INVERSE = "tests/fdiv/objectives/test_inverse.py::"
 LEASE = "tests/experiments/storage/test_run_lease.py::"
 MEASURES = "tests/fdiv/test_measures.py::"
 OBJECTIVES = "tests/fdiv/objectives/test_objectives.py::"
+OFFLOAD = "tests/experiments/test_offload.py::"
 OPTIMISER = "tests/experiments/test_optimiser.py::"
 PARITY = "tests/fdiv/lm/test_parity.py::"
 POOLING = "tests/experiments/sweep/test_pooling.py::"
@@ -501,6 +502,27 @@ FAULTS = [
         "(ways >= 0) & ~again",
         "ways >= 0",
         ARITHMETIC + "test_ways_and_their_entropy_by_hand",
+    ),
+    Fault(
+        "a state that was brought to the device stays there",
+        "experiments/offload.py",
+        "OnHost(jax.device_put(new, jax.typeof(old.on_host).memory_space))",
+        "OnHost(new)",
+        OFFLOAD + "test_numbers_are_the_same_and_the_state_lies_on_the_host[adam-seeds]",
+    ),
+    Fault(
+        "a state in the host's memory is not watched",
+        "experiments/offload.py",
+        "jnp.where(_still_finite(old, new), state.sound, jnp.nan)",
+        "state.sound",
+        OFFLOAD + "test_a_state_alone_that_is_not_finite_is_noticed",
+    ),
+    Fault(
+        "a layout leaves on the device what is to lie on the host",
+        "experiments/devices/seeds.py",
+        "offload.shardings(tree, offload.on_one(self.devices[0]))",
+        "self.devices[0]",
+        OFFLOAD + "test_a_save_is_taken_up_where_it_was[seeds]",
     ),
     Fault(
         "memory forgets the optimiser",
