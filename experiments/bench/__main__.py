@@ -45,6 +45,7 @@ ORDER: tuple[Name, ...] = (  # of the page
     "sft", "sampling", "distill", "grpo", "dpo", "head", "gail", "head_to_head", "start",
 )  # fmt: skip
 LARGE = ("sft", "sampling")  # the works of a pretrained model
+ALONE = ("head", "head_to_head", "start")  # those that have no peer
 ENVIRONMENTS = {"trl": Path(".venv-peers"), "imitation": Path(".venv-imitation")}
 LACKING = "its Python is not there: `make bench-peers` makes {}"
 
@@ -65,6 +66,9 @@ class Options:
     """How often each side takes its turn."""
     seconds: float = ranged(1.0, above=0)
     """Of a repeat, about; an update that takes longer is one repeat."""
+    sides: Literal["both", "ours", "peer"] = "both"
+    """Both by turns, ours alone, or the peer alone, which joins ours of an earlier run into the
+    same --out: for devices whose memory does not hold both."""
     peers: Path | None = None
     """The Python with TRL, transformers and peft (that of .venv-peers)."""
     imitation: Path | None = None
@@ -90,6 +94,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _act(options: Options) -> int:
     check_ranges(options)
+    if options.sides != "both" and (alone := [x for x in options.works if x in ALONE]):
+        fix = f"Give the others with --works, such as {', '.join(WORKS)}."
+        raise UsageError("sides", options.sides, f"{', '.join(alone)} has no peer.", fix)
     from experiments import devices
 
     devices.use_compile_cache(options.cache)
@@ -147,6 +154,8 @@ def _measured(options: Options, work: str, size: str) -> list[Row]:
     row = _row(work, size)
     try:
         return _measure(options, row)
+    except UsageError:
+        raise
     except Exception as error:  # whatever a work fails with, the others are measured
         traceback.print_exc()
         reason = (str(error).strip().splitlines() or ["no message"])[0]
@@ -191,8 +200,11 @@ def _language(options: Options, row: Row) -> Row:
     shape = dataclasses.replace(SHAPES[row.size], precision=options.precision)
     if shape.pretrained and not options.model.exists():
         raise FileNotFoundError(f"{options.model} is not there: make smollm2 brings it")
-    ours = WORKS[row.work].build(shape, options.model)
-    ours = ours._replace(settings={**ours.settings, "precision": shape.precision})
+
+    def build() -> works.Ours:
+        ours = WORKS[row.work].build(shape, options.model)
+        return ours._replace(settings={**ours.settings, "precision": shape.precision})
+
     asked = works.asked(row.work, shape, options.model.resolve())
     peer = lambda: _peer(options, "trl", asked, f"{row.work}-{row.size}")
     if options.precision != "float32":  # a row of its own, of which nothing is wanted
@@ -201,7 +213,7 @@ def _language(options: Options, row: Row) -> Row:
             size=f"{row.size}-{options.precision}",
             size_title=f"{row.size_title}, {options.precision}",
         )
-    return _beside(options, row, ours, "TRL" if "trl" in asked else _name(row, shape), peer)
+    return _beside(options, row, build, "TRL" if "trl" in asked else _name(row, shape), peer)
 
 
 def _name(row: Row, shape: works.Shape) -> str:
@@ -217,10 +229,10 @@ def _gail(options: Options, row: Row) -> Row:
     from experiments.models.counts import Counted
 
     step, settings, after = small_works.gail()
-    ours = works.Ours(step, Counted(()), settings)
+    build = lambda: works.Ours(step, Counted(()), settings)
     asked = {"work": "gail", **small_works.TASK}
     peer = lambda: _peer(options, "imitation", asked, "gail")
-    row = _beside(options, row, ours, "imitation", peer)
+    row = _beside(options, row, build, "imitation", peer)
     return dataclasses.replace(row, numbers={**row.numbers, **after()})
 
 
@@ -234,17 +246,29 @@ def _peer(options: Options, kind: str, asked: dict, name: str) -> Peer:
 
 
 def _beside(
-    options: Options, row: Row, ours: works.Ours, name: str, begin: Callable[[], Peer]
+    options: Options,
+    row: Row,
+    build: Callable[[], works.Ours],
+    name: str,
+    begin: Callable[[], Peer],
 ) -> Row:
     """Ours and a peer in turn; ours alone where the peer cannot be had."""
     from experiments.bench import machine
 
+    if options.sides == "peer":
+        return _joined(options, row, name, begin)
     gauge = machine.Gauge(precision=options.precision)
-    ours.step(1)  # compiles
+    began = time.perf_counter()
+    ours = build()
+    ours.step(1)
+    _say(f"{row.work} {row.size}: ours is compiled and warm", began)
+    began = time.perf_counter()
     try:
-        peer, missing = begin(), ""
+        peer, missing = (begin(), "") if options.sides == "both" else (None, "not asked for")
     except PeerFailed as error:
         peer, missing = None, str(error)
+    if peer:
+        _say(f"{row.work} {row.size}: {name} is ready", began)
     repeats: list[measure.Side] = [measure.timed(ours.step)]
     if peer:
         repeats.append(peer.repeat)
@@ -257,6 +281,37 @@ def _beside(
     other = Side(name, *sides[1], peer.settings, peer.versions) if peer else None
     bound = measure.bound(ours.counted, pace) if ours.counted.phases else None
     return dataclasses.replace(row, ours=own, peer=other, peer_missing=missing, bound=bound)
+
+
+def _joined(options: Options, row: Row, name: str, begin: Callable[[], Peer]) -> Row:
+    """The row that is kept of ours, with a peer that has the device to itself. Raises `UsageError`
+    where none is kept."""
+    from experiments.bench import machine
+
+    same = lambda kept: (kept.work, kept.size) == (row.work, row.size) and kept.ours is not None
+    kept = next(filter(same, _kept(options.out / "bench.json")), None)
+    if kept is None:
+        problem = f"{options.out} has no {row.work} of ours at {row.size} for it to join."
+        raise UsageError("sides", "peer", problem, "Run the same with --sides ours before.")
+    began = time.perf_counter()
+    try:
+        peer = begin()
+    except PeerFailed as error:
+        return dataclasses.replace(kept, peer_missing=str(error))
+    _say(f"{row.work} {row.size}: {name} is ready", began)
+    nothing = lambda: machine.Pace(0.0, 0.0)  # the machine's, as our side had it, is in its row
+    try:
+        (side,), _ = measure.in_turn([peer.repeat], nothing, options.repeats, options.seconds)
+    finally:
+        peer.close()
+    settings = {**peer.settings, "turns": "none, each side had the device to itself"}
+    other = Side(name, *side, settings, peer.versions)
+    return dataclasses.replace(kept, peer=other, peer_missing="")
+
+
+def _say(what: str, began: float) -> None:
+    """What is done before anything is measured, and how long it took."""
+    print(f"{what} after {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def _line(row: Row) -> str:

@@ -195,6 +195,28 @@ def test_a_peer_that_is_not_there_leaves_ours_and_the_bound(made_up):
     assert "make bench-peers" in row["peer_missing"]
 
 
+def test_sides_that_are_measured_apart_make_one_row(made_up, capsys):
+    words = ["--works", "sft", "--sizes", "w64", "--peers", sys.executable, "--sides"]
+    assert call(made_up, *words, "peer") == cli.USAGE_EXIT  # there is nothing to join
+    assert "--sides ours before" in capsys.readouterr().err
+    assert call(made_up, *words, "ours") == 0
+    (ours,) = json.loads((made_up / "out" / "bench.json").read_text())
+    assert ours["peer"] is None and ours["peer_missing"] == "not asked for"
+    assert call(made_up, *words, "peer") == 0
+    (both,) = json.loads((made_up / "out" / "bench.json").read_text())
+    assert both["ours"] == ours["ours"] and both["bound"] == ours["bound"]
+    assert both["peer"]["settings"]["batch"] == 32 and not both["peer_missing"]
+    assert len(both["ratios"]) == 2
+
+
+def test_a_peer_that_fails_alone_leaves_ours(made_up):
+    words = ["--works", "sft", "--sizes", "w64", "--sides"]
+    assert call(made_up, *words, "ours") == 0
+    assert call(made_up, *words, "peer", "--peers", str(made_up / "nowhere")) == 0
+    (row,) = json.loads((made_up / "out" / "bench.json").read_text())
+    assert row["ours"] and row["peer"] is None and "make bench-peers" in row["peer_missing"]
+
+
 def test_a_model_that_is_not_there_is_said_in_its_row(made_up):
     words = ["--works", "sft", "--sizes", "smollm2", "--model", str(made_up / "nowhere")]
     assert call(made_up, *words) == 1
@@ -204,6 +226,7 @@ def test_a_model_that_is_not_there_is_said_in_its_row(made_up):
 @pytest.mark.parametrize(
     ("words", "field"),
     [(["--repeats", "0"], "repeats"), (["--seconds", "0"], "seconds"),
+     (["--sides", "ours", "--works", "start"], "sides"),
      (["--profile", "nothing:gail"], "profile"), (["--profile", "two-template"], "profile")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(words, field, tmp_path, capsys):
