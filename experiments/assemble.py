@@ -19,7 +19,7 @@ from experiments.data import files, hidden, own_reward, padding, stored
 from experiments.data import reading as readings
 from experiments.data.layouts import listed
 from experiments.data.tokenised import Tokenizer
-from experiments.devices import Layout, cache_folder, memory
+from experiments.devices import Layout, cache_folder, memory, offload
 from experiments.models import pretrained, vocabulary, words
 from fdiv import buckets, exact, metrics, objectives
 from fdiv.benchmarks import Text
@@ -455,9 +455,10 @@ def make_learner(
     if widths is not None:
         widths = widths._replace(parts=max(widths.parts, budget.accumulate))
     steps = updates * budget.epochs * budget.minibatches
+    optimiser = config.optimiser.policy(rate, updates, steps)
     return learner(
         objective,
-        config.optimiser.policy(rate, updates, steps),
+        offload.offloaded(optimiser) if config.optimiser.offload else optimiser,
         epochs=budget.epochs,
         minibatches=budget.minibatches,
         accumulate=budget.accumulate,

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import offload
 from fdiv.ranges import check_ranges, ranged
 from fdiv.types import Params, UsageError
 
@@ -122,12 +121,12 @@ class Optimiser:
         self, rate: float | jax.Array, updates: int, steps: int
     ) -> optax.GradientTransformation:
         """For the policy: `steps` steps in all, the same number in each of `updates` updates.
-        `rate` may be traced, so that runs side by side can have different ones."""
+        `rate` may be traced, so that runs side by side can have different ones. Its state is
+        offloaded by who trains with it, `assemble.make_learner`."""
         shape = self.shape(steps, self.warm_up * (steps // max(updates, 1)))
         bound = [optax.clip_by_global_norm(self.max_grad_norm)] if self.max_grad_norm else []
         schedule = optax.scale_by_learning_rate(lambda step: rate * shape(step))
-        whole = optax.chain(*bound, *self._direction(self.settings()), schedule)
-        return offload.offloaded(whole) if self.offload else whole
+        return optax.chain(*bound, *self._direction(self.settings()), schedule)
 
     def scorer(
         self, rate: optax.ScalarOrSchedule, betas: tuple[float, float] = (0.9, 0.999)

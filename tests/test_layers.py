@@ -51,7 +51,6 @@ LAYERS = [  # a module imports from earlier lines, or from its own
     {"experiments", "configs"},
 ]
 FLOORS = [  # of the scripts: a room, which is a folder or a file, imports from lower floors alone
-    {"experiments.offload"},
     {
         "experiments.devices",
         "experiments.escapes",

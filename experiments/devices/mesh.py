@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from experiments import offload
+from experiments.devices import offload
 from experiments.devices.keys import is_key
 from experiments.devices.programs import Program, opened
 from fdiv.head import row_blocks

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import offload
+from experiments.devices import offload
 from experiments.devices.programs import Program, opened, shape_of
 
 

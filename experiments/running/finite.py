@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments import offload
+from experiments.devices import offload
 from fdiv.types import LearnerState
 
 MEANS = ("loss", "gradient_norm")

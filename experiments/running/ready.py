@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 
-from experiments import assemble, offload
+from experiments import assemble
 from experiments import config as configs
 from experiments.assemble import Task
 from experiments.config import Config
-from experiments.devices import Layout
+from experiments.devices import Layout, offload
 from experiments.running import method as methods
 from experiments.running import runs, teacher
 from fdiv import divergences

@@ -21,10 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import offload
 from experiments.assemble import Task
 from experiments.config import Config
-from experiments.devices import Layout, processes
+from experiments.devices import Layout, offload, processes
 from experiments.running import finite, program, resume
 from experiments.running.program import CompiledMethod, Position, Progress, TrainState
 from experiments.running.runs import Runs

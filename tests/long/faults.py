@@ -23,7 +23,7 @@ INVERSE = "tests/fdiv/objectives/test_inverse.py::"
 LEASE = "tests/experiments/storage/test_run_lease.py::"
 MEASURES = "tests/fdiv/test_measures.py::"
 OBJECTIVES = "tests/fdiv/objectives/test_objectives.py::"
-OFFLOAD = "tests/experiments/test_offload.py::"
+OFFLOAD = "tests/experiments/devices/test_offload.py::"
 OPTIMISER = "tests/experiments/test_optimiser.py::"
 PARITY = "tests/fdiv/lm/test_parity.py::"
 POOLING = "tests/experiments/sweep/test_pooling.py::"
@@ -505,14 +505,14 @@ FAULTS = [
     ),
     Fault(
         "a state that was brought to the device stays there",
-        "experiments/offload.py",
+        "experiments/devices/offload.py",
         "OnHost(jax.device_put(new, jax.typeof(old.on_host).memory_space))",
         "OnHost(new)",
         OFFLOAD + "test_numbers_are_the_same_and_the_state_lies_on_the_host[adam-seeds]",
     ),
     Fault(
         "a state in the host's memory is not watched",
-        "experiments/offload.py",
+        "experiments/devices/offload.py",
         "jnp.where(_still_finite(old, new), state.sound, jnp.nan)",
         "state.sound",
         OFFLOAD + "test_a_state_alone_that_is_not_finite_is_noticed",

@@ -11,8 +11,9 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import assemble, offload
+from experiments import assemble
 from experiments import config as configs
+from experiments.devices import offload
 from experiments.devices.mesh import MeshLayout
 from experiments.devices.seeds import SeedLayout
 from experiments.optimiser import Optimiser
