@@ -3,6 +3,8 @@ whether an option has a reader at all."""
 
 from __future__ import annotations
 
+import dataclasses
+
 from experiments.config import Config, prefixed, resolve, teacher_of
 from experiments.fields import refuse_out_of_range, refuse_unread
 from experiments.models import pretrained
@@ -94,6 +96,7 @@ def _check_methods(config: Config) -> None:
     for name in names:
         if names.count(name) > 1:
             raise UsageError("methods", name, "is named twice.", "Name each method once.")
+    _refuse_same(config)
     for name, method in resolve(config).items():
         with prefixed(**objectives.parts(method)):
             method.check()
@@ -107,6 +110,19 @@ def _check_methods(config: Config) -> None:
                 problem,
                 f"Leave both at 1, or leave {name} out.",
             )
+
+
+def _refuse_same(config: Config) -> None:
+    """Raise `UsageError` for two names of one method: all their runs would be the same."""
+    known: list[tuple[str, Method]] = []
+    for name, method in resolve(config).items():
+        if method.charges and method.penalty is None:
+            method = dataclasses.replace(method, penalty=config.penalty)  # which it is charged by
+        other = next((other for other, earlier in known if earlier == method), None)
+        if other is not None:
+            problem = f"is {other} by another name, with these flags: the same runs twice."
+            raise UsageError("methods", name, problem, f"Name {other} or {name}, not both.")
+        known.append((name, method))
 
 
 def _check_groups(config: Config, name: str, method: Method) -> None:

@@ -203,10 +203,20 @@ def refused(error: UsageError) -> int:
 
 def arguments(argv: list[str] | None = None) -> list[str]:
     """The command line (this process's where none is given) once `--version` is answered and
-    `--import` is done."""
+    `--import` is done. Raises `UsageError` for a flag that has two values."""
+    from experiments.cli import repeated
+
     argv = list(sys.argv[1:] if argv is None else argv)
     answer_version(argv)
-    return load_plugins(argv)
+    argv = load_plugins(argv)
+    repeated.refuse(argv, meant)
+    return argv
+
+
+def meant(flag: str) -> tuple[str, ...]:
+    """The flags that one stands for, under their names of today."""
+    today = ALIASES.get(flag.replace("_", "-"), flag)
+    return SHORT.get(today, (today,))
 
 
 def answer_version(argv: list[str]) -> None:

@@ -75,8 +75,10 @@ def _here(sweep: SweepFolder, line: Line) -> Ended:
 def _launched(sweep: SweepFolder, line: Line, launcher: str) -> Ended:
     """Run a line as a process; whoever signals this worker signals the step of the line too, so
     nothing is passed on."""
+    from experiments.sweep import flags
+
     imports = [word for path in line["imports"] for word in ("--import", path)]
-    words = [line["preset"], *line["flags"], *imports, "--out", str(sweep.run(line))]
+    words = [line["preset"], *flags.once(line["flags"]), *imports, "--out", str(sweep.run(line))]
     command = [*shlex.split(launcher), sys.executable, "-m", "experiments.compare", *words]
     code = subprocess.run(command, check=False).returncode
     said = sweep.log(line).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import itertools
 import typing
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -54,6 +55,14 @@ def spelled(words: Sequence[str]) -> list[Given]:
         else:
             grouped[-1].append(word)
     return [Given(name(flag), tuple(rest)) for flag, *rest in grouped]
+
+
+def once(words: Sequence[str]) -> list[str]:
+    """A line as a command line takes it, which refuses a flag with two values: of a flag that the
+    line gives again under another name, the last, which is what the line was resolved with."""
+    last = {one.flag: one.words for one in spelled(words)}
+    each = ((f"--{flag.replace('_', '-')}", *own) for flag, own in last.items())
+    return list(itertools.chain.from_iterable(each))
 
 
 def is_flag(word: str) -> bool:

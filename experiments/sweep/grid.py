@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import cli
 from experiments.sweep import scalars
 from fdiv.types import UsageError
 
@@ -86,6 +87,7 @@ def expand(grid: Mapping[str, Any]) -> list[Point]:
             )
     try:
         flags = dict(grid.get("flags") or {})
+        _refuse_two_names(flags)
         points = [_over(start, flags) for start in _presets(grid)]
         for name, block in BLOCKS.items():
             if name in grid:
@@ -161,22 +163,43 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _name(flag: str) -> str:
-    return str(flag).replace("-", "_")
+    """A flag as its field is called today."""
+    today = cli.ALIASES.get(f"--{flag}".replace("_", "-"), str(flag)).removeprefix("--")
+    return today.replace("-", "_")
+
+
+def _refuse_two_names(block: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for a flag that one block gives under two names."""
+    names: dict[str, Any] = {}
+    for name in block:
+        for flag in cli.meant(f"--{name}".replace("_", "-")):
+            first = names.setdefault(flag, name)
+            if str(first).replace("-", "_") != str(name).replace("-", "_"):
+                problem = f"is given beside {first}, which is the same flag ({flag})."
+                raise UsageError("grid", name, problem, "Keep one of them.")
 
 
 def _product(block: Mapping[str, Sequence]) -> list[Point]:
+    _refuse_two_names(block)
     lists = [_values(values) for values in block.values()]
     _refuse_many(math.prod(map(len, lists)))
     return [dict(zip(block, values)) for values in itertools.product(*lists)]
 
 
 def _zip(block: Mapping[str, Sequence]) -> list[Point]:
+    _refuse_two_names(block)
     lengths = {name: len(_values(values)) for name, values in block.items()}
     if len(set(lengths.values())) > 1:
         raise UsageError(
             "zip", lengths, "are lists of different lengths.", "Give as many values of each."
         )
     return [dict(zip(block, values)) for values in zip(*block.values())]
+
+
+def _list(block: Sequence[Mapping[str, Any]]) -> list[Point]:
+    for point in block:
+        _refuse_two_names(point)
+    return [dict(point) for point in block]
 
 
 def _values(values: Any) -> Sequence:
@@ -193,6 +216,7 @@ def _values(values: Any) -> Sequence:
 def _random(block: Mapping[str, Any]) -> list[Point]:
     """`count` points drawn from a seed of their own: one for all combinations of the other
     blocks."""
+    _refuse_two_names(block["of"])
     generator = np.random.default_rng(int(block.get("seed", 0)))
     _refuse_many(int(block["count"]))
     return [
@@ -227,6 +251,6 @@ LAWS = {
 BLOCKS = {
     "product": _product,
     "zip": _zip,
-    "list": lambda block: [dict(point) for point in block],
+    "list": _list,
     "random": _random,
 }

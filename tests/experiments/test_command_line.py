@@ -17,16 +17,18 @@ import recorded
 import run_folders
 
 from experiments import __main__ as scripts
-from experiments import assemble, cli
+from experiments import assemble, cli, validation
 from experiments import config as configs
 from experiments.cli import short_help, spelling
-from experiments.commands import card, compare, score, train
+from experiments.commands import card, check_gradients, compare, generate, score, show_data, train
 from experiments.config import make_config
+from experiments.figures import __main__ as figures
 from experiments.running import head_to_head
 from experiments.running.console import Screen
 from experiments.running.record import Report
 from experiments.running.stopping import STOPPING, StopFlag
 from experiments.storage import files
+from experiments.sweep import __main__ as sweep
 from fdiv.benchmarks import TwoTemplate
 from fdiv.types import UsageError
 
@@ -64,6 +66,75 @@ TYPED = {  # what is typed -> what the parser is given
 @pytest.mark.parametrize("typed", TYPED)
 def test_what_is_typed_is_taken(typed):
     assert spelling.completed(typed.split(), KINDS) == TYPED[typed].split()
+
+
+TWICE = {  # what is typed -> what the refusal names; None: nothing is refused
+    "--seeds 1 --seeds 2": "--seeds 1 and --seeds 2",
+    "--seeds=1 --seeds 2": "--seeds 1 and --seeds 2",
+    "--seeds 1 --updates 3 --seeds=2": "--seeds 1 and --seeds 2",
+    "--batch-size 8 --batch_size 16": "--batch-size 8 and --batch_size 16",
+    "--clip 1 --max-grad-norm 2": "--clip 1 and --max-grad-norm 2",
+    "--max_grad_norm 2 --clip=1": "--max_grad_norm 2 and --clip 1",
+    "--control.horizon 5 --control.adapt_over 6": "--control.horizon 5 and --control.adapt_over 6",
+    "--noise .1 --benchmark.slips .2": "--noise .1 and --benchmark.slips .2",
+    "--benchmark.beta 1 --beta 2": "--benchmark.beta 1 and --beta 2",
+    "--plain False --plain": "--plain False and --plain.",
+    "--plain --plain=False": "--plain and --plain False",
+    "--methods sft gail --methods js": "--methods sft gail and --methods js",
+    "--methods sft gail --methods=sft,js": "--methods sft gail and --methods sft,js",
+    "--policy.order 1 --policy.order 2": "--policy.order 1 and --policy.order 2",
+    "--config a --config b": "--config a and --config b",
+    "--seed 1 --seed -1": "--seed 1 and --seed -1",
+    "--seeds 1 --seeds 1": None,
+    "--seeds 1 --seeds=1": None,
+    "--plain --plain True": None,
+    "--clip 1 --max-grad-norm 1": None,
+    "--seed 1 --seeds 2": None,
+    "--noise .1 --benchmark.beta 2": None,
+}
+
+
+@pytest.mark.parametrize("typed", TWICE)
+def test_a_flag_with_two_values_is_refused(typed):
+    said = TWICE[typed]
+    if said is None:
+        assert cli.arguments(["preset", *typed.split()]) == ["preset", *typed.split()]
+        return
+    with pytest.raises(UsageError, match="is given twice: ") as refusal:
+        cli.arguments(["preset", *typed.split()])
+    assert said in str(refusal.value)
+
+
+def compared(words):
+    return cli.run(compare.main, PROGRAM, words)
+
+
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [
+        (compared, ["two-template", "--seeds", "1", "--seeds", "2"]),
+        (score.main, ["model", "--text", "a", "--text", "b"]),
+        (generate.main, ["model", "--prompt=a", "--prompt=b"]),
+        (show_data.main, ["rows", "--benchmark.horizon", "1", "--benchmark.horizon", "2"]),
+        (figures.main, ["die", "--out", "a", "--out", "b"]),
+        (sweep.main, ["run", "dir", "--workers", "1", "--workers", "2"]),
+        (card.main, ["kl", "--other", "1", "--other", "2"]),
+        (check_gradients.main, ["--vocab", "2", "--vocab", "3"]),
+    ],
+)
+def test_every_command_refuses_two_values(main, words, capsys):
+    assert main(words) == cli.USAGE_EXIT
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "is given twice" in said and "Traceback" not in said
+
+
+def test_imports_may_be_several(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "IMPORTED", [])
+    words = []
+    for name in "ab":
+        (tmp_path / f"{name}.py").write_text("X = 1")
+        words += ["--import", str(tmp_path / f"{name}.py")]
+    assert cli.arguments(words) == [] and len(cli.IMPORTED) == 2
 
 
 def test_a_switch_before_an_argument_leaves_it_alone():
@@ -110,6 +181,45 @@ def test_names_are_no_emoji(capsys):
 
 def parsed(*words):
     return cli.parse(PROGRAM, ["two-template", *words])[1]
+
+
+SAME = {  # what is typed behind --methods -> the second of the two that are one, and the first
+    ("two-template", "gail adversarial:js"): ("adversarial:js", "gail"),
+    ("two-template", "adversarial:JS sft gail"): ("gail", "adversarial:JS"),
+    ("two-template", "sft js policy_gradient:js"): ("policy_gradient:js", "js"),
+    ("two-template", "distill:js distill"): ("distill", "distill:js"),
+    ("two-template", "alpha_irl Alpha-IRL:0.5"): ("alpha_irl:0.5", "alpha_irl"),
+    ("two-template", "adversarial:alpha:.50 alpha_irl"): ("alpha_irl", "adversarial:alpha:.50"),
+    ("rlhf", "rloo:k1-reward rloo"): ("rloo", "rloo:k1-reward"),
+    ("rlhf", "rloo:k2-reward rloo:k2-reward-token"): ("rloo:k2-reward-token", "rloo:k2-reward"),
+    ("rlhf", "grpo grpo:k3-loss --penalty.estimator k3 --penalty.placement loss"): (
+        "grpo:k3-loss",
+        "grpo",
+    ),
+    ("rlhf", "dpo f_dpo:reverse_kl"): ("f_dpo:reverse_kl", "dpo"),
+}
+
+
+@pytest.mark.parametrize("typed", SAME)
+def test_two_names_of_one_method_are_refused(typed):
+    (preset, words), (second, first) = typed, SAME[typed]
+    config = cli.parse(PROGRAM, [preset, "--methods", *words.split()])[1]
+    with pytest.raises(UsageError, match="by another name") as refusal:
+        validation.check(config, cli.presets()[preset][1])
+    assert refusal.value.field == "methods" and refusal.value.value == second
+    assert refusal.value.problem.startswith(f"is {first} by")
+
+
+def test_methods_that_differ_in_anything_are_several():
+    words = ("grpo", "grpo_std", "grpo:k3-loss", "grpo:k3-loss-string", "rloo", "ppo")
+    config = cli.parse(PROGRAM, ["rlhf", "--methods", *words])[1]
+    validation.check(config, cli.presets()["rlhf"][1])
+
+
+def test_no_preset_has_a_method_twice():
+    for preset, (_, config) in cli.presets().items():
+        methods = list(configs.resolve(config).values())
+        assert all(one not in methods[:i] for i, one in enumerate(methods)), preset
 
 
 def test_switches_and_commas_reach_the_config():

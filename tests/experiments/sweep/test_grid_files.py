@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from experiments import cli
 from experiments.config import value_of
 from experiments.storage import lease
 from experiments.sweep import __main__ as commands
-from experiments.sweep import flags, grid, plan, scalars, slurm, status
+from experiments.sweep import attempt, flags, grid, plan, scalars, slurm, status
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.site import Site, read_site, render
 from fdiv.types import LONGEST, LONGEST_VALUE, UsageError
@@ -214,6 +215,71 @@ def test_renamed_flags_are_said_once_a_plan(tmp_path, capsys, monkeypatch):
     argv = ["plan", str(tmp_path / "g.yaml"), "--out", str(tmp_path / "s"), "--cost", "False"]
     assert commands.main(argv) == 0
     assert capsys.readouterr().err.count("--clip is now called --max-grad-norm") == 1
+
+
+NAMED = {  # blocks of a grid that give a flag under two names -> the two
+    "flags": {"flags": {"clip": 1, "max_grad_norm": 2}},
+    "a product": {"product": {"max-grad-norm": [1], "clip": [2]}},
+    "a zip": {"zip": {"clip": [1], "max_grad_norm": [2]}},
+    "a list": {"list": [{"clip": 1}, {"clip": 1, "max_grad_norm": 2}]},
+    "random": {"random": {"count": 1, "of": {"clip": [1], "max_grad_norm": [2]}}},
+    "two at once": {"flags": {"noise": 0.1, "benchmark.flips": 0.2}},
+    "under a condition": {
+        "product": {"seed": [0]},
+        "when": [{"if": {"seed": 0}, "flags": {"clip": 1, "max_grad_norm": 2}}],
+    },
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_block_with_two_names_of_one_flag_is_refused(name):
+    with pytest.raises(UsageError, match="is the same flag"):
+        grid.expand({"preset": "two-template", **NAMED[name]})
+
+
+OVER = {  # flags of a grid and an axis over them, under whatever name
+    "the same": ("max_grad_norm", "max_grad_norm"),
+    "another spelling": ("max_grad_norm", "max-grad-norm"),
+    "a name of today over an earlier one": ("clip", "max_grad_norm"),
+    "an earlier name over today's": ("max-grad-norm", "clip"),
+}
+
+
+@pytest.mark.parametrize("name", OVER)
+def test_an_axis_comes_before_the_flags_that_all_points_have(name):
+    flag, axis = OVER[name]
+    points = grid.expand({"preset": "markov", "flags": {flag: 5}, "product": {axis: [1, 2]}})
+    lines = [plan.resolve(i, point) for i, point in enumerate(points)]
+    assert [line["config"]["max_grad_norm"] for line in lines] == [1, 2]
+    assert [line["flags"] for line in lines] == [["--max-grad-norm", x] for x in "12"]
+    conditions = {"skip": [{flag: 2}], "flags": {flag: 5}, "product": {axis: [1, 2]}}
+    assert len(grid.expand(conditions)) == 1
+
+
+def test_a_part_of_a_flag_of_two_is_given_over_it(tmp_path, monkeypatch):
+    """`noise` is two flags, of which an axis changes one; the command of the line has each once, as
+    a command line wants it."""
+    points = grid.expand(
+        {
+            "preset": "demos-vs-preferences",
+            "flags": {"noise": 0.1},
+            "product": {"benchmark.flips": [0.2]},
+        }
+    )
+    line = plan.resolve(0, points[0])
+    whole = {"line": 0, "preset": "demos-vs-preferences", "flags": line["flags"], "imports": []}
+    ran = []
+    monkeypatch.setattr(
+        attempt.subprocess,
+        "run",
+        lambda command, **_: ran.append(command) or subprocess.CompletedProcess(command, 0),
+    )
+    sweep = folder_at(tmp_path / "s", **whole)
+    sweep.log(sweep.lines[0]).write_text("")
+    assert attempt._launched(sweep, sweep.lines[0], "").code == 0
+    words = cli.arguments(ran[0][ran[0].index("experiments.compare") + 1 :])
+    config = cli.parse("experiments.compare", words)[1]
+    assert (config.benchmark.flips, config.benchmark.slips) == (0.2, 0.1)
 
 
 # --- scripts and folders --------------------------------------------------------------------------
