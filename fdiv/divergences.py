@@ -75,6 +75,7 @@ def swapped(d: Divergence, name: str | None = None) -> Divergence:
 
 def _spelled(name: str, parameter: float) -> str:
     """`alpha:0.5`: the name that gives this very member when it is parsed."""
+    parameter += 0.0  # -0 is 0
     short = f"{parameter:g}"
     return f"{name}:{short if float(short) == parameter else repr(float(parameter))}"
 

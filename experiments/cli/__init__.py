@@ -178,10 +178,17 @@ def stopped(then: str) -> int:
     return STOPPED_EXIT
 
 
-def kinds_of(options: type) -> dict[str, Any]:
-    """The types of a dataclass's fields, those that are positional aside."""
+def kinds_of(options: type, prefix: str = "") -> dict[str, Any]:
+    """The types of a dataclass's fields by the names of their flags, groups in groups."""
     hints = typing.get_type_hints(options, include_extras=True)
-    return {f.name: hints[f.name] for f in dataclasses.fields(options)}
+    kinds: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        kind, name = hints[field.name], prefix + field.name
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            kinds |= kinds_of(kind, f"{name}.")
+        else:
+            kinds[name] = kind
+    return kinds
 
 
 NAMED = re.compile(r"""(error: )?[\w.-]+ = ("[^"]*"|'[^']*'|\S+)""")

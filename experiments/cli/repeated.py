@@ -46,4 +46,5 @@ def refuse(words: Sequence[str], meant: Callable[[str], Sequence[str]]) -> None:
             if (before.words or SWITCHED) != (given.words or SWITCHED):
                 problem = f"is given twice: {before} and {given}."
                 value = " ".join(given.words)
-                raise UsageError(given.flag.removeprefix("--"), value, problem, "Keep one of them.")
+                field = given.flag.removeprefix("--").replace("-", "_")
+                raise UsageError(field, value, problem, "Keep one of them.")

@@ -7,6 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fdiv.types import UsageError
@@ -46,12 +47,13 @@ SYNONYMS = {
 def completed(argv: Sequence[str], kinds: Mapping[str, Any], positional: bool = False) -> list[str]:
     """The words for options of these types, by the name of the field. `positional`: whether a word
     after a switch may be another argument. Raises `UsageError` for another program's name of an
-    option that this one has."""
+    option that this one has, and for an empty path."""
     words: list[str] = []
     flag: str | None = None  # the option that values belong to, where they are looked at
     for i, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         if not is_flag(argument):
+            _refuse_empty(argument, flag, kinds, positional)
             words += _value(argument, kinds.get(flag or ""))
             continue
         flag = name.removeprefix("--").replace("-", "_")
@@ -59,6 +61,8 @@ def completed(argv: Sequence[str], kinds: Mapping[str, Any], positional: bool = 
         if flag not in kinds:
             _refuse_synonym(name, value if equals else following, kinds)
         kind = kinds.get(flag)
+        if equals:
+            _refuse_empty(value, flag, kinds, positional)
         if equals and (is_switch(kind) or is_several(kind)):
             words += [name, *_value(value, kind)]
             flag = None
@@ -105,6 +109,16 @@ def _value(word: str, kind: Any) -> list[str]:
         comma = BETWEEN_NAMES if "str" in str(kind) else ","
         return [part for part in re.split(comma, word) if part]
     return [word]
+
+
+def _refuse_empty(word: str, flag: str | None, kinds: Mapping[str, Any], positional: bool) -> None:
+    """Raise `UsageError` for a path that is an empty word, as a shell's variable is that nobody
+    set: it would be the folder of now."""
+    if word or (flag is None and not positional):
+        return
+    if flag is None or Path in _options(kinds.get(flag)):
+        problem = "is an empty word, as of a variable that is not set."
+        raise UsageError(flag or "path", word, problem, "Give a path; . is the folder of now.")
 
 
 def _refuse_synonym(name: str, value: str | None, kinds: Mapping[str, Any]) -> None:

@@ -121,6 +121,7 @@ def _parse(key: str, argv: list[str], fields: list[tuple[str, Any]], description
     from experiments.cli import spelling
 
     kinds = {k: v for _, start in fields for k, v in cli.kinds_of(type(start)).items()}
+    kinds["out"] = Path
     argv = spelling.completed(argv, kinds)
     bare: list[tuple[str, Any, Any]] = []
     for name, start in fields:

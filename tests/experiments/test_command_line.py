@@ -137,6 +137,40 @@ def test_imports_may_be_several(tmp_path, monkeypatch):
     assert cli.arguments(words) == [] and len(cli.IMPORTED) == 2
 
 
+@pytest.mark.parametrize(
+    ("main", "words", "field"),
+    [
+        (compared, ["two-template", "--out", ""], "out"),
+        (compared, ["two-template", "--out="], "out"),
+        (compared, ["text", "--benchmark.path", ""], "benchmark.path"),
+        (compared, ["text", "--benchmark.tokenizer="], "benchmark.tokenizer"),
+        (show_data.main, [""], "path"),
+        (show_data.main, ["rows", "--benchmark.path", ""], "benchmark.path"),
+        (generate.main, ["", "--prompt", ""], "path"),
+        (figures.main, ["die", "--out", ""], "out"),
+        (sweep.main, ["status", ""], "path"),
+    ],
+)
+def test_an_empty_word_is_no_path(main, words, field, capsys):
+    """It would be the folder of now, and its files the data."""
+    assert main(words) == cli.USAGE_EXIT
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {field} = ''") and "variable that is not set" in said
+
+
+def test_an_empty_text_is_one():
+    kinds = {"prompt": str, "system": str | None}
+    words = ["--prompt", "", "--system="]
+    assert spelling.completed(words, kinds, positional=True) == words
+
+
+def test_a_script_takes_its_groups_flags_as_people_type_them():
+    kinds = cli.kinds_of(show_data.Options)
+    words = ["--benchmark.prompt-field", "a,b", "--benchmark.teacher-cache"]
+    said = ["--benchmark.prompt-field", "a", "b", "--benchmark.teacher-cache", "True"]
+    assert spelling.completed(words, kinds, positional=True) == said
+
+
 def test_a_switch_before_an_argument_leaves_it_alone():
     words = spelling.completed(["--report", "runs/x"], KINDS, positional=True)
     assert words == ["--report", "True", "runs/x"]
@@ -189,6 +223,7 @@ SAME = {  # what is typed behind --methods -> the second of the two that are one
     ("two-template", "sft js policy_gradient:js"): ("policy_gradient:js", "js"),
     ("two-template", "distill:js distill"): ("distill", "distill:js"),
     ("two-template", "alpha_irl Alpha-IRL:0.5"): ("alpha_irl:0.5", "alpha_irl"),
+    ("two-template", "alpha_irl:0 alpha_irl:-0"): ("alpha_irl:-0", "alpha_irl:0"),
     ("two-template", "adversarial:alpha:.50 alpha_irl"): ("alpha_irl", "adversarial:alpha:.50"),
     ("rlhf", "rloo:k1-reward rloo"): ("rloo", "rloo:k1-reward"),
     ("rlhf", "rloo:k2-reward rloo:k2-reward-token"): ("rloo:k2-reward-token", "rloo:k2-reward"),

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command_lines import over
 from language_models import random_tensors
 from pretrained_models import BYTES, CONFIG, made, rows, save
 
@@ -261,11 +262,10 @@ def run(tmp_path, folder, *flags):
         "0",
         "--benchmark.tokenizer",
         "bytes",
-        *flags,
         "--out",
         str(tmp_path / "run"),
     ]
-    return cli.run(compare.main, "experiments.compare", words)
+    return cli.run(compare.main, "experiments.compare", over(words, flags))
 
 
 @pytest.mark.few(8)

@@ -7,6 +7,7 @@ import json
 
 import jax
 import pytest
+from command_lines import over
 
 from experiments import cli
 from experiments.commands import compare
@@ -22,7 +23,7 @@ REFUSED = {  # command -> what is said of it
     "no pairs": (["two-template", "--methods", "dpo", *TINY], "need a task with a reference"),
     "no score": (["two-template", "--methods", "rloo", *TINY], "needs a task with a score"),
     "group": (
-        ["rlhf", "--methods", "rloo", *BASE, "--batch-size", "6", "--rloo.group", "4"],
+        over(["rlhf", "--methods", "rloo", *BASE], ["--batch-size", "6", "--rloo.group", "4"]),
         "batch_size = 6: does not divide into rloo's groups of 4",
     ),
     "weight 0": (
@@ -122,8 +123,8 @@ def test_a_path_that_cannot_be_used_is_refused_under_its_flag(
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     place = tmp_path / ("file/run" if kind == "below a file" else "link")
-    words = ["two-template", "--methods", "sft", *TINY, "--out", str(tmp_path / "run"), flag]
-    code = cli.run(compare.main, "experiments.compare", [*words, str(place)])
+    words = ["two-template", "--methods", "sft", *TINY, "--out", str(tmp_path / "run")]
+    code = cli.run(compare.main, "experiments.compare", over(words, [flag, str(place)]))
     assert code == cli.USAGE_EXIT
     said = " ".join(capsys.readouterr().err.split())
     assert f"error: {PLACES[flag]} = '{place}" in said.replace("' ", "'")

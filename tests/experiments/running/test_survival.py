@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command_lines import over
 
 from experiments import assemble, cli, devices
 from experiments.cli import STOPPED_EXIT
@@ -230,18 +231,11 @@ def test_a_scheduler_and_a_full_disk_from_the_command_line(tmp_path, monkeypatch
 @pytest.mark.wide
 def test_a_stop_while_the_best_of_the_class_is_searched(tmp_path, monkeypatch, capsys):
     """What was found is kept, and the run goes on to the very numbers of an undisturbed one."""
-    few = [
-        *SMALL,
-        "--policy.name",
-        "independent",
-        "--optimum-starts",
-        "1",
-        "--temperatures",
-        "1.0",
-        "--samples",
-        "16",
-        *("--updates", "12", "--evaluations", "2", "--report", "False"),
+    less = [
+        *("--policy.name", "independent", "--optimum-starts", "1", "--temperatures", "1.0"),
+        *("--samples", "16", "--updates", "12", "--evaluations", "2", "--report", "False"),
     ]
+    few = over(SMALL, less)
     command = lambda name: cli.run(
         compare.main, "experiments.compare", [*few, "--out", str(tmp_path / name)]
     )
