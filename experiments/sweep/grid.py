@@ -93,6 +93,7 @@ def expand(grid: Mapping[str, Any]) -> list[Point]:
             if name in grid:
                 points = _times(points, block(grid[name]))
         for condition in grid.get("when") or ():
+            _refuse_unknown("when", condition["if"], points)
             more = expand(condition)
             points = [
                 _over(point, other)
@@ -100,6 +101,8 @@ def expand(grid: Mapping[str, Any]) -> list[Point]:
                 for other in (more if _fits(point, condition["if"]) else [{}])
             ]
         skips = grid.get("skip") or ()
+        for skip in skips:
+            _refuse_unknown("skip", skip, points)
         return [point for point in points if not any(_fits(point, skip) for skip in skips)]
     except (TypeError, AttributeError, KeyError, ValueError, RecursionError) as error:
         if isinstance(error, UsageError):
@@ -147,6 +150,17 @@ def _fits(point: Point, wanted: Mapping[str, Any]) -> bool:
         _name(k) in known and any(_same(known[_name(k)], x) for x in [v, *chosen(v)])
         for k, v in wanted.items()
     )
+
+
+def _refuse_unknown(block: str, wanted: Mapping[str, Any], points: Sequence[Point]) -> None:
+    """Raise `UsageError` for a condition on what no point says: it would never hold, in silence."""
+    known = {_name(name): name for point in points for name in point}
+    for name in wanted:
+        if points and _name(name) not in known:
+            near = difflib.get_close_matches(_name(name), known, n=1, cutoff=0) or ["it"]
+            problem = "is in no point of the grid, so that this condition never holds."
+            fix = f"Did you mean {known.get(near[0], near[0])}? Or give {name} under flags."
+            raise UsageError(block, name, problem, fix)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -236,7 +250,12 @@ def _draw(generator: np.random.Generator, law: Any) -> Any:
             "is no law to draw from.",
             f"Give a list of values, or one of {', '.join(LAWS)}: [low, high].",
         )
-    return LAWS[kind](generator, float(low), float(high))
+    bounds = float(low), float(high)
+    if not all(map(math.isfinite, bounds)) or bounds[0] > bounds[1]:
+        raise UsageError("random", law, "has no bounds to draw between.", "Give [low, high].")
+    if kind == "log_uniform" and bounds[0] <= 0:
+        raise UsageError("random", law, "has no logarithm of its low.", "Give one above 0.")
+    return LAWS[kind](generator, *bounds)
 
 
 LAWS = {

@@ -149,6 +149,9 @@ def _reading(benchmark: Any, policy: Any) -> Any:
 def _words(point: grid.Point) -> Iterator[str]:
     """The point as a command line. Raises `UsageError` for what cannot be one."""
     for flag, value in point.items():
+        if str(flag).startswith("-"):
+            fix = f"Write {str(flag).lstrip('-')}."
+            raise UsageError("grid", flag, "begins as on a command line.", fix)
         words = value if isinstance(value, (list, tuple)) else [value]
         for word in words:
             if isinstance(word, (list, tuple, dict, set)) or callable(word):

@@ -4,6 +4,7 @@ cannot be read is refused in a few words, and a value never becomes a line of a 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -235,6 +236,48 @@ NAMED = {  # blocks of a grid that give a flag under two names -> the two
 def test_a_block_with_two_names_of_one_flag_is_refused(name):
     with pytest.raises(UsageError, match="is the same flag"):
         grid.expand({"preset": "two-template", **NAMED[name]})
+
+
+WRONG = {  # a grid -> what is said of it
+    "a law up to what is no number": (
+        {"random": {"count": 1, "of": {"seed": {"uniform": ["nan", 1]}}}},
+        "no bounds",
+    ),
+    "a law backwards": (
+        {"random": {"count": 1, "of": {"seed": {"integers": [5, 1]}}}},
+        "no bounds",
+    ),
+    "a law without an end": (
+        {"random": {"count": 1, "of": {"seed": {"uniform": [0, "inf"]}}}},
+        "no bounds",
+    ),
+    "a logarithm of 0": (
+        {"random": {"count": 1, "of": {"seed": {"log_uniform": [0, 1]}}}},
+        "above 0",
+    ),
+    "dashes": ({"flags": {"--seed": 1}}, "Write seed."),
+    "a skip of what is not there": (
+        {"product": {"seed": [1, 2]}, "skip": [{"sed": 1}]},
+        "Did you mean seed?",
+    ),
+    "a condition on what is not there": (
+        {"product": {"seed": [1, 2]}, "when": [{"if": {"preset": "a", "rate": 1}, "flags": {}}]},
+        "never holds",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_grid_that_cannot_be_meant_is_refused(name):
+    content, said = WRONG[name]
+    with pytest.raises(UsageError, match=re.escape(said)):
+        for number, point in enumerate(grid.expand({"preset": "two-template", **content})):
+            plan.resolve(number, point)
+
+
+def test_a_condition_on_what_some_points_say_is_one():
+    content = {"list": [{"seed": 1}, {"seed": 1, "seeds": 2}], "skip": [{"seeds": 2}, {"seed": 7}]}
+    assert grid.expand({"preset": "a", **content}) == [{"preset": "a", "seed": 1}]
 
 
 OVER = {  # flags of a grid and an axis over them, under whatever name
