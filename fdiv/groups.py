@@ -1,7 +1,8 @@
 """Several answers to each prompt, standing in a row: what the prompt costs is paid once a group.
 
-A policy says how by `types.Answers`. Where it does not, and where rows are parted over devices,
-each string is computed by itself, as everywhere else; numbers agree but for rounding."""
+A policy says how by `types.Answers`. Where it does not, and where one program has its rows on
+several devices, each string is computed by itself, as everywhere else; numbers agree but for
+rounding."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from fdiv import head
 from fdiv import tokens as tk
 from fdiv.checks import present
 from fdiv.estimators import first_action, to_actions, to_columns
+from fdiv.parted import each, rows_are_parted
 from fdiv.types import ALONE, PAD, Alike, Answers, Params, Policy, Sequences
 
 AT_ONCE = 1024  # tokens that are read together where no gradient is asked for
@@ -44,20 +46,26 @@ def rows_with_params(
 def shares(policy: Policy, alike: Alike) -> bool:
     """Whether prompts are computed once a group."""
     several = alike.group > 1 and alike.columns > 1
-    return several and None not in (policy.answers, policy.readout) and not head.rows_are_parted()
+    return several and None not in (policy.answers, policy.readout) and not rows_are_parted()
 
 
 def writer(policy: Policy, alike: Alike) -> Policy:
     """The policy for a rollout whose prompts [B, P] are alike: it reads the first of each group."""
-    if not shares(policy, alike):
-        return policy
-    answers = present(policy.answers, "answers")
 
     def start(params: Params, prompts: Sequences, horizon: int):
+        # known only here, where it is the rows of one device if each has a program of its own
+        if not shares(policy, within(alike, prompts.tokens.shape[0])):
+            return policy.start(params, prompts, horizon)
         first = jax.tree.map(lambda x: x[:: alike.group], prompts)
+        answers = present(policy.answers, "answers")
         return answers.start(params, first, horizon, alike.group)
 
     return policy._replace(start=start)
+
+
+def within(alike: Alike, rows: int) -> Alike:
+    """What is known of some rows of a batch: nothing where they may cut a group."""
+    return ALONE if rows % alike.group else alike
 
 
 def of_actions(
@@ -90,9 +98,15 @@ def log_probs_of_given(
 ) -> Array:
     """`log_probs` where nobody asks for a gradient. On a CPU a network takes few rows of a large
     batch at a time: what it makes of more does not stay in the processor's cache. [B, T]"""
+    own = lambda params, x: _of_given(policy, params, x, vocab, within(alike, x.tokens.shape[0]))
+    return each(own, params, x)
+
+
+def _of_given(policy: Policy, params: Params, x: Sequences, vocab: int, alike: Alike) -> Array:
+    """`log_probs_of_given` of the rows of one program."""
     rows, length = x.tokens.shape
     at_once = _at_once(rows, length, alike.group)
-    whole = policy.readout is None or head.rows_are_parted() or jax.default_backend() != "cpu"
+    whole = policy.readout is None or rows_are_parted() or jax.default_backend() != "cpu"
     if whole or at_once == rows:
         return log_probs(policy, params, x, vocab, alike)
     split = jax.tree.map(lambda y: y.reshape(rows // at_once, at_once, *y.shape[1:]), x)

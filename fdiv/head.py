@@ -23,12 +23,10 @@ chunks, each for one loss."""
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import chex
@@ -40,6 +38,7 @@ from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 
 from fdiv.checks import present
+from fdiv.parted import row_blocks
 from fdiv.types import Divergence, Readout, UsageError
 
 # logits of the policy and of a target, [..., V] each -> a number per prefix [...], in nats
@@ -47,12 +46,6 @@ Measure = Callable[[Array, Array], Array]
 CHUNK_ELEMENTS = 1 << 23  # of one array [chunk, V]: 32 MiB in float32
 ON_ACCELERATORS = 2  # times as many there, as products of few rows do not fill one
 FEWEST_TOKENS = 56  # of a chunk: with fewer, adding to dW takes longer than computing it
-# into how many contiguous parts rows are parted over devices: tokens are not moved between them
-_ROW_BLOCKS = contextvars.ContextVar("row_blocks", default=1)
-# where a device's rows are held, as what is computed of them may drift away
-_PLACE: contextvars.ContextVar[Callable[[Array], Array] | None] = contextvars.ContextVar(
-    "place", default=None
-)
 
 
 class Head(NamedTuple):
@@ -77,31 +70,6 @@ class TopK(NamedTuple):
     log_probs: Array  # [..., k] nats
     tokens: Array  # [..., k] int32
     tail: Array  # [...] log of the probability of all other tokens, nats
-
-
-@contextlib.contextmanager
-def row_blocks(count: int, place: Callable[[Array], Array] | None = None) -> Iterator[None]:
-    """While a program is traced: its rows are parted over so many devices, and a device's tokens
-    stay on it. `place` puts rows [B, ...] there, for `in_place`."""
-    tokens = _ROW_BLOCKS.set(count), _PLACE.set(place)
-    try:
-        yield
-    finally:
-        _ROW_BLOCKS.reset(tokens[0])
-        _PLACE.reset(tokens[1])
-
-
-def rows_are_parted() -> bool:
-    """Whether the program that is traced has its rows parted over devices."""
-    return _PLACE.get() is not None or _ROW_BLOCKS.get() > 1
-
-
-def in_place(x: Array) -> Array:
-    """What a network makes of rows [B, ...], on the devices of these rows. Without it a compiler
-    that sees weights parted over the same devices may part what is computed as them, and then adds
-    up whole batches between devices at every product."""
-    place = _PLACE.get()
-    return x if place is None else place(x)
 
 
 # --- the laws -------------------------------------------------------------------------------------
@@ -557,7 +525,7 @@ def _prepared(
 
 def _blocked(x: Array, shape: tuple[int, ...]) -> Array:
     """[*shape, ...] -> [blocks, M, ...]: contiguous rows, one block where they do not divide."""
-    count = _ROW_BLOCKS.get()
+    count = row_blocks()
     blocks = count if shape[0] % count == 0 else 1
     return x.reshape(blocks, math.prod(shape) // blocks, *x.shape[len(shape) :])
 

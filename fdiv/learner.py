@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from fdiv.parted import summed
 from fdiv.types import ALONE, Alike, Learner, LearnerState, Objective, Params, UsageError
 
 NOISE = 2  # folded into a key of which 0 and 1 are what it splits into
@@ -38,10 +39,14 @@ def apart(tree):
 
 def _in_order(tree, parts: int):
     """`_split` of rows that stay in their order: groups stay known where no part cuts one."""
+    return _split(_uncut(tree, jax.tree.leaves(tree)[0].shape[0] // parts), parts)
+
+
+def _uncut(tree, size: int):
+    """The same rows for parts of so many: groups stay known where no part cuts one."""
     known = lambda x: isinstance(x, Alike)
-    size = jax.tree.leaves(tree)[0].shape[0] // parts
     cut = any(known(x) and size % x.group for x in jax.tree.leaves(tree, is_leaf=known))
-    return _split(apart(tree) if cut else tree, parts)
+    return apart(tree) if cut else tree
 
 
 def _slope(
@@ -110,7 +115,15 @@ def learner(
         slope = _slope(objective, in_training, key)
         if in_parts is not None:
             return in_parts(slope, params, aux, apart(batch))
-        return _accumulated(slope, accumulate, params, aux, batch)
+        if key is not None and accumulate > 1:  # which rows share a key: the same on any devices
+            return _accumulated(slope, accumulate, params, aux, batch)
+        return summed(accumulated, (params, aux, key), batch, accumulate)
+
+    def accumulated(shared: tuple[Params, Any, Array | None], batch):
+        """A batch's gradient, or that of the rows of one device."""
+        params, aux, key = shared
+        rows = _uncut(batch, jax.tree.leaves(batch)[0].shape[0])
+        return _accumulated(_slope(objective, in_training, key), accumulate, params, aux, rows)
 
     def init(key: Array, params: Params) -> LearnerState:
         aux = objective.init(jax.random.fold_in(key, 0), params)

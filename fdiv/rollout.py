@@ -17,7 +17,8 @@ from jax import Array
 
 from fdiv import tokens as tk
 from fdiv.checks import present
-from fdiv.head import most, rows_are_parted
+from fdiv.head import most
+from fdiv.parted import each, rows_are_parted
 from fdiv.types import PAD, Model, Params, Policy, Readout, Rollout, Sequences, TokenMDP
 
 # (uniforms [B], log-probs [B, V]) -> tokens [B]
@@ -100,6 +101,14 @@ def sampler(horizon: int, eos: tk.Eos, choose: Choose = draw) -> Rollout:
         key: Array, policy: Policy, params: Params, prompts: Sequences
     ) -> tuple[Sequences, Array]:
         uniforms = jax.random.uniform(key, (horizon, prompts.tokens.shape[0]))
+        own = lambda params, rows: written(policy, params, *rows)
+        return each(own, params, (prompts, uniforms.T))
+
+    def written(
+        policy: Policy, params: Params, prompts: Sequences, uniforms: Array
+    ) -> tuple[Sequences, Array]:
+        """Of uniforms [B, H], those of each string."""
+        uniforms = uniforms.T
         act = _act(policy, params, eos, choose)
         first = _first(policy, params, prompts, horizon)
         if eos is None or horizon <= STRETCH:
@@ -115,8 +124,8 @@ def sampler(horizon: int, eos: tk.Eos, choose: Choose = draw) -> Rollout:
 
 def stages(policy: Policy, batch: int) -> tuple[int, ...]:
     """Sizes that a batch of strings shrinks through as its strings end. The batch alone where the
-    policy cannot leave strings behind, and where rows are parted over devices, which a string would
-    have to be moved between."""
+    policy cannot leave strings behind, and where one program has its rows on several devices, which
+    a string would have to be moved between."""
     if policy.fewer is None or rows_are_parted():
         return (batch,)
     least = FEWEST if jax.default_backend() == "cpu" else FEWEST_ON_ACCELERATORS

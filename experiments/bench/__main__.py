@@ -29,6 +29,7 @@ from experiments.bench import measure, page, works
 from experiments.bench.peer import FOLDER, Peer, PeerFailed
 from experiments.bench.rows import Row, Side, from_dict, replaced
 from experiments.bench.works import SHAPES, WORKS, Precision, Size
+from experiments.devices import cores
 from experiments.paths import SMOLLM2
 from experiments.storage import whole
 from fdiv.ranges import check_ranges, ranged
@@ -73,6 +74,10 @@ class Options:
     """The Python with TRL, transformers and peft (that of .venv-peers)."""
     imitation: Path | None = None
     """The Python with imitation (that of .venv-imitation)."""
+    devices: int = ranged(0, least=0)
+    """Devices that rows of ours are parted over in the language model works, as by a run's
+    --devices.data; 0 is one, and on a CPU one for each core in works that sample, except of a
+    pretrained model, whose weights each would read at every step."""
     model: Path = Path(SMOLLM2)
     """The folder of SmolLM2-135M."""
     out: Path = Path("runs/bench")
@@ -99,6 +104,8 @@ def _act(options: Options) -> int:
         raise UsageError("sides", options.sides, f"{', '.join(alone)} has no peer.", fix)
     from experiments import devices
 
+    at_most = options.devices or cores.usable()
+    devices.cores_as_devices(devices.Devices(data=at_most))
     devices.use_compile_cache(options.cache)
     paths.try_folder("out", options.out)
     paths.refuse_blocked("page", options.page.parent)
@@ -197,7 +204,11 @@ def _measure(options: Options, row: Row) -> list[Row]:
 
 def _language(options: Options, row: Row) -> Row:
     """A language model's work at a size."""
-    shape = dataclasses.replace(SHAPES[row.size], precision=options.precision)
+    shape = dataclasses.replace(
+        SHAPES[row.size],
+        precision=options.precision,
+        devices=options.devices or works.devices(row.work, row.size),
+    )
     if shape.pretrained and not options.model.exists():
         raise FileNotFoundError(f"{options.model} is not there: make smollm2 brings it")
 

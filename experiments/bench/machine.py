@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from experiments.devices import cores
 from experiments.models.counts import REAL, product
-from experiments.storage import cores
 
 if TYPE_CHECKING:
     import jax

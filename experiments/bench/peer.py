@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from experiments.storage import cores
+from experiments.devices import cores
 
 FOLDER = Path(__file__).parent / "peers"
 LIMIT = 900.0  # seconds after which a peer is taken to hang

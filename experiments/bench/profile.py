@@ -8,6 +8,7 @@ line of ours each operation comes from."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import cli
-from experiments.bench.works import SHAPES, WORKS
+from experiments.bench.works import SHAPES, WORKS, devices
 from experiments.paths import SMOLLM2
 from fdiv.types import UsageError
 
@@ -88,7 +89,7 @@ def _work(work: str, size: str, model: Path) -> tuple[Callable[[int], Any], Call
     if shape.pretrained and not model.exists():
         problem = "is not there."
         raise UsageError("model", str(model), problem, "`make smollm2` brings it.")
-    ours = WORKS[work].build(shape, model)
+    ours = WORKS[work].build(dataclasses.replace(shape, devices=devices(work, size)), model)
     return ours.step, ours.text
 
 

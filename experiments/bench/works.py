@@ -25,6 +25,7 @@ RANK = 8  # of adapters on all seven kernels
 GROUP = 8  # answers to one prompt
 BETA = {"grpo": 0.04, "dpo": 0.1}  # what leaving the reference costs
 RATE, LONGEST_NORM = 1e-4, 1.0
+BY_CORE = ("sampling", "distill", "grpo")  # works that are parted over a CPU's cores
 AT_ONCE = 8  # rows whose gradient a processor takes at a time: more do not stay in its cache
 
 
@@ -44,6 +45,7 @@ class Shape:
     new: int
     pretrained: bool = False
     precision: Precision = "float32"  # of products
+    devices: int = 1  # of ours, over which rows are parted
 
     @property
     def weight(self) -> int:
@@ -97,6 +99,15 @@ def asked(name: str, shape: Shape, model: Path) -> dict[str, Any]:
     """All that a peer is told of a work."""
     own = {"work": name, **shape.asked(), **WORKS[name].asked(shape)}
     return {**own, "model": str(model), "rank": RANK} if shape.pretrained else own
+
+
+def devices(work: str, size: str) -> int:
+    """Over how many devices rows of a work are parted, where nobody says."""
+    import jax
+
+    several = work in BY_CORE and not SHAPES[size].pretrained and jax.default_backend() == "cpu"
+    rows = SHAPES[size].batch
+    return max(n for n in range(1, len(jax.devices()) + 1) if rows % n == 0) if several else 1
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -196,8 +207,25 @@ def compiled(function: Callable, *arguments: Any, donate: tuple[int, ...] = ()) 
     return Program(program.lower(*own.closed_over, *arguments).compile(), own.closed_over)
 
 
+def spread(
+    shape: Shape, function: Callable, *arguments: Any, donate: tuple[int, ...] = ()
+) -> tuple[Program, tuple[Any, ...]]:
+    """The function compiled for such arguments on the shape's devices, and the arguments there;
+    the last one's rows are parted over them."""
+    import jax
+
+    from experiments.devices import MeshLayout
+
+    if shape.devices == 1:
+        return compiled(function, *arguments, donate=donate), arguments
+    layout = MeshLayout(1, jax.devices(), {"data": shape.devices, "fsdp": 1, "tensor": 1})
+    parted = lambda *x: function(*x[:-1], layout.rows(x[-1]))
+    placed = tuple(layout.put(jax.tree.map(lambda y: y[None], x)) for x in arguments)
+    return layout.compile(parted, *placed, donate=donate)[0], placed
+
+
 def updates(
-    method: Method, parts: Components, batch: Any, tokens: float
+    shape: Shape, method: Method, parts: Components, batch: Any, tokens: float
 ) -> tuple[Callable[[int], float], dict[str, Any], Callable[[], str]]:
     """Updates of a method on one batch as a function of their number, their settings, and the
     compiled program's text. On a CPU the batch's gradient is added up from parts of few rows, as
@@ -209,12 +237,13 @@ def updates(
 
     optimiser = Optimiser(learning_rate=RATE, schedule="constant", max_grad_norm=LONGEST_NORM)
     rows = jax.tree.leaves(batch)[0].shape[0]
-    parted = jax.default_backend() == "cpu" and rows % AT_ONCE == 0
-    accumulate = rows // AT_ONCE if parted else 1
+    at_once = AT_ONCE * shape.devices
+    parted = jax.default_backend() == "cpu" and rows % at_once == 0
+    accumulate = rows // at_once if parted else 1
     transformation = optimiser.policy(RATE, 1000, 1000)
     own = learner(method.build(parts), transformation, accumulate=accumulate)
     begun = jax.jit(lambda key: own.init(key, parts.policy.init(key)))(jax.random.key(0))
-    update = compiled(own.update, begun, batch, donate=(0,))
+    update, (begun, batch) = spread(shape, own.update, begun, batch, donate=(0,))
     state = {"now": begun}
 
     def step(count: int) -> float:
@@ -225,7 +254,8 @@ def updates(
         return count * tokens
 
     settings = {"update": "fdiv.learner", "optimiser": "adam", "max_grad_norm": LONGEST_NORM}
-    return step, {**settings, "remat": False, "accumulate": accumulate}, update.as_text
+    settings |= {"remat": False, "accumulate": accumulate, "devices.data": shape.devices}
+    return step, settings, update.as_text
 
 
 # --- works ----------------------------------------------------------------------------------------
@@ -240,7 +270,7 @@ def sft(shape: Shape, model: Path) -> Ours:
     parts = components(shape, model, task(shape, length - prompt))
     tokens = shape.batch * length
     step, settings, text = updates(
-        MaxLikelihood(), parts, strings(shape, shape.batch, prompt), tokens
+        shape, MaxLikelihood(), parts, strings(shape, shape.batch, prompt), tokens
     )
     rank, predicted = (RANK, length - 1) if shape.pretrained else (None, length)
     work = counts.training(d, shape.batch, length, predicted, rank, shape.weight)
@@ -255,12 +285,12 @@ def sampling(shape: Shape, model: Path) -> Ours:
 
     own, rollout = policy(shape, model), sampler(shape.new, None)
     params = own.init(jax.random.key(0))
-    before = prompts(shape, shape.batch)
-    drawing = lambda key, params: rollout(key, own, params, before)
-    draw = compiled(drawing, jax.random.key(0), params)
+    drawing = lambda key, params, before: rollout(key, own, params, before)
+    given = jax.random.key(0), params, prompts(shape, shape.batch)
+    draw, (key, params, before) = spread(shape, drawing, *given)
 
     def step(count: int) -> float:
-        drawn = [draw(jax.random.key(i), params) for i in range(count)]
+        drawn = [draw(key, params, before) for _ in range(count)]
         jax.block_until_ready(drawn)
         return count * shape.batch * shape.new
 
@@ -268,6 +298,7 @@ def sampling(shape: Shape, model: Path) -> Ours:
         shape.dimensions, shape.batch, shape.prompt, shape.new, weight=shape.weight
     )
     settings = {"call": "fdiv.rollout.sampler", "draws from": "all symbols"}
+    settings |= {"devices.data": shape.devices}
     return Ours(step, counts.together(work), settings, draw.as_text)
 
 
@@ -284,7 +315,7 @@ def distill(shape: Shape, model: Path) -> Ours:
     parts = components(shape, model, task(shape, shape.new, expert))
     batch = strings(shape, shape.batch, shape.prompt)
     method = Distill(divergence="js", policy_prefixes=1.0)
-    step, settings, text = updates(method, parts, batch, shape.batch * shape.new)
+    step, settings, text = updates(shape, method, parts, batch, shape.batch * shape.new)
     work = counts.together(
         counts.sampling(d, shape.batch, shape.prompt, shape.new, weight=shape.weight),
         counts.forward(d, shape.batch, length, shape.new, shape.weight),
@@ -302,7 +333,7 @@ def grpo(shape: Shape, model: Path) -> Ours:
     parts = components(shape, model, task(shape, shape.new, beta=BETA["grpo"]))
     method = objectives.resolve("grpo_std:k3-loss", group=GROUP)
     batch = strings(shape, rows, shape.prompt)
-    step, settings, text = updates(method, parts, batch, rows * shape.new)
+    step, settings, text = updates(shape, method, parts, batch, rows * shape.new)
     work = counts.together(
         counts.sampling(
             d, rows, shape.prompt, shape.new, prompts=rows // GROUP, weight=shape.weight
@@ -330,7 +361,7 @@ def dpo(shape: Shape, model: Path) -> Ours:
     parts = components(shape, model, task(shape, shape.new, beta=BETA["dpo"]))
     chosen, rejected = (strings(shape, pairs, shape.prompt, seed) for seed in (0, 1))
     batch = jax.tree.map(lambda x: x, Pairs(chosen, rejected))
-    step, settings, text = updates(Dpo(), parts, batch, shape.batch * shape.new)
+    step, settings, text = updates(shape, Dpo(), parts, batch, shape.batch * shape.new)
     work = counts.together(
         counts.forward(d, shape.batch, length, shape.new, shape.weight),
         counts.training(d, shape.batch, length, shape.new),

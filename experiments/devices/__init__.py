@@ -1,7 +1,7 @@
 """Devices, the layout of runs over them, and the cache of compiled programs."""
 
 from experiments.devices.compile_cache import cache_folder, use_compile_cache
-from experiments.devices.devices import Devices, lay_out, memory_taken
+from experiments.devices.devices import Devices, cores_as_devices, lay_out, memory_taken
 from experiments.devices.layout import Layout
 from experiments.devices.mesh import MeshLayout
 from experiments.devices.programs import Program
@@ -14,6 +14,7 @@ __all__ = [
     "Program",
     "SeedLayout",
     "cache_folder",
+    "cores_as_devices",
     "lay_out",
     "memory_taken",
     "use_compile_cache",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import os
 
 import jax
 
-from experiments.devices import memory
+from experiments.devices import cores, memory, processes
 from experiments.devices.layout import Layout
 from experiments.devices.mesh import MeshLayout
 from experiments.devices.seeds import SeedLayout
@@ -28,7 +30,8 @@ class Devices:
     """Methods trained at a time where that is of use, which is on a CPU, of tables over enumerated
     strings; 0 is as many as there are cores, and 1 gives seconds that no other method disturbs."""
     data: int = ranged(1, least=1, also=(FILL,))
-    """One model over a mesh: parts of each batch (-1: as many as are left)."""
+    """One model over a mesh: parts of each batch (-1: as many as are left). A CPU is as many
+    devices as are asked for, up to one a core."""
     fsdp: int = ranged(1, least=1, also=(FILL,))
     """Parts of each batch and of each parameter (-1: as many as are left)."""
     tensor: int = ranged(1, least=1, also=(FILL,))
@@ -69,12 +72,30 @@ class Devices:
         fixed = math.prod(size for size in self.axes.values() if size != FILL)
         if available < fixed or (FILL in self.axes.values() and available % fixed):
             problem = f"there are {available} devices, and the other axes take {fixed}."
-            raise UsageError(
-                "devices", tuple(self.axes.values()), problem, "Change data, fsdp or tensor."
-            )
+            fix = "Change data, fsdp or tensor."
+            if jax.default_backend() == "cpu":
+                fix += f" A CPU is one device a core at most, of which there are {cores.usable()}."
+            raise UsageError("devices", tuple(self.axes.values()), problem, fix)
         return {
             name: available // fixed if size == FILL else size for name, size in self.axes.items()
         }
+
+
+def cores_as_devices(devices: Devices) -> None:
+    """Have JAX show a CPU as the devices of the mesh that is asked for, up to one a core; to be
+    called before JAX looks for devices. Nothing is changed where something else says how many
+    there are, and with several processes, whose hosts need not be alike."""
+    said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    several = processes.several(devices.coordinator, devices.processes)
+    if not devices.meshed or several or said:
+        return
+    fixed = math.prod(size for size in devices.axes.values() if size != FILL)
+    most = cores.usable()
+    wanted = most // fixed * fixed if FILL in devices.axes.values() else fixed
+    # pyrefly: ignore[missing-attribute]: JAX makes its settings attributes when it is loaded
+    if jax.config.jax_num_cpu_devices < 1 and 1 < wanted <= most:
+        with contextlib.suppress(RuntimeError):  # JAX has looked for devices before
+            jax.config.update("jax_num_cpu_devices", wanted)
 
 
 def chosen(devices: Devices) -> list:

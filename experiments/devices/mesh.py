@@ -2,9 +2,10 @@
 fsdp x tensor mesh.
 
 The program is that of one device; the compiler adds what the devices must tell each other (Xu et
-al. 2021, GSPMD, arXiv 2105.04663). Batches are parted over data and fsdp, parameters over fsdp
-(Rajbhandari et al. 2020, ZeRO, arXiv 1910.02054) and, heads and hidden units of a transformer, over
-tensor (Shoeybi et al. 2019, Megatron-LM, arXiv 1909.08053)."""
+al. 2021, GSPMD, arXiv 2105.04663). Where each device holds all parameters, what is computed row by
+row is a program of its own on each (`fdiv.parted`). Batches are parted over data and fsdp,
+parameters over fsdp (Rajbhandari et al. 2020, ZeRO, arXiv 1910.02054) and, heads and hidden units
+of a transformer, over tensor (Shoeybi et al. 2019, Megatron-LM, arXiv 1909.08053)."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from experiments.devices import offload
 from experiments.devices.keys import is_key
 from experiments.devices.programs import Program, opened
-from fdiv.head import row_blocks
+from fdiv.parted import Parting, parted
 
 # a transformer's parameters by name: the axis of each dimension
 PARTS: dict[str, tuple[str | None, ...]] = {
@@ -156,12 +157,34 @@ class MeshLayout:
 
     def _parted(self, program: Callable) -> Callable:
         """The program, which leaves each device's tokens on it."""
+        copies = self._sizes["fsdp"] == self._sizes["tensor"] == 1
+        blocks = self._sizes["data"] * self._sizes["fsdp"]
+        own = Parting(blocks, self.rows, self._apart if copies else None)
 
         def traced(*arguments: Any):
-            with row_blocks(self._sizes["data"] * self._sizes["fsdp"], self.rows):
+            with parted(own):
                 return program(*arguments)
 
         return traced
+
+    def _apart(
+        self, function: Callable[[Any, Any], Any], shared: Any, rows: Any, *, total: bool
+    ) -> Any:
+        """`function(shared, rows)` on each device's rows: rows, or sums over all."""
+        whole, parts = PartitionSpec(), PartitionSpec(ROWS)
+
+        def own(shared: Any, rows: Any) -> Any:
+            out = function(shared, rows)
+            return jax.lax.psum(out, ROWS) if total else out
+
+        mapped = jax.shard_map(
+            own,
+            mesh=self._mesh,
+            in_specs=(whole, parts),
+            out_specs=whole if total else parts,
+            check_vma=False,
+        )
+        return mapped(shared, rows)
 
     def _shardings(self, tree: Any, runs: int = 1) -> Any:
         return jax.tree_util.tree_map_with_path(

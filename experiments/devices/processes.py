@@ -36,8 +36,14 @@ def join(coordinator: str, processes: int, process: int) -> None:
     if coordinator or processes:
         _check(coordinator, processes, process)
         jax.distributed.initialize(coordinator, processes, process, shutdown_timeout_seconds=ALONE)
-    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_STEP_NODELIST" in os.environ:
+    elif several(coordinator, processes):
         jax.distributed.initialize(shutdown_timeout_seconds=ALONE)
+
+
+def several(coordinator: str, processes: int) -> bool:
+    """Whether `join` makes this process one of several."""
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    return bool(coordinator or processes) or (tasks > 1 and "SLURM_STEP_NODELIST" in os.environ)
 
 
 def _check(coordinator: str, processes: int, process: int) -> None:

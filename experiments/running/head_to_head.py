@@ -60,6 +60,7 @@ def run(preset: str, config: Config, default: Config) -> int:
     `UsageError` for what cannot be."""
     # tracing leaves many small objects, and looking through them all the time is much of its own
     gc.set_threshold(*OBJECTS)
+    devices.cores_as_devices(config.devices)
     processes.join(config.devices.coordinator, config.devices.processes, config.devices.process)
     try:
         with StopFlag() as stop, processes.folder(config.output.out) as out:

@@ -20,11 +20,10 @@ import jax.numpy as jnp
 
 from experiments.assemble import Task
 from experiments.config import Config
-from experiments.devices import Layout
+from experiments.devices import Layout, cores
 from experiments.running import method as methods
 from experiments.running.context import RunContext
 from experiments.running.stopping import Interrupted
-from experiments.storage import cores
 from fdiv.policies import NETWORKS
 from fdiv.types import Method
 

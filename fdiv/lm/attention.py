@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from fdiv.checks import present
-from fdiv.head import rows_are_parted
 from fdiv.lm.spec import Spec
+from fdiv.parted import rows_are_parted
 
 BLOCK = 64  # least queries of a block
 BLOCKS = 8  # most of them: each is a piece of the program

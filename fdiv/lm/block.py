@@ -20,9 +20,10 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from fdiv.checks import one_of, present
-from fdiv.head import by_turned, in_place
+from fdiv.head import by_turned
 from fdiv.lm.attention import Behind, Prompts, Together, attend, columns, filled, in_front, together
 from fdiv.lm.spec import Spec
+from fdiv.parted import in_place
 from fdiv.types import UsageError
 
 Precision = Literal["float32", "bfloat16"]

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fdiv import tokens as tk
-from fdiv.head import Head, in_place, log_law, log_law_of_few, rows_are_parted
+from fdiv.head import Head, log_law, log_law_of_few
 from fdiv.lm.attention import Behind, Prompts, Together, columns, in_front
 from fdiv.lm.block import (
     EVERYTHING,
@@ -33,6 +33,7 @@ from fdiv.lm.block import (
 )
 from fdiv.lm.lora import MODULES, kernel_shapes
 from fdiv.lm.spec import Spec
+from fdiv.parted import in_place, rows_are_parted
 from fdiv.types import PAD, Answers, Params, Policy, Readout, Sequences, UsageError
 
 FEW_ROWS = 64  # of a step, up to which turned weights are faster

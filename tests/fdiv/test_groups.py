@@ -11,12 +11,12 @@ from experiments.models.symbols import preceded
 from fdiv import groups, objectives
 from fdiv import tokens as tk
 from fdiv.episodes import repeated
-from fdiv.head import row_blocks
 from fdiv.learner import apart, learner
 from fdiv.lm import lora, model, weights
 from fdiv.lm.block import Compute
 from fdiv.lm.context import behind
 from fdiv.lm.hidden import Hidden
+from fdiv.parted import Parting, parted
 from fdiv.policies import transformer
 from fdiv.rollout import draw, draw_by_blocks, sampler, tempered
 from fdiv.types import ALONE, PAD, Alike, Components, Regulariser, Sequences, TokenMDP
@@ -159,7 +159,7 @@ def test_a_large_batch_is_read_in_parts(monkeypatch, double):
     monkeypatch.setattr(groups, "AT_ONCE", GROUP * length)
     assert loops() == before + 1
     same(whole, jax.jit(lambda: read())(), 1e-9)
-    with row_blocks(2):
+    with parted(Parting(2)):
         assert loops() == before
 
 
@@ -216,7 +216,7 @@ def test_rows_that_are_moved_are_alike_no_more():
     assert apart({"a": Alike(4, 5), "b": jnp.ones(2)})["a"] == ALONE
     assert not groups.shares(policy, ALONE)
     assert not groups.shares(policy, Alike(1, 5))
-    with row_blocks(2):
+    with parted(Parting(2)):
         assert not groups.shares(policy, Alike(4, 5))
 
 

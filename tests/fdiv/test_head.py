@@ -442,6 +442,7 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from fdiv import divergences, head
 from fdiv.head import Head, Readout
+from fdiv.parted import Parting, parted
 
 mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
 draw = np.random.default_rng(0)
@@ -459,13 +460,13 @@ def loss(h, w, p, wp, tokens, weight):
 
 step = jax.value_and_grad(loss, (0, 1))
 alone = jax.jit(step)(h, w, p, wp, tokens, weight)
-def parted(*arguments):
-    with head.row_blocks(2):
+def two(*arguments):
+    with parted(Parting(2)):
         return step(*arguments)
 rows, vocab = (NamedSharding(mesh, spec) for spec in (P("data"), P("tensor")))
 places = (rows, vocab, rows, vocab, rows, rows)
 arguments = [jax.device_put(x, s) for x, s in zip((h, w, p, wp, tokens, weight), places)]
-compiled = jax.jit(parted, out_shardings=(None, (rows, vocab))).lower(*arguments).compile()
+compiled = jax.jit(two, out_shardings=(None, (rows, vocab))).lower(*arguments).compile()
 for x, y in zip(jax.tree.leaves(compiled(*arguments)), jax.tree.leaves(alone)):
     np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6)
 # no device gathers the weights or all logits: what it makes is its part of V

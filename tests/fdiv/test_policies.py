@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fdiv import exact, head, rollout
+from fdiv import exact, rollout
 from fdiv import tokens as tk
 from fdiv.benchmarks import Markov, TwoTemplate
+from fdiv.parted import Parting, parted
 from fdiv.policies import Architecture, tabular, transformer
 from fdiv.rollout import among, draw, likeliest, sampler, tempered, until_ended
 from fdiv.types import PAD, Sequences, UsageError
@@ -350,6 +351,6 @@ def test_what_is_computed_of_rows_is_put_on_their_devices():
 
     jax.eval_shape(policy.trunk, params, tokens)
     assert placed == []
-    with head.row_blocks(2, place):
+    with parted(Parting(2, place)):
         jax.eval_shape(lambda *arrays: policy.trunk(*arrays), params, tokens)
     assert placed == [(4, 3, 8)] * 3

@@ -14,8 +14,8 @@ from fdiv import exact, groups, kept, rollout
 from fdiv import tokens as tk
 from fdiv.benchmarks import Markov
 from fdiv.checks import present
-from fdiv.head import row_blocks
 from fdiv.lm import attention, lora, model, weights
+from fdiv.parted import Parting, parted
 from fdiv.policies import Architecture, transformer
 from fdiv.rollout import among, draw, greedy, sampler, tempered
 from fdiv.types import PAD, Alike, Sequences
@@ -246,7 +246,7 @@ def test_who_leaves_nothing_behind():
     policy, _, _ = own()
     table = present(Markov().build().expert, "expert").policy
     assert rollout.stages(table, 4096) == (4096,)
-    with row_blocks(2):
+    with parted(Parting(2)):
         assert rollout.stages(policy, 4096) == (4096,)
     assert rollout.stages(policy, 7) == (7, 4)
     assert rollout.stages(policy, 6) == (6,)

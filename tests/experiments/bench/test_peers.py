@@ -15,8 +15,8 @@ from experiments.bench import __main__ as bench
 from experiments.bench import machine, measure, small_works, works
 from experiments.bench.machine import Pace
 from experiments.bench.peer import FOLDER, Peer, PeerFailed
+from experiments.devices import cores
 from experiments.models import counts
-from experiments.storage import cores
 
 FAKE = """
 import sys
