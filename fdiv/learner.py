@@ -115,15 +115,14 @@ def learner(
         slope = _slope(objective, in_training, key)
         if in_parts is not None:
             return in_parts(slope, params, aux, apart(batch))
-        if key is not None and accumulate > 1:  # which rows share a key: the same on any devices
+        if key is not None:  # noise is of all rows of a part, whatever devices they are on
             return _accumulated(slope, accumulate, params, aux, batch)
-        return summed(accumulated, (params, aux, key), batch, accumulate)
+        return summed(accumulated, (params, aux), batch, accumulate)
 
-    def accumulated(shared: tuple[Params, Any, Array | None], batch):
-        """A batch's gradient, or that of the rows of one device."""
-        params, aux, key = shared
+    def accumulated(shared: tuple[Params, Any], batch):
+        """A batch's gradient without noise, or that of the rows of one device."""
         rows = _uncut(batch, jax.tree.leaves(batch)[0].shape[0])
-        return _accumulated(_slope(objective, in_training, key), accumulate, params, aux, rows)
+        return _accumulated(_slope(objective, None, None), accumulate, *shared, rows)
 
     def init(key: Array, params: Params) -> LearnerState:
         aux = objective.init(jax.random.fold_in(key, 0), params)

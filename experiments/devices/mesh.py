@@ -58,6 +58,9 @@ class MeshLayout:
         self.devices = devices[:used]
         grid = np.array(self.devices).reshape(*shape.values())
         self._mesh = jax.sharding.Mesh(grid, tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
+        # each device holds all parameters, and computes its rows by a program of its own
+        self._copies = shape["data"] == used > 1
+        self._whole: dict[int, tuple[Any, jax.Array]] = {}  # id -> an array, and it on all devices
 
     def __str__(self) -> str:
         sizes = " x ".join(f"{name} {size}" for name, size in self._sizes.items())
@@ -94,7 +97,11 @@ class MeshLayout:
 
     def share(self, tree: Any) -> Any:
         """Arrays that are the same for all runs, without the dimension that counts these, parted
-        by their names."""
+        by their names. Where each device holds all of them, they are on one until a program is
+        compiled: a device's own program cannot close over what lies on several."""
+        if self._copies:
+            here = (x for x in self.devices if x.process_index == jax.process_index())
+            return jax.device_put(tree, next(here))
         return jax.tree.map(_placed, tree, self._shardings(tree, runs=0))
 
     def shaped(self, tree: Any, runs: int) -> Any:
@@ -150,16 +157,18 @@ class MeshLayout:
         return Program(compiled, closed_over), time.perf_counter() - begin
 
     def _on_all(self, x: Any) -> jax.Array:
-        """An array that lies on the mesh as it is; any other whole on each of its devices."""
+        """An array that lies on the mesh as it is; any other whole on each of its devices, made
+        once for all programs."""
         if isinstance(x, jax.Array) and isinstance(x.sharding, NamedSharding):
             return x
-        return _placed(x, NamedSharding(self._mesh, PartitionSpec()))
+        if id(x) not in self._whole:
+            self._whole[id(x)] = x, _placed(x, NamedSharding(self._mesh, PartitionSpec()))
+        return self._whole[id(x)][1]
 
     def _parted(self, program: Callable) -> Callable:
         """The program, which leaves each device's tokens on it."""
-        copies = self._sizes["fsdp"] == self._sizes["tensor"] == 1
         blocks = self._sizes["data"] * self._sizes["fsdp"]
-        own = Parting(blocks, self.rows, self._apart if copies else None)
+        own = Parting(blocks, self.rows, self._apart if self._copies else None)
 
         def traced(*arguments: Any):
             with parted(own):
