@@ -352,6 +352,7 @@ def test_help_gives_the_range_of_every_number(capsys):
 
 
 @pytest.mark.parametrize("preset", ["two-template", "markov"])
+@pytest.mark.few(1)
 def test_a_tenth_of_the_fuzz(preset):
     """`python -m experiments.fuzz` draws ten times as many, from all presets, and runs some."""
     outcome = fuzz.checked(500, seed=1, presets=(preset,))

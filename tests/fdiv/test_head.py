@@ -408,7 +408,7 @@ METHODS = {
 }
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", METHODS)
 def test_no_method_holds_all_tokens_and_symbols(name, monkeypatch):
     """Neither in its preparation nor in its loss and gradient; without a readout all of them do."""

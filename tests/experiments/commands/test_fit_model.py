@@ -20,6 +20,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("rank", ["0", "2"])
+@pytest.mark.few(1)
 def test_an_update_is_planned_from_a_config_alone(rank, folder, capsys):
     flags = ["--fsdp", "1", "--batch-size", "2", "--length", "8", "--rank", rank]
     assert fit_model.main([folder, *flags]) == 0

@@ -108,6 +108,7 @@ def test_the_command_at_the_end_reads_the_same(tmp_path, capsys):
     assert files.read(config.benchmark).rows[1].prompt == b"x\n1"
 
 
+@pytest.mark.wide
 def test_a_terminal_that_lacks_characters_and_a_pipe_that_closes(tmp_path):
     """ASCII alone; and a reader that has seen enough is no error."""
     path = tmp_path / "rows.jsonl"

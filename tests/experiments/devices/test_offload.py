@@ -90,6 +90,7 @@ def same(one, other) -> None:
 @pytest.mark.parametrize(
     ("optimiser", "layout"), [("adam", "mesh"), *((name, "seeds") for name in OPTIMISERS)]
 )
+@pytest.mark.few(2)
 def test_numbers_are_the_same_and_the_state_lies_on_the_host(optimiser, layout):
     given = {"optimiser": optimiser, **OPTIMISERS[optimiser]}
     moved = trained(config_of(offload=True, **given), LAYOUTS[layout]())
@@ -99,6 +100,7 @@ def test_numbers_are_the_same_and_the_state_lies_on_the_host(optimiser, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.few(1)
 def test_a_save_is_taken_up_where_it_was(layout, tmp_path):
     """After four of six updates, bit for bit, and the state lies on the host again."""
     own, config = LAYOUTS[layout](), config_of(offload=True)
@@ -125,6 +127,7 @@ def resumed_from(state, config, layout, folder, updates: int):
 
 
 @pytest.mark.parametrize("skip", ["stop", "skip"])
+@pytest.mark.few(1)
 def test_a_state_that_is_not_finite_is_noticed_as_without(skip):
     """The third update's gradient is infinite, and so are both moments; or all stays as it was."""
     given = {"not_finite": skip}

@@ -221,7 +221,7 @@ def test_how_many_ways_there_are(terms, count):
 
 
 @pytest.mark.parametrize(("terms", "largest", "direct"), KINDS)
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_every_demonstration_is_right_and_every_way_is_shown(terms, largest, direct):
     fields = {"terms": terms, "largest": largest, "direct": direct}
     task, mdp = Arithmetic(**fields), built(**fields)
@@ -411,6 +411,7 @@ def test_verified_metrics_of_answers_that_are_known():
     )
 
 
+@pytest.mark.wide
 def test_greedy_is_the_path_of_likeliest_tokens():
     """In one pass over the whole string, every action is the likeliest after its prefix; the key
     changes nothing."""

@@ -51,6 +51,7 @@ def test_they_change_nothing_at_first_and_are_the_model_once_merged(case):
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.few(1)
 def test_what_writes_is_what_is_trained(case):
     """The sampler's log-probs, a token at a time, are the trunk's, adapters on."""
     spec, _, _, _, adapted, moved = setting(case)
@@ -80,6 +81,7 @@ PASSES = {"rloo": 2, "rloo:k3-loss": 2, "grpo:k3-loss": 2, "dpo": 2}
 
 
 @pytest.mark.parametrize("name", PASSES)
+@pytest.mark.few(2)
 def test_the_reference_is_the_base_for_nothing(name):
     """It costs a copy of the adapters and one pass a batch; of the frozen weights there is one
     copy, which is neither a part of the state nor closed over twice."""

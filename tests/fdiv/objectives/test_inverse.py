@@ -117,7 +117,7 @@ def test_the_expert_is_the_target_of_the_reward(kind):
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("spec", EVERY)
-@pytest.mark.few(5)
+@pytest.mark.few(3)
 def test_the_right_normaliser_makes_every_divergence_exact(spec):
     kind = list(SPACES)[EVERY.index(spec) % 2]  # each on one of the spaces
     space, components, params, demos, log_z = task_of(kind)

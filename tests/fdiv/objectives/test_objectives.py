@@ -532,7 +532,7 @@ def test_a_minibatch_step_is_as_long_as_a_whole_one():
 
 
 @pytest.mark.parametrize("spec", SMOOTH)
-@pytest.mark.few(5)
+@pytest.mark.few(3)
 def test_a_reward_of_nothing_is_neutral_to_length(spec):
     """Trap: the sign of the reward rewards length. A discriminator that knows nothing (D = 1/2)
     moves no policy."""
