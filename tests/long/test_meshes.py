@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_lines import over
 from joining import ROOT, ends, environment, two_processes
 
 SIZES = [
@@ -64,7 +65,8 @@ MESHES = {
 
 
 def command(out: Path, *flags: str) -> list[str]:
-    return [sys.executable, "-m", "experiments.compare", *RUN, *flags, "--out", str(out)]
+    words = over(RUN, flags)
+    return [sys.executable, "-m", "experiments.compare", *words, "--out", str(out)]
 
 
 def metrics(out: Path) -> dict[tuple[str, str], list[float]]:
