@@ -107,12 +107,14 @@ def _act(options: Options) -> int:
     at_most = options.devices or cores.usable()
     devices.cores_as_devices(devices.Devices(data=at_most))
     devices.use_compile_cache(options.cache)
+    devices.refuse_missing("devices", options.devices)
     paths.try_folder("out", options.out)
     paths.refuse_blocked("page", options.page.parent)
     if options.profile is not None:
         from experiments.bench import profile
 
-        return profile.main(options.profile, options.out / "profile", options.model)
+        folder = options.out / "profile"
+        return profile.main(options.profile, folder, options.model, over=options.devices)
     rows, failed = _kept(options.out / "bench.json"), False
     for work, size in _jobs(options):
         for row in _measured(options, work, size):

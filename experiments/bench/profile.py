@@ -55,12 +55,13 @@ class Operation(NamedTuple):
     what: str  # of the program it comes from
 
 
-def main(of: str, out: Path, model: Path | None = None, top: int = COSTLIEST) -> int:
+def main(of: str, out: Path, model: Path | None = None, top: int = COSTLIEST, over: int = 0) -> int:
     """Trace a method of a preset, or a work at a size, and print its table; the trace goes into
-    `out`. `model` is the folder of the pretrained model."""
+    `out`. `model` is the folder of the pretrained model, `over` how many devices a work's rows are
+    parted over (0: as where nobody says)."""
     first, second = parsed(of)
     if first in WORKS:
-        run, program = _work(first, second, model or Path(SMOLLM2))
+        run, program = _work(first, second, model or Path(SMOLLM2), over)
     else:
         run, program = _method(first, second)
     count = _updates(run)
@@ -83,13 +84,16 @@ def main(of: str, out: Path, model: Path | None = None, top: int = COSTLIEST) ->
     return 0
 
 
-def _work(work: str, size: str, model: Path) -> tuple[Callable[[int], Any], Callable[[], str]]:
+def _work(
+    work: str, size: str, model: Path, over: int
+) -> tuple[Callable[[int], Any], Callable[[], str]]:
     """Updates of a language model's work, and the text of their program."""
     shape = SHAPES[size]
     if shape.pretrained and not model.exists():
         problem = "is not there."
         raise UsageError("model", str(model), problem, "`make smollm2` brings it.")
-    ours = WORKS[work].build(dataclasses.replace(shape, devices=devices(work, size)), model)
+    shape = dataclasses.replace(shape, devices=over or devices(work, size))
+    ours = WORKS[work].build(shape, model)
     return ours.step, ours.text
 
 

@@ -1,7 +1,13 @@
 """Devices, the layout of runs over them, and the cache of compiled programs."""
 
 from experiments.devices.compile_cache import cache_folder, use_compile_cache
-from experiments.devices.devices import Devices, cores_as_devices, lay_out, memory_taken
+from experiments.devices.devices import (
+    Devices,
+    cores_as_devices,
+    lay_out,
+    memory_taken,
+    refuse_missing,
+)
 from experiments.devices.layout import Layout
 from experiments.devices.mesh import MeshLayout
 from experiments.devices.programs import Program
@@ -17,5 +23,6 @@ __all__ = [
     "cores_as_devices",
     "lay_out",
     "memory_taken",
+    "refuse_missing",
     "use_compile_cache",
 ]

@@ -100,15 +100,14 @@ def cores_as_devices(devices: Devices) -> None:
 
 def chosen(devices: Devices) -> list:
     """The first so many devices of all processes."""
-    available = jax.devices()
-    if devices.count > len(available):
-        raise UsageError(
-            "devices.count",
-            devices.count,
-            f"there are only {len(available)} here.",
-            "Give fewer, or 0 for all.",
-        )
-    return available[: devices.count or None]
+    refuse_missing("devices.count", devices.count)
+    return jax.devices()[: devices.count or None]
+
+
+def refuse_missing(field: str, count: int) -> None:
+    """Raise `UsageError` for more devices than there are."""
+    if count > (here := len(jax.devices())):
+        raise UsageError(field, count, f"there are only {here} here.", "Give fewer, or 0 for all.")
 
 
 def lay_out(count: int, devices: Devices) -> Layout:

@@ -226,7 +226,7 @@ def test_a_model_that_is_not_there_is_said_in_its_row(made_up):
 @pytest.mark.parametrize(
     ("words", "field"),
     [(["--repeats", "0"], "repeats"), (["--seconds", "0"], "seconds"),
-     (["--sides", "ours", "--works", "start"], "sides"),
+     (["--sides", "ours", "--works", "start"], "sides"), (["--devices", "999"], "devices"),
      (["--profile", "nothing:gail"], "profile"), (["--profile", "two-template"], "profile")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(words, field, tmp_path, capsys):
