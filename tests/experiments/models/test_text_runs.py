@@ -253,6 +253,8 @@ def check_likeliest(model, samples):
 
 
 TEMPLATES = {
+    "sound": "{% for m in messages %}{{ m.role[0] }} {{ m.content }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}a {% endif %}",
     "silent": "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
     "unstable": "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}",
 }
@@ -342,7 +344,7 @@ BAD = {
     ),
     "a message that would end its turn": (
         "talks",
-        "own",
+        "sound",
         {"teacher": "base", "teacher_system": "the<end> cat"},
         ("benchmark.teacher_system", "holds '<end>'", "Write it otherwise"),
     ),

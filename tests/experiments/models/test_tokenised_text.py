@@ -163,6 +163,7 @@ def test_rows_on_the_host_leave_the_same_rows_out_and_say_the_same(folder, tmp_p
     fields = {**FIELDS, "tokenizer.chat_template": TEMPLATE, "tokenizer.ggml.tokens": tokens}
     fields["tokenizer.ggml.token_type"] = [*FIELDS["tokenizer.ggml.token_type"], 3]
     place = tmp_path / "tokenizer"
+    place.mkdir()
     gguf_tokenizer.write(place, fields)
     told = []
     for kept in ("memory", "host"):
