@@ -192,33 +192,18 @@ def policy(shape: Shape, model: Path) -> Policy:
     return own.policy(shape.vocab, shape.prompt + shape.new)
 
 
-def compiled(function: Callable, *arguments: Any, donate: tuple[int, ...] = ()) -> Program:
-    """The function compiled for such arguments; a frozen model's weights, which it closes over, are
-    no constants of the program."""
-    import jax
-
-    from experiments.devices.programs import Program, opened
-
-    traced = jax.jit(function, donate_argnums=donate).trace(*arguments)
-    if (own := opened(traced)) is None:
-        return Program(traced.lower().compile(), ())
-    after = tuple(i + len(own.closed_over) for i in donate)
-    program = jax.jit(own.function, donate_argnums=after)
-    return Program(program.lower(*own.closed_over, *arguments).compile(), own.closed_over)
-
-
 def spread(
     shape: Shape, function: Callable, *arguments: Any, donate: tuple[int, ...] = ()
 ) -> tuple[Program, tuple[Any, ...]]:
-    """The function compiled for such arguments on the shape's devices, and the arguments there;
-    the last one's rows are parted over them."""
+    """The function compiled for such arguments on the shape's devices, as a run of one seed
+    compiles it, and the arguments there; the last one's rows are parted over them."""
     import jax
 
-    from experiments.devices import MeshLayout
+    from experiments.devices import MeshLayout, SeedLayout
 
-    if shape.devices == 1:
-        return compiled(function, *arguments, donate=donate), arguments
-    layout = MeshLayout(1, jax.devices(), {"data": shape.devices, "fsdp": 1, "tensor": 1})
+    devices = jax.devices()[: shape.devices]
+    several = {"data": shape.devices, "fsdp": 1, "tensor": 1}
+    layout = MeshLayout(1, devices, several) if shape.devices > 1 else SeedLayout(1, devices)
     parted = lambda *x: function(*x[:-1], layout.rows(x[-1]))
     placed = tuple(layout.put(jax.tree.map(lambda y: y[None], x)) for x in arguments)
     return layout.compile(parted, *placed, donate=donate)[0], placed

@@ -21,7 +21,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments.devices import offload
 from experiments.devices.keys import is_key
-from experiments.devices.programs import Program, opened
+from experiments.devices.programs import Program, of_runs, opened
 from fdiv.parted import Parting, parted
 
 # a transformer's parameters by name: the axis of each dimension
@@ -60,6 +60,9 @@ class MeshLayout:
         self._mesh = jax.sharding.Mesh(grid, tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
         # each device holds all parameters, and computes its rows by a program of its own
         self._copies = shape["data"] == used > 1
+        # a processor's devices share its threads: of two programs that exchange something and run
+        # beside each other, each may hold the thread that the other waits for
+        self._waits = self.devices[0].platform == "cpu" and used > 1
         self._whole: dict[int, tuple[Any, jax.Array]] = {}  # id -> an array, and it on all devices
 
     def __str__(self) -> str:
@@ -140,21 +143,19 @@ class MeshLayout:
     ) -> tuple[Program, float]:
         """(compiled program, seconds it took) for `function(*arguments)` of one run; `shared`
         arguments: the same for all."""
-        mapped = self._parted(
-            jax.vmap(
-                function, in_axes=tuple(None if i in shared else 0 for i in range(len(arguments)))
-            )
-        )
+        axes = tuple(None if i in shared else 0 for i in range(len(arguments)))
+        mapped = self._parted(of_runs(function, axes, self.count))
         out = self._shardings(jax.eval_shape(mapped, *arguments))
         begin = time.perf_counter()
         traced = jax.jit(mapped, donate_argnums=donate, out_shardings=out).trace(*arguments)
         if (own := opened(traced)) is None:
-            return Program(traced.lower().compile(), ()), time.perf_counter() - begin
+            program = Program(traced.lower().compile(), (), self._waits)
+            return program, time.perf_counter() - begin
         closed_over = tuple(map(self._on_all, own.closed_over))
         donate = tuple(i + len(closed_over) for i in donate)
         program = jax.jit(own.function, donate_argnums=donate, out_shardings=out)
         compiled = program.lower(*closed_over, *arguments).compile()
-        return Program(compiled, closed_over), time.perf_counter() - begin
+        return Program(compiled, closed_over, self._waits), time.perf_counter() - begin
 
     def _on_all(self, x: Any) -> jax.Array:
         """An array that lies on the mesh as it is; any other whole on each of its devices, made

@@ -17,6 +17,8 @@ import numpy as np
 from jax.extend import core
 from jax.stages import Compiled
 
+from experiments.devices import offload
+
 LARGE = 1 << 20  # bytes from which on an array that is closed over becomes an argument
 
 
@@ -25,9 +27,11 @@ class Program(NamedTuple):
 
     compiled: Compiled
     closed_over: tuple[Any, ...]
+    waits: bool = False  # until it is through: no other is begun beside it
 
     def __call__(self, *arguments: Any) -> Any:
-        return self.compiled(*self.closed_over, *arguments)
+        out = self.compiled(*self.closed_over, *arguments)
+        return jax.block_until_ready(out) if self.waits else out
 
     def memory_analysis(self) -> Any:
         """What it takes, as `jax.stages.Compiled` says it."""
@@ -36,6 +40,27 @@ class Program(NamedTuple):
     def as_text(self) -> str:
         """What the compiler has made of it."""
         return self.compiled.as_text() or ""
+
+
+def of_runs(function: Callable, axes: tuple[int | None, ...], count: int) -> Callable:
+    """A function of one run as one of `count` runs, whose arguments are [count, ...] along an axis
+    0 and the same for all where it is None.
+
+    One run is not mapped, but where some of it lies in the host's memory. For a CPU, XLA of jax
+    0.10.2 makes of a mapped dimension of size 1 two copies of every cache of keys and values at
+    each token."""
+    mapped = jax.vmap(function, in_axes=axes)
+    if count > 1:
+        return mapped
+    one = lambda tree: jax.tree.map(lambda x: jnp.squeeze(x, 0), tree)
+
+    def alone(*arguments: Any) -> Any:
+        if offload.holds(arguments):
+            return mapped(*arguments)
+        own = (x if axis is None else one(x) for x, axis in zip(arguments, axes))
+        return jax.tree.map(lambda x: jnp.expand_dims(x, 0), function(*own))
+
+    return alone
 
 
 class Opened(NamedTuple):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.devices import offload
-from experiments.devices.programs import Program, opened, shape_of
+from experiments.devices.programs import Program, of_runs, opened, shape_of
 
 
 class SeedLayout:
@@ -74,7 +74,7 @@ class SeedLayout:
         """(compiled program, seconds it took) for `function(*arguments)` of one run; `shared`
         arguments: the same for all."""
         axes = tuple(None if i in shared else 0 for i in range(len(arguments)))
-        mapped = jax.vmap(function, in_axes=axes)
+        mapped = of_runs(function, axes, self.per)
         begin = time.perf_counter()
         compile_mapped = self._on_several if self._several else self._on_one
         program = compile_mapped(mapped, arguments, axes, donate)

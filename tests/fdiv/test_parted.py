@@ -226,6 +226,13 @@ text = layout.compile(rollout, twice(params), twice(t.prompts(t.ROWS)))[0].as_te
 within = text.split("ENTRY")[0]  # loops; strings are gathered behind them
 told = [x for x in ("all-reduce", "all-gather", "permute", "all-to-all") if x + "(" in within]
 assert not told, f"devices wait for each other while strings are drawn: {told}"
+one = MeshLayout(1, jax.devices(), {"data": 4, "fsdp": 1, "tensor": 1})
+alone = lambda tree: one.put(jax.tree.map(lambda x: x[None], tree))
+program, _ = one.compile(rollout, alone(params), alone(t.prompts(t.ROWS)))
+drawn = [program(alone(params), alone(t.prompts(t.ROWS))) for _ in range(20)]
+assert all(x.is_ready() for x in jax.tree.leaves(drawn)), "programs run beside each other"
+wanted = rollout(params, t.prompts(t.ROWS))[0].tokens
+assert all((np.asarray(strings.tokens)[0] == wanted).all() for strings, _ in drawn)
 print("same")
 """
 

@@ -1,6 +1,9 @@
-"""Large arrays that a program closes over are its arguments, one copy for all programs."""
+"""Programs of runs: large arrays that one closes over are its arguments, one copy for all programs;
+and one run is compiled as what it is."""
 
 from __future__ import annotations
+
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +11,21 @@ import numpy as np
 import pytest
 
 from experiments.devices import MeshLayout, SeedLayout, programs
+from experiments.devices.offload import OnHost
+from fdiv.policies import transformer
+from fdiv.rollout import sampler
+from fdiv.types import Sequences
 
 SHAPE = {"data": 1, "fsdp": 1, "tensor": 1}
 LAYOUTS = {
-    "seeds": lambda: SeedLayout(3, jax.devices()[:1]),
-    "mesh": lambda: MeshLayout(3, jax.devices(), SHAPE),
+    "seeds": lambda count: SeedLayout(count, jax.devices()[:1]),
+    "mesh": lambda count: MeshLayout(count, jax.devices(), SHAPE),
 }
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_what_is_closed_over_becomes_an_argument(name, monkeypatch):
-    layout = LAYOUTS[name]()
+    layout = LAYOUTS[name](3)
     base = layout.share({"query": {"kernel": np.arange(12, dtype=np.float32).reshape(4, 3)}})
     kernel = base["query"]["kernel"]
 
@@ -40,3 +47,48 @@ def test_what_is_closed_over_becomes_an_argument(name, monkeypatch):
     wanted = layout.host(written_in(given, jnp.float32(0.1)))
     np.testing.assert_array_equal(layout.host(program(given, jnp.float32(0.1))), wanted)
     assert not kernel.is_deleted()  # though the runs' own buffers were given away
+
+
+def of_a_run(step, key, tree, held):
+    """What a run computes of: a step, a key, a pytree with nothing in a place, and a moment."""
+    noise = jax.random.normal(key, tree["x"].shape)
+    return {"x": tree["x"] * step + noise, "none": tree["none"]}, step + 1, held
+
+
+@pytest.mark.parametrize("held", [lambda x: x, OnHost])
+def test_one_run_computes_what_a_mapped_one_does(held):
+    axes = (None, 0, 0, 0)
+    given = jax.random.split(jax.random.key(0), 1), {"x": jnp.ones((1, 3)), "none": None}
+    given = jnp.float32(2), *given, held(jnp.arange(4.0)[None])
+    mapped = jax.vmap(of_a_run, in_axes=axes)(*given)
+    alone = programs.of_runs(of_a_run, axes, 1)(*given)
+    assert jax.tree.structure(alone) == jax.tree.structure(mapped)
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(mapped), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_one_run_copies_no_cache_at_each_token(name):
+    """A mapped dimension of size 1 would: two copies of each layer's keys and values."""
+    batch, horizon = 4, 24
+    policy = transformer.policy(transformer.Shape(layers=2, width=32, heads=4, kv_heads=2), 7)
+    draw = sampler(horizon, None)
+    rollout = lambda key, params, rows: draw(key, policy, params, rows)[0]
+    prompts = Sequences(jnp.ones((batch, 3), int), jnp.zeros((batch, 3), bool), jnp.ones(batch))
+    given = jax.random.key(0), policy.init(jax.random.key(1)), prompts
+    layout = LAYOUTS[name](1)
+    placed = tuple(layout.put(jax.tree.map(lambda x: x[None], x)) for x in given)
+    program, _ = layout.compile(rollout, *placed)
+    assert copies(program.as_text(), horizon) <= copies(
+        jax.jit(rollout).lower(*given).compile().as_text(), horizon
+    )
+    strings = layout.host(program(*placed))
+    np.testing.assert_array_equal(strings.tokens[0], jax.jit(rollout)(*given).tokens)
+
+
+def copies(text, horizon):
+    """Copies, in a compiled program, of arrays of at least three dimensions that hold columns of a
+    whole string."""
+    shapes = re.findall(r"= f32\[([\d,]+)\]\S* copy\(", text)
+    of = [[int(n) for n in shape.split(",") if n != "1"] for shape in shapes]
+    return sum(len(shape) >= 3 and max(shape) >= horizon for shape in of)
