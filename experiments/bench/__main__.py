@@ -76,7 +76,7 @@ class Options:
     """The Python with imitation (that of .venv-imitation)."""
     devices: int = ranged(0, least=0)
     """Devices that rows of ours are parted over in the language model works, as by a run's
-    --devices.data; 0 is one, and on a CPU one for each core in works that sample, except of a
+    --devices.data; 0 is one, and on a CPU one for each core in sampling and GRPO, except of a
     pretrained model, whose weights each would read at every step."""
     model: Path = Path(SMOLLM2)
     """The folder of SmolLM2-135M."""

@@ -49,13 +49,15 @@ def _ratios(axes: Axes, rows: Sequence[Row], places: np.ndarray) -> None:
         middle, places, xerr=np.abs(ends - middle), fmt="none", ecolor="black", elinewidth=1
     )
     for row, place, value in zip(rows, places, middle):
-        axes.text(value * 1.08, place + 0.12, f"{value:.3g}x", va="bottom", fontsize=7)
-        for want, _ in row.judged:
-            if want.what == "of peer":
-                axes.plot([want.value] * 2, [place - 0.42, place + 0.42], color=WANTED, lw=2)
+        wanted = [want.value for want, _ in row.judged if want.what == "of peer"]
+        for at in wanted:
+            axes.plot([at] * 2, [place - 0.42, place + 0.42], color=WANTED, lw=2)
+        said = f"{value:,.0f}x" if value >= 100 else f"{value:.3g}x"
+        behind = 1.1 * max([*row.ratios, *wanted])
+        axes.text(behind, place, said, va="center", fontsize=7)
     axes.axvline(1, color="black", lw=0.8)
     axes.set_xscale("log")
-    axes.set_xlim(min(0.5, 0.8 * ends.min()), 2.2 * ends.max())
+    axes.set_xlim(min(0.5, 0.8 * ends.min()), 3 * ends.max())
     style.plain_ticks(axes.xaxis)
     axes.set_xlabel("times the peer's tokens a second (orange: wanted)")
 

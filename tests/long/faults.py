@@ -518,6 +518,20 @@ FAULTS = [
         OFFLOAD + "test_a_state_alone_that_is_not_finite_is_noticed",
     ),
     Fault(
+        "one run is mapped as several are",
+        "experiments/devices/programs.py",
+        "if count > 1:",
+        "if count > 0:",
+        "tests/experiments/devices/test_programs.py::test_one_run_copies_no_cache_at_each_token[seeds]",
+    ),
+    Fault(
+        "programs of a processor's devices run beside each other",
+        "experiments/devices/programs.py",
+        "jax.block_until_ready(out) if self.waits else out",
+        "out",
+        "tests/fdiv/test_parted.py::test_two_devices_with_two_seeds_each_give_what_one_gives",
+    ),
+    Fault(
         "a layout leaves on the device what is to lie on the host",
         "experiments/devices/seeds.py",
         "offload.shardings(tree, offload.on_one(self.devices[0]))",
