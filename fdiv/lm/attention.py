@@ -104,6 +104,18 @@ def columns(x: Array) -> Array:
     return x.transpose(0, 2, 3, 1)
 
 
+def stored(x: Array) -> Array:
+    """Keys or values [B, G, ., .] as a cache holds them, [B, ., .] where there is one group. With
+    its dimension of size 1 XLA for CPUs (jax 0.10.2) copies the whole cache at each token: once
+    for the products, which it takes without that dimension, and once for the next step."""
+    return x[:, 0] if x.shape[1] == 1 else x
+
+
+def _of_groups(x: Array) -> Array:
+    """`stored` undone."""
+    return x[:, None] if x.ndim == 3 else x
+
+
 def masked(spec: Spec, query: Array, key: Array, value: Array, seen: Array) -> Array:
     """Attention of queries [B, T, heads, D] to keys [B, G, D, S] and values [B, G, S, D] that
     `seen` [B or 1, T, S] lets them see, each at least one."""
@@ -120,7 +132,7 @@ class Behind(NamedTuple):
 
 
 class Prompts(NamedTuple):
-    """Keys and values of prompts that several answers each stand behind."""
+    """Keys and values of prompts that several answers each stand behind, as `stored` has them."""
 
     keys: Array  # [N, G, D, P]
     values: Array  # [N, G, P, D]
@@ -135,20 +147,24 @@ def filled(
     slot: Array,
     prompts: Prompts | None = None,
 ) -> Array:
-    """`masked` of one query a string and a cache of S columns that is filled up to `slot`, behind
+    """`masked` of one query a string and a `stored` cache of S columns, filled up to `slot`, behind
     `prompts` where there are any, whose keys all of a group's queries meet in one product.
 
     On a CPU it reads no more than the next of `reached` lengths. An accelerator would wait at every
     layer to be told which, and rows that are parted over devices stay one program's."""
 
     own = seen.own if isinstance(seen, Behind) else seen
+    key, value = _of_groups(key), _of_groups(value)
 
     def up_to(columns: int) -> Array:
         # slices of one's own, so that what is not read is not copied either
         keys, values, now = key[..., :columns], value[:, :, :columns], own[..., :columns]
         if not isinstance(seen, Behind):
             return masked(spec, query, keys, values, now)
-        both, before = Behind(seen.prompts, now), present(prompts, "prompts")
+        both, before = (
+            Behind(seen.prompts, now),
+            Prompts(*map(_of_groups, present(prompts, "prompts"))),
+        )
         return _apart(_behind(spec, _grouped(spec, query), keys, values, both, before))
 
     lengths = reached(value.shape[2])

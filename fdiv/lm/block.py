@@ -21,7 +21,17 @@ from jax.custom_derivatives import SymbolicZero
 
 from fdiv.checks import one_of, present
 from fdiv.head import by_turned
-from fdiv.lm.attention import Behind, Prompts, Together, attend, columns, filled, in_front, together
+from fdiv.lm.attention import (
+    Behind,
+    Prompts,
+    Together,
+    attend,
+    columns,
+    filled,
+    in_front,
+    stored,
+    together,
+)
 from fdiv.lm.spec import Spec
 from fdiv.parted import in_place
 from fdiv.types import UsageError
@@ -96,7 +106,8 @@ class Rotation(NamedTuple):
 
 
 class Past(NamedTuple):
-    """Keys and values before the present tokens, and where the present ones are written."""
+    """Keys and values before the present tokens, and where the present ones are written; without
+    the dimension of heads where there is one (`stored`)."""
 
     keys: Array  # [B, kv_heads, head_dim, S]
     values: Array  # [B, kv_heads, S, head_dim]
@@ -250,8 +261,8 @@ class Attention(nn.Module):
             put = lambda room, x, axis: jax.lax.dynamic_update_slice_in_dim(
                 room, x.astype(room.dtype), past.slot, axis
             )
-            key = put(past.keys, columns(key), 3)
-            value = put(past.values, in_front(value), 2)
+            key = put(past.keys, stored(columns(key)), -1)
+            value = put(past.values, stored(in_front(value)), -2)
             seen = present(seen, "seen")
             mixed = filled(spec, query, key, value, seen, past.slot, past.prompts)
         else:

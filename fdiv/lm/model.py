@@ -20,7 +20,7 @@ from jax import Array
 
 from fdiv import tokens as tk
 from fdiv.head import Head, log_law, log_law_of_few
-from fdiv.lm.attention import Behind, Prompts, Together, columns, in_front
+from fdiv.lm.attention import Behind, Prompts, Together, columns, in_front, stored
 from fdiv.lm.block import (
     EVERYTHING,
     INITIAL,
@@ -43,7 +43,8 @@ LEAST_SHARED = 32  # columns of prompts whose answers read one cache
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens read so far, one entry a layer, and where they stand."""
+    """Keys and values of the tokens read so far, one entry a layer, and where they stand; without
+    the dimension of heads where there is one (`stored`)."""
 
     keys: list[Array]  # each [B, kv_heads, head_dim, S]
     values: list[Array]  # each [B, kv_heads, S, head_dim]
@@ -314,7 +315,7 @@ def _start(
         each = [nothing if written is None else written[side][i] for i in range(spec.layers)]
         each = [order(x).astype(nothing.dtype) for x in each]
         room = lambda x: [(0, (width + horizon - x.shape[axis]) * (i == axis)) for i in range(4)]
-        return [jnp.pad(x, room(x)) for x in each]
+        return [stored(jnp.pad(x, room(x))) for x in each]
 
     keys, values = placed(0, columns, 3), placed(1, in_front, 2)
     turn = jax.tree.map(lambda x: x[:, 0], rotation(spec, width + horizon))
@@ -361,12 +362,12 @@ def _repeated(cache: Cache, group: int) -> Cache:
 def _behind(cache: Cache, group: int, horizon: int) -> Cache:
     """The cache of prompts as that of so many answers to each, which share it."""
     width = cache.position.shape[1] - horizon
-    layers = [Prompts(k[..., :width], v[:, :, :width]) for k, v in zip(cache.keys, cache.values)]
+    layers = [Prompts(k[..., :width], v[..., :width, :]) for k, v in zip(cache.keys, cache.values)]
     rows = cache.position.shape[0] * group
     room = lambda x, shape: jnp.zeros((rows, *shape), x.dtype)
     return cache._replace(
-        keys=[room(x, (*x.shape[1:3], horizon)) for x in cache.keys],
-        values=[room(x, (x.shape[1], horizon, x.shape[3])) for x in cache.values],
+        keys=[room(x, (*x.shape[1:-1], horizon)) for x in cache.keys],
+        values=[room(x, (*x.shape[1:-2], horizon, x.shape[-1])) for x in cache.values],
         position=jnp.full((rows, horizon), -1, cache.position.dtype),
         slot=jnp.zeros_like(cache.slot),
         next=jnp.repeat(cache.next, group),
@@ -382,8 +383,8 @@ def _copied(cache: Cache, rows: Array) -> Cache:
     of = rows // (cache.position.shape[0] // shared.position.shape[0])
     both = lambda a, b, axis: jnp.concatenate([a[of], b[rows]], axis=axis)
     return cache._replace(
-        keys=[both(x.keys, own, 3) for x, own in zip(shared.layers, cache.keys)],
-        values=[both(x.values, own, 2) for x, own in zip(shared.layers, cache.values)],
+        keys=[both(x.keys, own, -1) for x, own in zip(shared.layers, cache.keys)],
+        values=[both(x.values, own, -2) for x, own in zip(shared.layers, cache.values)],
         position=both(shared.position, cache.position, 1),
         slot=cache.slot + shared.position.shape[1],
         next=cache.next[rows],

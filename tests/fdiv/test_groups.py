@@ -128,11 +128,11 @@ def test_no_answer_has_a_copy_of_its_prompt_until_some_are_left_behind(monkeypat
     assert jax.eval_shape(lambda p: start(p), params).shared is None  # of few columns
     monkeypatch.setattr(model, "LEAST_SHARED", WIDTH)
     cache = jax.eval_shape(start, params)
-    assert cache.keys[0].shape == (PROMPTS * GROUP, 1, 8, HORIZON)
-    assert cache.shared.layers[0].keys.shape == (PROMPTS, 1, 8, WIDTH)
+    assert cache.keys[0].shape == (PROMPTS * GROUP, 8, HORIZON)
+    assert cache.shared.layers[0].keys.shape == (PROMPTS, 8, WIDTH)
     some = jnp.array([0, 5, 11])
     cache = jax.eval_shape(lambda p: writer.fewer(p, start(p), some), params)
-    assert cache.keys[0].shape == (3, 1, 8, WIDTH + HORIZON)
+    assert cache.keys[0].shape == (3, 8, WIDTH + HORIZON)
     assert cache.shared is None
 
 
