@@ -46,9 +46,9 @@ def of_runs(function: Callable, axes: tuple[int | None, ...], count: int) -> Cal
     """A function of one run as one of `count` runs, whose arguments are [count, ...] along an axis
     0 and the same for all where it is None.
 
-    One run is not mapped, but where some of it lies in the host's memory. For a CPU, XLA of jax
-    0.10.2 makes of a mapped dimension of size 1 two copies of every cache of keys and values at
-    each token."""
+    One run is not mapped. For a CPU, XLA of jax 0.10.2 makes of a mapped dimension of size 1 two
+    copies of every cache of keys and values at each token. Where some of it lies in the host's
+    memory it is mapped all the same: loops that keep it there were tried as mapped on a GPU."""
     mapped = jax.vmap(function, in_axes=axes)
     if count > 1:
         return mapped

@@ -161,10 +161,8 @@ def filled(
         keys, values, now = key[..., :columns], value[:, :, :columns], own[..., :columns]
         if not isinstance(seen, Behind):
             return masked(spec, query, keys, values, now)
-        both, before = (
-            Behind(seen.prompts, now),
-            Prompts(*map(_of_groups, present(prompts, "prompts"))),
-        )
+        both = Behind(seen.prompts, now)
+        before = Prompts(*map(_of_groups, present(prompts, "prompts")))
         return _apart(_behind(spec, _grouped(spec, query), keys, values, both, before))
 
     lengths = reached(value.shape[2])
