@@ -3,6 +3,8 @@
 import ctypes
 import gc
 import os
+import signal
+import threading
 from importlib import metadata
 from pathlib import Path
 
@@ -31,6 +33,11 @@ from experiments import devices  # noqa: E402
 # Tracing leaves many small objects, and looking through them took a seventh of the time.
 gc.set_threshold(100_000, 20, 50)
 shared = []
+
+# A shell's background jobs ignore Ctrl-C, and so would the commands that tests send it to.
+ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+if ignored and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if known:
     # JAX makes a context for each program that it lowers, which for small ones takes three times as
