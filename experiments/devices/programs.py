@@ -1,4 +1,4 @@
-"""Compiling a program of which some arrays are the same for all runs.
+"""Compiling a program of runs, of which some arrays are the same for all.
 
 A program may close over arrays: a frozen model's weights, a teacher's, the rows of a data set. JAX
 writes such arrays into the program itself, and so every program would hold a copy of its own of
