@@ -17,8 +17,6 @@ import numpy as np
 from jax.extend import core
 from jax.stages import Compiled
 
-from experiments.devices import offload
-
 LARGE = 1 << 20  # bytes from which on an array that is closed over becomes an argument
 
 
@@ -47,16 +45,12 @@ def of_runs(function: Callable, axes: tuple[int | None, ...], count: int) -> Cal
     0 and the same for all where it is None.
 
     One run is not mapped. For a CPU, XLA of jax 0.10.2 makes of a mapped dimension of size 1 two
-    copies of every cache of keys and values at each token. Where some of it lies in the host's
-    memory it is mapped all the same: loops that keep it there were tried as mapped on a GPU."""
-    mapped = jax.vmap(function, in_axes=axes)
+    copies of every cache of keys and values at each token."""
     if count > 1:
-        return mapped
+        return jax.vmap(function, in_axes=axes)
     one = lambda tree: jax.tree.map(lambda x: jnp.squeeze(x, 0), tree)
 
     def alone(*arguments: Any) -> Any:
-        if offload.holds(arguments):
-            return mapped(*arguments)
         own = (x if axis is None else one(x) for x, axis in zip(arguments, axes))
         return jax.tree.map(lambda x: jnp.expand_dims(x, 0), function(*own))
 
