@@ -220,24 +220,26 @@ def divergence(
     if level is Level.sequence:
         return d.perspective(p.string, q.string).sum()
     if level is Level.occupancy:
-        return _over_nodes(space, d.perspective(p.node, q.node))
+        return over_nodes(space, d.perspective(p.node, q.node))
     each = d.perspective(p.conditional, q.conditional).sum(-1)
     if level is Level.token_expert:
-        return _over_states(space, p, each)
+        return over_states(space, p, each)
     return jnp.asarray(
         sum(
-            share * _over_states(space, x, each)
+            share * over_states(space, x, each)
             for share, x in ((policy_prefixes, q), (1 - policy_prefixes, p))
             if share
         )
     )
 
 
-def _over_nodes(space: Space, each: Array) -> Array:
+def over_nodes(space: Space, each: Array) -> Array:
+    """A number per node [M], `f` of its masses, as the divergence of occupancies."""
     return jnp.sum(space.node_time * each) / space.horizon
 
 
-def _over_states(space: Space, visitor: Law, each: Array) -> Array:
+def over_states(space: Space, visitor: Law, each: Array) -> Array:
+    """A number per state [S], the mean over the states that a law visits, per step."""
     return jnp.sum(jnp.exp(visitor.arrival) * each) / space.horizon
 
 
@@ -247,12 +249,12 @@ def every_level(d: Divergence, space: Space, p: Law, q: Law) -> tuple[Array, Arr
     strings, nodes = len(q.string), len(q.node)
     each = d.perspective(log_p, log_q)
     token = each[strings + nodes :].reshape(q.conditional.shape).sum(-1)
-    occupancy = _over_nodes(space, each[strings : strings + nodes])
+    occupancy = over_nodes(space, each[strings : strings + nodes])
     return (
         each[:strings].sum(),
         occupancy,
-        _over_states(space, q, token),
-        _over_states(space, p, token),
+        over_states(space, q, token),
+        over_states(space, p, token),
     )
 
 

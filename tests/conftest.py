@@ -17,11 +17,11 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 known = tuple(map(int, metadata.version("jaxlib").split(".")[:2])) <= (0, 10)
 if known and os.environ["JAX_PLATFORMS"] == "cpu":
     # XLA ends the process at a flag that it does not know, so only where the flag is known; a
-    # plugin for a GPU has an XLA of its own.
-    os.environ["XLA_FLAGS"] = (
-        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
-        + os.environ.get("XLA_FLAGS", "")
-    ).strip()
+    # plugin for a GPU has an XLA of its own. Workers inherit them, and flags given twice would be
+    # another key of the compile cache.
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    wanted = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
+    os.environ["XLA_FLAGS"] = " ".join([x for x in wanted if x not in flags] + flags)
 os.environ.setdefault("FDIV_CACHE", str(ROOT / ".cache"))
 
 import jax  # noqa: E402

@@ -7,8 +7,6 @@ import functools
 import re
 from pathlib import Path
 
-import pytest
-
 from fdiv.objectives import kinds
 
 ROOT = Path(__file__).parent.parent
@@ -81,7 +79,8 @@ FILES = sorted(
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
-def imports(path: Path) -> set[str]:
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
     """Dotted names of this project that a file imports, wherever in it the line stands: in a
     function and for a type checker's eyes too."""
     found = set()
@@ -90,7 +89,8 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] in ("fdiv", "experiments", "configs")}
+    ours = ("fdiv", "experiments", "configs")
+    return frozenset(name for name in found if name.split(".")[0] in ours)
 
 
 def layer(name: str) -> int:
@@ -118,42 +118,53 @@ def module(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_one_way(path):
-    own = module(path)
-    for name in imports(path):
-        assert layer(name) <= layer(own), f"{own} imports {name}"
-        if own == "fdiv.learner":
-            assert layer(name) == 0
-        if own.startswith("fdiv.objectives"):
-            assert not name.startswith(("fdiv.policies", "fdiv.benchmarks"))
-        if own.startswith("fdiv.objectives."):  # what methods share has a module of its own
-            assert not name.startswith("fdiv.objectives"), f"{own} imports {name}"
+def refused(own: str, name: str) -> bool:
+    """Whether a module may not import a name."""
+    objective = own.startswith("fdiv.objectives.")  # what methods share has a module of its own
+    return (
+        layer(name) > layer(own)
+        or (own == "fdiv.learner" and layer(name) > 0)
+        or (own.startswith("fdiv.objectives") and name.startswith(("fdiv.policies", "fdiv.bench")))
+        or (objective and name.startswith("fdiv.objectives"))
+    )
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in FILES if layer(module(p)) == len(LAYERS) - 1], ids=module
-)
-def test_a_room_imports_from_lower_floors_alone(path):
+def test_imports_point_one_way():
+    found = [(module(path), name) for path in FILES for name in imports(path)]
+    assert not [f"{own} imports {name}" for own, name in found if refused(own, name)]
+
+
+def test_what_may_not_be_imported():
+    assert refused("fdiv.head", "fdiv.exact") and not refused("fdiv.exact", "fdiv.head")
+    assert refused("fdiv.learner", "fdiv.head")
+    assert refused("fdiv.objectives.dpo", "fdiv.objectives.ppo")
+    assert refused("fdiv.objectives", "fdiv.policies.tabular")
+    assert refused("fdiv.metrics", "experiments.cli")
+
+
+def test_a_room_imports_from_lower_floors_alone():
     """Imports inside functions count: they are there to load late, not to look up."""
-    own, floor = module(path), {name: i for i, names in enumerate(FLOORS) for name in names}
-    if own == "experiments":
-        return
-    assert room(own), f"{own} has no floor: give it one in this test"
-    for name in imports(path):
-        other = room(name)
-        assert other != "experiments.commands", f"{own} imports {name}, and a command is for people"
-        if other not in (None, room(own)):
-            assert floor[other] < floor[room(own)], f"{own} imports {name}"
+    floor = {name: i for i, names in enumerate(FLOORS) for name in names}
+    scripts = {module(p): p for p in FILES if layer(module(p)) == len(LAYERS) - 1}
+    del scripts["experiments"]  # loads what it names when that is asked for
+    assert not [own for own in scripts if not room(own)], "give it a floor"
+    found = [(own, name) for own, path in scripts.items() for name in imports(path)]
+    upward = [
+        f"{own} imports {name}"
+        for own, name in found
+        if (other := room(name)) not in (None, room(own)) and floor[other] >= floor[room(own)]
+    ]
+    assert not upward
+    commands = "experiments.commands"  # are for people
+    assert not [own for own, name in found if room(name) == commands]
 
 
-@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_command_is_imported_by_its_place(path):
+def test_a_command_is_imported_by_its_place():
     """Under the name that is typed, `experiments.compare`, Python would load it a second time."""
     typed = {f"experiments.{p.stem}" for p in (ROOT / "experiments/commands").glob("[!_]*.py")}
     assert "experiments.compare" in typed
-    names = {".".join(name.split(".")[:2]) for name in imports(path)}
-    assert not names & typed
+    found = [(path, name) for path in (*FILES, *TESTS) for name in imports(path)]
+    assert not [each for each in found if ".".join(each[1].split(".")[:2]) in typed]
 
 
 def files_imported() -> dict[str, set[str]]:
@@ -264,23 +275,23 @@ def test_the_core_touches_no_world():
             }, path
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if module(p).startswith("fdiv")], ids=str)
-def test_the_core_names_no_flag(path):
+def test_the_core_names_no_flag():
     """Its errors and texts name its own fields; the scripts know what flag each is."""
-    strings = (
-        node.value
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    )
-    flags = [found for text in strings for found in re.findall(r"(?<![-\w])--[a-z][\w.-]*", text)]
     groups = "benchmark|policy|scorer|penalty|control|devices|" + "|".join(KINDS)
-    errors = [
-        node.args[0].value
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call)
-        and getattr(node.func, "id", "") in ("UsageError", *CHECKS)
-        and node.args
-        and isinstance(node.args[0], ast.Constant)
-    ]
-    assert not flags, flags
-    assert not [name for name in errors if re.match(rf"({groups})\.", name)]
+    found = []
+    for path in FILES:
+        if not module(path).startswith("fdiv"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                flags = re.findall(r"(?<![-\w])--[a-z][\w.-]*", node.value)
+                found += [(path, flag) for flag in flags]
+            elif (
+                isinstance(node, ast.Call)
+                and getattr(node.func, "id", "") in ("UsageError", *CHECKS)
+                and node.args
+                and isinstance(node.args[0], ast.Constant)
+                and re.match(rf"({groups})\.", str(node.args[0].value))
+            ):
+                found.append((path, node.args[0].value))
+    assert not found

@@ -113,16 +113,23 @@ def targets(world: World, names: list[str]) -> Targets:
             exact.law(space, policy, params),
         )
         constant = jax.lax.stop_gradient(q)
-        nodes = constant.arrival[parents] + q.conditional[parents, last]
         at_fixed = q._replace(arrival=constant.arrival)
-        fixed = {
-            "token": [exact.divergence(d, space, p, at_fixed, Level.token_policy) for d in family],
-            "prefix": [d.perspective(p.node, nodes).sum() for d in family],
-        }
-        whole = {
-            key: [exact.divergence(d, space, p, q, level) for d in family]
-            for key, level in LEVELS.items()
-        }
+        nodes = constant.arrival[parents] + q.conditional[parents, last]
+        # every f is written once, over all that it is taken of
+        log_p = jnp.concatenate([p.string, p.node, p.conditional.ravel(), p.node])
+        log_q = jnp.concatenate([q.string, q.node, q.conditional.ravel(), nodes])
+        ends = np.cumsum([len(q.string), len(q.node), q.conditional.size])
+        whole = {key: [] for key in LEVELS}
+        fixed = {key: [] for key in ("token", "prefix")}
+        for d in family:
+            strings, occupied, tokens, behind = jnp.split(d.perspective(log_p, log_q), ends)
+            each = tokens.reshape(q.conditional.shape).sum(-1)
+            whole["sequence"].append(strings.sum())
+            whole["occupancy"].append(exact.over_nodes(space, occupied))
+            whole["token"].append(exact.over_states(space, q, each))
+            whole["token_expert"].append(exact.over_states(space, p, each))
+            fixed["token"].append(exact.over_states(space, at_fixed, each))
+            fixed["prefix"].append(behind.sum())
         return whole, fixed, exact.expectation(q, -p.string)
 
     gradients = jax.jit(jax.jacrev(values), compiler_options=QUICK)(world.params)
