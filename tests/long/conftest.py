@@ -14,13 +14,13 @@ SCRIPT = str(ROOT / "slurm" / "local.sh")
 def pytest_addoption(parser):
     group = parser.getgroup("fdiv")
     group.addoption(
-        "--kills", type=int, default=3, help="kills of a run, for each kind of objective"
+        "--kills", type=int, default=2, help="kills of a run, for each kind of objective"
     )
     group.addoption(
-        "--runs", type=int, default=24, help="runs of the sweep whose workers are killed"
+        "--runs", type=int, default=16, help="runs of the sweep whose workers are killed"
     )
     group.addoption(
-        "--trained", type=int, default=30, help="random configs that are trained for two updates"
+        "--trained", type=int, default=16, help="random configs that are trained for two updates"
     )
 
 

@@ -2,7 +2,7 @@
 
 Every start is a process of its own that runs the real command and saves after each stretch. They
 are forked from a server that has imported the libraries and made no device yet: what is saved by
-that is loading, not any step of a run. `--kills 20` asks for more than the three of every day."""
+that is loading, not any step of a run. `--kills 20` asks for more than the two of every day."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A sweep whose workers are killed at random collects into the table of the undisturbed one.
 
-Of 24 runs, or as many as `--runs 200` asks for."""
+Of 16 runs, or as many as `--runs 200` asks for."""
 
 from __future__ import annotations
 
