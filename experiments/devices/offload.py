@@ -98,11 +98,6 @@ def _marked(x: Any) -> bool:
 # --- where it lies --------------------------------------------------------------------------------
 
 
-def holds(tree: Any) -> bool:
-    """Whether any leaf is `OnHost`."""
-    return any(map(_marked, jax.tree.leaves(tree, is_leaf=_marked)))
-
-
 def unmarked_leaves(tree: Any) -> list[Any]:
     """The leaves that are not `OnHost`."""
     return [x for x in jax.tree.leaves(tree, is_leaf=_marked) if not _marked(x)]
