@@ -1,9 +1,16 @@
-"""The best that the policy class can do: one search for each divergence and level, remembered."""
+"""The best that the policy class can do: one search for each divergence and level, remembered.
+
+A search of a small class depends on where it begins, the expert's law, the class and the
+divergence, and on nothing else of a run. So other runs with the same ones, those of a sweep above
+all, read what the first has found, under a digest of all that and of the code that searches. What
+is read is measured again, and searched again where the two differ."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +18,8 @@ import jax
 import numpy as np
 from jax import Array
 
-from experiments import escapes
+import fdiv
+from experiments import assemble, escapes
 from experiments.assemble import Task
 from experiments.config import Evaluation
 from experiments.evaluation.evaluator import (
@@ -33,6 +41,7 @@ LONG, SHORT = 5000, 200  # iterations of a search of a small policy, of a large 
 # of a network's, which begins where that for forward KL has ended: it holds nearly every law, so
 # that one law is near the best in each divergence, and an iteration costs a tenth of a second
 FEW, WIDTHS = 30, (3, 5)  # and the widths that a kink is rounded over on the way
+SAME = 1e-9  # relative: what two measurements of one policy may differ by, on two machines
 
 
 class ClassOptimum(NamedTuple):
@@ -56,13 +65,18 @@ class ClassOptima:
         components: Components,
         path: Path,
         extra: Sequence[str] = (),
+        kept: Path | None = None,
     ):
-        """`extra` are divergences to measure beside the standard ones, `path` the file."""
+        """`extra` are divergences to measure beside the standard ones, `path` the file, `kept` the
+        folder of what other runs have found; None where code of the user's own has a part in it,
+        which no digest sees."""
         self._full = architecture.name == "full"
         self._pretrained = architecture.name == "hf"
         self._starts, self._seed = evaluation.optimum_starts, seed
         self._task, self._components, self._path = task, components, path
-        self._extra = tuple(extra)
+        self._extra, self._kept = tuple(extra), kept
+        self._architecture = architecture
+        self.read = 0  # how many searches of earlier runs have taken the place of one
         self._known = files.read(path, _optima) or {}
         shape = jax.eval_shape(components.policy.init, jax.random.key(0))
         self._network = architecture.name in NETWORKS
@@ -125,15 +139,61 @@ class ClassOptima:
         where no divergence has the name."""
         key = _key(name, level, share)
         if key not in self._known:
-            value, params, local = self._search(name, level, share, own)
-            end = (
-                []
-                if self._large
-                else [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(params)]
-            )
-            self._known[key] = ClassOptimum(value, self._measure(params), local, end)
+            place = self._place(name, level, share, own)
+            optimum = self._from_before(place) if place else None
+            if optimum is None:
+                optimum = self._optimum(name, level, share, own)
+                if place:
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    files.write_checked(place, optimum._asdict())
+            self._known[key] = optimum
             files.write_checked(self._path, {k: v._asdict() for k, v in self._known.items()})
         return self._known[key]
+
+    def _optimum(
+        self, name: str, level: Level | Literal["return"], share: float, own: Divergence | None
+    ) -> ClassOptimum:
+        """Searched now."""
+        value, params, local = self._search(name, level, share, own)
+        leaves = [] if self._large else jax.tree.leaves(params)
+        end = [np.asarray(leaf).tolist() for leaf in leaves]
+        return ClassOptimum(value, self._measure(params), local, end)
+
+    def _place(
+        self, name: str, level: Level | Literal["return"], share: float, own: Divergence | None
+    ) -> Path | None:
+        """Where other runs look for this search; None for one that each run makes: a large class,
+        of which no end is kept, and what only this task can measure."""
+        if self._kept is None or self._full or self._large or own is not None or level == "return":
+            return None
+        about = repr((_key(name, level, share), self._architecture, jax.default_backend()))
+        digest = hashlib.sha256(f"{_code()} {about}".encode())
+        space = enumerated(self._task).sequences.tokens
+        for leaf in jax.tree.leaves((self._initial(), self._expert_law, space)):
+            array = np.asarray(leaf)
+            digest.update(f"{array.shape} {array.dtype}".encode() + array.tobytes())
+        return self._kept / f"{digest.hexdigest()[:32]}.json"
+
+    def _from_before(self, place: Path) -> ClassOptimum | None:
+        """What an earlier run has found, if it measures here as it did there."""
+        leaves, structure = jax.tree.flatten(self._initial()[0])
+
+        def parse(data: dict[str, Any]) -> ClassOptimum:
+            optimum = _one_optimum(data)
+            if list(map(np.shape, optimum.end)) != list(map(np.shape, leaves)):
+                raise ValueError("its end is of another class")
+            return optimum
+
+        found = files.read(place, parse)
+        if found is None:
+            return None
+        measured = self._measure(structure.unflatten(map(np.array, found.end)))
+        both = measured.keys() & found.metrics.keys()
+        here, there = ([of[name] for name in sorted(both)] for of in (measured, found.metrics))
+        if not both or not np.allclose(here, there, rtol=SAME, atol=SAME, equal_nan=True):
+            return None
+        self.read += 1
+        return found._replace(metrics=measured)
 
     def _search(
         self, name: str, level: Level | Literal["return"], share: float, own: Divergence | None
@@ -213,6 +273,11 @@ class ClassOptima:
 
         return regret
 
+    @functools.cached_property
+    def _expert_law(self) -> exact.Law:
+        with jax.enable_x64(True):
+            return exact.known_law(enumerated(self._task), known_expert(self._task))
+
     def _measure(self, params: Params | None) -> dict[str, float]:
         with jax.enable_x64(True):
             return {k: float(v) for k, v in self._everything(params).items()}
@@ -237,9 +302,25 @@ class ClassOptima:
 def _optima(data: dict[str, Any]) -> dict[str, ClassOptimum]:
     if not data:
         raise ValueError("it holds no optimum")
-    optima = {key: ClassOptimum(**escapes.numbers(value)) for key, value in data.items()}
-    shapes.check(optima, dict[str, ClassOptimum])
-    return optima
+    return {key: _one_optimum(value) for key, value in data.items()}
+
+
+def _one_optimum(data: dict[str, Any]) -> ClassOptimum:
+    optimum = ClassOptimum(**escapes.numbers(data))
+    shapes.check(optimum, ClassOptimum)
+    return optimum
+
+
+@functools.cache
+def _code() -> str:
+    """A digest of what searches: a change of any of it may change what is found."""
+    digest = hashlib.sha256()
+    searching = [*Path(fdiv.__file__).parent.rglob("*.py"), *Path(__file__).parent.glob("*.py")]
+    for path in sorted([*searching, Path(assemble.__file__)]):
+        digest.update(path.name.encode() + path.read_bytes())
+    for package in ("jax", "jaxlib", "numpy", "scipy"):
+        digest.update(f"{package} {metadata.version(package)}".encode())
+    return digest.hexdigest()
 
 
 def _key(name: str, level: str, share: float) -> str:

@@ -367,8 +367,10 @@ def _prepare(
     )
     if config.policy.name in NETWORKS:
         _compare_sampling(config, evaluator, layout, start, recorder)
+    # a digest sees nothing of what a user's own files define
+    kept = None if cli.IMPORTED else devices.cache_folder(config.output.cache) / "optima"
     class_optima = ClassOptima(
-        config.policy, config.evaluation, seed, task, components, searched, extra
+        config.policy, config.evaluation, seed, task, components, searched, extra, kept
     )
     context = RunContext(
         config=config,

@@ -243,6 +243,10 @@ def _search_table(context: RunContext, method: str, shown: bool) -> None:
         if shown:
             context.recorder.state(method, f"class optimum {i}/{len(lacking)}: {name}")
         context.class_optima.search(name)
+    if lacking and (read := context.class_optima.read):
+        context.recorder.say(
+            f"Class optima: {read} of {len(lacking)} kept from an earlier run, measured again."
+        )
 
 
 def _at_temperatures(context: RunContext, params: Params) -> list[dict[str, float]]:
