@@ -158,6 +158,12 @@ def _flags(kind: type[Method]) -> type[Method]:
     )
 
 
+def _text(kind: type) -> dict[str, str]:
+    """What stands over a group of flags, as its class says it. The parser would look for it in the
+    source of this file, once a group and command."""
+    return {"help": " ".join((kind.__doc__ or "").split())}
+
+
 GROUPS = {name: _flags(kind) for name, kind in objectives.kinds().items()}
 
 
@@ -184,10 +190,15 @@ class Common:
         "alpha_irl",
     )
     budget: Annotated[Budget, FLAT] = dataclasses.field(default_factory=Budget)
+    """How much is spent on each method, the same for all."""
     optimiser: Annotated[Optimiser, FLAT] = dataclasses.field(default_factory=Optimiser)
+    """How a policy's step is made of its gradient."""
     evaluation: Annotated[Evaluation, FLAT] = dataclasses.field(default_factory=Evaluation)
+    """What is measured, how often and how exactly."""
     saving: Annotated[Saving, FLAT] = dataclasses.field(default_factory=Saving)
+    """How a run is kept while it goes on, and what it does about numbers that are not finite."""
     output: Annotated[Output, FLAT] = dataclasses.field(default_factory=Output)
+    """What a run leaves, and where."""
     devices: Devices = dataclasses.field(default_factory=Devices)
     """Which devices, and whether seeds or one model are spread over them."""
 
@@ -197,7 +208,10 @@ if TYPE_CHECKING:
 else:  # one field, and so one group of flags, for each group of methods, imported ones among them
     Config = dataclasses.make_dataclass(
         "Config",
-        [(name, group, dataclasses.field(default_factory=group)) for name, group in GROUPS.items()],
+        [
+            (name, group, dataclasses.field(default_factory=group, metadata=_text(group)))
+            for name, group in GROUPS.items()
+        ],
         bases=(Common,),
         frozen=True,
         namespace={"__doc__": Common.__doc__, "__module__": __name__},

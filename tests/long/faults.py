@@ -24,6 +24,7 @@ LEASE = "tests/experiments/storage/test_run_lease.py::"
 MEASURES = "tests/fdiv/test_measures.py::"
 OBJECTIVES = "tests/fdiv/objectives/test_objectives.py::"
 OFFLOAD = "tests/experiments/devices/test_offload.py::"
+OPTIMUM = "tests/experiments/evaluation/test_class_optimum.py::"
 OPTIMISER = "tests/experiments/test_optimiser.py::"
 PARITY = "tests/fdiv/lm/test_parity.py::"
 POOLING = "tests/experiments/sweep/test_pooling.py::"
@@ -929,5 +930,19 @@ FAULTS = [
         "float(divergence - np.interp(reward, y, x))",
         "float(np.interp(reward, y, x) - divergence)",
         EVALUATOR + "test_what_is_spent_beyond_the_frontier",
+    ),
+    Fault(
+        "what others found from other starts is taken",
+        "experiments/evaluation/class_optimum.py",
+        "jax.tree.leaves((self._initial(), self._expert_law, space))",
+        "jax.tree.leaves((self._expert_law, space))",
+        OPTIMUM + "test_a_search_that_differs_in_anything_is_made[starts]",
+    ),
+    Fault(
+        "what others found is not measured again",
+        "experiments/evaluation/class_optimum.py",
+        "if not both or not np.allclose(here, there, rtol=SAME, atol=SAME, equal_nan=True):",
+        "if not both:",
+        OPTIMUM + "test_what_was_spoiled_is_searched_again[other end]",
     ),
 ]
