@@ -58,7 +58,9 @@ def flags(kind: str, kills: int, out: Path) -> list[str]:
     preset, method = KINDS[kind]
     sizes = "benchmark.base" if preset == "rlhf" else "benchmark"
     saves = 4 * (kills + MORE)
-    small = SMALL | {"updates": 3 * saves, "evaluations": saves}
+    # no start is killed as late as in a report, so one kind's is enough
+    report = kind == "likelihood"
+    small = SMALL | {"updates": 3 * saves, "evaluations": saves, "report": report}
     named = {(f"{sizes}.{k}" if k in ("vocab", "horizon") else k): v for k, v in small.items()}
     if kind == "a user's reward":
         file = out.parent / "own_reward.py"

@@ -48,6 +48,8 @@ RUN = [
     "1.0",
     "--adversarial.warmup",
     "2",
+    "--report",
+    "False",
     "--methods",
     "sft",
     "distill:js",
@@ -162,10 +164,11 @@ stretches, train.stretches = train.stretches, told
 
 
 def test_two_processes_of_four_devices_give_what_one_gives(one, tmp_path):
-    """The first one's folder is the one that is written. One of them is told to stop half-way: both
-    do, and go on."""
+    """The first one's folder is the one that is written, with its report. One of them is told to
+    stop half-way: both do, and go on."""
     (tmp_path / "stopped.py").write_text(STOPPED)
-    words = [*RUN, "--import", str(tmp_path / "stopped.py"), "--out", str(tmp_path / "run")]
+    words = [*over(RUN, ["--report", "True"]), "--import", str(tmp_path / "stopped.py")]
+    words += ["--out", str(tmp_path / "run")]
     codes, said = two_processes(words, 4, TOLD=str(tmp_path / "told"))
     assert codes == [130, 130], ends(said)
     codes, said = two_processes(words, 4, TOLD=str(tmp_path / "told"))
@@ -173,6 +176,7 @@ def test_two_processes_of_four_devices_give_what_one_gives(one, tmp_path):
     assert "goes on from update 4" in said[0]
     assert "a mesh of data 8" in said[0]
     assert "a mesh of" not in said[1]
+    assert (tmp_path / "run" / "report.html").is_file()
     same(one, tmp_path / "run")
 
 
