@@ -1,7 +1,7 @@
 """The best that the policy class can do: one search for each divergence and level, remembered.
 
-A search of a small class depends on where it begins, the expert's law, the class and the
-divergence, and on nothing else of a run. So other runs with the same ones, those of a sweep above
+A search depends on where it begins, the expert's law, the class and the divergence, and on nothing
+else of a run. So other runs with the same ones, those of a sweep above
 all, read what the first has found, under a digest of all that and of the code that searches. What
 is read is measured again, and searched again where the two differ."""
 
@@ -41,6 +41,7 @@ LONG, SHORT = 5000, 200  # iterations of a search of a small policy, of a large 
 # of a network's, which begins where that for forward KL has ended: it holds nearly every law, so
 # that one law is near the best in each divergence, and an iteration costs a tenth of a second
 FEW, WIDTHS = 30, (3, 5)  # and the widths that a kink is rounded over on the way
+KEPT = 200_000  # entries of a policy up to which an end is kept for other runs
 SAME = 1e-9  # relative: what two measurements of one policy may differ by, on two machines
 
 
@@ -80,7 +81,8 @@ class ClassOptima:
         self._known = files.read(path, _optima) or {}
         shape = jax.eval_shape(components.policy.init, jax.random.key(0))
         self._network = architecture.name in NETWORKS
-        self._large = self._network or sum(leaf.size for leaf in jax.tree.leaves(shape)) > SMALL
+        self._size = sum(leaf.size for leaf in jax.tree.leaves(shape))
+        self._large = self._network or self._size > SMALL
 
     @property
     def available(self) -> bool:
@@ -146,7 +148,7 @@ class ClassOptima:
                 if place:
                     place.parent.mkdir(parents=True, exist_ok=True)
                     files.write_checked(place, optimum._asdict())
-            self._known[key] = optimum
+            self._known[key] = optimum._replace(end=[]) if self._large else optimum
             files.write_checked(self._path, {k: v._asdict() for k, v in self._known.items()})
         return self._known[key]
 
@@ -155,16 +157,17 @@ class ClassOptima:
     ) -> ClassOptimum:
         """Searched now."""
         value, params, local = self._search(name, level, share, own)
-        leaves = [] if self._large else jax.tree.leaves(params)
-        end = [np.asarray(leaf).tolist() for leaf in leaves]
+        end = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(params)]
         return ClassOptimum(value, self._measure(params), local, end)
 
     def _place(
         self, name: str, level: Level | Literal["return"], share: float, own: Divergence | None
     ) -> Path | None:
-        """Where other runs look for this search; None for one that each run makes: a large class,
-        of which no end is kept, and what only this task can measure."""
-        if self._kept is None or self._full or self._large or own is not None or level == "return":
+        """Where other runs look for this search; None for one that each run makes: of what only
+        this task can measure, and of a policy that is long to write."""
+        if self._kept is None or self._size > KEPT or own is not None or level == "return":
+            return None
+        if self._full:  # nothing is searched
             return None
         about = repr((_key(name, level, share), self._architecture, jax.default_backend()))
         digest = hashlib.sha256(f"{_code()} {about}".encode())

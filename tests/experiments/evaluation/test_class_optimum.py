@@ -85,7 +85,7 @@ def quick(monkeypatch):
     what is kept for whom does not depend on either."""
 
     def best(d, space, expert, policy, initial, level, share, iterations, digits):
-        moved = jax.tree.map(lambda x: 1.1 * x, initial[0])
+        moved = jax.tree.map(lambda x: 1.1 * np.asarray(x, np.float64), initial[0])
         return exact.Optimum(0.1, moved, [(0.1, moved)])
 
     def measures(task, family):
@@ -165,6 +165,24 @@ def test_what_was_spoiled_is_searched_again(quick, tmp_path, fault):
     again = optima_of(tmp_path, "again")
     assert again.of(JS) == found and again.read == 0
     assert files.load(place, dict)["end"] == whole["end"], "what was found now is kept"
+
+
+def test_a_networks_end_is_kept_for_others_alone(quick, tmp_path):
+    """The run's own file does without: nothing of it is searched from there."""
+    network = Architecture("transformer", layers=1, width=8)
+    first, again = (optima_of(tmp_path, name, policy=network) for name in ("first", "again"))
+    assert first.of(JS) == again.of(JS)
+    assert (first.read, again.read) == (0, 1)
+    assert json.loads((tmp_path / "again.json").read_text())["js sequence 1"]["end"] == []
+    # it sets out from the seed's own parameters
+    other = optima_of(tmp_path, "other", policy=network, seed=1)
+    assert other.of(JS).end == [] and other.read == 0
+
+
+def test_a_long_policy_is_kept_for_no_other(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(class_optimum, "KEPT", 5)
+    assert optima_of(tmp_path, policy=TABLE).of(JS).value == 0.1
+    assert kept_in(tmp_path) == set()
 
 
 @pytest.mark.parametrize(
