@@ -157,7 +157,8 @@ class ClassOptima:
     ) -> ClassOptimum:
         """Searched now."""
         value, params, local = self._search(name, level, share, own)
-        end = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(params)]
+        leaves = jax.tree.leaves(params) if self._size <= KEPT else []
+        end = [np.asarray(leaf).tolist() for leaf in leaves]
         return ClassOptimum(value, self._measure(params), local, end)
 
     def _place(
