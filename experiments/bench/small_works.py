@@ -121,7 +121,8 @@ def _js_after(setup: Any, compiled: Any, state: Any) -> float:
 
 
 def head_to_head(row: Row) -> list[Row]:
-    """The command with a new cache of programs, then with the one that it has left."""
+    """The command with an empty cache folder, then with what it has left there: compiled programs
+    and searches of the class."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         taken = []
