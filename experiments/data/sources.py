@@ -373,15 +373,19 @@ def docstrings(share: Share) -> Iterator[Row]:
         if not skipped & set(path.relative_to(root).with_suffix("").parts)
     )
     for path in paths[share.of(len(paths))]:
-        try:
-            tree = ast.parse(path.read_bytes())
-        except (
-            SyntaxError,
-            ValueError,
-        ):  # the library ships a few files that are broken on purpose
-            continue
         parts = path.relative_to(root).with_suffix("").parts
-        yield from _documented(tree, ".".join(part for part in parts if part != "__init__"))
+        yield from _documented_in(path, ".".join(part for part in parts if part != "__init__"))
+
+
+@functools.cache
+def _documented_in(path: Path, name: str) -> tuple[Row, ...]:
+    """Of one module. Python's own files are as they were when the process began, and parsing all of
+    them takes seconds."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # the library ships a few that are broken on purpose
+        return ()
+    return tuple(_documented(tree, name))
 
 
 LARGEST = 49  # number in a sum
