@@ -1,9 +1,9 @@
 """The best that the policy class can do: one search for each divergence and level, remembered.
 
 A search depends on where it begins, the expert's law, the class and the divergence, and on nothing
-else of a run. So other runs with the same ones, those of a sweep above
-all, read what the first has found, under a digest of all that and of the code that searches. What
-is read is measured again, and searched again where the two differ."""
+else of a run. So other runs with the same ones, those of a sweep above all, read what the first has
+found, under a digest of all that and of the code that searches. What is read is measured again, and
+searched again where the two differ."""
 
 from __future__ import annotations
 

@@ -6,21 +6,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import assemble
+from experiments import assemble, cli, devices
+from experiments.commands import compare
 from experiments.config import Evaluation, make_config
 from experiments.evaluation import class_optimum
 from experiments.evaluation.class_optimum import FEW, SHORT, ClassOptima
+from experiments.running import head_to_head
 from experiments.storage import files
 from fdiv import exact
 from fdiv.benchmarks import TwoTemplate
 from fdiv.policies import Architecture
-from fdiv.types import Claim, Level
+from fdiv.types import Claim, Level, UsageError
 
 
 def test_a_network_is_searched_from_the_law_nearest_in_forward_kl(tmp_path, monkeypatch):
@@ -197,3 +200,23 @@ def test_a_long_policy_is_kept_for_no_other(quick, tmp_path, monkeypatch):
 def test_what_no_digest_can_tell_is_kept_for_no_other(quick, tmp_path, own, claim):
     assert math.isfinite(optima_of(tmp_path, **own).of(claim).value)
     assert kept_in(tmp_path) == set()
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["ours alone", "an imported file"])
+def test_a_run_with_code_of_the_users_own_shares_no_search(own, tmp_path, monkeypatch):
+    file = tmp_path / "mine.py"
+    file.write_text("")
+    module = types.ModuleType("mine")
+    module.__file__ = str(file)
+    monkeypatch.setattr(cli, "IMPORTED", [module] if own else [])
+    given = []
+
+    def seen(*arguments):
+        given.append(arguments[-1])
+        raise UsageError("seen", None, "is enough.", "")
+
+    monkeypatch.setattr(head_to_head, "ClassOptima", seen)
+    words = ["two-template", "--benchmark.vocab", "2", "--benchmark.horizon", "2", "--seeds", "1"]
+    words += ["--methods", "sft", "--out", str(tmp_path / "run")]
+    assert cli.run(compare.main, "experiments.compare", words) == cli.USAGE_EXIT
+    assert given == [None if own else devices.cache_folder(None) / "optima"]
