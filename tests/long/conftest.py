@@ -17,7 +17,7 @@ def pytest_addoption(parser):
         "--kills", type=int, default=2, help="kills of a run, for each kind of objective"
     )
     group.addoption(
-        "--runs", type=int, default=16, help="runs of the sweep whose workers are killed"
+        "--runs", type=int, default=12, help="runs of the sweep whose workers are killed"
     )
     group.addoption(
         "--trained", type=int, default=16, help="random configs that are trained for two updates"

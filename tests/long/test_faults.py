@@ -18,7 +18,10 @@ from faults import FAULTS, Fault
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("fdiv", "experiments", "configs", "tests", "docs", "pyproject.toml", "README.md")
+# What tests load that is not the project's own, and the plugins of pytest that these need not have.
 LIBRARIES = ["pytest", "numpy", "jax", "optax", "flax.linen", "orbax.checkpoint", "scipy.optimize"]
+LIBRARIES += ["chex", "tyro", "hypothesis", "jinja2", "matplotlib.pyplot"]
+WITHOUT = ("cacheprovider", "xdist", "unraisableexception", "threadexception", "faulthandler")
 FAILED = 1  # pytest's exit code where tests ran and some failed
 
 
@@ -50,7 +53,7 @@ def run_test(folder: Path, test: str, answer) -> None:
     sys.path[:] = [str(folder), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)]
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = pytest.main(["-x", "-p", "no:cacheprovider", "-p", "no:xdist", test])
+        code = pytest.main(["-x", *(x for name in WITHOUT for x in ("-p", f"no:{name}")), test])
     import fdiv
 
     where = Path(fdiv.__file__)

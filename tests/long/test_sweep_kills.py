@@ -1,6 +1,6 @@
 """A sweep whose workers are killed at random collects into the table of the undisturbed one.
 
-Of 16 runs, or as many as `--runs 200` asks for."""
+Of 12 runs, or as many as `--runs 200` asks for."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_array_tasks_killed_at_random(slurm, whole, grid, runs, tmp_path):
         "--partition",
         "main",
         "--lines-per-task",
-        max(1, runs // 8),
+        max(1, runs // 6),
         "--concurrent",
         WORKERS,
         "--lapse",

@@ -238,7 +238,6 @@ def test_a_run_learns_from_a_file_as_from_the_folder_that_is_made_of_it(tmp_path
     assert said["lora_dropout"] == 0.1 and said["base_model_name_or_path"] == str(file)
 
 
-@pytest.mark.wide
 def test_a_run_on_a_file_is_stopped_goes_on_and_is_used(tmp_path, capsys, monkeypatch):
     """All weights of it are trained: the same end as undisturbed, and a policy that writes, scores,
     loads and is exported."""
