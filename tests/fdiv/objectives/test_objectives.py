@@ -27,6 +27,7 @@ from fdiv.rollout import sampler
 from fdiv.types import (
     PAD,
     Components,
+    Divergence,
     Level,
     Model,
     Objective,
@@ -61,23 +62,61 @@ def _task_of(kind: str, seed: int, exactly: bool, double: bool):
     return space, world.exact if exactly else world.sampled, world.params, world.demos
 
 
-def truths(space, components, specs, level, params):
-    """Exact gradients of divergences at a level, one a row, as one compiled program; `token` is at
-    the policy's prefixes."""
+def truth(space, components, spec, level, params):
+    """Exact gradient of one divergence at a level; `token` is at the policy's prefixes."""
     level = Level.token_policy if level == "token" else level
+    p, d = exact.known_law(space, components.mdp.expert), divergences.parse(spec)
+    of_law = lambda q: exact.divergence(d, space, p, q, level)
+    return jax.jit(jax.grad(lambda x: of_law(exact.law(space, components.policy, x))))(params)
+
+
+@functools.cache
+def random_truths(kind):
+    """(divergence, level) -> its exact gradient at the random params of a task, for every one, as
+    one compiled program."""
+    space, components, params, _ = task_of(kind)
     p = exact.known_law(space, components.mdp.expert)
 
     def values(x):
         q = exact.law(space, components.policy, x)
-        each = [exact.divergence(divergences.parse(spec), space, p, q, level) for spec in specs]
-        return jnp.stack(each)
+        each = [exact.every_level(divergences.parse(spec), space, p, q) for spec in EVERY]
+        return jnp.array(each)
 
-    return jax.jit(jax.jacrev(values))(params)
+    slopes = jax.jit(jax.jacfwd(values))(params)
+    return {
+        (spec, level): slope
+        for spec, each in zip(EVERY, slopes, strict=True)
+        for level, slope in zip(exact.LEVELS, each, strict=True)
+    }
 
 
-def truth(space, components, spec, level, params):
-    """Exact gradient of one divergence at a level."""
-    return truths(space, components, [spec], level, params)[0]
+@pytest.fixture
+def in_turn(monkeypatch):
+    """(divergences, of) -> `of(name)(x)` for each of them, stacked, as one compiled program.
+
+    The name is one of the family that stands for whichever has its turn, which is traced: their
+    functions alone are compiled for each."""
+
+    def in_turn(specs, of):
+        members, turn = [divergences.parse(spec) for spec in specs], [0]
+
+        def one(part):
+            parts = [getattr(d, part) for d in members]
+            now = lambda i, s: parts[i](*s) if isinstance(i, int) else jax.lax.switch(i, parts, *s)
+            return lambda *s: now(turn[0], s)
+
+        each = Divergence("each", one("perspective"), one("witness"), one("reward"))
+        entry = divergences.Entry(lambda: each, divergences.Card("", "", ""))
+        monkeypatch.setitem(divergences.FAMILY, "each", entry)
+        function = of("each")
+
+        def at(x, i):
+            turn[0] = i
+            return function(x)
+
+        return jax.jit(lambda x: jax.lax.map(functools.partial(at, x), jnp.arange(len(specs))))
+
+    return in_turn
 
 
 def exact_gradient(objective, params, demos, aux=None):
@@ -98,15 +137,21 @@ def exact_gradients(objectives, params, demos):
 @pytest.mark.parametrize("baseline", ["none", "mean", "leave_one_out", "state"])
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.few(3)
-def test_policy_gradient_is_exact_for_every_divergence(kind, baseline, level):
-    space, components, params, demos = task_of(kind)
+def test_policy_gradient_is_exact_for_every_divergence(kind, baseline, level, in_turn):
+    _, components, params, demos = task_of(kind)
     turn = (kind == "ending") ^ (
         level == "occupancy"
     )  # every divergence at every level, on one of the spaces
     specs = EVERY[turn::2] if baseline == "leave_one_out" else ["js"]
-    built_of = lambda spec: PolicyGradient(spec, level=level, baseline=baseline).build(components)
-    each = exact_gradients([built_of(spec) for spec in specs], params, demos)
-    close(each, list(truths(space, components, specs, level, params)))
+
+    def slope(spec):
+        objective = PolicyGradient(spec, level=level, baseline=baseline).build(components)
+        return lambda x: exact.expected_gradient(objective, x, demos)
+
+    wanted = Level.token_policy if level == "token" else Level(level)
+    close(
+        list(in_turn(specs, slope)(params)), [random_truths(kind)[spec, wanted] for spec in specs]
+    )
 
 
 @pytest.mark.usefixtures("double")
@@ -191,9 +236,9 @@ def test_distillation_is_the_token_level_with_its_prefixes_held(kind, share):
 
     methods = [Distill(spec, policy_prefixes=share).build(components) for spec in specs]
     each = exact_gradients(methods, params, demos)
-    close(each, list(jax.jit(jax.jacrev(held))(params)))
+    close(each, list(jax.jit(jax.jacfwd(held))(params)))
     if share == 0:  # nothing is dropped: the expert's prefixes do not move
-        close(each, list(truths(space, components, specs, Level.token_expert, params)))
+        close(each, [random_truths(kind)[spec, Level.token_expert] for spec in specs])
 
 
 def perfect(space, components, level, structured, params):
@@ -233,11 +278,11 @@ def perfect(space, components, level, structured, params):
 @pytest.mark.parametrize("structured", [False, True])
 @pytest.mark.few(2)
 def test_adversarial_gradient_is_exact_at_the_optimal_discriminator(
-    kind, training, level, structured
+    kind, training, level, structured, in_turn
 ):
     """And the optimal discriminator is a fixed point of its own training, by either loss."""
     space, components, params, demos = task_of(kind)
-    wanted = Level.token_expert if level == "token" else level
+    wanted = Level.token_expert if level == "token" else Level(level)
     turn = (kind == "ending") ^ (
         training == "bound"
     )  # every divergence under both losses and on both spaces
@@ -248,7 +293,7 @@ def test_adversarial_gradient_is_exact_at_the_optimal_discriminator(
         specs = [spec for spec in specs if spec != "tv"]
     best = perfect(space, components, level, structured, params)
 
-    def step(x, spec):
+    def step(spec):
         method = Adversarial(
             spec,
             structured,
@@ -258,14 +303,17 @@ def test_adversarial_gradient_is_exact_at_the_optimal_discriminator(
             discriminator_learning_rate=1e-9,
         )
         objective = method.build(components)
-        aux = objective.init(jax.random.key(0), x)
-        aux = aux._replace(discriminator=(best, aux.discriminator[1]))
-        after, batch, _ = objective.prepare(jax.random.key(0), x, aux, demos)
-        slope = jax.jit(jax.grad(lambda y: objective.loss(y, after, batch)[0]))(x)
-        return slope, after.discriminator[1]
 
-    slopes, moments = jax.jit(lambda x: tuple(zip(*(step(x, spec) for spec in specs))))(params)
-    close(list(slopes), list(truths(space, components, specs, wanted, params)), 1e-6)
+        def slope(x):
+            aux = objective.init(jax.random.key(0), x)
+            aux = aux._replace(discriminator=(best, aux.discriminator[1]))
+            after, batch, _ = objective.prepare(jax.random.key(0), x, aux, demos)
+            return jax.grad(lambda y: objective.loss(y, after, batch)[0])(x), after.discriminator[1]
+
+        return slope
+
+    slopes, moments = in_turn(specs, step)(params)
+    close(list(slopes), [random_truths(kind)[spec, wanted] for spec in specs], 1e-6)
     moments = [m for m in jax.tree.leaves(moments) if m.dtype == jnp.float64]
     assert max(float(jnp.abs(m).max()) for m in moments) < 1e-8
 
