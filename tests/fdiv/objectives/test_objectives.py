@@ -417,6 +417,34 @@ def _compiled(draw):
     return jax.jit(draw, static_argnums=1)
 
 
+@functools.cache
+def prepared(name: str):
+    """(params, objective, state, batch) after an update's `prepare` on 24 rows."""
+    _, components, params, objective, _ = built(name)
+    batch = rows(name, components)(jax.random.key(1), 24)
+
+    @jax.jit
+    def prepare(x):
+        aux = objective.init(jax.random.key(0), x)
+        return objective.prepare(jax.random.key(2), x, aux, batch)[:2]
+
+    return params, objective, *prepare(params)
+
+
+@functools.cache
+def updating(name: str):
+    """(learner, components, params, an update by rows of a key, a list of its traces)"""
+    _, components, params, objective, _ = built(name)
+    made, traces = learner(objective, optax.adam(0.05)), []
+
+    @jax.jit
+    def update(state, key):
+        traces.append(1)
+        return made.update(state, rows(name, components)(key, 32))
+
+    return made, components, params, update, traces
+
+
 # what their loss is made of depends on the batch itself: no fixed expectation to compare with
 UNSETTLED = {
     "adversarial": "a discriminator that learns from the batch",
@@ -463,9 +491,9 @@ def test_sampled_gradients_average_to_the_exact_one(name):
 def test_splitting_a_batch_changes_nothing(name):
     """Trap: normalisation. Microbatches give the same update to 1e-6; the sum over rows is what
     makes it so."""
-    _, components, params, objective, _ = built(name)
-    batch = rows(name, components)(jax.random.key(1), 24)
-    whole, parted = (learner(objective, optax.sgd(0.5), accumulate=parts) for parts in (1, 6))
+    params, objective, aux, batch = prepared(name)
+    ready = objective._replace(prepare=lambda *_: (aux, batch, {}))
+    whole, parted = (learner(ready, optax.sgd(0.5), accumulate=parts) for parts in (1, 6))
 
     @jax.jit
     def updated(x):
@@ -483,10 +511,7 @@ def test_splitting_a_batch_changes_nothing(name):
 def test_more_padding_changes_nothing(name):
     """Trap: padding leaks into losses. On prepared strings, so that both see the same samples;
     poison included."""
-    _space, components, params, objective, _ = built(name)
-    aux = objective.init(jax.random.key(0), params)
-    demos = rows(name, components)(jax.random.key(1), 16)
-    _, batch, _ = jax.jit(lambda a: objective.prepare(jax.random.key(2), params, a, demos))(aux)
+    params, objective, aux, batch = prepared(name)
 
     def widen(x):
         if x.ndim == 1:
@@ -494,26 +519,23 @@ def test_more_padding_changes_nothing(name):
         fill = {jnp.dtype(bool): False, jnp.dtype(jnp.int32): PAD}.get(x.dtype, jnp.nan)
         return jnp.pad(x, [(0, 0), (2, 3)] + [(0, 0)] * (x.ndim - 2), constant_values=fill)
 
-    slope = jax.jit(jax.value_and_grad(lambda p, b: objective.loss(p, aux, b)[0]))
-    plain, padded = slope(params, batch), slope(params, jax.tree.map(widen, batch))
-    close(plain, padded, 1e-6)
+    @jax.jit
+    def slopes(x):
+        slope = jax.value_and_grad(lambda p, b: objective.loss(p, aux, b)[0])
+        return slope(x, batch), slope(x, jax.tree.map(widen, batch))
+
+    close(*slopes(params), 1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.few(3)
 def test_an_update_compiles_once_and_stays_finite(name):
-    _, components, params, objective, _ = built(name)
-    made, traces = learner(objective, optax.adam(0.05)), []
-
-    @jax.jit
-    def update(state, key):
-        traces.append(1)
-        return made.update(state, rows(name, components)(key, 32))
-
+    made, _, params, update, traces = updating(name)
+    traces.clear()
     state = made.init(jax.random.key(0), params)
     for i in range(30):
         state, metrics = update(state, jax.random.key(i))
-    assert len(traces) == 1
+    assert len(traces) <= 1  # none where another test has compiled it
     assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves((state.params, metrics)))
     assert float(metrics["tokens"]) > 0
 
@@ -522,12 +544,9 @@ def test_an_update_compiles_once_and_stays_finite(name):
 @pytest.mark.few(3)
 def test_far_apart_policies_give_finite_gradients(name):
     """Logits of +-50 against an expert of the opposite opinion."""
-    _, components, params, objective, _ = built(name)
+    made, components, _, update, _ = updating(name)
     params = -12.0 * jnp.asarray(components.mdp.expert.params, jnp.float32)
-    made = learner(objective, optax.adam(0.05))
-    state, metrics = jax.jit(made.update)(
-        made.init(jax.random.key(0), params), rows(name, components)(jax.random.key(1), 32)
-    )
+    state, metrics = update(made.init(jax.random.key(0), params), jax.random.key(1))
     assert all(
         np.isfinite(np.asarray(x)).all()
         for x in jax.tree.leaves((state.params, metrics["gradient_norm"]))
