@@ -38,7 +38,7 @@ from fdiv.types import PAD, Components, Model, Pairs, Regulariser, Sequences, To
 NAMES = ["bt_rloo", "bt_var_rloo", "classifier_rloo"]
 FOLLOWED = {"bt_grpo": "grpo", "bt_ppo": "ppo"}  # bt_rloo but for what follows the reward
 COMPARING = NAMES[:2]
-PAIRED = ("bt_ppo", "dpo", "kto")
+LED = ["bt_ppo", "classifier_rloo"]
 BETA, UPDATES = 0.3, 3
 
 
@@ -645,18 +645,21 @@ def test_claims_and_what_is_read():
     assert "KL(reference||policy)" in objectives.resolve("bt_rloo:k3-loss").claim().sentence
 
 
-def compared(out: Path, *names: str, report: bool = False) -> dict:
-    """A run of methods that learn from comparisons on a small language; its results by method."""
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory) -> Path:
+    """The folder of one run of methods on a small language with a reward."""
     from experiments import cli
     from experiments.commands import compare
 
+    out = tmp_path_factory.mktemp("compared") / "run"
     flags = [
         "rlhf",
         "--benchmark.base.vocab",
         "2",
         "--benchmark.base.horizon",
         "3",
-        *(("--benchmark.labels", "exact") if any(n in PAIRED for n in names) else ()),
+        "--benchmark.labels",
+        "exact",
         "--seeds",
         "2",
         "--benchmark.reward",
@@ -674,33 +677,48 @@ def compared(out: Path, *names: str, report: bool = False) -> dict:
         "--evaluations",
         "4",
         "--report",
-        str(report),
+        "False",
         "--methods",
-        *names,
+        *LED,
+        "dpo",
+        "kto",
         "--out",
         str(out),
     ]
     assert cli.run(compare.main, "experiments.compare", flags) == 0
-    return json.loads((out / "results.json").read_text())["methods"]
+    return out
 
 
-@pytest.mark.parametrize("name", ["bt_ppo", "classifier_rloo"])
+def found_in(run: Path, name: str) -> dict[str, list[float]]:
+    """A method's metrics, each by seed."""
+    metrics = json.loads((run / "results.json").read_text())["methods"][name]["metrics"]
+    return {metric: values["seeds"] for metric, values in metrics.items()}
+
+
+@pytest.mark.parametrize("name", LED)
 @pytest.mark.wide
-def test_a_learned_reward_leads_to_the_optimum_from_the_command_line(tmp_path, name):
+def test_a_learned_reward_leads_to_the_optimum_from_the_command_line(compared, name):
     """Little is left on the table, and what a model says stands beside what the task says."""
-    drawn = name == "bt_ppo"
-    found = compared(tmp_path / "run", name, report=drawn)[name]["metrics"]
-    found = {metric: values["seeds"] for metric, values in found.items()}
+    found = found_in(compared, name)
     assert max(found["tv"]) < 0.02  # the reference itself is at .476
     assert np.allclose(found["score"], found["reward"], atol=0.2)  # of 64 strings and of all
     assert 0.55 < min(found["reward_accuracy"]) <= max(found["reward_accuracy"]) < 1
     assert max(found["reward_calibration"]) < 0.2
     assert np.isfinite(found["proxy"]).all()
-    if not drawn:
-        return
-    rows = list(csv.DictReader((tmp_path / "run" / "figures" / "overoptimisation.csv").open()))
-    assert {row["method"] for row in rows} == {name}
-    first, *_, last = rows
+
+
+@pytest.mark.wide
+def test_a_learned_reward_and_the_true_one_are_drawn(compared, tmp_path):
+    """Of methods that learn one alone; both start at one height and, here, end near another."""
+    from experiments.reporting import pictures, schema
+
+    lines = (compared / "metrics.jsonl").read_text().splitlines()
+    run = schema.read(compared / "results.json"), schema.history([json.loads(x) for x in lines])
+    titled = {picture.heading: picture for picture in pictures.pictures(*run)}
+    assert titled["The learned reward and the true one"].draw(*run, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "overoptimisation.csv").open()))
+    assert {row["method"] for row in rows} == set(LED)
+    first, *_, last = (row for row in rows if row["method"] == "bt_ppo")
     assert (float(first["divergence"]), first["gold"]) == (
         pytest.approx(0, abs=1e-6),
         first["proxy"],
@@ -711,16 +729,11 @@ def test_a_learned_reward_leads_to_the_optimum_from_the_command_line(tmp_path, n
 
 
 @pytest.mark.wide
-def test_comparisons_lead_to_the_optimum_from_the_command_line(tmp_path):
+def test_comparisons_lead_to_the_optimum_from_the_command_line(compared):
     """DPO reaches its closed form, and KTO, which looks elsewhere, does not."""
-    methods = compared(tmp_path / "run", "dpo", "kto")
-    assert (
-        max(methods["dpo"]["metrics"]["tv"]["seeds"])
-        < 0.02
-        < min(methods["kto"]["metrics"]["tv"]["seeds"])
-    )
-    for name in ("dpo", "kto"):
-        found = {name: metric["seeds"] for name, metric in methods[name]["metrics"].items()}
+    dpo, kto = (found_in(compared, name) for name in ("dpo", "kto"))
+    assert max(dpo["tv"]) < 0.02 < min(kto["tv"])
+    for found in (dpo, kto):
         assert max(found["chosen_log_prob"] + found["rejected_log_prob"]) < 0
         assert 0.5 < min(found["margin_accuracy"]) <= max(found["margin_accuracy"]) <= 1
         assert 0 < min(found["identical"]) <= max(found["identical"]) < 1
