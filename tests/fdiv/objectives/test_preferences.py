@@ -325,6 +325,7 @@ def test_ipo_comes_back_from_beyond_its_margin():
 # --- which rows are read --------------------------------------------------------------------------
 
 
+@functools.cache
 def prompted(n: int = 24, seed: int = 0):
     """(components, params, comparisons with ragged prompts): the policy and the reference read
     two tokens back."""
@@ -348,26 +349,38 @@ def prompted(n: int = 24, seed: int = 0):
     )
 
 
-def outcome(objective, params, pairs):
-    """(loss, metrics, gradient)"""
+@functools.cache
+def objective_of(name: str):
+    """A method's objective on prompts, the same one whenever it is asked for."""
+    return built(name, prompted()[0])
+
+
+@functools.cache
+def compiled(objective):
+    """`outcome` of params and pairs: one program for all rows of one shape."""
 
     @jax.jit
     def run(params, pairs):
         aux, batch, metrics = objective.prepare(
             jax.random.key(0), params, objective.init(jax.random.key(0), params), pairs
         )
-        slope = jax.jit(jax.value_and_grad(lambda x: objective.loss(x, aux, batch), has_aux=True))
+        slope = jax.value_and_grad(lambda x: objective.loss(x, aux, batch), has_aux=True)
         (loss, more), gradient = slope(params)
         return loss, metrics | more, gradient
 
-    return run(params, pairs)
+    return run
+
+
+def outcome(objective, params, pairs):
+    """(loss, metrics, gradient)"""
+    return compiled(objective)(params, pairs)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.few(1)
 def test_a_string_against_itself_says_nothing(name):
-    components, params, pairs = prompted()
-    objective = built(name, components)
+    _, params, pairs = prompted()
+    objective = objective_of(name)
     twice = Pairs(pairs.chosen, pairs.chosen)
     loss, metrics, slope = outcome(objective, params, twice)
     assert float(loss) == 0 == largest(slope)
@@ -401,8 +414,8 @@ def alone(pairs: Pairs) -> Pairs:
 @pytest.mark.parametrize("name", COMPARING)
 @pytest.mark.few(2)
 def test_comparisons_ignore_strings_labelled_alone(name):
-    components, params, pairs = prompted()
-    objective = built(name, components)
+    _, params, pairs = prompted()
+    objective = objective_of(name)
     more = jax.tree.map(
         lambda u, v: jnp.concatenate([u, v]), pairs, alone(jax.tree.map(lambda x: x[::-1], pairs))
     )
@@ -491,9 +504,9 @@ def test_without_a_reference_it_is_the_policy_at_the_start(name):
 @pytest.mark.parametrize("size", [30.0, 1e4])
 @pytest.mark.few(2)
 def test_far_from_the_reference_gradients_are_finite(name, size):
-    components, params, pairs = prompted()
+    _, params, pairs = prompted()
     far = size * jnp.sign(params)
-    loss, metrics, slope = outcome(built(name, components), far, pairs)
+    loss, metrics, slope = outcome(objective_of(name), far, pairs)
     assert np.isfinite(float(loss))
     assert np.all(np.isfinite(np.asarray(slope)))
     assert all(np.isfinite(x) for x in metrics.values())
