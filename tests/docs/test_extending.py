@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from as_written import SHORT, fresh_scripts
 
+pytestmark = pytest.mark.usefixtures("few_logged")
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "extending.md").read_text()
 FILES = dict(re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", TEXT, flags=re.S))
