@@ -27,6 +27,8 @@ from fdiv.benchmarks import TwoTemplate
 from fdiv.policies import Architecture
 from fdiv.types import UsageError
 
+pytestmark = pytest.mark.usefixtures("few_logged")
+
 SMALL = {
     "benchmark": TwoTemplate(vocab=2, horizon=3),
     "methods": ("sft", "js", "gail"),
