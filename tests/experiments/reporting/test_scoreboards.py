@@ -23,6 +23,8 @@ from fdiv import exact
 from fdiv.benchmarks import Arithmetic, Rewarded, Text, TwoTemplate
 from fdiv.benchmarks.text import Row
 
+pytestmark = pytest.mark.usefixtures("few_logged")
+
 PROMPTED = "--policy.name markov --samples 8 --warm-start 2"
 NETWORK = (
     "--policy.width 8 --policy.layers 1 --policy.heads 1 --policy.kv-heads 1 --samples 8 "
@@ -109,7 +111,7 @@ class Left(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def left(request, tmp_path_factory) -> tuple[str, Left]:
+def left(request, tmp_path_factory, few_logged) -> tuple[str, Left]:
     folder = tmp_path_factory.mktemp(request.param)
     rows = folder / "rows.jsonl"
     records = [{"prompt": f"{i}?", "chosen": f"y{i}", "rejected": f"n{i}"} for i in range(40)]

@@ -16,6 +16,8 @@ from experiments.evaluation.class_optimum import ClassOptima
 from experiments.reporting import report, style, tables
 from experiments.running import train, trained
 
+pytestmark = pytest.mark.usefixtures("few_logged")
+
 WORDS = [
     *("two-template", "--benchmark.vocab", "2", "--benchmark.horizon", "3", "--methods", "js"),
     *("--seeds", "2", "--updates", "2", "--evaluations", "1", "--batch-size", "8"),
@@ -33,7 +35,7 @@ def run(out, *more) -> int:
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def out(tmp_path_factory, few_logged):
     """A run that was trained and stopped while its report was written."""
     out = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
