@@ -64,18 +64,30 @@ def exact_metrics(
 ) -> dict[str, Array]:
     """Every divergence at every level, cross_entropy, expert_nll, entropy, length and the
     benchmark's own statistics."""
-    measured = {}
-    for d in family:
-        measured |= {
-            d.name + suffix: value
-            for suffix, value in zip(LEVELS, exact.every_level(d, space, p, q))
-        }
+    measured = _at_every_level(family, space, p, q) if family else {}
     measured["cross_entropy"] = exact.expectation(p, -q.string)
     measured["expert_nll"] = exact.expectation(q, -p.string)
     measured["entropy"] = exact.entropy(q)
     measured["length"] = exact.expectation(q, space.sequences.mask.sum(1))
     return measured | {
         name: exact.expectation(q, f(space.sequences)) for name, f in statistics.items()
+    }
+
+
+def _at_every_level(
+    family: Sequence[Divergence], space: exact.Space, p: exact.Law, q: exact.Law
+) -> dict[str, Array]:
+    """Each divergence in turn, in a loop: all but its own function is compiled once."""
+    dtype = jnp.promote_types(q.string.dtype, jnp.float32)  # one's own f may have another
+    perspectives = [lambda *logs, d=d: d.perspective(*logs).astype(dtype) for d in family]
+
+    def values(i: Array) -> Array:
+        now = lambda log_p, log_q: jax.lax.switch(i, perspectives, log_p, log_q)
+        return jnp.stack(exact.every_level(family[0]._replace(perspective=now), space, p, q))
+
+    each = jax.lax.map(values, jnp.arange(len(family)))
+    return {
+        d.name + suffix: each[i, j] for i, d in enumerate(family) for j, suffix in enumerate(LEVELS)
     }
 
 
