@@ -92,6 +92,19 @@ def test_every_level_at_once_is_each_level_by_itself():
         assert float(found[name]) == pytest.approx(float(value), rel=1e-6), name
 
 
+@pytest.mark.usefixtures("double")
+def test_a_divergence_of_ones_own_may_have_another_type():
+    space, expert, policy, params = random_models("ending", scale=0.5)
+    tv = divergences.parse("tv")
+    narrow = lambda *logs: tv.perspective(*logs).astype(jnp.float32)
+    family = [divergences.parse("js"), tv, tv._replace(name="own", perspective=narrow)]
+    p, q = law(space, *expert), law(space, policy, params)
+    found = jax.jit(lambda p, q: metrics.exact_metrics(family, space, p, q, {}))(p, q)
+    assert found["js"].dtype == jnp.result_type(float)
+    for suffix in metrics.LEVELS:
+        assert float(found["own" + suffix]) == pytest.approx(float(found["tv" + suffix]), rel=1e-6)
+
+
 def test_standard_errors_by_hand():
     """Of 1 and 4: s = 3 / sqrt(2), so 3 / 2. Per token of strings of 1 and 2 tokens the ratio is
     5 / 3; what is left of them is -2 / 3 and 2 / 3, with an error of 2 / 3, over a mean length of
