@@ -114,7 +114,8 @@ def _act(options: Options) -> int:
         from experiments.bench import profile
 
         folder = options.out / "profile"
-        return profile.main(options.profile, folder, options.model, over=options.devices)
+        given = {"precision": options.precision, "over": options.devices}
+        return profile.main(options.profile, folder, options.model, **given)
     rows, failed = _kept(options.out / "bench.json"), False
     for work, size in _jobs(options):
         for row in _measured(options, work, size):
@@ -206,11 +207,7 @@ def _measure(options: Options, row: Row) -> list[Row]:
 
 def _language(options: Options, row: Row) -> Row:
     """A language model's work at a size."""
-    shape = dataclasses.replace(
-        SHAPES[row.size],
-        precision=options.precision,
-        devices=options.devices or works.devices(row.work, row.size),
-    )
+    shape = works.shape_of(row.work, row.size, options.precision, options.devices)
     if shape.pretrained and not options.model.exists():
         raise FileNotFoundError(f"{options.model} is not there: make smollm2 brings it")
 

@@ -8,7 +8,6 @@ line of ours each operation comes from."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import cli
-from experiments.bench.works import SHAPES, WORKS, devices
+from experiments.bench.works import SHAPES, WORKS, Precision, Shape, shape_of
 from experiments.paths import SMOLLM2
 from fdiv.types import UsageError
 
@@ -55,14 +54,24 @@ class Operation(NamedTuple):
     what: str  # of the program it comes from
 
 
-def main(of: str, out: Path, model: Path | None = None, top: int = COSTLIEST, over: int = 0) -> int:
+def main(
+    of: str,
+    out: Path,
+    model: Path | None = None,
+    top: int = COSTLIEST,
+    precision: Precision = "float32",
+    over: int = 0,
+) -> int:
     """Trace a method of a preset, or a work at a size, and print its table; the trace goes into
-    `out`. `model` is the folder of the pretrained model, `over` how many devices a work's rows are
-    parted over (0: as where nobody says)."""
+    `out`. `model` is the folder of the pretrained model, `precision` that of a work's products,
+    `over` how many devices a work's rows are parted over (0: as where nobody says). Raises
+    `UsageError` for either beside a preset's method, whose own flags say both."""
     first, second = parsed(of)
     if first in WORKS:
-        run, program = _work(first, second, model or Path(SMOLLM2), over)
+        shape = shape_of(first, second, precision, over)
+        run, program = _work(first, shape, model or Path(SMOLLM2))
     else:
+        _refuse_for_methods(of, precision=precision, devices=over)
         run, program = _method(first, second)
     count = _updates(run)
     events = traced(lambda: run(count), out)
@@ -84,17 +93,23 @@ def main(of: str, out: Path, model: Path | None = None, top: int = COSTLIEST, ov
     return 0
 
 
-def _work(
-    work: str, size: str, model: Path, over: int
-) -> tuple[Callable[[int], Any], Callable[[], str]]:
+def _work(work: str, shape: Shape, model: Path) -> tuple[Callable[[int], Any], Callable[[], str]]:
     """Updates of a language model's work, and the text of their program."""
-    shape = SHAPES[size]
     if shape.pretrained and not model.exists():
         problem = "is not there."
         raise UsageError("model", str(model), problem, "`make smollm2` brings it.")
-    shape = dataclasses.replace(shape, devices=over or devices(work, size))
     ours = WORKS[work].build(shape, model)
     return ours.step, ours.text
+
+
+def _refuse_for_methods(of: str, precision: Precision, devices: int) -> None:
+    given = {"precision": precision, "devices": devices}
+    plain = {"precision": "float32", "devices": 0}
+    for field in (name for name in given if given[name] != plain[name]):
+        problem = f"is a work's; {of} is a method as its preset has it."
+        raise UsageError(
+            field, given[field], problem, f"Drop it, or profile one of {', '.join(WORKS)}."
+        )
 
 
 def _method(preset: str, method: str) -> tuple[Callable[[int], None], Callable[[], str]]:

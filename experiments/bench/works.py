@@ -110,6 +110,13 @@ def devices(work: str, size: str) -> int:
     return max(n for n in range(1, len(jax.devices()) + 1) if rows % n == 0) if several else 1
 
 
+def shape_of(work: str, size: str, precision: Precision = "float32", over: int = 0) -> Shape:
+    """A work's at a size, its rows parted over so many devices (0: as where nobody says)."""
+    return dataclasses.replace(
+        SHAPES[size], precision=precision, devices=over or devices(work, size)
+    )
+
+
 # --- parts ----------------------------------------------------------------------------------------
 
 

@@ -227,7 +227,9 @@ def test_a_model_that_is_not_there_is_said_in_its_row(made_up):
     ("words", "field"),
     [(["--repeats", "0"], "repeats"), (["--seconds", "0"], "seconds"),
      (["--sides", "ours", "--works", "start"], "sides"), (["--devices", "999"], "devices"),
-     (["--profile", "nothing:gail"], "profile"), (["--profile", "two-template"], "profile")],
+     (["--profile", "nothing:gail"], "profile"), (["--profile", "two-template"], "profile"),
+     (["--profile", "two-template:sft", "--precision", "bfloat16"], "precision"),
+     (["--profile", "two-template:sft", "--devices", "1"], "devices")],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(words, field, tmp_path, capsys):
     own = ["--out", str(tmp_path / "out"), "--page", str(tmp_path / "page.md")]

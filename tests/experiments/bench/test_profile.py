@@ -2,6 +2,7 @@
 trace."""
 
 import dataclasses
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -115,11 +116,14 @@ def test_the_table_of_a_preset(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.wide
 def test_the_table_of_a_work(tmp_path, capsys, monkeypatch):
-    """Sampling of a small model: its products are among the costliest."""
+    """Sampling of a small model, in the precision that was asked for: its products are among the
+    costliest."""
     small = dataclasses.replace(works.SHAPES["w64"], width=16, hidden=48, batch=2, new=4)
     monkeypatch.setitem(works.SHAPES, "w64", small)
     monkeypatch.setattr(profile, "SECONDS", 0.05)
-    assert profile.main("sampling:w64", tmp_path) == 0
+    with mock.patch.object(profile, "_work", wraps=profile._work) as built:
+        assert profile.main("sampling:w64", tmp_path, precision="bfloat16", over=1) == 0
+    assert built.call_args.args[1] == dataclasses.replace(small, precision="bfloat16")
     printed = capsys.readouterr().out
     assert "sampling, w64:" in printed
     assert "dot_general" in printed
