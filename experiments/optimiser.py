@@ -78,7 +78,7 @@ class Optimiser:
     """Largest norm of the policy's gradient, longer ones are scaled down to it; 0 is no limit."""
     offload: bool = False
     """Keep the policy's optimiser state, such as Adam's means, in the host's memory and bring it to
-    the device for each step: the same numbers, less memory, slower."""
+    the device for each step: the same numbers, slower, and less memory between the steps."""
 
     def check(self, updates: int) -> None:
         """Raise `UsageError` for values that cannot be, and for those that the optimiser does not

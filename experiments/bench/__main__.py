@@ -103,7 +103,10 @@ def _act(options: Options) -> int:
         fix = f"Give the others with --works, such as {', '.join(WORKS)}."
         raise UsageError("sides", options.sides, f"{', '.join(alone)} has no peer.", fix)
     from experiments import devices
+    from experiments.bench import profile
 
+    if options.profile is not None:
+        profile.show_operations()
     at_most = options.devices or cores.usable()
     devices.cores_as_devices(devices.Devices(data=at_most))
     devices.use_compile_cache(options.cache)
@@ -111,8 +114,6 @@ def _act(options: Options) -> int:
     paths.try_folder("out", options.out)
     paths.refuse_blocked("page", options.page.parent)
     if options.profile is not None:
-        from experiments.bench import profile
-
         folder = options.out / "profile"
         given = {"precision": options.precision, "over": options.devices}
         return profile.main(options.profile, folder, options.model, **given)

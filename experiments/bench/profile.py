@@ -8,9 +8,11 @@ line of ours each operation comes from."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,6 +93,16 @@ def main(
     )
     print(cli.filled(text))
     return 0
+
+
+def show_operations() -> None:
+    """Called before any device is used: a GPU's programs run operation by operation. It else takes
+    many of them in one command buffer, and that is all a trace then names."""
+    plugins = [x.name for x in metadata.entry_points(group="jax_plugins")]
+    own = "--xla_gpu_enable_command_buffer="
+    flags = os.environ.get("XLA_FLAGS", "")
+    if own not in flags and any(name.startswith(("xla_cuda", "xla_rocm")) for name in plugins):
+        os.environ["XLA_FLAGS"] = f"{flags} {own}".strip()
 
 
 def _work(work: str, shape: Shape, model: Path) -> tuple[Callable[[int], Any], Callable[[], str]]:

@@ -468,7 +468,8 @@ places = (rows, vocab, rows, vocab, rows, rows)
 arguments = [jax.device_put(x, s) for x, s in zip((h, w, p, wp, tokens, weight), places)]
 compiled = jax.jit(two, out_shardings=(None, (rows, vocab))).lower(*arguments).compile()
 for x, y in zip(jax.tree.leaves(compiled(*arguments)), jax.tree.leaves(alone)):
-    np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6)
+    # terms of an array's largest size cancel in its smallest, in another order on each processor
+    np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6 * np.max(np.abs(y)))
 # no device gathers the weights or all logits: what it makes is its part of V
 text = compiled.as_text()
 assert "all-reduce" in text

@@ -2,6 +2,8 @@
 trace."""
 
 import dataclasses
+import os
+from importlib import metadata
 from unittest import mock
 
 import jax
@@ -103,6 +105,22 @@ def test_operations_of_a_line_are_taken_together():
         ("fdiv/lm/block.py:7 backward", 10, 0.25),
         ("elsewhere", 10, 0.25),
     ]
+
+
+@pytest.mark.parametrize(
+    ("plugins", "flags", "then"),
+    [([], "--a=1", "--a=1"), (["xla_tpu"], "", ""),
+     (["xla_cuda13"], "--a=1", "--a=1 --xla_gpu_enable_command_buffer="),
+     (["xla_rocm7"], "", "--xla_gpu_enable_command_buffer="),
+     (["xla_cuda13"], "--xla_gpu_enable_command_buffer=FUSION",
+      "--xla_gpu_enable_command_buffer=FUSION")],
+)  # fmt: skip
+def test_a_gpu_names_its_operations(plugins, flags, then, monkeypatch):
+    named = [metadata.EntryPoint(name, "", "jax_plugins") for name in plugins]
+    monkeypatch.setattr(metadata, "entry_points", lambda group: named)
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    profile.show_operations()
+    assert os.environ["XLA_FLAGS"] == then
 
 
 @pytest.mark.wide
