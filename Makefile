@@ -54,7 +54,7 @@ test-slurm: $(READY)
 
 # what `make test` leaves out of the tests above (all parameters of a law, runs end to end), then kills, meshes, the sweep,
 # planted faults; what waits for SLURM's own clocks runs beside the first, and is skipped, and said, where there can be no
-# SLURM. Two files at a time, the longest first. make test-long LONG='--kills 20 --runs 200 --trained 300' asks for more
+# SLURM. Two files at a time, the longest first. More: make test-long LONG='--kills 20 --runs 200 --configs 10000 --trained 300'
 LONG :=
 CLOCKED := tests/long/test_slurm.py tests/long/test_cluster_page.py
 LONGEST := $(patsubst %,tests/long/test_%.py,meshes kills sweep_kills faults fuzz)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 import sys
 import time
@@ -148,13 +149,19 @@ def checked(count: int, seed: int, presets: tuple[str, ...] = ()) -> Outcome:
 
 def changes(preset: Config, draw: np.random.Generator) -> dict[str, Any]:
     """A few options with other values, by the names of their flags."""
-    from experiments import fields
-
-    own = {k: v for k, v in fields.table(preset).items() if k not in SKIPPED}
+    own = {k: v for k, v in options_of(preset).items() if k not in SKIPPED}
     read = [k for k, field in own.items() if "." not in k or draw.random() < 0.5]
     count = int(draw.integers(1, 4))
     names = {read[int(i)] for i in draw.integers(len(read), size=count)}
     return {name: value_for(own[name], draw) for name in sorted(names)}
+
+
+@functools.cache
+def options_of(preset: Config) -> dict[str, Any]:
+    """A preset's options by the names of their flags."""
+    from experiments import fields
+
+    return fields.table(preset)
 
 
 def value_for(field: Any, draw: np.random.Generator) -> Any:
@@ -299,9 +306,7 @@ def _task(config: Config) -> Any:
 
 def unclear(error: UsageError, preset: Config) -> str:
     """What a refusal lacks, or nothing."""
-    from experiments import fields
-
-    options = set(fields.table(preset))
+    options = set(options_of(preset))
     groups = {name.partition(".")[0] for name in options if "." in name}
     named = [name.strip() for name in error.field.split(",")]
     if not all(name in options | groups for name in named):

@@ -19,6 +19,7 @@ def pytest_addoption(parser):
     group.addoption(
         "--runs", type=int, default=12, help="runs of the sweep whose workers are killed"
     )
+    group.addoption("--configs", type=int, default=4000, help="random configs that are checked")
     group.addoption(
         "--trained", type=int, default=16, help="random configs that are trained for two updates"
     )

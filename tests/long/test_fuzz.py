@@ -1,5 +1,5 @@
-"""The whole fuzz: 10,000 random configs over all presets, some of those accepted trained for two
-updates. `FDIV_FUZZ_SEED` draws others."""
+"""Random configs over all presets, some of those accepted trained for two updates.
+`FDIV_FUZZ_SEED` draws others."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ SEED = int(os.environ.get("FDIV_FUZZ_SEED", "0"))
 
 
 def test_random_configs_are_refused_by_name_or_run(request):
-    count = request.config.getoption("trained")
-    outcome = fuzz.checked(10_000, SEED)
+    count, configs = (request.config.getoption(name) for name in ("trained", "configs"))
+    outcome = fuzz.checked(configs, SEED)
     assert not outcome.faults
     assert outcome.slowest[0] < fuzz.LIMIT
     ran, faults = fuzz.trained(outcome.accepted, count)
