@@ -8,39 +8,45 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from language_models import random_tensors, spec_of
+from language_models import CASES, random_tensors, spec_of
 
 from fdiv import exact, groups, kept, rollout
 from fdiv import tokens as tk
 from fdiv.benchmarks import Markov
 from fdiv.checks import present
 from fdiv.lm import attention, lora, model, weights
+from fdiv.lm import spec as specs
 from fdiv.parted import Parting, parted
 from fdiv.policies import Architecture, transformer
 from fdiv.rollout import among, draw, greedy, sampler, tempered
 from fdiv.types import PAD, Alike, Sequences
 
 BATCH, WIDTH, HORIZON, VOCAB, EOS = 16, 3, 12, 7, 2
+WINDOW = 5
 
 
+@functools.cache
 def own(window=None):
-    shape = transformer.Shape(layers=2, width=16, heads=2, kv_heads=1, window=window)
+    shape = transformer.Shape(layers=1, width=16, heads=2, kv_heads=1, window=window)
     policy = transformer.policy(shape, VOCAB)
-    return policy, jax.tree.map(lambda x: 2.5 * x, policy.init(jax.random.key(0))), VOCAB
+    params = jax.jit(policy.init)(jax.random.key(0))
+    return policy, jax.tree.map(np.asarray, params), VOCAB
 
 
-def pretrained(case, bos=None):
-    spec = spec_of(case)
+def pretrained(case, bos=None, **fields):
+    """Of two layers: of a gemma one within its window and one that sees everything."""
+    spec = specs.from_config({**CASES[case], **fields, "num_hidden_layers": 2})
     params = weights.load(spec, weights.Arrays(random_tensors(spec)))
+    assert not case.startswith("gemma") or (spec.windows[0], spec.windows[1]) == (WINDOW, None)
     return model.policy(spec, None, bos), params, spec.vocab
 
 
 def adapted():
     base, params, vocab = pretrained("llama")
-    spec = spec_of("llama")
-    params = jax.tree.map(lambda x: jnp.asarray(x, float), params)
-    policy = lora.policy(base, params, spec, lora.Lora(rank=3).adapters())
-    return policy, lora.perturbed(jax.random.key(1), policy.init(jax.random.key(0))), vocab
+    params = jax.tree.map(jnp.asarray, params)
+    policy = lora.policy(base, params, spec_of("llama"), lora.Lora(rank=3).adapters())
+    drawn = lambda first, moved: lora.perturbed(moved, policy.init(first))
+    return policy, jax.jit(drawn)(*map(jax.random.key, (0, 1))), vocab
 
 
 def alike():
@@ -58,8 +64,8 @@ MODELS = {
     "own, a window": lambda: own(3),
     "prompts computed once": alike,
     "another temperature": soft,
-    "gemma2": lambda: pretrained("gemma2"),
-    "gemma3, bos": lambda: pretrained("gemma3", 5),
+    "gemma2": lambda: pretrained("gemma2", sliding_window=WINDOW),
+    "gemma3, bos": lambda: pretrained("gemma3", 5, sliding_window=WINDOW, sliding_window_pattern=2),
     "adapters": adapted,
 }
 
@@ -67,11 +73,11 @@ MODELS = {
 def prompts(vocab, batch=BATCH, group=4):
     """Of one to three tokens, the same for each group in a row."""
     count = batch // group
-    tokens = jax.random.randint(jax.random.key(2), (count, WIDTH), 0, vocab)
-    size = 1 + jnp.arange(count)[:, None] % WIDTH
-    tokens = jnp.where(jnp.arange(WIDTH)[None] < size, tokens, PAD)
-    tokens = jnp.repeat(tokens, group, axis=0)
-    return Sequences(tokens, jnp.zeros_like(tokens, bool), jnp.ones(batch))
+    tokens = np.random.default_rng(2).integers(0, vocab, (count, WIDTH), np.int32)
+    size = 1 + np.arange(count)[:, None] % WIDTH
+    tokens = np.where(np.arange(WIDTH) < size, tokens, np.int32(PAD))
+    tokens = jnp.asarray(np.repeat(tokens, group, axis=0))
+    return Sequences(tokens, jnp.zeros(tokens.shape, bool), jnp.ones(batch))
 
 
 def ending_at(policy, lengths):
@@ -104,6 +110,17 @@ def counting(policy, steps):
     return policy._replace(step=step)
 
 
+def both_ways(policy, roll, key, params, prompts):
+    """Strings and log-probs of the whole batch, and where strings are left behind, after prompts
+    that are read once, by a step that is traced once for each size of batch."""
+    begun = policy.start(params, prompts, HORIZON)
+    staged = policy._replace(start=lambda *_: begun, step=jax.jit(policy.step))
+    whole = staged._replace(fewer=None)
+    assert rollout.stages(policy, BATCH) == (16, 8, 4)
+    assert rollout.stages(whole, BATCH) == (16,)
+    return [roll(key, each, params, prompts) for each in (whole, staged)]
+
+
 @pytest.fixture
 def short(monkeypatch):
     """Stretches of two tokens, batches that are halved, prompts that answers share."""
@@ -113,11 +130,12 @@ def short(monkeypatch):
 
 
 def same(plain, staged):
-    """Equal tokens, log-probs but for rounding, and strings of several lengths."""
+    """Equal tokens, log-probs but for rounding, and strings that are left behind once and twice."""
     (whole, log_probs), (strings, others) = plain, staged
     jax.tree.map(np.testing.assert_array_equal, whole, strings)
     np.testing.assert_allclose(log_probs, others, atol=2e-5)
-    assert len(set(np.asarray(tk.lengths(whole)).tolist())) > 2
+    alive = {int(np.sum(tk.lengths(whole) > written)) for written in range(2, HORIZON, 2)}
+    assert alive & set(range(5, 9)) and alive & set(range(1, 5))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -125,16 +143,11 @@ def same(plain, staged):
 def test_strings_and_log_probs_are_those_of_the_whole_batch(name, short):
     """In their order too, of every kind of model, whoever chooses."""
     policy, params, vocab = MODELS[name]()
-    whole = policy._replace(fewer=None)
-    assert rollout.stages(policy, BATCH) == (16, 8, 4)
-    assert rollout.stages(whole, BATCH) == (16,)
     eos = tuple(range(EOS, EOS + vocab // 3))
     choose = among(jnp.arange(1, vocab)) if name == "own" else draw
     roll = sampler(HORIZON, eos, choose)
-    both = lambda params: [
-        roll(jax.random.key(3), x, params, prompts(vocab)) for x in (whole, policy)
-    ]
-    same(*jax.jit(both)(params))
+    both = jax.jit(functools.partial(both_ways, policy, roll))
+    same(*both(jax.random.key(5), params, prompts(vocab)))
 
 
 LENGTHS = {  # rows of a step -> steps, in stretches of two
@@ -153,16 +166,26 @@ LENGTHS = {  # rows of a step -> steps, in stretches of two
 }
 
 
+@functools.cache
+def rolled_to():
+    """(strings of given lengths, as one program of all lengths; the rows of its steps, counted)."""
+    steps = collections.Counter()
+    policy, params, _ = own()
+
+    def strings(params, lengths):
+        ending = counting(ending_at(policy, lengths), steps)
+        return sampler(HORIZON, EOS)(jax.random.key(3), ending, params, prompts(VOCAB))
+
+    return functools.partial(jax.jit(strings), params), steps
+
+
 @pytest.mark.parametrize("name", LENGTHS)
-@pytest.mark.few(1)
 def test_a_batch_does_not_wait_for_its_longest_string(name, short):
     """Rows of a step by how many steps there are of them, and no string is lost or cut."""
     lengths, wanted = LENGTHS[name]
-    steps = collections.Counter()
-    policy, params, _ = own()
-    policy = counting(ending_at(policy, lengths), steps)
-    roll = sampler(HORIZON, EOS)
-    strings, _ = jax.jit(lambda p: roll(jax.random.key(3), policy, p, prompts(VOCAB)))(params)
+    roll, steps = rolled_to()
+    steps.clear()
+    strings, _ = roll(np.array(lengths))
     assert np.asarray(tk.lengths(strings)).tolist() == lengths
     assert np.asarray(tk.ended(strings, EOS)).all()
     jax.effects_barrier()
@@ -192,28 +215,31 @@ def test_the_likeliest_strings_are_the_same(short):
     policy, params, _ = own()
     policy = ending_at(policy, [2] * 8 + [7] * 6 + [12] * 2)
     roll = greedy(HORIZON, EOS)
-    both = lambda p: [
-        roll(jax.random.key(0), x, p, prompts(VOCAB)) for x in (policy._replace(fewer=None), policy)
-    ]
-    (whole, a), (strings, b) = jax.jit(both)(params)
+    both = jax.jit(functools.partial(both_ways, policy, roll))
+    (whole, a), (strings, b) = both(jax.random.key(0), params, prompts(VOCAB))
     np.testing.assert_array_equal(whole.tokens, strings.tokens)
     np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 @pytest.mark.wide
 def test_seeds_that_are_mapped_are_each_as_it_is_alone(short):
-    """The seed with the most strings that go on decides when rows are left behind."""
+    """The seed with the most strings that go on decides when rows are left behind. Alone none
+    are."""
     policy, params, vocab = own()
-    params = jax.tree.map(lambda x: jnp.stack([x, 1.2 * x, 0.5 * x]), params)
-    keys = jax.random.split(jax.random.key(3), 3)
-    roll = lambda key, params: sampler(HORIZON, EOS)(key, policy, params, prompts(vocab))
-    together = jax.jit(jax.vmap(roll))(keys, params)
-    one = jax.jit(roll)
-    for i, key in enumerate(keys):
-        alone = one(key, jax.tree.map(lambda x, i=i: x[i], params))
-        strings, log_probs = jax.tree.map(lambda x, i=i: x[i], together)
-        np.testing.assert_array_equal(strings.tokens, alone[0].tokens)
-        np.testing.assert_allclose(log_probs, alone[1], atol=2e-5)
+    params = jax.tree.map(lambda x: np.stack([x, 2 * x, 0.5 * x]), params)
+    roll = lambda policy: (
+        lambda key, params: sampler(HORIZON, EOS)(key, policy, params, prompts(vocab))
+    )
+
+    @jax.jit
+    def both(params):
+        keys = jax.random.split(jax.random.key(3), 3)
+        alone = lambda each: roll(policy._replace(fewer=None))(*each)
+        return jax.vmap(roll(policy))(keys, params), jax.lax.map(alone, (keys, params))
+
+    (strings, log_probs), alone = both(params)
+    np.testing.assert_array_equal(strings.tokens, alone[0].tokens)
+    np.testing.assert_allclose(log_probs, alone[1], atol=2e-5)
 
 
 @pytest.mark.wide
@@ -224,7 +250,7 @@ def test_the_law_of_strings_is_the_policys(short, monkeypatch):
     policy = Architecture("transformer", width=8, layers=1, heads=2, kv_heads=1).policy(
         vocab, horizon
     )
-    params = jax.tree.map(lambda x: 2.5 * x, policy.init(jax.random.key(0)))
+    params = jax.tree.map(lambda x: 2.5 * np.asarray(x), jax.jit(policy.init)(jax.random.key(0)))
     assert rollout.stages(policy, n) == (n, n // 2, n // 4)
     space = exact.enumerate_strings(vocab, horizon, EOS)
     chance = np.exp(jax.jit(lambda p: exact.law(space, policy, p).string)(params))
