@@ -16,15 +16,15 @@ forward_kl. Values are in nats."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from fdiv import divergences
 from fdiv import tokens as tk
@@ -304,6 +304,7 @@ def expected_gradient(
 
 
 DIGITS = (2, 3, 4, 5, 6)  # of the widths 10^-k that a kink is rounded over on the way to it
+APART = 1e-4  # nats: minima whose values differ by less count as one
 
 
 class Optimum(NamedTuple):
@@ -319,45 +320,70 @@ def best_policy(
     initial: Sequence[Params],
     *,
     iterations: int = 5000,
-    apart: float = 1e-4,
+    apart: float = APART,
 ) -> Optimum:
     """Minimise the last of `stages` by L-BFGS in double precision from each of `initial`, through
     the others in turn.
 
     Minima whose values differ by less than `apart` count as one. The losses are traced in float64:
     give them numpy float64 constants. Source: Liu & Nocedal 1989, through scipy."""
+    return _descended(
+        [jax.jit(jax.value_and_grad(loss)) for loss in stages], initial, iterations, apart
+    )
+
+
+def _descended(
+    slopes: Sequence[Callable[[Params], tuple[Array, Params]]],
+    initial: Sequence[Params],
+    iterations: int,
+    apart: float,
+) -> Optimum:
+    """`best_policy` of losses that are given as functions to their value and gradient."""
     from scipy.optimize import minimize  # slow to load, and training does without it
 
+    options = {
+        "maxiter": iterations,
+        "maxfun": 4 * iterations,
+        "ftol": 1e-15,
+        "gtol": 1e-10,
+        "maxcor": 30,
+    }
+    shape = jax.tree.map(np.asarray, initial[0])
+
+    def descend(slope: Callable, start: np.ndarray):
+        def evaluate(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient = slope(_like(shape, flat))
+            return float(value), _flat(gradient)
+
+        return minimize(evaluate, start, jac=True, method="L-BFGS-B", options=options)
+
+    points = [_flat(params) for params in initial]
+    runs = []
     with jax.enable_x64(True):
-        initial = [jax.tree.map(lambda x: np.asarray(x, np.float64), params) for params in initial]
-        _, unravel = ravel_pytree(initial[0])
-        options = {
-            "maxiter": iterations,
-            "maxfun": 4 * iterations,
-            "ftol": 1e-15,
-            "gtol": 1e-10,
-            "maxcor": 30,
-        }
-
-        def descend(slope: Callable, start: np.ndarray):
-            evaluate = lambda flat: tuple(np.asarray(x, np.float64) for x in slope(flat))
-            return minimize(evaluate, start, jac=True, method="L-BFGS-B", options=options)
-
-        points = [np.asarray(ravel_pytree(params)[0]) for params in initial]
-        runs = []
-        for loss in stages:
-            slope = jax.jit(jax.value_and_grad(lambda flat, loss=loss: loss(unravel(flat))))
+        for slope in slopes:
             runs = [descend(slope, point) for point in points]
             points = [run.x for run in runs]
-        runs = sorted((run for run in runs if np.isfinite(run.fun)), key=lambda run: run.fun)
-        minima: list[tuple[float, Params]] = []
-        for run in runs:
-            if not minima or run.fun > minima[-1][0] + apart:
-                minima.append((float(run.fun), jax.tree.map(np.asarray, unravel(run.x))))
+    runs = sorted((run for run in runs if np.isfinite(run.fun)), key=lambda run: run.fun)
+    minima: list[tuple[float, Params]] = []
+    for run in runs:
+        if not minima or run.fun > minima[-1][0] + apart:
+            minima.append((float(run.fun), _like(shape, run.x)))
     if not minima:
         problem = f"has no finite value at any of {len(initial)} starts."
         raise UsageError("policy", "params", problem, "Give a divergence or starts that have one.")
     return Optimum(*minima[0], minima)
+
+
+def _flat(params: Params) -> np.ndarray:
+    """All numbers of a tree, in float64."""
+    return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(params)])
+
+
+def _like(shape: Params, flat: np.ndarray) -> Params:
+    """A tree of that shape of so many numbers."""
+    leaves, structure = jax.tree.flatten(shape)
+    parts = np.split(flat, np.cumsum([leaf.size for leaf in leaves])[:-1])
+    return structure.unflatten([x.reshape(leaf.shape) for x, leaf in zip(parts, leaves)])
 
 
 def random_starts(
@@ -371,6 +397,75 @@ def random_starts(
     return [fill(scales[i % len(scales)]) for i in range(count)]
 
 
+READS = {  # the fields of a policy's law that a divergence at a level is computed from
+    Level.sequence: ("string",),
+    Level.occupancy: ("node",),
+    Level.token_expert: ("conditional",),
+    Level.token_policy: ("conditional", "arrival"),
+}
+
+
+class ClassSearch:
+    """The policies of a class nearest to an expert at one level, in several divergences.
+
+    One compiled program gives each one's value and gradient, and those of the smooth ones that a
+    kink is approached by: most of it is the policy's law of every string, which is all theirs."""
+
+    def __init__(
+        self,
+        family: Mapping[str, Divergence],
+        space: Space,
+        expert: Model | Law,
+        policy: Policy,
+        level: Level = Level.sequence,
+        policy_prefixes: float = 1.0,
+        digits: Sequence[int] = DIGITS,
+    ):
+        """`family` are the divergences by any names, `expert` may be its law in float64, `digits`
+        are those of `stages`."""
+        self._stages: dict[str, range] = {}
+        all_stages: list[Divergence] = []
+        for name, d in family.items():
+            own = stages(d, digits)
+            self._stages[name] = range(len(all_stages), len(all_stages) + len(own))
+            all_stages += own
+        with jax.enable_x64(True):
+            # once, as data: traced, the compiler would work it out again in every search
+            p = expert if isinstance(expert, Law) else known_law(space, expert)
+        read = READS[Level(level)]
+
+        def value_of(d: Divergence) -> Callable:
+            def value(own: dict[str, Array]) -> Array:
+                value = divergence(d, space, p, p._replace(**own), level, policy_prefixes)
+                return value.astype(float)  # a user's own may have another type than the others
+
+            return jax.value_and_grad(value)
+
+        branches = [value_of(d) for d in all_stages]
+
+        def slope(index: Array, params: Params) -> tuple[Array, Params]:
+            def read_of(params: Params) -> dict[str, Array]:
+                q = law(space, policy, params)
+                return {field: getattr(q, field) for field in read}
+
+            own, back = jax.vjp(read_of, params)
+            # with its gradient: else each branch would hand out what the others need for theirs
+            value, along = jax.lax.switch(index, branches, own)
+            return value, back(along)[0]
+
+        self._slope = jax.jit(slope)
+
+    def value_and_gradient(self, name: str, params: Params) -> tuple[Array, Params]:
+        """The divergence of that name from the expert, in nats, and its gradient; in double
+        precision under `jax.enable_x64` alone."""
+        return self._slope(np.int32(self._stages[name][-1]), params)
+
+    def best(self, name: str, initial: Sequence[Params], iterations: int = 5000) -> Optimum:
+        """The nearest in the divergence of that name, as `best_policy` searches it."""
+        each = [functools.partial(self._slope, np.int32(i)) for i in self._stages[name]]
+        return _descended(each, initial, iterations, APART)
+
+
 def best_in_class(
     d: Divergence,
     space: Space,
@@ -382,20 +477,9 @@ def best_in_class(
     iterations: int = 5000,
     digits: Sequence[int] = DIGITS,
 ) -> Optimum:
-    """The policy of a class nearest to the expert in `d` at a level; `digits` are those of
-    `stages`."""
-    with jax.enable_x64(
-        True
-    ):  # once, as data: traced, the compiler would work it out again in every loss
-        p = known_law(space, expert)
-
-    def loss(measure: Divergence):
-        def value(params):
-            return divergence(measure, space, p, law(space, policy, params), level, policy_prefixes)
-
-        return value
-
-    return best_policy([loss(stage) for stage in stages(d, digits)], initial, iterations=iterations)
+    """`ClassSearch` of one divergence."""
+    search = ClassSearch({d.name: d}, space, expert, policy, level, policy_prefixes, digits)
+    return search.best(d.name, initial, iterations)
 
 
 def class_optimum(

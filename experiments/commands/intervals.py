@@ -198,7 +198,7 @@ def _judged(count: int, keys: Array, options: Options) -> tuple[Measured, Measur
     around = lambda key: middle + options.spread * jax.random.normal(key, middle.shape)
     tables = jax.vmap(around)(jax.random.split(jax.random.key(options.seed), count))
     family = [divergences.parse(name) for name in ("forward_kl", "reverse_kl", "js")]
-    measure = exact_measures(task, family)
+    measure = exact_measures(task, family, exact.known_law(space, known_expert(task)))
     of_table = lambda table: measure(exact.law(space, components.policy, table))
     truth: Measured = jax.device_get(jax.jit(jax.vmap(of_table))(tables))
     layout = devices.lay_out(len(keys), config.devices)

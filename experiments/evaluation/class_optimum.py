@@ -76,6 +76,7 @@ class ClassOptima:
         self._starts, self._seed = evaluation.optimum_starts, seed
         self._task, self._components, self._path = task, components, path
         self._extra, self._kept = tuple(extra), kept
+        self._table = tuple(dict.fromkeys([*STANDARD, *extra]))
         self._architecture = architecture
         self.read = 0  # how many searches of earlier runs have taken the place of one
         self._known = files.read(path, _optima) or {}
@@ -205,44 +206,51 @@ class ClassOptima:
         """(the least value, where it is, the values of all local optima met)"""
         if self._full:  # it holds every law, the expert's too: no search is as exact
             return 0.0, None, [0.0]
-        d = own or divergences.over_vocabulary(name)
         if self._network and (name, level) == ("forward_kl", Level.sequence):
             best = self._nearest
         elif self._network:
-            best = self._from(d, level, share, [self._nearest.params], FEW, WIDTHS)
+            best = self._from(name, level, share, [self._nearest.params], FEW, own)
         else:
             initial = self._initial(known=own is not None and level == Level.sequence)
-            best = self._from(d, level, share, initial, SHORT if self._large else LONG)
+            most = SHORT if self._large else LONG
+            best = self._from(name, level, share, initial, most, own)
         return best.value, best.params, [value for value, _ in best.minima]
 
     @functools.cached_property
     def _nearest(self) -> exact.Optimum:
         """A network near the expert, from which searches for every divergence set out."""
-        d = divergences.forward_kl()
-        return self._from(d, Level.sequence, 1.0, self._initial(), SHORT)
+        return self._from("forward_kl", Level.sequence, 1.0, self._initial(), SHORT)
 
     def _from(
         self,
-        d: Divergence,
+        name: str,
         level: Level | Literal["return"],
         share: float,
         initial: list[Params],
         iterations: int,
-        digits: Sequence[int] = exact.DIGITS,
+        own: Divergence | None = None,
     ) -> exact.Optimum:
         if level == "return":
             return exact.best_policy([self._regret()], initial, iterations=iterations)
-        return exact.best_in_class(
-            d,
-            enumerated(self._task),
-            known_expert(self._task),
-            self._components.policy,
-            initial,
-            level,
-            share,
-            iterations,
-            digits,
-        )
+        if own is None and (level, share) == (Level.sequence, 1.0) and name in self._table:
+            search = self._rows
+        else:
+            family = {name: own or divergences.over_vocabulary(name)}
+            search = self._class_search(family, level, share)
+        return search.best(name, initial, iterations)
+
+    @functools.cached_property
+    def _rows(self) -> exact.ClassSearch:
+        """For every row of the table."""
+        family = {name: divergences.over_vocabulary(name) for name in self._table}
+        return self._class_search(family, Level.sequence, 1.0)
+
+    def _class_search(
+        self, family: dict[str, Divergence], level: Level, share: float
+    ) -> exact.ClassSearch:
+        space, policy = enumerated(self._task), self._components.policy
+        digits = WIDTHS if self._network else exact.DIGITS
+        return exact.ClassSearch(family, space, self._expert_law, policy, level, share, digits)
 
     def _initial(self, known: bool = False) -> list[Params]:
         """Where a search starts: one point of a large class, many of a small one. Of what is dear
@@ -269,7 +277,7 @@ class ClassOptima:
         mdp, space, reference = self._task.mdp, enumerated(self._task), known_reference(self._task)
         assert reference is not None, "what the return is charged for is not known"
         with jax.enable_x64(True):
-            p, ref = (exact.known_law(space, m) for m in (known_expert(self._task), reference))
+            p, ref = self._expert_law, exact.known_law(space, reference)
 
         def regret(params: Params) -> Array:
             law = exact.law(space, self._components.policy, params)
@@ -294,7 +302,7 @@ class ClassOptima:
             divergences.over_vocabulary(name)
             for name in dict.fromkeys([*divergences.logged(), *self._extra])
         ]
-        of_law = exact_measures(task, family)
+        of_law = exact_measures(task, family, self._expert_law)
 
         def everything(params: Params | None) -> dict[str, Array]:
             policy = known_expert(task) if params is None else (self._components.policy, params)

@@ -71,14 +71,13 @@ def measured_as(claim: Claim, task: Task) -> Divergence | None:
 
 
 def exact_measures(
-    task: Task, family: Sequence[Divergence], claims: Sequence[Claim] = ()
+    task: Task, family: Sequence[Divergence], expert: exact.Law, claims: Sequence[Claim] = ()
 ) -> Callable[[exact.Law], dict[str, Array]]:
-    """Every metric of a policy's law on a task whose strings are enumerated, returns too where it
-    has a reward and a known reference, and what is minimised by `claims` that are more than a
-    divergence of the two laws."""
+    """Every metric of a policy's law on a task whose strings are enumerated, held against the
+    expert's; returns too where it has a reward and a known reference, and what is minimised by
+    `claims` that are more than a divergence of the two laws."""
     space, mdp = enumerated(task), task.mdp
     own = [(claim, d) for claim in claims if (d := measured_as(claim, task)) is not None]
-    expert = exact.known_law(space, known_expert(task))
     reference = known_reference(task)
     reference_law = exact.known_law(space, reference) if reference else None
 
@@ -146,11 +145,13 @@ class Evaluator:
             divergences.over_vocabulary(name)
             for name in dict.fromkeys([*divergences.logged(), *extra])
         ]
+        own = [claim for claim in self.claims if measured_as(claim, task) is not None]
+        self._of_claims = {claim.metric + level.suffix for claim in own for level in _levels(claim)}
         self._task, self._components = task, components
         self._judged = self._drawn(layout.put(keys), evaluation.samples)
         measure = self._exactly() if self.exact else self._from_samples
         self._measure, _ = layout.compile(
-            measure, params, self._judged, jnp.float32(1.0), shared=(2,)
+            measure, params, self._judged, jnp.float32(1.0), jnp.bool_(False), shared=(2, 3)
         )
         self._answer, _ = layout.compile(self._answered, params, self._judged)
         self._at_start: Measured = {}  # what each string adds to metrics there, [count, N]
@@ -175,19 +176,22 @@ class Evaluator:
         program, _ = self.layout.compile(draw, keys)
         return Judged(keys, program(keys))
 
-    def _exactly(self) -> Callable[[Params, Judged, Array], tuple[dict[str, Array], tuple[()]]]:
-        of_law = exact_measures(self._task, self.family, self.claims)
-        space = enumerated(self._task)
+    def _exactly(self) -> Callable[..., tuple[dict[str, Array], tuple[()]]]:
+        of_law = exact_measures(self._task, self.family, self._expert_law, self.claims)
+        space, expert_law = enumerated(self._task), jax.tree.map(jnp.asarray, self._expert_law)
 
-        def measure(params: Params, judged: Judged, temperature: Array):
+        def measure(params: Params, judged: Judged, temperature: Array, of_expert: Array):
             policy = tempered(self._components.policy, temperature)
-            return of_law(exact.law(space, policy, params)), ()
+            own = lambda: exact.law(space, policy, params)
+            # measures take far longer to compile than a law, and are the same for both
+            return of_law(jax.lax.cond(of_expert, lambda: expert_law, own)), ()
 
         return measure
 
     def _from_samples(
-        self, params: Params, judged: Judged, temperature: Array
+        self, params: Params, judged: Judged, temperature: Array, of_expert: Array
     ) -> tuple[dict[str, Array], Sequences]:
+        """Of the policies alone, whatever `of_expert` says."""
         mdp, held_out = self._task.mdp, self.layout.rows(judged.held_out)
         policy = tempered(self._components.policy, temperature)
         own = self._components._replace(policy=policy)
@@ -234,7 +238,8 @@ class Evaluator:
 
     def _measured(self, params: Params, temperature: float) -> tuple[Measured, Measured, Sequences]:
         """Metrics [count], what each string adds to some of them [count, N], and the strings."""
-        measured, answered = self._measure(params, self._judged, jnp.float32(temperature))
+        asked = (jnp.float32(temperature), jnp.bool_(False))
+        measured, answered = self._measure(params, self._judged, *asked)
         measured = self.layout.host(measured)
         own_reward.raise_failed()
         names = [name for name in measured if name.endswith(metrics.EACH)]
@@ -252,13 +257,14 @@ class Evaluator:
             if x.shape[1] > 1  # one string has no spread
         }
 
-    def expert(self) -> dict[str, float]:
+    def expert(self, params: Params) -> dict[str, float]:
         """What the expert itself scores, as far as it is known: all of it exactly, or entropy and
-        length from samples."""
+        length from samples. `params` are of any policies."""
         known, task = self._task.mdp.expert, self._task
         if self.exact:
-            own = jax.jit(exact_measures(task, self.family))(self._expert_law)
-            return {name: float(value) for name, value in own.items()}
+            own, _ = self._measure(params, self._judged, jnp.float32(1.0), jnp.bool_(True))
+            scores = self.layout.host(own)
+            return {name: float(x[0]) for name, x in scores.items() if name not in self._of_claims}
         data, _, answers = self.layout.host(self._judged.held_out)
         if known is None or answers is None:
             return {"length": float(data.mask.sum(-1).mean())}  # [count, samples, T]

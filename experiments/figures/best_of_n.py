@@ -153,11 +153,10 @@ def fit(
     start = start - start.max(1, keepdims=True)
     start = np.maximum(start, -12.0)
     found = {}
-    for d in FITTED:
-        starts = [start]
-        best = exact.best_in_class(
-            divergences.parse(d), space, target, policy, starts, iterations=200
-        )
+    family = {d: divergences.parse(d) for d in FITTED}
+    search = exact.ClassSearch(family, space, target, policy)
+    for d in family:
+        best = search.best(d, [start], iterations=200)
         log_q = np.asarray(exact.known_law(space, Model(policy, best.params)).string)
         q = np.exp(log_q)
         found[d] = {"KL": float(q @ (log_q - log_ref)), "reward": float(q @ rewards), d: best.value}

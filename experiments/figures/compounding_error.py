@@ -132,11 +132,10 @@ def _exposure(flags: Flags) -> tuple[list[dict], list[Check]]:
         kl = parse("forward_kl")
         closed = world.law("markov", classes.projection(world, "markov"))
         projected = world.measure(closed)["forward_kl"]
-        for d in FITTED:
-            starts = exact.random_starts(policy, 9)
-            best = exact.best_in_class(
-                parse(d), space, present(mdp.expert, "expert"), policy, starts
-            )
+        family, expert = {d: parse(d) for d in FITTED}, present(mdp.expert, "expert")
+        search = exact.ClassSearch(family, space, expert, policy)
+        for d in family:
+            best = search.best(d, exact.random_starts(policy, 9))
             q = world.law("markov", best.params)
             own, expert = (classes.accumulated_kl(world, q, x.arrival).tolist() for x in (q, p))
             for n, (R, E) in enumerate(zip(own, expert), 1):

@@ -358,12 +358,13 @@ def _prepare(
         saves = resume.saves_in(folder, "start", config.saving, stop, end=True)
         cold = Runs(keys, start, rates, rows["demos"])
         start = _warm_start(config, task, components, layout, cold, saves, recorder)
+    placed = layout.put(start)
     extra = [each.divergence for each in methods if each.divergence]
     claims = [each.claim() for each in methods]
     seed, searched = config.budget.seed, folder.path / "class_optimum.json"
     judging = judging_keys(seed, config.budget.seeds)
     evaluator = Evaluator(
-        config.evaluation, judging, task, components, layout, layout.put(start), extra, claims
+        config.evaluation, judging, task, components, layout, placed, extra, claims
     )
     if config.policy.name in NETWORKS:
         _compare_sampling(config, evaluator, layout, start, recorder)
@@ -387,13 +388,12 @@ def _prepare(
         recorder=recorder,
         console=console,
         stop=stop,
-        expert=evaluator.expert(),
-        at_start=evaluator.measure_start(layout.put(start)),
+        expert=evaluator.expert(placed),
+        at_start=evaluator.measure_start(placed),
     )
     for name in ("data", "expert", "start"):
         recorder.resumed(name, -1)
-    laid_out = layout.put(start)
-    context.write_samples("start", *evaluator.strings(laid_out), evaluator.to_read(laid_out))
+    context.write_samples("start", *evaluator.strings(placed), evaluator.to_read(placed))
     for name, strings in evaluator.references().items():
         to_read = evaluator.expert_to_read() if name == "expert" else None
         context.write_samples(name, jax.tree.map(lambda x: x[None], strings), None, to_read)

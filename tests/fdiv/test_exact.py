@@ -7,6 +7,7 @@ import functools
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from laws import EVERY, SPACES, law, random_models
@@ -162,6 +163,35 @@ OPTIMA = {
 }
 
 
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("level", exact.LEVELS)
+@pytest.mark.few(1)
+def test_a_search_for_several_sees_the_value_and_gradient_of_each(level):
+    """Those behind total variation, which takes six places, too; one's own f may have another
+    type."""
+    space, policy = exact.enumerate_strings(2, 3, None), tabular.policy(tabular.markov(2, 3), 2)
+    expert = TwoTemplate(vocab=2, horizon=3).build().expert
+    js = divergences.js()
+    single = lambda lp, lq: js.perspective(lp, lq).astype(jnp.float32)
+    family = {name: divergences.parse(name) for name in ("js", "tv", "reverse_kl")}
+    family["own"] = js._replace(name="own", perspective=single)
+    search = exact.ClassSearch(family, space, expert, policy, level, 0.25)
+    p = exact.known_law(space, expert)
+    (params,) = exact.random_starts(policy, 1)
+
+    @jax.jit
+    def one_by_one(params):
+        def of(d):
+            value = lambda x: exact.divergence(d, space, p, law(space, policy, x), level, 0.25)
+            return jax.value_and_grad(value)(params)
+
+        return {name: of(d) for name, d in family.items()}
+
+    for name, expected in one_by_one(params).items():
+        for mine, other in zip(search.value_and_gradient(name, params), expected):
+            np.testing.assert_allclose(mine, other, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("minimised", OPTIMA)
 @pytest.mark.few(1)
 def test_best_markov_policy_on_two_templates(minimised):
@@ -195,7 +225,6 @@ def test_best_markov_policy_on_two_templates(minimised):
 def test_nested_classes_never_get_worse_and_the_full_one_reaches_zero():
     mdp = TwoTemplate(vocab=2, horizon=4).build()
     space = exact.enumerate_strings(2, 4, None)
-    # Total variation is searched in six stages, each a program of its own.
     classes = {"js": ("independent", "markov", "markov_t", "full"), "tv": ("markov", "full")}
     for spec, names in classes.items():
         values = []

@@ -80,11 +80,11 @@ def optima(
         tables = dict.fromkeys(STANDARD, projection(w, name))
         return tables, {d: w.measure(w.law(name, table)) for d, table in tables.items()}
     policy, tables, measures = w.policy(name), {}, {}
+    family = {d: parse(d) for d in STANDARD}
+    of_class = exact.ClassSearch(family, w.space, present(w.mdp.expert, "expert"), policy)
 
     def search(d: str, starts: Sequence[Params]) -> None:
-        most = 500 if d == "tv" else 5000
-        at = (w.space, present(w.mdp.expert, "expert"), policy, starts)
-        tables[d] = exact.best_in_class(parse(d), *at, iterations=most).params
+        tables[d] = of_class.best(d, starts, iterations=500 if d == "tv" else 5000).params
         measures[d] = w.measure(w.law(name, tables[d]))
 
     for d in SEARCHED:

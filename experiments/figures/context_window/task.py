@@ -142,16 +142,19 @@ def _searched(
 ) -> dict[tuple[str, str], np.ndarray]:
     """From random tables, from the ends of the levels before (the sequence level is last) and from
     the smaller window's."""
-    policy = _policy(world, window)
+    policy, expert = _policy(world, window), present(world.mdp.expert, "expert")
+    family = {name: parse(name) for name in names}
+    searches = {
+        level: exact.ClassSearch(family, world.space, expert, policy, kind)
+        for level, kind in LEVELS.items()
+    }
     nearest = {}
     for name in names:
         ends: list[np.ndarray] = []
-        for level, kind in LEVELS.items():
+        for level in LEVELS:
             before = [np.log(widen(smaller[name, level], window))] if smaller else []
             initial = [*exact.random_starts(policy, starts), *ends, *before]
-            optimum = exact.best_in_class(
-                parse(name), world.space, present(world.mdp.expert, "expert"), policy, initial, kind
-            )
+            optimum = searches[level].best(name, initial)
             ends.append(optimum.params)
             nearest[name, level] = np.maximum(softmax(optimum.params, axis=1), LEAST)
     return nearest

@@ -161,8 +161,9 @@ def best(world: EnumeratedTask, name: str) -> Student:
             smaller = best(world, before).params
             starts += [classes.embed(world, before, name, table) for table in smaller]
         policy, expert = world.policy(name), present(world.mdp.expert, "expert")
-        for d in DIVERGENCES[1:]:
+        family = {d: divergences.parse(d) for d in DIVERGENCES[1:]}
+        search = exact.ClassSearch(family, world.space, expert, policy)
+        for d in family:
             starts = [*starts, optima["reverse_kl"]]
-            search = exact.best_in_class(divergences.parse(d), world.space, expert, policy, starts)
-            optima[d] = search.params
+            optima[d] = search.best(d, starts).params
     return Student(np.stack([optima[d] for d in DIVERGENCES]), np.ones(len(DIVERGENCES)))

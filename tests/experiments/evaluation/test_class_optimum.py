@@ -35,12 +35,16 @@ def test_a_network_is_searched_from_the_law_nearest_in_forward_kl(tmp_path, monk
     components = assemble.components(config, task)
     asked = []
 
-    def best(d, space, expert, policy, initial, level, share, iterations, digits):
-        asked.append((d.name, level, iterations, len(initial)))
-        moved = {"one": np.float64(len(asked)), "from": initial[0]}
-        return exact.Optimum(0.1, moved, [(0.1, moved)])
+    def search(family, space, expert, policy, level, share, digits):
+        def best(name, initial, iterations):
+            assert name in family
+            asked.append((name, level, iterations, len(initial)))
+            moved = {"one": np.float64(len(asked)), "from": initial[0]}
+            return exact.Optimum(0.1, moved, [(0.1, moved)])
 
-    monkeypatch.setattr(exact, "best_in_class", best)
+        return types.SimpleNamespace(best=best)
+
+    monkeypatch.setattr(exact, "ClassSearch", search)
     monkeypatch.setattr(ClassOptima, "_measure", lambda self, params: {})
     optima = ClassOptima(config.policy, Evaluation(), 0, task, components, tmp_path / "optima.json")
     optima.search("tv")  # before forward KL's own row
@@ -82,26 +86,30 @@ def no_search(*_):
     raise AssertionError("searched again")
 
 
+def searching_with(best, monkeypatch) -> None:
+    monkeypatch.setattr(exact, "ClassSearch", lambda *_: types.SimpleNamespace(best=best))
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Searches that end a little beside where they begin, of a policy that is measured by little:
     what is kept for whom does not depend on either."""
 
-    def best(d, space, expert, policy, initial, level, share, iterations, digits):
+    def best(name, initial, iterations):
         moved = jax.tree.map(lambda x: 1.1 * np.asarray(x, np.float64), initial[0])
         return exact.Optimum(0.1, moved, [(0.1, moved)])
 
-    def measures(task, family):
+    def measures(task, family, expert):
         return lambda law: {"first": law.string[0], "last": law.string[-1]}
 
-    monkeypatch.setattr(exact, "best_in_class", best)
+    searching_with(best, monkeypatch)
     monkeypatch.setattr(class_optimum, "exact_measures", measures)
 
 
 def test_another_run_reads_what_one_has_found(tmp_path, monkeypatch):
     first = optima_of(tmp_path, "first")
     found = [first.of(JS), first.of(Claim("reverse_kl", Level.token_policy, ""))]
-    monkeypatch.setattr(exact, "best_in_class", no_search)
+    searching_with(no_search, monkeypatch)
     again = optima_of(tmp_path, "again", extra=["alpha:3"])
     read = [again.of(JS), again.of(Claim("reverse_kl", Level.token_policy, ""))]
     for mine, other in zip(read, found):
