@@ -5,10 +5,9 @@ from __future__ import annotations
 import fnmatch
 import importlib.util
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from experiments.reporting.metrics import METRICS
@@ -90,12 +89,10 @@ COMMANDS = sorted({name for page in PAGES for name in COMMAND.findall(page.read_
 
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.few(2)
-def test_commands_explain_themselves(name):
-    done = subprocess.run(
-        [sys.executable, "-m", name, "--help"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-1000:]
-    assert len(done.stdout.split()) > 10
+def test_commands_explain_themselves(name, tmp_path):
+    done = forked.run(name, ["--help"], ROOT, tmp_path)
+    assert done.code == 0, done.err[-1000:]
+    assert len(done.out.split()) > 10
 
 
 @pytest.mark.parametrize(
