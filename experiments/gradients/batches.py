@@ -30,6 +30,7 @@ from fdiv.types import Components, Method, Params, Sequences
 
 QUICK = {"xla_backend_optimization_level": 0}
 SIZE = 2  # answers in a group
+BLOCK = 256  # groups whose gradients are computed at once
 SCORED = ("reinforce", "rloo", "grpo")  # kinds of methods that answer each prompt several times
 # and others that learn from the policy's strings; of those of other codes as well
 ON_POLICY = ("policy_gradient", "adversarial", "naive", "sampled", "z_score", "relativistic_gan")
@@ -89,13 +90,16 @@ def in_batches(
             policy, world.params, Sequences(tokens, mask, tokens[:, 0]), world.space.vocab
         )
         chance = orders * jnp.exp(log_q.sum(1)[groups].sum(1))
-        each = jax.lax.map(gradient, groups, batch_size=256)
+        each = jax.lax.map(gradient, groups, batch_size=BLOCK)
         mean = chance @ each
         return mean, chance @ jnp.sum((each - mean[None]) ** 2, axis=1)
 
     groups = list(itertools.combinations_with_replacement(range(len(every.tokens)), size))
     repeated = ([math.factorial(group.count(x)) for x in set(group)] for group in groups)
     orders = [math.factorial(size) / math.prod(counts) for counts in repeated]
+    if len(groups) > BLOCK:  # whole blocks: a remainder would be traced and compiled by itself
+        short = -len(groups) % BLOCK
+        groups, orders = groups + groups[:1] * short, orders + [0.0] * short
     found, variance = map(np.asarray, moments(jnp.asarray(groups), jnp.asarray(orders)))
     sizes = np.linalg.norm(found), np.linalg.norm(population)
     cosine = found @ population / max(sizes[0] * sizes[1], 1e-300)

@@ -16,6 +16,8 @@ from experiments.reporting.metrics import METRICS
 from experiments.reporting.scoreboards import SCOREBOARDS
 from fdiv import divergences, metrics
 
+pytestmark = pytest.mark.usefixtures("few_logged")
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
