@@ -30,7 +30,7 @@ SIZES = [
         "8",
     )
 ]
-RUN = [
+SMALL = [
     "two-template",
     "--benchmark.horizon",
     "3",
@@ -46,17 +46,11 @@ RUN = [
     "0.003",
     "--temperatures",
     "1.0",
-    "--adversarial.warmup",
-    "2",
     "--report",
     "False",
-    "--methods",
-    "sft",
-    "distill:js",
-    "js",
-    "gail",
-    *SIZES,
 ]
+METHODS = ["--methods", "sft", "distill:js", "js", "gail", "--adversarial.warmup", "2"]
+RUN = [*SMALL, *METHODS, *SIZES]
 MESHES = {
     "8x1x1": (8, 1, 1),
     "2x2x2": (2, 2, 2),
@@ -182,26 +176,29 @@ def test_two_processes_of_four_devices_give_what_one_gives(one, tmp_path):
 
 ALONE = """
 import jax
-from experiments.running import program
+from experiments.devices import processes
+from experiments.running import runs
 
 def fail(*arguments, **more):
     if jax.process_index() == 1:
         raise RuntimeError("broken here alone")
-    return build(*arguments, **more)
+    return starts(*arguments, **more)
 
-build, program.build = program.build, fail
+processes.ALONE = 5
+starts, runs.starts = runs.starts, fail
 """
 
-
 def test_a_process_that_fails_alone_ends_the_other(tmp_path):
-    """It says why; the other one, waiting for it, is told within a minute."""
+    """It says why; the other one, waiting for it, is told once `ALONE` seconds are over, which are
+    fewer here than the thirty that Gloo waits."""
     (tmp_path / "alone.py").write_text(ALONE)
+    words = [*SMALL, "--methods", "sft", "--policy.name", "markov"]
+    words += ["--import", str(tmp_path / "alone.py"), "--out", str(tmp_path / "run")]
     began = time.monotonic()
-    codes, said = two_processes(
-        [*RUN, "--import", str(tmp_path / "alone.py"), "--out", str(tmp_path / "run")], 4
-    )
+    codes, said = two_processes(words, 4)
     assert 0 not in codes
     assert "broken here alone" in said[1]
+    assert "another task died" in said[0]
     assert time.monotonic() - began < 200  # five minutes is what JAX would wait
 
 
