@@ -61,7 +61,7 @@ FAULTS = [
         "fdiv/estimators.py",
         "    own = jnp.where(jnp.all((weight == 0) | (weight == 1)), own, 0.0)\n",
         "    own = jnp.zeros_like(own)\n",
-        OBJECTIVES + "test_sampled_gradients_average_to_the_exact_one",
+        OBJECTIVES + "test_sampled_gradients_average_to_the_exact_one[forward_kl]",
     ),
     Fault(
         "the occupancy level forgets how many prefixes are left",
@@ -411,14 +411,14 @@ FAULTS = [
         "experiments/running/trials.py",
         "int(np.argmin(scores))",
         "int(np.argmax(scores))",
-        EXPERIMENTS + "test_fixed_demonstrations_trials_and_a_full_class",
+        EXPERIMENTS + "test_fixed_demonstrations_trials_and_a_full_class[sft]",
     ),
     Fault(
         "the warm start is thrown away",
         "experiments/running/head_to_head.py",
         "        start = _warm_start(",
         "        _warm_start(",
-        EXPERIMENTS + "test_fixed_demonstrations_trials_and_a_full_class",
+        EXPERIMENTS + "test_fixed_demonstrations_trials_and_a_full_class[sft]",
     ),
     Fault(
         "a teacher is known without its data",
@@ -537,7 +537,7 @@ FAULTS = [
         "experiments/devices/programs.py",
         "jax.block_until_ready(out) if self.waits else out",
         "out",
-        "tests/fdiv/test_parted.py::test_two_devices_with_two_seeds_each_give_what_one_gives",
+        "tests/experiments/devices/test_programs.py::test_programs_of_a_processors_devices_are_waited_for",
     ),
     Fault(
         "a layout leaves on the device what is to lie on the host",

@@ -188,6 +188,7 @@ processes.ALONE = 5
 starts, runs.starts = runs.starts, fail
 """
 
+
 def test_a_process_that_fails_alone_ends_the_other(tmp_path):
     """It says why; the other one, waiting for it, is told once `ALONE` seconds are over, which are
     fewer here than the thirty that Gloo waits."""

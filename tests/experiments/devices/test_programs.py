@@ -3,7 +3,11 @@ and one run is compiled as what it is."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -92,3 +96,29 @@ def copies(text, horizon):
     shapes = re.findall(r"= f32\[([\d,]+)\]\S* copy\(", text)
     of = [[int(n) for n in shape.split(",") if n != "1"] for shape in shapes]
     return sum(len(shape) >= 3 and max(shape) >= horizon for shape in of)
+
+
+SLOW = """
+import jax, jax.numpy as jnp
+from experiments.devices import MeshLayout
+layout = MeshLayout(1, jax.devices(), {"data": 2, "fsdp": 1, "tensor": 1})
+x = layout.put(jnp.ones((1, 256, 256)))
+slow = lambda x: jax.lax.fori_loop(0, 200, lambda i, y: y @ x / 256, x)
+program, _ = layout.compile(slow, x)
+assert program(x).is_ready(), "the next may run beside it"
+print("waited for")
+"""
+
+
+@pytest.mark.wide
+def test_programs_of_a_processors_devices_are_waited_for():
+    """In a process of its own, which alone may have two devices."""
+    two = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": two},
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[3],
+    )
+    assert done.stdout.strip() == "waited for", done.stderr[-3000:]
