@@ -148,10 +148,9 @@ BATCHES = [  # size of the expectation over batches of two beside the population
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(("name", "fields", "size"), BATCHES)
-def test_batches_of_two(name, fields, size, monkeypatch):
+def test_batches_of_two(name, fields, size):
     """What one population does not show: a mean of two that counts the answer itself halves the
     gradient, one that leaves it out keeps it; dividing by the deviation of two turns it."""
-    monkeypatch.setattr(batches, "BLOCK", 16)  # of 28 batches: the last block is filled up
     world = rewarded(random_world(3, 2, 0.5, 0), "reverse_kl")
     method = objectives.resolve(name, **fields)
     objective = method.build(world.exact)
@@ -407,9 +406,10 @@ def test_a_clip_on_the_wrong_side_shows_once_the_policy_has_moved(monkeypatch, w
 
 
 @pytest.mark.usefixtures("double")
-def test_the_variance_by_position_is_that_of_one_string():
+def test_the_variance_by_position_is_that_of_one_string(monkeypatch):
     """In all what listing batches gives, where no baseline ties a batch's strings together; and of
     sft at two positions by the formula: E_p||g||^2 - ||E_p g||^2 of the states at that depth."""
+    monkeypatch.setattr(batches, "BLOCK", 16)  # of 28 batches: the last block is filled up
     world = random_world(3, 2, 0.5, 0)
     (plain,) = finite.named([("js", {"baseline": "none"})])
     whole = batches.in_batches(world, plain.method, (), np.ones(world.params.size))
