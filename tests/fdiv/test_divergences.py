@@ -220,6 +220,15 @@ def test_finite_wherever_the_value_is(spec):
         )
 
 
+def test_single_precision_stays_single_where_double_is_the_default():
+    """Of all by which a run is measured: of two log-masses, and of their difference."""
+    masses = [jax.ShapeDtypeStruct((3,), jnp.float32)] * 2
+    for name in divergences.logged():
+        d = divergences.parse(name)
+        found = jax.eval_shape(lambda p, q, d=d: (d.perspective(p, q), d.reward(p - q)), *masses)
+        assert [x.dtype for x in found] == [jnp.float32] * 2, name
+
+
 @pytest.mark.few(14)
 @pytest.mark.parametrize("spec", [*MORE, *LATER])
 @pytest.mark.parametrize("side", ["witness", "reward"])

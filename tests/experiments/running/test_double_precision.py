@@ -26,6 +26,9 @@ from fdiv.lm.hidden import Hidden
 from fdiv.rollout import sampler
 from fdiv.types import Sequences
 
+# that of single precision every divergence stays single is a law of tests/fdiv/test_divergences.py
+pytestmark = pytest.mark.usefixtures("few_logged")
+
 METHODS = {  # preset -> methods of it, one of each way to learn
     "two-template": ("gail",),
     "markov": ("js",),
@@ -56,7 +59,14 @@ def test_every_preset_is_in_a_table():
 def test_a_preset_trains_in_double_precision(preset, double, monkeypatch):
     given = cli.presets()[preset][1]
     small = {"batch_size": 16, "updates": 2, "seeds": 1, "demos": min(given.budget.demos, 16)}
+    small |= {name: one_layer(getattr(given, name)) for name in ("policy", "scorer")}
     trace(configs.replace(given, methods=METHODS[preset], **small), monkeypatch)
+
+
+def one_layer(architecture):
+    """A transformer's layers are unrolled, and all of one type."""
+    layers = 1 if architecture.name == "transformer" else None
+    return dataclasses.replace(architecture, layers=layers)
 
 
 PRETRAINED = {
