@@ -14,6 +14,8 @@ from experiments import cli
 from experiments.commands import compare, generate, show_data
 from fdiv.metrics import MODES
 
+pytestmark = pytest.mark.usefixtures("few_logged")
+
 TEXT = (Path(__file__).parents[2] / "docs" / "checkpoint_to_report.md").read_text()
 COMMANDS = re.findall(r"<!-- run -->\n```\npython -m experiments\.(\w+) (.*)\n```", TEXT)
 SMALL = [

@@ -16,6 +16,8 @@ from experiments.config import make_config
 from experiments.storage import files
 from fdiv.benchmarks import TwoTemplate
 
+pytestmark = pytest.mark.usefixtures("few_logged")
+
 TEXT = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
 BLOCKS = re.findall(r"(<!-- .* -->\n)?```python\n(.*?)```", TEXT, flags=re.S)
 PLAIN = [code for mark, code in BLOCKS if not mark]
