@@ -110,7 +110,9 @@ class ClassOptima:
     def of(self, claim: Claim) -> ClassOptimum:
         """The best in the class for what a method claims to minimise."""
         own = measured_as(claim, self._task)
-        return self._best(claim.metric, claim.level, claim.policy_prefixes, own)
+        # whose prefixes count is read of the policy's alone: elsewhere all shares are one search
+        share = claim.policy_prefixes if claim.level == Level.token_policy else 1.0
+        return self._best(claim.metric, claim.level, share, own)
 
     def table(self, names: list[str]) -> dict[str, dict[str, float]]:
         """Sequence-level optima: minimised divergence -> metric -> value."""

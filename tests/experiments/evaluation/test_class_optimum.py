@@ -121,6 +121,16 @@ def test_another_run_reads_what_one_has_found(tmp_path, monkeypatch):
     assert (first.read, again.read) == (0, 2) and len(kept_in(tmp_path)) == 2
 
 
+def test_whose_prefixes_count_is_a_search_of_its_own_at_the_policys_alone(quick, tmp_path):
+    optima = optima_of(tmp_path)
+    for level in exact.LEVELS:
+        for share in (0.0, 0.5, 1.0):
+            optima.of(Claim("js", level, "", policy_prefixes=share))
+    known = json.loads((tmp_path / "run.json").read_text()).keys() - {"checksum"}
+    alone = {f"js {x} 1" for x in ("sequence", "occupancy", "token_expert")}
+    assert known == alone | {f"js token_policy {share}" for share in ("0", "0.5", "1")}
+
+
 @pytest.mark.parametrize(
     "other",
     [
