@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SLOW = Path(__file__).parent / "slow.py"
+FEW = Path(__file__).parent / "few.py"
 TINY = {
     "benchmark.vocab": 2,
     "benchmark.horizon": 3,

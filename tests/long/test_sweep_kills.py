@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from sweeping import ROOT, TINY, planned, queue, states, sweep, wait
+from sweeping import FEW, ROOT, TINY, planned, queue, states, sweep, wait
 
 from experiments.storage import lease
 from experiments.sweep.folder import SweepFolder
@@ -40,7 +40,7 @@ def grid(runs) -> dict:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, grid) -> Path:
     """The undisturbed sweep, collected."""
-    out = planned(tmp_path_factory.mktemp("whole") / "w", grid)
+    out = planned(tmp_path_factory.mktemp("whole") / "w", grid, "--import", FEW)
     sweep("run", out, "--local", WORKERS)
     sweep("collect", out)
     return out
@@ -89,7 +89,7 @@ def same_as(whole: Path, out: Path, runs: int) -> None:
 
 
 def test_local_workers_killed_at_random_and_the_whole_command_too(whole, grid, runs, tmp_path):
-    out, generator = planned(tmp_path / "local", grid), random.Random(2)
+    out, generator = planned(tmp_path / "local", grid, "--import", FEW), random.Random(2)
     command = [
         sys.executable,
         "-m",
@@ -105,7 +105,7 @@ def test_local_workers_killed_at_random_and_the_whole_command_too(whole, grid, r
     while states(out)["done"] < runs:
         rounds += 1
         assert rounds < 10, states(out)
-        time.sleep(LAPSE)  # for the leases of the dead
+        time.sleep(LAPSE if rounds > 1 else 0)  # for the leases of the dead
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as parent:
             enough = generator.uniform(0.1, 0.3) * runs if rounds == 1 else float("inf")
             killed += killing(
@@ -122,7 +122,7 @@ def test_local_workers_killed_at_random_and_the_whole_command_too(whole, grid, r
 
 
 def test_array_tasks_killed_at_random(slurm, whole, grid, runs, tmp_path):
-    out, generator = planned(tmp_path / "slurm", grid), random.Random(1)
+    out, generator = planned(tmp_path / "slurm", grid, "--import", FEW), random.Random(1)
     words = (
         "--partition",
         "main",
@@ -137,7 +137,7 @@ def test_array_tasks_killed_at_random(slurm, whole, grid, runs, tmp_path):
     while states(out)["done"] < runs:
         rounds += 1
         assert rounds < 10, states(out)
-        time.sleep(LAPSE)  # for the leases of the dead
+        time.sleep(LAPSE if rounds > 1 else 0)  # for the leases of the dead
         sweep("resume", out, *words)
         wait("the array to start", 60, queue)
         killed += killing(out, generator, share_of(runs), queue)
