@@ -11,8 +11,9 @@ import pytest
 from as_written import fresh_scripts
 
 TEXT = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
-SHORT = "--policy.name transformer --policy.width 16 --policy.layers 1 --warm-start 60 --seeds 2"
-SHORT += " --updates 160 --batch-size 64 --evaluations 1 --samples 32 --learning-rate 0.005"
+SHORT = "--policy.name transformer --policy.width 16 --policy.layers 1 --warm-start 60"
+SHORT += " --seeds 1 --seed 1 --updates 120 --batch-size 64 --evaluations 1 --samples 64"
+SHORT += " --learning-rate 0.005"
 
 
 @pytest.mark.wide
