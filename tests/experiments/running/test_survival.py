@@ -34,6 +34,8 @@ from fdiv.benchmarks import TwoTemplate
 from fdiv.objectives.max_likelihood import max_likelihood
 from fdiv.types import Objective, UsageError
 
+pytestmark = pytest.mark.usefixtures("few_logged")
+
 ROOT = Path(__file__).parents[3]
 CONFIG = make_config(
     benchmark=TwoTemplate(vocab=2, horizon=3),
