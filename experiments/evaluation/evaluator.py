@@ -178,13 +178,14 @@ class Evaluator:
 
     def _exactly(self) -> Callable[..., tuple[dict[str, Array], tuple[()]]]:
         of_law = exact_measures(self._task, self.family, self._expert_law, self.claims)
-        space, expert_law = enumerated(self._task), jax.tree.map(jnp.asarray, self._expert_law)
+        space, expert = enumerated(self._task), self._expert_law
 
         def measure(params: Params, judged: Judged, temperature: Array, of_expert: Array):
             policy = tempered(self._components.policy, temperature)
-            own = lambda: exact.law(space, policy, params)
+            own = exact.law(space, policy, params)
             # measures take far longer to compile than a law, and are the same for both
-            return of_law(jax.lax.cond(of_expert, lambda: expert_law, own)), ()
+            law = jax.tree.map(lambda *both: jnp.where(of_expert, *both), expert, own)
+            return of_law(law), ()
 
         return measure
 

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import assemble
+from experiments.config import make_config
 from experiments.evaluation.evaluator import (
     COMPARED,
     Evaluator,
@@ -20,6 +22,8 @@ from experiments.evaluation.evaluator import (
 )
 from experiments.evaluation.frontier import FrontierPoint, at_own_weight, overspent
 from fdiv import divergences, exact, objectives
+from fdiv.benchmarks import TwoTemplate
+from fdiv.policies import tabular
 from fdiv.types import Claim, Level, Regulariser, Sequences
 
 
@@ -45,6 +49,26 @@ def test_the_length_of_an_unknown_experts_strings():
     evaluator.layout = SimpleNamespace(host=lambda tree: tree)
     evaluator._judged = SimpleNamespace(held_out=HeldOut(data, data, None))
     assert evaluator.expert({}) == {"length": pytest.approx(1.5)}
+
+
+@pytest.mark.usefixtures("double")
+def test_the_expert_is_measured_by_the_program_of_policies():
+    """Also where it is in another precision than they."""
+    task = assemble.task(make_config(benchmark=TwoTemplate(vocab=2, horizon=2)))
+    table = tabular.policy(tabular.full(2, 2), 2)
+    single = lambda *at: table.head(*at).astype(jnp.float32)
+    evaluator = object.__new__(Evaluator)
+    evaluator.family, evaluator.claims = [divergences.js()], ()
+    evaluator._task = task
+    evaluator._components = SimpleNamespace(policy=table._replace(head=single))
+    params = jnp.zeros((3, 2), jnp.float32)
+    measure = jax.jit(evaluator._exactly())
+    of_expert, of_policy = (measure(params, None, 1.0, own)[0] for own in (True, False))
+    law = exact.known_law(task.space, task.mdp.expert)
+    assert float(of_expert["js"]) == 0
+    assert float(of_expert["entropy"]) == pytest.approx(float(exact.entropy(law)), rel=1e-12)
+    assert float(of_policy["entropy"]) == pytest.approx(2 * np.log(2), rel=1e-6)
+    assert float(of_policy["js"]) > 0.01
 
 
 MEASURED = {
