@@ -150,9 +150,9 @@ class Evaluator:
         self._task, self._components = task, components
         self._judged = self._drawn(layout.put(keys), evaluation.samples)
         measure = self._exactly() if self.exact else self._from_samples
-        self._measure, _ = layout.compile(
-            measure, params, self._judged, jnp.float32(1.0), jnp.bool_(False), shared=(2, 3)
-        )
+        settings = self._settings(1.0)
+        shared = tuple(range(2, 2 + len(settings)))
+        self._measure, _ = layout.compile(measure, params, self._judged, *settings, shared=shared)
         self._answer, _ = layout.compile(self._answered, params, self._judged)
         self._at_start: Measured = {}  # what each string adds to metrics there, [count, N]
         self._known: dict[str, Program] = {}  # log-probs of strings under a known law
@@ -161,6 +161,11 @@ class Evaluator:
             policy = components.policy
             continued = lambda params, judged: self._to_read(Model(policy, params), judged)
             self._continue, _ = layout.compile(continued, params, self._judged)
+
+    def _settings(self, temperature: float, of_expert: bool = False) -> tuple[Array, ...]:
+        """Beside policies and strings: on an enumerated task, whether the expert is meant."""
+        own = (jnp.bool_(of_expert),) if self.exact else ()
+        return jnp.float32(temperature), *own
 
     def _drawn(self, keys: Array, samples: int) -> Judged:
         mdp = self._task.mdp
@@ -190,9 +195,8 @@ class Evaluator:
         return measure
 
     def _from_samples(
-        self, params: Params, judged: Judged, temperature: Array, of_expert: Array
+        self, params: Params, judged: Judged, temperature: Array
     ) -> tuple[dict[str, Array], Sequences]:
-        """Of the policies alone, whatever `of_expert` says."""
         mdp, held_out = self._task.mdp, self.layout.rows(judged.held_out)
         policy = tempered(self._components.policy, temperature)
         own = self._components._replace(policy=policy)
@@ -239,8 +243,7 @@ class Evaluator:
 
     def _measured(self, params: Params, temperature: float) -> tuple[Measured, Measured, Sequences]:
         """Metrics [count], what each string adds to some of them [count, N], and the strings."""
-        asked = (jnp.float32(temperature), jnp.bool_(False))
-        measured, answered = self._measure(params, self._judged, *asked)
+        measured, answered = self._measure(params, self._judged, *self._settings(temperature))
         measured = self.layout.host(measured)
         own_reward.raise_failed()
         names = [name for name in measured if name.endswith(metrics.EACH)]
@@ -263,7 +266,7 @@ class Evaluator:
         length from samples. `params` are of any policies."""
         known, task = self._task.mdp.expert, self._task
         if self.exact:
-            own, _ = self._measure(params, self._judged, jnp.float32(1.0), jnp.bool_(True))
+            own, _ = self._measure(params, self._judged, *self._settings(1.0, of_expert=True))
             scores = self.layout.host(own)
             return {name: float(x[0]) for name, x in scores.items() if name not in self._of_claims}
         data, _, answers = self.layout.host(self._judged.held_out)
