@@ -375,7 +375,7 @@ def _descended(
 
 
 def _flat(params: Params) -> np.ndarray:
-    """All numbers of a tree, in float64."""
+    """All numbers of a tree, in float64; by numpy, as a search asks for it thousands of times."""
     return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(params)])
 
 
@@ -436,8 +436,8 @@ class ClassSearch:
 
         def value_of(d: Divergence) -> Callable:
             def value(own: dict[str, Array]) -> Array:
-                value = divergence(d, space, p, p._replace(**own), level, policy_prefixes)
-                return value.astype(float)  # a user's own may have another type than the others
+                nats = divergence(d, space, p, p._replace(**own), level, policy_prefixes)
+                return nats.astype(float)  # a user's own may have another type than the others
 
             return jax.value_and_grad(value)
 

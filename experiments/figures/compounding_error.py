@@ -132,8 +132,8 @@ def _exposure(flags: Flags) -> tuple[list[dict], list[Check]]:
         kl = parse("forward_kl")
         closed = world.law("markov", classes.projection(world, "markov"))
         projected = world.measure(closed)["forward_kl"]
-        family, expert = {d: parse(d) for d in FITTED}, present(mdp.expert, "expert")
-        search = exact.ClassSearch(family, space, expert, policy)
+        family = {d: parse(d) for d in FITTED}
+        search = exact.ClassSearch(family, space, present(mdp.expert, "expert"), policy)
         for d in family:
             best = search.best(d, exact.random_starts(policy, 9))
             q = world.law("markov", best.params)

@@ -26,7 +26,7 @@ from fdiv.lm.hidden import Hidden
 from fdiv.rollout import sampler
 from fdiv.types import Sequences
 
-# that of single precision every divergence stays single is a law of tests/fdiv/test_divergences.py
+# that every divergence keeps to single precision is a law of tests/fdiv/test_divergences.py
 pytestmark = pytest.mark.usefixtures("few_logged")
 
 METHODS = {  # preset -> methods of it, one of each way to learn
