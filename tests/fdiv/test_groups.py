@@ -33,7 +33,8 @@ def pretrained(case, bos=None, compute=None):
 def own(window=None, layers=2):
     shape = transformer.Shape(layers=layers, width=16, heads=2, kv_heads=1, window=window)
     policy = transformer.policy(shape, 11)
-    return policy, jax.tree.map(lambda x: 2.5 * x, policy.init(jax.random.key(0))), 11
+    params = jax.jit(lambda: jax.tree.map(lambda x: 2.5 * x, policy.init(jax.random.key(0))))()
+    return policy, params, 11
 
 
 def adapted():
@@ -63,6 +64,10 @@ MODELS = {  # windows, caps, several windows and ropes, a token before the text,
 }
 
 
+def in_double(params):
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x, float)), params)
+
+
 def prompts(vocab, empty=False):
     """Of 5, 2 and 1 tokens (or none), padded behind."""
     tokens = jax.random.randint(jax.random.key(2), (PROMPTS, WIDTH), 0, vocab)
@@ -73,7 +78,7 @@ def prompts(vocab, empty=False):
 
 def same(a, b, within):
     """Of the largest number there is."""
-    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(a))
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(a))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=within * largest), a, b)
 
 
@@ -89,10 +94,10 @@ def double():
 def test_strings_log_probs_and_gradients_are_those_without_sharing(name, double, monkeypatch):
     monkeypatch.setattr(model, "LEAST_SHARED", 1)
     policy, params, vocab = MODELS[name]()
-    params = jax.tree.map(lambda x: x.astype(float), params)
+    params = in_double(params)
     alike = Alike(GROUP, WIDTH)
     asked = repeated(prompts(vocab, empty="own" in name or "bos" in name), 1)
-    asked = jax.tree.map(lambda x: jnp.repeat(x, GROUP, axis=0), asked)
+    asked = jax.tree.map(lambda x: np.repeat(x, GROUP, axis=0), asked)
     weight = jnp.arange(1.0, PROMPTS * GROUP + 1)
     assert groups.shares(policy, alike)
 
@@ -144,7 +149,7 @@ def test_a_large_batch_is_read_in_parts(monkeypatch, double):
     assert groups._at_once(7 * 40, 32, 1) == 28
     assert groups._at_once(63, 128, 1) == 63
     policy, params, vocab = own()
-    params = jax.tree.map(lambda x: x.astype(float), params)
+    params = in_double(params)
     rows, length = PROMPTS * GROUP, WIDTH + HORIZON
     asked = prompts(vocab, empty=True).tokens
     asked = jnp.repeat(jnp.where(asked == PAD, 1, asked), GROUP, axis=0)
@@ -195,21 +200,24 @@ def test_an_update_is_what_it_is_without_sharing(name, double):
     are in the law above."""
     method, how = UPDATES[name]
     policy, params, vocab = own(layers=1)
-    params = jax.tree.map(lambda x: x.astype(float), params)
+    params = in_double(params)
     mdp, batch = task(vocab, 0.1)
 
     def updated(policy):
         parts = Components(policy, mdp, sampler(HORIZON, EOS))
         made = learner(objectives.resolve(method, group=GROUP).build(parts), optax.sgd(1e-2), **how)
-        first = made.init(jax.random.key(1), params)
-        moved = first._replace(params=jax.tree.map(lambda x: 1.1 * x, params))
-        return jax.jit(made.update)(moved, batch)
+        moved = jax.tree.map(lambda x: 1.1 * x, params)
+        update = lambda x: made.update(
+            made.init(jax.random.key(1), params)._replace(params=x), batch
+        )
+        return jax.jit(update)(moved)
 
     (plain, old), (shared, new) = updated(policy._replace(answers=None)), updated(policy)
     same(old, new, 1e-9)
-    steps = [jax.tree.map(lambda a, b: a - 1.1 * b, x.params, params) for x in (plain, shared)]
+    step = lambda x: jax.tree.map(lambda a, b: np.asarray(a) - 1.1 * b, x.params, params)
+    steps = [step(x) for x in (plain, shared)]
     same(*steps, 1e-9)
-    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(steps[0])) > 1e-4
+    assert max(np.abs(x).max() for x in jax.tree.leaves(steps[0])) > 1e-4
 
 
 def test_rows_that_are_moved_are_alike_no_more():
@@ -223,14 +231,11 @@ def test_rows_that_are_moved_are_alike_no_more():
 
 def test_a_policy_that_reads_something_else_shares_nothing():
     """Each of these replaces the trunk: what is behind it would read other tokens."""
-    policy, params, _ = own()
+    policy, params, _ = own(layers=1)
     tokens = jnp.zeros((2, 4), jnp.int32)
-    x = Sequences(tokens, tokens == 0, jnp.ones(2))
-    for changed in (
-        behind(policy, Hidden((1, 2), 0)),
-        preceded(policy, 3),
-        tk.read(policy, params, x),
-    ):
+    x, read = Sequences(tokens, tokens == 0, jnp.ones(2)), []
+    jax.eval_shape(lambda params: read.append(tk.read(policy, params, x)), params)
+    for changed in (behind(policy, Hidden((1, 2), 0)), preceded(policy, 3), *read):
         assert changed.answers is None
 
 

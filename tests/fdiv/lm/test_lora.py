@@ -29,12 +29,17 @@ def setting(case):
     own = model.policy(spec, Compute(remat=True))
     adapters = lora.Lora(rank=3, alpha=4.5).adapters()
     adapted = lora.policy(own, base, spec, adapters)
-    moved = lora.perturbed(jax.random.key(1), adapted.init(jax.random.key(0)))
-    return spec, own, base, adapters, adapted, moved
+    moved = lambda: lora.perturbed(jax.random.key(1), adapted.init(jax.random.key(0)))
+    return spec, own, base, adapters, adapted, jax.jit(moved)()
+
+
+@functools.cache
+def laws(policy):
+    return jax.jit(lambda params, tokens: tk.distributions(policy, params, tokens))
 
 
 def law(policy, params, tokens):
-    return np.asarray(jax.jit(lambda p: tk.distributions(policy, p, tokens))(params))
+    return np.asarray(laws(policy)(params, tokens))
 
 
 @pytest.mark.few(1)
@@ -42,10 +47,10 @@ def law(policy, params, tokens):
 def test_they_change_nothing_at_first_and_are_the_model_once_merged(case):
     spec, own, base, adapters, adapted, moved = setting(case)
     tokens = jnp.asarray(random_tokens(case))
-    start = adapted.init(jax.random.key(0))
+    start = jax.jit(adapted.init)(jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(start)) == adapters.size(spec)
     np.testing.assert_array_equal(law(adapted, start, tokens), law(own, base, tokens))
-    merged = law(own, lora.merged(base, adapters, moved), tokens)
+    merged = law(own, jax.jit(lambda x: lora.merged(base, adapters, x))(moved), tokens)
     np.testing.assert_allclose(law(adapted, moved, tokens), merged, rtol=1e-5, atol=1e-5)
     assert np.abs(merged - law(own, base, tokens)).max() > 0.1
 
@@ -131,13 +136,18 @@ def test_the_reference_is_the_base_for_nothing(name):
 def test_narrow_weights_are_the_numbers_they_hold(stored):
     """Kept in half the memory, and computed in float32 as if they were kept in float32."""
     spec, own, base, adapters, _, moved = setting("gemma3")
+    kept = lambda base, dtype: jax.tree.map(lambda x: np.asarray(x).astype(dtype), base)
+    narrow = kept(base, jnp.dtype(stored))
+    models = [
+        lora.policy(own, jax.tree.map(jnp.asarray, x), spec, adapters)
+        for x in (narrow, kept(narrow, np.float32))
+    ]
+    tokens = jnp.asarray(random_tokens("gemma3"))
+    both = jax.jit(lambda params: [tk.distributions(x, params, tokens) for x in models])
     try:
-        narrow = jax.tree.map(lambda x: x.astype(stored), base)
+        one, other = both(moved)
     except jax.errors.JaxRuntimeError as error:  # XLA has no float16 below AVX (jaxlib 0.10)
         pytest.skip(f"{stored} cannot be compiled for this processor: {error}")
-    wide = jax.tree.map(lambda x: x.astype(jnp.float32), narrow)
-    tokens = jnp.asarray(random_tokens("gemma3"))
-    one, other = (law(lora.policy(own, x, spec, adapters), moved, tokens) for x in (narrow, wide))
     np.testing.assert_allclose(one, other, atol=1e-6)
 
 
@@ -146,7 +156,11 @@ def test_narrow_weights_are_the_numbers_they_hold(stored):
 def test_peft_files_hold_them_whole(case, targets):
     spec, _, base, *_ = setting(case)
     adapters = lora.Lora(rank=3, targets=targets).adapters()
-    params = lora.perturbed(jax.random.key(4), lora.init(spec, adapters, jax.random.key(5)))
+    draw = np.random.default_rng(4)
+    some = lambda x: draw.standard_normal(x.shape).astype(x.dtype)
+    params = jax.tree.map(
+        some, jax.eval_shape(lambda: lora.init(spec, adapters, jax.random.key(5)))
+    )
     tensors, config = peft.to_tensors(spec, adapters, params)
     read = peft.from_tensors(spec, config, tensors)
     there, back = (

@@ -1,6 +1,7 @@
 """Every family computes what transformers does, and a planted mistake is seen."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,17 @@ def load(spec, tensors=None):
     return weights.load(spec, weights.Arrays(tensors or random_tensors(spec)))
 
 
+@functools.cache
+def laws(spec, compute):
+    """(params, strings) -> the law of each token, compiled once for an architecture."""
+    policy = model.policy(spec, compute)
+    return jax.jit(lambda params, strings: tk.distributions(policy, params, strings))
+
+
 def own_logits(spec, params, tokens, compute=None):
     """Log-probs of what follows each token, [ROWS, LENGTH, V]."""
-    policy = model.policy(spec, compute)
-    strings = jnp.pad(jnp.asarray(tokens), [(0, 0), (0, 1)], constant_values=PAD)
-    return np.asarray(jax.jit(lambda p: tk.distributions(policy, p, strings))(params))[:, 1:]
+    strings = np.pad(tokens, [(0, 0), (0, 1)], constant_values=PAD)
+    return np.asarray(laws(spec, compute)(params, strings))[:, 1:]
 
 
 def measured(case, spec=None, tensors=None):
@@ -164,13 +171,18 @@ def test_a_token_before_every_string_gives_the_first_token_a_law():
     begin with 5; empty prompts can be sampled from."""
     spec = spec_of("smollm2")
     params, policy = load(spec), model.policy(spec, bos=5)
-    tokens = jnp.asarray(random_tokens("smollm2"))
-    whole = own_logits(spec, params, jnp.concatenate([jnp.full((ROWS, 1), 5), tokens[:, :-1]], 1))
-    read = jax.jit(lambda params: tk.distributions(policy, params, tokens))(params)
-    np.testing.assert_allclose(read, whole, atol=1e-5)
-    roll = jax.jit(lambda p: sampler(4, None)(jax.random.key(0), policy, p, tk.empty_prompts(3)))
-    strings, log_probs = roll(params)
-    again = tk.log_probs(policy, params, strings, spec.vocab)
+    tokens = random_tokens("smollm2")
+    whole = own_logits(spec, params, np.pad(tokens[:, :-1], [(0, 0), (1, 0)], constant_values=5))
+
+    @jax.jit
+    def read(params):
+        roll = sampler(4, None)
+        strings, log_probs = roll(jax.random.key(0), policy, params, tk.empty_prompts(3))
+        again = tk.log_probs(policy, params, strings, spec.vocab)
+        return tk.distributions(policy, params, jnp.asarray(tokens)), log_probs, again
+
+    law, log_probs, again = read(params)
+    np.testing.assert_allclose(law, whole, atol=1e-5)
     np.testing.assert_allclose(log_probs, again, atol=1e-5)
 
 
