@@ -1,6 +1,7 @@
 """Two updates of adapters with dropout, and of all weights, on each layout of eight devices; prints
 how far each is from one device's, as JSON. A process of its own, that has eight devices."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -33,18 +34,33 @@ def strings():
     return Sequences(tokens, jnp.ones(tokens.shape, bool).at[:, :3].set(False), jnp.ones(8))
 
 
-def ends(layout, adapted):
-    """Parameters after two updates, [COUNT, ...]."""
+def learning(base, adapted):
+    """(policy, its learner) of all weights, or of adapters of frozen ones."""
     own = model.policy(SPEC, Compute(remat=True))
-    base = layout.share(WEIGHTS)
     adapters = lora.Lora(rank=2, dropout=0.2).adapters()
     policy = lora.policy(own, base, SPEC, adapters) if adapted else own
     in_training = lora.in_training if adapted else None
     objective = max_likelihood(policy, SPEC.vocab)
-    train = learner(objective, optax.sgd(1e-2), in_training=in_training)
-    start = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), COUNT))
-    start = lora.perturbed(jax.random.key(1), start) if adapted else start
-    state = layout.put(jax.vmap(train.init)(jax.random.split(jax.random.key(2), COUNT), start))
+    return policy, learner(objective, optax.sgd(1e-2), in_training=in_training)
+
+
+@functools.cache
+def beginning(adapted):
+    """What makes the common state before the first update, [COUNT, ...]; layouts give it away."""
+    policy, train = learning(WEIGHTS, adapted)
+
+    def begin():
+        start = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), COUNT))
+        start = lora.perturbed(jax.random.key(1), start) if adapted else start
+        return jax.vmap(train.init)(jax.random.split(jax.random.key(2), COUNT), start)
+
+    return jax.jit(begin)
+
+
+def ends(layout, adapted):
+    """Parameters after two updates, [COUNT, ...]."""
+    _, train = learning(layout.share(WEIGHTS), adapted)
+    state = layout.put(beginning(adapted)())
 
     def update(state, batch):
         return train.update(state, layout.rows(batch))[0]
