@@ -45,6 +45,12 @@ BETA, UPDATES = 0.3, 3
 def last_entries(space):
     """(state, token) of each string's last action in a table of the full prefix tree: one entry for
     each string. [N] each"""
+    return _last_entries(space.vocab, space.horizon, space.eos)
+
+
+@functools.cache
+def _last_entries(*shape):
+    space = exact.enumerate_strings(*shape)
     tokens, mask, _ = space.sequences
     last = (np.arange(len(tokens)), mask.sum(1) - 1)
     states = tabular.read(tabular.full(space.vocab, space.horizon), jnp.asarray(tokens))
@@ -75,17 +81,17 @@ def preferences(rewards, log_temperature=0.0):
 def task_of(kind: str, divergence: str = "reverse_kl", exactly: bool = True, seed: int = 0):
     """(space, components with a random reference and a random reward, random params, rewards of all
     strings). Comparisons are drawn, whatever rollouts are."""
-    return _task_of(kind, divergence, exactly, seed, jax.config.jax_enable_x64)
+    space, world, rewards = _task_of(kind, divergence, seed, jax.config.jax_enable_x64)
+    components = world.exact if exactly else world.sampled
+    return space, components._replace(mdp=world.sampled.mdp), world.params, rewards
 
 
 @functools.cache
-def _task_of(kind: str, divergence: str, exactly: bool, seed: int, double: bool):
+def _task_of(kind: str, divergence: str, seed: int, double: bool):
     space = exact.enumerate_strings(*SPACES[kind])
     rewards = np.random.default_rng(seed + 1).standard_normal(len(space.state))
     score = table_score(space, np.asarray(table_of(space, rewards)))
-    world = reward_task(kind, seed, divergence, BETA, score)
-    components = world.exact if exactly else world.sampled
-    return space, components._replace(mdp=world.sampled.mdp), world.params, rewards
+    return space, reward_task(kind, seed, divergence, BETA, score), rewards
 
 
 def built(name: str, components: Components, **fields):
@@ -127,7 +133,7 @@ def prepared(objective, params, aux, rows, seed: int = 0):
 
 
 def largest(tree):
-    return max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))
+    return max(float(np.abs(np.asarray(x)).max()) for x in jax.tree.leaves(tree))
 
 
 # --- where each loss is least ---------------------------------------------------------------------
@@ -200,11 +206,10 @@ def test_learned_noise_finds_the_reward_that_bradley_terry_bends():
     space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
     with jax.enable_x64(True):
         p = np.exp(np.asarray(law(space, *mdp.regulariser.reference).string))
-        r = np.asarray(mdp.score(space.sequences), np.float64)
+        r = np.asarray(jax.jit(mdp.score)(space.sequences), np.float64)
         first = space.sequences.tokens[:, 0]
-        chance = np.asarray(
-            task.preference(r[:, None], r[None, :], first[:, None] != first[None, :])
-        )
+        begin_differently = first[:, None] != first[None, :]
+        chance = np.asarray(jax.jit(task.preference)(r[:, None], r[None, :], begin_differently))
         pairs = population(space, np.log(p), chance)
         scorer = tabular.scorer(tabular.full(mdp.vocab, mdp.horizon), mdp.vocab)
         found = {}
@@ -246,12 +251,8 @@ def test_a_classifier_is_least_at_the_log_ratio(kind):
 
 def test_fitting_takes_as_many_steps_as_it_is_told():
     space, components, _, _ = task_of("ending", exactly=False)
-    model, tx, pairs = (
-        bradley_terry(components.scorer, space.vocab),
-        optax.sgd(0.1),
-        components.mdp.pairs(jax.random.key(0), 32),
-    )
-    pairs = Pairs(*(tk.normalise(x) for x in pairs))
+    model, tx = bradley_terry(components.scorer, space.vocab), optax.sgd(0.1)
+    pairs = jax.jit(lambda x: Pairs(*map(tk.normalise, x)))(rows_of("bt_rloo", components))
     params = model.init(jax.random.key(0), None)
     made = jax.jit(
         lambda steps: fit(
@@ -310,19 +311,16 @@ def test_whatever_was_learned_the_policy_follows_it(name):
     scale = BETA if name == "classifier_rloo" else 1.0
     told = components._replace(mdp=components.mdp._replace(score=lambda x: scale * proxy(x)))
     follower = FOLLOWED.get(name, "rloo")
-    alone, objective = (
-        objectives.resolve(follower).build(told),
-        built(name, components),
-    )
-    aux = at(objective, params, UPDATES, learned(name, table))
-    found = gradient(objective, rows_of(name, components))(params, aux)
-    close(
-        found,
-        gradient(alone, rows_of("classifier_rloo", components))(
-            params, alone.init(jax.random.key(0), params)
-        ),
-        1e-9,
-    )
+    alone, objective = objectives.resolve(follower).build(told), built(name, components)
+    rows = [rows_of(each, components) for each in (name, "classifier_rloo")]
+
+    @jax.jit
+    def slopes(x):
+        aux = [at(objective, x, UPDATES, learned(name, table)), alone.init(jax.random.key(0), x)]
+        each = zip((objective, alone), rows, aux, strict=True)
+        return [exact.expected_gradient(o, x, drawn, a) for o, drawn, a in each]
+
+    close(*slopes(params), 1e-9)
 
 
 @pytest.mark.usefixtures("double")
@@ -458,7 +456,10 @@ def test_what_is_reported_by_hand(name):
     either way, so each is off by .25; that at .1 is off by .9: (.25 + .25 + .9) / 3. Proxy .4 log 3
     + .3 log 9; score .4 x 3 + .6 x 1."""
     components, params, table, pairs = by_hand()
-    metrics = metrics_of(name, components, params, table, pairs)
+    tasks = components, by_hand(score=False)[0]
+    metrics, unscored = jax.jit(
+        lambda x: [metrics_of(name, task, x, table, pairs) for task in tasks]
+    )(params)
     assert float(metrics["reward_accuracy"]) == pytest.approx(1 / 3, abs=1e-6)
     assert float(metrics["reward_calibration"]) == pytest.approx(1.4 / 3, abs=1e-6)
     assert float(metrics["proxy"]) == pytest.approx(0.4 * np.log(3) + 0.3 * np.log(9), abs=1e-6)
@@ -467,7 +468,6 @@ def test_what_is_reported_by_hand(name):
     assert float(metrics["penalty"]) == pytest.approx(
         0.4 * np.log(0.8) + 0.6 * np.log(1.2), abs=1e-6
     )
-    unscored = metrics_of(name, by_hand(score=False)[0], params, table, pairs)
     assert "score" not in unscored
     assert float(unscored["proxy"]) == float(metrics["proxy"])
 
@@ -477,16 +477,18 @@ def test_noise_is_part_of_the_chance_and_not_of_the_proxy():
     between "00" and "1" if they are worth log 27 and log 3. Their margin against "01" begins alike,
     so t is what "0" after "0" says twice: 0."""
     components, _, table, pairs = by_hand()
-    table = table.at[1, 0].set(np.log(27))
-    noise = jnp.zeros((3, 2)).at[1, 1].set(np.log(2) / 2).at[2, 0].set(np.log(2) / 2)
+    table = np.asarray(table).copy()
+    table[1, 0] = np.log(27)
+    noise = np.zeros((3, 2))
+    noise[[1, 2], [1, 0]] = np.log(2) / 2
+    table, noise = jnp.asarray(table), jnp.asarray(noise)
     model = with_noise(components.scorer, 2, 2)
-    logits = model.predict({"reward": table, "noise": noise}, pairs).logits
+    told = {"reward": table, "noise": noise}
+    logits, said = jax.jit(
+        lambda: (model.predict(told, pairs).logits, model.reward(told, pairs.chosen))
+    )()
     np.testing.assert_allclose(logits[:4], [np.log(3), -np.log(3), -np.log(27), 0], atol=1e-6)
-    np.testing.assert_allclose(
-        model.reward({"reward": table, "noise": noise}, pairs.chosen)[:2],
-        np.log([27, 3]),
-        atol=1e-6,
-    )
+    np.testing.assert_allclose(said[:2], np.log([27, 3]), atol=1e-6)
 
 
 def test_a_classifier_is_judged_on_held_out_demonstrations_and_fresh_samples():
@@ -515,12 +517,12 @@ def test_strings_against_themselves_and_strings_alone_teach_nothing(name):
     they would alone."""
     _, components, params, _ = task_of("ending", exactly=False)
     params = params.astype(jnp.float32)
-    pairs = jax.jit(lambda key: components.mdp.pairs(key, 32))(jax.random.key(0))
+    pairs = jax.tree.map(np.asarray, rows_of(name, components))
     differ = np.any(np.asarray(pairs.chosen.tokens) != np.asarray(pairs.rejected.tokens), axis=1)
     assert 8 <= differ.sum() < 32
     told = jax.tree.map(lambda x: x[np.flatnonzero(differ)[:8]], pairs)
     twice = Pairs(told.chosen, told.chosen)
-    alone = told._replace(rejected=jax.tree.map(jnp.zeros_like, told.rejected))
+    alone = told._replace(rejected=jax.tree.map(np.zeros_like, told.rejected))
 
     @jax.jit
     def run(rows):
@@ -535,7 +537,7 @@ def test_strings_against_themselves_and_strings_alone_teach_nothing(name):
         ("twice", [twice] * 3),
         ("alone", [alone] * 3),
     ):
-        aux, batch, metrics = run(jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts))
+        aux, batch, metrics = run(jax.tree.map(lambda *xs: np.concatenate(xs), *parts))
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((aux, batch, metrics)))
         after[what] = aux.reward[0]
     close(after["told"], after["all"], 1e-6)
@@ -548,18 +550,15 @@ def test_the_noise_reads_prompt_and_first_actions():
     is scored."""
     row = lambda *tokens: [*tokens, *[PAD] * (4 - len(tokens))]
     x = Sequences(
-        jnp.array([row(0, 1, 1), row(1, 0, 2), row(2)]),
-        jnp.array(
+        np.array([row(0, 1, 1), row(1, 0, 2), row(2)]),
+        np.array(
             [[False, True, True, False], [False, False, True, False], [True, False, False, False]]
         ),
-        jnp.ones(3),
+        np.ones(3),
     )
-    y = x._replace(
-        tokens=jnp.array([row(0, 2), row(1, 0, 0, 1), row(0, 1)]),
-        mask=jnp.arange(4)[None] >= jnp.array([[1], [2], [0]]),
-    )
-    y = y._replace(mask=y.mask & (y.tokens != PAD))
-    found = first_actions(x, y, horizon=2)
+    y = x._replace(tokens=np.array([row(0, 2), row(1, 0, 0, 1), row(0, 1)]))
+    y = y._replace(mask=(np.arange(4)[None] >= np.array([[1], [2], [0]])) & (y.tokens != PAD))
+    found = jax.jit(functools.partial(first_actions, horizon=2))(x, y)
     assert found.tokens.tolist() == [row(0, 1, 2), row(1, 0, 2, 0), row(2, 0)]
     assert np.argwhere(found.mask).tolist() == [[0, 2], [1, 3], [2, 1]]
 
