@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from laws import law
 
 from fdiv import exact, rollout
 from fdiv import tokens as tk
@@ -231,7 +232,7 @@ def test_experts_sample_what_they_say(bench):
     (chi-square over all strings)."""
     mdp = bench.build()
     space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
-    chance = np.exp(exact.law(space, *mdp.expert).string)
+    chance = np.exp(law(space, *mdp.expert).string)
     index = {tuple(row): i for i, row in enumerate(np.asarray(space.sequences.tokens))}
     n = 20_000
     roll = sampler(mdp.horizon, mdp.eos)
