@@ -36,17 +36,24 @@ def strings(space, n: int):
 def task_of(kind: str, divergence: str = "reverse_kl", exactly: bool = True, seed: int = 0):
     """(space, components with a random reward and reference, random params, rewards of all
     strings)."""
-    return _task_of(kind, divergence, exactly, seed, jax.config.jax_enable_x64)
+    world, rewards = _task_of(kind, divergence, seed, jax.config.jax_enable_x64)
+    components = world.exact if exactly else world.sampled
+    return world.space, components, world.params, rewards
 
 
 @functools.cache
-def _task_of(kind: str, divergence: str, exactly: bool, seed: int, double: bool):
+def _task_of(kind: str, divergence: str, seed: int, double: bool):
     space, reference, *_ = random_models(kind, seed)
-    shape = reference.params.shape
-    score = table_score(space, np.random.default_rng(seed + 1).standard_normal(shape))
-    world = reward_task(kind, seed, divergence, BETA, score)
-    components = world.exact if exactly else world.sampled
-    return space, components, world.params, jax.jit(score)(space.sequences)
+    table = np.random.default_rng(seed + 1).standard_normal(reference.params.shape)
+    world = reward_task(kind, seed, divergence, BETA, table_score(space, table))
+    return world, _rewards(kind)(table)
+
+
+@functools.cache
+def _rewards(kind: str):
+    """A table of the prefix tree -> the rewards of all strings, compiled."""
+    space = random_models(kind)[0]
+    return jax.jit(lambda table: table_score(space, table)(space.sequences))
 
 
 def value(space, components, rewards, divergence="reverse_kl"):
@@ -75,21 +82,28 @@ def gradient_of(components, name, params, space, **fields):
 # --- the identity ---------------------------------------------------------------------------------
 
 
+@functools.cache
+def laws_of(kind):
+    """(a policy's table, a reference's, rewards) -> their laws and the optimum's, compiled."""
+    space, _, policy, _ = random_models(kind)
+
+    @jax.jit
+    def laws(x, reference, rewards):
+        ref = exact.law(space, policy, reference).string
+        best = regularised.optimum(divergences.reverse_kl(), rewards, ref, BETA)
+        return exact.law(space, policy, x).string, ref, best
+
+    return laws
+
+
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_reinforcement_learning_is_reverse_kl(kind, seed):
     """KL(pi||p*) = KL(pi||ref) - E_pi[r] / beta + log Z for any policy and reward."""
-    space, components, params, rewards = task_of(kind, seed=seed)
-    reference = components.mdp.regulariser.reference
-
-    @jax.jit
-    def laws(x, rewards):
-        ref = law(space, *reference).string
-        best = regularised.optimum(divergences.reverse_kl(), rewards, ref, BETA)
-        return law(space, components.policy, x).string, ref, best
-
-    pi, ref, best, rewards = map(np.asarray, (*laws(params, rewards), rewards))
+    _, components, params, rewards = task_of(kind, seed=seed)
+    told = params, components.mdp.regulariser.reference.params, rewards
+    pi, ref, best, rewards = map(np.asarray, (*laws_of(kind)(*told), rewards))
     log_z = np.log(np.exp(ref + rewards / BETA).sum())
     kl = lambda a, b: np.sum(np.exp(a) * (a - b))
     close(kl(pi, best), kl(pi, ref) - np.exp(pi) @ rewards / BETA + log_z)
@@ -170,9 +184,8 @@ def test_a_wrong_value_function_biases_nothing_at_lambda_one():
     space, components, params, _ = task_of("ending")
     objective = objectives.resolve("ppo", gae_lambda=1.0).build(components)
     aux = objective.init(jax.random.key(0), params)
-    wrong = jax.tree.map(
-        lambda x: x + 3 * jax.random.normal(jax.random.key(1), x.shape), aux.value[0]
-    )
+    noise = np.random.default_rng(1)
+    wrong = jax.tree.map(lambda x: x + 3 * noise.standard_normal(x.shape), aux.value[0])
     aux = aux._replace(value=(wrong, aux.value[1]))
     prompts = strings(space, 8)
     found = jax.jit(lambda x: exact.expected_gradient(objective, params, prompts, x))(aux)
@@ -206,22 +219,33 @@ def test_the_ratio_is_clipped_on_one_side_only():
 # --- traps ----------------------------------------------------------------------------------------
 
 
-def drawn(name: str, batch: int = 64, **fields):
+ADAPTED = Control("adaptive", target=0.75, adapt_over=1000)  # of .805 here, so nothing is clipped
+
+
+_scores = functools.cache(jax.jit)
+
+
+@functools.cache
+def drawn(name: str):
+    """(components, what the first `prepare` gives) on 64 strings, under a weight that adapts."""
     space, components, params, _ = task_of("ending", exactly=False)
-    objective = objectives.resolve(name, **fields).build(components)
-    aux = objective.init(jax.random.key(0), params)
-    prepared = jax.jit(objective.prepare)(jax.random.key(1), params, aux, strings(space, batch))
-    return components, params, objective, prepared
+    objective = objectives.resolve(name).build(components._replace(control=ADAPTED))
+
+    @jax.jit
+    def prepared(x):
+        aux = objective.init(jax.random.key(0), x)
+        return objective.prepare(jax.random.key(1), x, aux, strings(space, 64))
+
+    return components, prepared(params)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_score_sits_on_the_last_action_and_padding_earns_nothing(name):
-    components, _, _, (_aux, batch, metrics) = drawn(name)
+    components, (_, batch, metrics) = drawn(name)
     assert not np.any(np.asarray(batch.advantages)[~np.asarray(batch.sequences.mask)])
-    assert float(metrics["tokens"]) == float(batch.sequences.mask.sum())
-    assert float(metrics["score"]) == pytest.approx(
-        float(components.mdp.score(batch.sequences).mean()), rel=1e-5
-    )
+    assert float(metrics["tokens"]) == np.asarray(batch.sequences.mask).sum()
+    scores = np.asarray(_scores(components.mdp.score)(batch.sequences))
+    assert float(metrics["score"]) == pytest.approx(scores.mean(), rel=1e-5)
 
 
 def test_rewards_end_at_the_end():
@@ -253,13 +277,18 @@ def test_microbatches_add_up(name):
 
     space, components, params, _ = task_of("ending", exactly=False)
     params = params.astype(jnp.float32)
-    method = objectives.resolve(name)
-    after = []
-    for parts in (1, 4):
-        made = learner(method.build(components), optax.sgd(0.1), accumulate=parts)
-        state = jax.jit(made.update)(made.init(jax.random.key(0), params), strings(space, 32))[0]
-        after.append(state.params)
-    close(*after, tolerance=1e-6)
+    objective = objectives.resolve(name).build(components)
+
+    @jax.jit
+    def updated(x):
+        made = [learner(objective, optax.sgd(0.1), accumulate=parts) for parts in (1, 4)]
+        states = [each.init(jax.random.key(0), x) for each in made]
+        both = zip(made, states, strict=True)
+        return [each.update(state, strings(space, 32))[0].params for each, state in both]
+
+    whole, parted = updated(params)
+    close(whole, parted, tolerance=1e-6)
+    assert np.abs(np.asarray(whole) - np.asarray(params)).max() > 1e-4
 
 
 def test_integer_scores_count_and_broken_ones_are_left_out():
@@ -283,10 +312,11 @@ def test_integer_scores_count_and_broken_ones_are_left_out():
 
 
 def test_groups_answer_the_same_prompt():
-    prompts = tk.completions(jnp.arange(8)[:, None], None)
     from fdiv.episodes import repeated
 
-    assert repeated(prompts, 4).tokens[:, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    prompts = tk.completions(jnp.arange(8)[:, None], None)
+    asked = jax.jit(repeated, static_argnums=1)(prompts, 4).tokens
+    assert np.asarray(asked)[:, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     with pytest.raises(UsageError, match="batch_size = 8"):
         repeated(prompts, 3)
 
@@ -334,16 +364,9 @@ def test_controllers_that_cannot_be(fields, beta, said):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_controller_is_fed_what_is_reported(name):
-    space, components, params, _ = task_of("ending", exactly=False)
-    control = Control("adaptive", target=0.5, adapt_over=1000)
-    method = objectives.resolve(name)
-    objective = method.build(components._replace(control=control))
-    aux = objective.init(jax.random.key(0), params)
-    after, _, metrics = jax.jit(objective.prepare)(
-        jax.random.key(1), params, aux, strings(space, 64)
-    )
+    _, (after, _, metrics) = drawn(name)
     charged = after.charged if name == "ppo" else after
-    wanted = control.update(control.init(BETA), BETA, metrics["penalty"], 64)
+    wanted = ADAPTED.update(ADAPTED.init(BETA), BETA, metrics["penalty"], 64)
     assert float(charged.weight.beta) == pytest.approx(float(wanted.beta), rel=1e-6)
     assert float(metrics["beta"]) == pytest.approx(BETA)
 
@@ -392,10 +415,9 @@ def test_comparisons_are_bradley_terry():
     is .2 + .6 of that."""
     for flips, wanted in ((0.0, 0.7311), (0.2, 0.2 + 0.6 * 0.7311)):
         mdp = Rewarded(flips=flips).build()
-        pairs = jax.jit(mdp.pairs, static_argnums=1)(jax.random.key(0), 20_000)
-        better, worse = mdp.score(pairs.chosen), mdp.score(pairs.rejected)
-        told = np.asarray(better != worse)
-        assert np.asarray(better > worse)[told].mean() == pytest.approx(wanted, abs=0.01)
+        scores = jax.jit(lambda key, mdp=mdp: [mdp.score(x) for x in mdp.pairs(key, 20_000)])
+        better, worse = map(np.asarray, scores(jax.random.key(0)))
+        assert (better > worse)[better != worse].mean() == pytest.approx(wanted, abs=0.01)
 
 
 def test_how_sure_a_comparison_is_by_hand():
@@ -410,11 +432,16 @@ def test_how_sure_a_comparison_is_by_hand():
 
 def test_exact_labels_weigh_both_orders():
     mdp = Rewarded(labels="exact").build()
-    pairs = mdp.pairs(jax.random.key(0), 64)
-    first, second = (np.asarray(mdp.score(x)) for x in pairs)
+
+    @jax.jit
+    def scored(key):
+        pairs = mdp.pairs(key, 64)
+        return pairs.chosen.weight, *(mdp.score(x) for x in pairs)
+
+    weight, first, second = map(np.asarray, scored(jax.random.key(0)))
     chance = 1 / (1 + np.exp(second - first))
-    np.testing.assert_allclose(pairs.chosen.weight, 2 * chance, rtol=1e-5)
-    assert np.asarray(pairs.chosen.weight).sum() == pytest.approx(64, rel=1e-5)
+    np.testing.assert_allclose(weight, 2 * chance, rtol=1e-5)
+    assert weight.sum() == pytest.approx(64, rel=1e-5)
 
 
 @pytest.mark.parametrize(
