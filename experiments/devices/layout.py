@@ -54,12 +54,14 @@ class Layout(Protocol):
         *arguments: Any,
         shared: tuple[int, ...] = (),
         donate: tuple[int, ...] = (),
+        seldom: bool = False,
     ) -> tuple[Program, float]:
         """(`function` of one run, compiled for all runs; the seconds that took).
 
         `arguments` are examples in this layout's shape; those at the positions `shared` have no
         run axis and are the same for all runs, and the buffers of those at `donate` are given
-        away at each call. Large arrays that `function` closes over become arguments of the
+        away at each call. A small program that runs `seldom` is compiled sooner and runs slower
+        (`programs.options`). Large arrays that `function` closes over become arguments of the
         program (`experiments.devices.programs`)."""
         ...
 

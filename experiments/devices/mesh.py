@@ -21,7 +21,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from experiments.devices import offload
 from experiments.devices.keys import is_key
-from experiments.devices.programs import Program, of_runs, opened
+from experiments.devices.programs import Program, of_runs, opened, options
 from fdiv.parted import Parting, parted
 
 # a transformer's parameters by name: the axis of each dimension
@@ -140,21 +140,23 @@ class MeshLayout:
         *arguments: Any,
         shared: tuple[int, ...] = (),
         donate: tuple[int, ...] = (),
+        seldom: bool = False,
     ) -> tuple[Program, float]:
         """(compiled program, seconds it took) for `function(*arguments)` of one run; `shared`
         arguments: the same for all."""
         axes = tuple(None if i in shared else 0 for i in range(len(arguments)))
         mapped = self._parted(of_runs(function, axes, self.count))
         out = self._shardings(jax.eval_shape(mapped, *arguments))
+        told = options(self.devices, seldom)
         begin = time.perf_counter()
         traced = jax.jit(mapped, donate_argnums=donate, out_shardings=out).trace(*arguments)
         if (own := opened(traced)) is None:
-            program = Program(traced.lower().compile(), (), self._waits)
+            program = Program(traced.lower().compile(told), (), self._waits)
             return program, time.perf_counter() - begin
         closed_over = tuple(map(self._on_all, own.closed_over))
         donate = tuple(i + len(closed_over) for i in donate)
         program = jax.jit(own.function, donate_argnums=donate, out_shardings=out)
-        compiled = program.lower(*closed_over, *arguments).compile()
+        compiled = program.lower(*closed_over, *arguments).compile(told)
         return Program(compiled, closed_over, self._waits), time.perf_counter() - begin
 
     def _on_all(self, x: Any) -> jax.Array:

@@ -18,6 +18,7 @@ from jax.extend import core
 from jax.stages import Compiled
 
 LARGE = 1 << 20  # bytes from which on an array that is closed over becomes an argument
+SELDOM = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class Program(NamedTuple):
@@ -55,6 +56,12 @@ def of_runs(function: Callable, axes: tuple[int | None, ...], count: int) -> Cal
         return jax.tree.map(lambda x: jnp.expand_dims(x, 0), function(*own))
 
     return alone
+
+
+def options(devices: list, seldom: bool) -> dict[str, Any]:
+    """What the compiler is told of a program on these devices. One that runs seldom is not
+    optimised for a CPU: a table's probe compiles in 3 s for 12, and runs in 17 ms for 12."""
+    return SELDOM if seldom and devices[0].platform == "cpu" else {}
 
 
 class Opened(NamedTuple):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.devices import offload
-from experiments.devices.programs import Program, of_runs, opened, shape_of
+from experiments.devices.programs import Program, of_runs, opened, options, shape_of
 
 
 class SeedLayout:
@@ -70,6 +70,7 @@ class SeedLayout:
         *arguments: Any,
         shared: tuple[int, ...] = (),
         donate: tuple[int, ...] = (),
+        seldom: bool = False,
     ) -> tuple[Program, float]:
         """(compiled program, seconds it took) for `function(*arguments)` of one run; `shared`
         arguments: the same for all."""
@@ -77,21 +78,31 @@ class SeedLayout:
         mapped = of_runs(function, axes, self.per)
         begin = time.perf_counter()
         compile_mapped = self._on_several if self._several else self._on_one
-        program = compile_mapped(mapped, arguments, axes, donate)
+        program = compile_mapped(mapped, arguments, axes, donate, options(self.devices, seldom))
         return program, time.perf_counter() - begin
 
     def _on_one(
-        self, mapped: Callable, arguments: tuple, axes: tuple, donate: tuple[int, ...]
+        self,
+        mapped: Callable,
+        arguments: tuple,
+        axes: tuple,
+        donate: tuple[int, ...],
+        told: dict[str, Any],
     ) -> Program:
         traced = jax.jit(mapped, donate_argnums=donate).trace(*arguments)
         if (own := opened(traced)) is None:
-            return Program(traced.lower().compile(), ())
+            return Program(traced.lower().compile(told), ())
         donate = tuple(i + len(own.closed_over) for i in donate)
         program = jax.jit(own.function, donate_argnums=donate)
-        return Program(program.lower(*own.closed_over, *arguments).compile(), own.closed_over)
+        return Program(program.lower(*own.closed_over, *arguments).compile(told), own.closed_over)
 
     def _on_several(
-        self, mapped: Callable, arguments: tuple, axes: tuple, donate: tuple[int, ...]
+        self,
+        mapped: Callable,
+        arguments: tuple,
+        axes: tuple,
+        donate: tuple[int, ...],
+        told: dict[str, Any],
     ) -> Program:
         on_each = [
             x if axis is None else jax.tree.map(lambda x: shape_of(x, x.shape[1:]), x)
@@ -107,7 +118,7 @@ class SeedLayout:
             devices=self.devices,
             donate_argnums=tuple(i + count for i in donate),
         )
-        return Program(program.lower(*closed_over, *arguments).compile(), closed_over)
+        return Program(program.lower(*closed_over, *arguments).compile(told), closed_over)
 
     def _on_each(self, x: jax.Array) -> jax.Array:
         """One array on every device, [devices, ...]; made once for all programs."""

@@ -141,7 +141,7 @@ def build(
     program, seconds = layout.compile(
         advance, train_state, *one_update, *several, shared=(1, 2), donate=(0,)
     )
-    probe_program, more = layout.compile(probe, train_state, *single)
+    probe_program, more = layout.compile(probe, train_state, *single, seldom=task.space is not None)
     memory = _memory_bytes(program)
     both = (program, probe_program) if fed is None else fed.wrapped(program, probe_program)
     took = seconds + more

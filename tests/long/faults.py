@@ -540,6 +540,13 @@ FAULTS = [
         "tests/experiments/devices/test_programs.py::test_programs_of_a_processors_devices_are_waited_for",
     ),
     Fault(
+        "a gradient is the mean of the devices' sums",
+        "experiments/devices/mesh.py",
+        "jax.lax.psum(out, ROWS)",
+        "jax.lax.pmean(out, ROWS)",
+        "tests/experiments/devices/test_programs.py::test_what_devices_compute_of_their_rows_is_added_up",
+    ),
+    Fault(
         "a layout leaves on the device what is to lie on the host",
         "experiments/devices/seeds.py",
         "offload.shardings(tree, offload.on_one(self.devices[0]))",

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -51,6 +52,26 @@ def test_what_is_closed_over_becomes_an_argument(name, monkeypatch):
     wanted = layout.host(written_in(given, jnp.float32(0.1)))
     np.testing.assert_array_equal(layout.host(program(given, jnp.float32(0.1))), wanted)
     assert not kernel.is_deleted()  # though the runs' own buffers were given away
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_what_runs_seldom_is_compiled_by_options_of_its_own(name, monkeypatch):
+    layout = LAYOUTS[name](2)
+    given = layout.put(np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4))
+    function = lambda x: jnp.tanh(jnp.exp(x)).sum()
+    often, seldom = (layout.compile(function, given, seldom=said)[0] for said in (False, True))
+    np.testing.assert_allclose(often(given), seldom(given), rtol=1e-6)
+    monkeypatch.setattr(programs, "SELDOM", {"no_option_of_the_compiler": 1})
+    layout.compile(function, given)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no_option_of_the_compiler"):
+        layout.compile(function, given, seldom=True)
+
+
+def test_only_a_processor_leaves_out_optimisations():
+    assert programs.options(jax.devices(), seldom=True) == programs.SELDOM
+    assert programs.options(jax.devices(), seldom=False) == {}
+    accelerator = types.SimpleNamespace(platform="gpu")
+    assert programs.options([accelerator], seldom=True) == {}
 
 
 def of_a_run(step, key, tree, held):
@@ -110,15 +131,47 @@ print("waited for")
 """
 
 
-@pytest.mark.wide
-def test_programs_of_a_processors_devices_are_waited_for():
-    """In a process of its own, which alone may have two devices."""
+SUMS = """
+import jax
+import numpy as np
+from experiments.devices import MeshLayout
+from fdiv.parted import each, summed
+
+layout = MeshLayout(1, jax.devices(), {"data": 2, "fsdp": 1, "tensor": 1})
+x = layout.put(np.arange(8.0, dtype=np.float32)[None])
+
+def both(x):
+    rows = layout.rows(x)
+    total = summed(lambda by, own: by * own.sum(), 2.0, rows)
+    return total, each(lambda by, own: by * own, 2.0, rows)
+
+total, doubled = layout.host(layout.compile(both, x)[0](x))
+np.testing.assert_array_equal(total, [2 * 28])
+np.testing.assert_array_equal(doubled, 2 * np.arange(8)[None])
+print("added up")
+"""
+
+
+def said_on_two_devices(text: str) -> str:
+    """What a process of its own says, which alone may have two devices."""
     two = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     done = subprocess.run(
-        [sys.executable, "-c", SLOW],
+        [sys.executable, "-c", text],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": two},
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[3],
+        check=False,
     )
-    assert done.stdout.strip() == "waited for", done.stderr[-3000:]
+    return done.stdout.strip() or done.stderr[-3000:]
+
+
+@pytest.mark.wide
+def test_programs_of_a_processors_devices_are_waited_for():
+    assert said_on_two_devices(SLOW) == "waited for"
+
+
+@pytest.mark.wide
+def test_what_devices_compute_of_their_rows_is_added_up():
+    """Not its mean, which an optimiser that divides by a gradient's length would not notice."""
+    assert said_on_two_devices(SUMS) == "added up"
