@@ -44,7 +44,7 @@ METHODS = {  # preset -> methods of it, one of each way to learn
 class Traced(SeedLayout):
     """Compiles nothing: a program is only traced, and gives the shapes of what it would."""
 
-    def compile(self, function, *arguments, shared=(), donate=()):
+    def compile(self, function, *arguments, shared=(), donate=(), seldom=False):
         axes = tuple(None if i in shared else 0 for i in range(len(arguments)))
         shapes = jax.eval_shape(jax.vmap(function, in_axes=axes), *arguments)
         return lambda *given: shapes, 0.0
