@@ -97,13 +97,13 @@ def _elsewhere(names: list[str]) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the cards asked for."""
-    try:
-        asked = tyro.cli(Command, prog="python -m experiments.card", args=cli.arguments(argv))
-        names = list(asked.names) or list(divergences.examples())
-        tables = [foreign(each) for each in reading.asked(names)] if _elsewhere(names) else []
-        tables = tables or [card(name) for name in names]
-    except UsageError as error:
-        return cli.refused(error)
+    return cli.script("python -m experiments.card", Command, Command.__doc__, _show, argv)
+
+
+def _show(asked: Command) -> int:
+    names = list(asked.names) or list(divergences.examples())
+    tables = [foreign(each) for each in reading.asked(names)] if _elsewhere(names) else []
+    tables = tables or [card(name) for name in names]
     console = Console(highlight=False, emoji=False)
     for table in tables:
         console.print(table)

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import tyro
 
 from experiments import cli, paths
+from experiments.cli import spelling
 from experiments.storage.whole import write_text
 from fdiv.checks import at_least, between, seeding
 from fdiv.ranges import check_ranges
@@ -113,7 +114,7 @@ def _parse(argv: list[str]) -> tuple[tuple[str, ...], Options]:
         Command,
         prog="python -m experiments.check_gradients",
         description=__doc__,
-        args=argv,
+        args=spelling.completed(argv, cli.kinds_of(Options), positional=True),
         config=(tyro.conf.FlagConversionOff,),
     )
     options = paths.with_homes(asked.options)

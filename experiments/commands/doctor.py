@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import os
 import platform
 import shutil
 import subprocess
@@ -210,21 +209,18 @@ CHECKS: dict[str, Callable[[Options], str]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Print a line for each check; 1 where one is not ok."""
-    import tyro
-
-    argv = list(sys.argv[1:] if argv is None else argv)
+    program = "python -m experiments.doctor"
     escapes.fit_screen()
-    if "--version" in argv:
-        # loads jax: where that fails, the checks are to say so
+    try:
         from experiments import cli
+    except Exception:  # it loads jax, and the checks are to say what is wrong with that
+        import tyro
 
-        cli.answer_version(argv)
-    options = tyro.cli(Options, prog="python -m experiments.doctor", args=argv)
-    options = dataclasses.replace(
-        options,
-        out=Path(os.path.expanduser(options.out)),
-        cache=options.cache and Path(os.path.expanduser(options.cache)),
-    )
+        return _look(tyro.cli(Options, prog=program, args=argv))
+    return cli.script(program, Options, Options.__doc__, _look, argv)
+
+
+def _look(options: Options) -> int:
     return int(not all([_line(name, check, options) for name, check in CHECKS.items()]))
 
 

@@ -18,7 +18,6 @@ import numpy as np
 from experiments import cli
 from fdiv.checks import present
 from fdiv.ranges import MOST_SYMBOLS, check_ranges, ranged
-from fdiv.types import UsageError
 
 if TYPE_CHECKING:  # loaded once the command line has been answered
     import jax
@@ -60,18 +59,12 @@ class Measured(NamedTuple):
 def main(argv: list[str]) -> int:
     """Print the table; 1 where the fused way takes more than a fifteenth of the plain one's
     memory."""
-    import tyro
+    return cli.script("python -m experiments.speed head", Options, __doc__, _measure_all, argv)
 
-    cli.answer_version(argv)
-    options = tyro.cli(
-        Options, prog="python -m experiments.speed head", description=__doc__, args=argv
-    )
-    try:
-        check_ranges(options)
-        known = ways(options)
-    except UsageError as error:
-        print(error)
-        return 2
+
+def _measure_all(options: Options) -> int:
+    check_ranges(options)
+    known = ways(options)
     measured = [row for vocab in options.vocabularies for row in measure(options, known, vocab)]
     _print(options, measured)
     return int(any(_memory_ratio(measured, x) * LESS > 1 for x in measured if x.way == "fused"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,11 @@ class Automaton(NamedTuple):
     0."""
 
     states: int
-    advance: Callable[[Array, Array], Array]
+    advance: Callable[[Any, Any], Any]  # arrays of JAX, and of NumPy where strings are known
+
+
+def _minimum(values: Any, most: int) -> Any:
+    return (np if isinstance(values, np.ndarray) else jnp).minimum(values, most)
 
 
 def counted(vocab: int, length: int) -> int:
@@ -43,7 +47,7 @@ def counted(vocab: int, length: int) -> int:
 
 def independent(vocab: int, horizon: int) -> Automaton:
     """One state: no token depends on another."""
-    return Automaton(1, lambda state, token: jnp.zeros_like(state))
+    return Automaton(1, lambda state, token: 0 * state)
 
 
 def markov(vocab: int, horizon: int, order: int = 1) -> Automaton:
@@ -57,7 +61,7 @@ def markov_t(vocab: int, horizon: int, order: int = 1) -> Automaton:
     chain = markov(vocab, horizon, order)
 
     def advance(state, token):
-        position = jnp.minimum(state // chain.states + 1, horizon - 1)
+        position = _minimum(state // chain.states + 1, horizon - 1)
         return position * chain.states + chain.advance(state % chain.states, token)
 
     return Automaton(horizon * chain.states, advance)
@@ -68,14 +72,14 @@ def full(vocab: int, horizon: int) -> Automaton:
     asked."""
     counted(vocab, horizon - 1)  # the last level alone
     states = sum(vocab**t for t in range(horizon))
-    return Automaton(
-        states, lambda state, token: jnp.minimum(state * vocab + token + 1, states - 1)
-    )
+    return Automaton(states, lambda state, token: _minimum(state * vocab + token + 1, states - 1))
 
 
-def read(automaton: Automaton, tokens: Array) -> Array:
+def read(automaton: Automaton, tokens: Array | np.ndarray) -> Array | np.ndarray:
     """The state in which each token is written; padding, on either side, moves nothing. [B, T] ->
-    [B, T]"""
+    [B, T], of NumPy for NumPy"""
+    if isinstance(tokens, np.ndarray):  # a task's own strings: no program has to read them
+        return _read_now(automaton, tokens)
 
     def move(state, token):
         after = jnp.where(token == PAD, state, automaton.advance(state, token))
@@ -83,6 +87,15 @@ def read(automaton: Automaton, tokens: Array) -> Array:
 
     _, states = jax.lax.scan(move, jnp.zeros(tokens.shape[0], jnp.int32), tokens.T, unroll=8)
     return states.T
+
+
+def _read_now(automaton: Automaton, tokens: np.ndarray) -> np.ndarray:
+    states = np.zeros((tokens.shape[0], tokens.shape[1] + 1), np.int32)
+    with jax.ensure_compile_time_eval():  # where a program is traced, and `advance` is of JAX
+        for t, token in enumerate(tokens.T):
+            state = states[:, t]
+            states[:, t + 1] = np.where(token == PAD, state, automaton.advance(state, token))
+    return states[:, :-1]
 
 
 def refuse_large(automaton: Automaton, vocab: int, most: int = MOST_ENTRIES) -> None:

@@ -21,10 +21,19 @@ from experiments import __main__ as scripts
 from experiments import assemble, cli, validation
 from experiments import config as configs
 from experiments.cli import short_help, spelling
-from experiments.commands import card, check_gradients, compare, generate, score, show_data, train
+from experiments.commands import (
+    card,
+    check_gradients,
+    compare,
+    doctor,
+    generate,
+    score,
+    show_data,
+    train,
+)
 from experiments.config import make_config
 from experiments.figures import __main__ as figures
-from experiments.running import head_to_head
+from experiments.running import head_speed, head_to_head
 from experiments.running.console import Screen
 from experiments.running.record import Report
 from experiments.running.stopping import STOPPING, StopFlag
@@ -121,12 +130,23 @@ def compared(words):
         (sweep.main, ["run", "dir", "--workers", "1", "--workers", "2"]),
         (card.main, ["kl", "--other", "1", "--other", "2"]),
         (check_gradients.main, ["--vocab", "2", "--vocab", "3"]),
+        (head_speed.main, ["--width", "2", "--width", "3"]),
+        (doctor.main, ["--out", "a", "--out", "b"]),
     ],
 )
 def test_every_command_refuses_two_values(main, words, capsys):
     assert main(words) == cli.USAGE_EXIT
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "is given twice" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("main", [check_gradients.main, doctor.main])
+@pytest.mark.parametrize(
+    ("words", "said"), [(["--out", ""], "out = ''"), (["--output-dir", "x"], "called --out here")]
+)
+def test_commands_without_a_preset_read_flags_as_the_others_do(main, words, said, capsys):
+    assert main(words) == cli.USAGE_EXIT
+    assert said in capsys.readouterr().err
 
 
 def test_imports_may_be_several(tmp_path, monkeypatch):
