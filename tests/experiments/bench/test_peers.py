@@ -143,6 +143,8 @@ def made_up(monkeypatch, tmp_path, script):
     monkeypatch.setattr(machine, "Gauge", lambda **_: lambda: Pace(1e9, 1e9))
     (tmp_path / "trl_peer.py").write_text(script.read_text())
     monkeypatch.setattr(bench, "FOLDER", tmp_path)
+    # programs of other tests would be let go, and traced again
+    monkeypatch.setattr(bench, "_forget", lambda: None)
     return tmp_path
 
 

@@ -383,6 +383,8 @@ def test_the_controller_is_fed_what_is_reported(name):
     ],
 )
 def test_the_expert_is_the_optimum(task):
+    """Where E_q[r] - beta D_f(ref||q) is greatest among laws, its slope in q(x) is the same for
+    every string x."""
     mdp = task.build()
     with jax.enable_x64(True):
         space = exact.enumerate_strings(mdp.vocab, mdp.horizon, mdp.eos)
@@ -390,12 +392,20 @@ def test_the_expert_is_the_optimum(task):
 
         @jax.jit
         def laws(x):
+            p = law(space, *mdp.expert).string
             ref = law(space, *mdp.regulariser.reference).string
             rewards = mdp.score(x).astype(float)
-            return law(space, *mdp.expert).string, regularised.optimum(d, rewards, ref, task.beta)
 
-        p, best = map(np.asarray, laws(space.sequences))
+            def value(log_q):
+                return jnp.exp(log_q) @ rewards - task.beta * d.perspective(ref, log_q).sum()
+
+            optimum = regularised.optimum(d, rewards, ref, task.beta)
+            return p, optimum, jax.grad(value)(p) / jnp.exp(p)
+
+        p, best, slope = map(np.asarray, laws(space.sequences))
     close(np.exp(p), np.exp(best), 1e-9)
+    assert np.exp(p).sum() == pytest.approx(1, abs=1e-9)
+    np.testing.assert_allclose(slope, slope[0], atol=1e-6)
 
 
 def test_the_reference_is_the_best_markov_fit():
