@@ -60,8 +60,17 @@ class TwoTemplate:
         latent_key, noise_key, token_key = jax.random.split(key, 3)
         template = jax.random.bernoulli(latent_key, 1 - self.weight, (n, 1)).astype(jnp.int32)
         leaves = jax.random.bernoulli(noise_key, self.noise, (n, self.horizon))
-        shift = jax.random.randint(token_key, (n, self.horizon), 1, self.vocab, jnp.int32)
+        shift = 1 + _integers(token_key, (n, self.horizon), self.vocab - 1)
         return tk.completions(jnp.where(leaves, (template + shift) % self.vocab, template), None)
+
+
+def _integers(key: jax.Array, shape: tuple[int, ...], end: int) -> jax.Array:
+    """`jax.random.randint` from 0 to `end` - 1. It draws two words for each number, of which the
+    first has no say where `end` is a power of two: there the second alone is drawn."""
+    if end & (end - 1):
+        return jax.random.randint(key, shape, 0, end, jnp.int32)
+    _, second = jax.random.split(key)
+    return (jax.random.bits(second, shape, jnp.uint32) % np.uint32(end)).astype(jnp.int32)
 
 
 def _misses(x: Sequences, template: int) -> jax.Array:
