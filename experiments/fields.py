@@ -69,6 +69,24 @@ def _learns_from_rows(case: Case) -> bool:
     return any(_reads_completions(method) for method in case.methods.values())
 
 
+def _copies_demonstrations(case: Case) -> bool:
+    """Whether what demonstrations say changes any number."""
+    own = (m.reads == "demos" and _reads_completions(m) for m in case.methods.values())
+    return case.config.budget.warm_start > 0 or any(own)
+
+
+def _stays_near(case: Case) -> bool:
+    """Whether the divergence from a reference is read, and its weight: they make the expert of a
+    rewarded task, and elsewhere are of those who are charged for leaving, or learn from
+    judgements."""
+    if isinstance(case.config.benchmark, Rewarded):
+        return True
+    if not isinstance(case.config.benchmark, (Arithmetic, Text)):
+        return True  # a user's own
+    own = (m.charges or m.kind == "fdpg" for m in case.methods.values())
+    return any(own) or _compares(case)
+
+
 def _reads_completions(method: Method) -> bool:
     if method.reads != "demos":
         return True
@@ -138,6 +156,7 @@ def _from_table(case: Case) -> bool:
 
 COMPARISONS = Reader(_compares, "add a method that learns from comparisons, such as dpo")
 DEMOS = Reader(_learns_from_rows, "add a method that learns from demonstrations, such as sft")
+NEAR = Reader(_stays_near, "add a method that stays near a reference, such as rloo or dpo")
 SEVERAL_STEPS = "take several steps a batch with --epochs or --minibatches"
 TRAIN_TEACHER = "train a teacher with --benchmark.teacher trained"
 TEACHER = Reader(_trains_teacher, f"{TRAIN_TEACHER} and --benchmark.teacher-updates")
@@ -226,7 +245,9 @@ READERS: dict[str, Reader] = {
     "benchmark.temperature": COMPARISONS,
     "benchmark.flips": COMPARISONS,
     "benchmark.spread": COMPARISONS,
-    "benchmark.slips": DEMOS,
+    "benchmark.slips": Reader(_copies_demonstrations, DEMOS.needs),
+    "benchmark.beta": NEAR,
+    "benchmark.divergence": NEAR,
     "benchmark.buckets": Reader(
         _computes_in_widths, "add a method that learns from fixed strings, such as sft"
     ),

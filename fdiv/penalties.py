@@ -187,7 +187,7 @@ class Penalty:
             return jnp.zeros_like(s)
         if self.estimator == "exact":
             return -self.discount * jnp.pad(present(exact, "exact sum"), [(0, 0), (0, 1)])[:, 1:]
-        if self.estimator == "k1":
+        if self.estimator == "k1" and self.unit == "token":
             reward = d.reward(jnp.cumsum(s, axis=1))
             return jnp.where(
                 mask, jnp.diff(reward, axis=1, prepend=jnp.zeros_like(reward[:, :1])), 0.0

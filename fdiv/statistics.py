@@ -114,8 +114,9 @@ def _standard_errors(rows: np.ndarray) -> np.ndarray:
 
 
 def _whole(runs: int, tasks: int) -> float:
-    """The factor of a mean of which nothing is cut."""
-    return math.sqrt(runs / (runs - 1)) if int(CUT * runs * tasks) == 0 else 1.0
+    """The factor of a mean of which nothing is cut, and of several benchmarks, each resampled from
+    few seeds."""
+    return math.sqrt(runs / (runs - 1)) if tasks > 1 or int(CUT * runs) == 0 else 1.0
 
 
 @lru_cache

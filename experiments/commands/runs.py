@@ -188,7 +188,7 @@ def compare(options: Compare) -> int:
         raise UsageError("runs", " ".join(map(str, options.runs)), "is no comparison.", fix)
     runs = [loading.load(path) for path in options.runs]
     for run in runs:
-        if run.result is None:
+        if run.result is None or not run.complete:
             fix = f"Go on with it: {run.environment.get('command', 'its command')}."
             raise UsageError("run", str(run.path), "has not come to its end.", fix)
     axis = options.axis and options.axis.removeprefix("--").replace("-", "_")

@@ -43,15 +43,32 @@ class Part(NamedTuple):
         """What the run has left."""
         return schema.read(self.folder / "results.json")
 
+    def base(self) -> int | None:
+        """What its seeds were drawn from; None for runs that were merged."""
+        try:
+            return files.load(self.folder / "config.json", lambda kept: kept["config"]["seed"])
+        except (FileNotFoundError, files.Damaged):
+            return None
+
 
 def merge(parts: Sequence[Part], note: str) -> RunResult:
     """What `results.json` would hold, had all runs been one head-to-head; `note` says how they
     came to be merged."""
     runs = [part.result() for part in parts]
     gathered: dict[str, list[tuple[MethodResult, int]]] = {}
-    for part, run in zip(parts, runs):
-        for method, result in run.methods.items():
-            gathered.setdefault(part.entry(method), []).append((result, run.seeds))
+    drawn: dict[str, list[tuple[int | None, int]]] = {}  # what each seed of an entry was drawn from
+    kept = distinct(parts)
+    for part, run, own in zip(parts, runs, kept):
+        base = part.base()
+        for method, seeds in own.items():
+            entry, result = part.entry(method), restricted(run.methods[method], seeds, run.seeds)
+            gathered.setdefault(entry, []).append((result, len(seeds)))
+            drawn.setdefault(entry, []).extend((base, i) for i in seeds)
+    twice = sum(len(run.methods) * run.seeds for run in runs) - sum(
+        len(seeds) for own in kept for seeds in own.values()
+    )
+    if twice:
+        note += f" Of runs that trained the same seeds again, {twice} were left out."
     optima = set.intersection(*(set(run.class_optimum) for run in runs))
     notes = dict.fromkeys(note for run in runs for note in run.notes)
     settings = {
@@ -72,21 +89,93 @@ def merge(parts: Sequence[Part], note: str) -> RunResult:
         methods={name: _gather(same) for name, same in gathered.items()},
         notes=[*notes, note],
     )
-    return _against(whole)
+    first, *others = drawn.values()
+    return _against(whole) if all(other == first for other in others) else whole
+
+
+def distinct(parts: Sequence[Part]) -> list[dict[str, list[int]]]:
+    """For each run and method the seeds that no run before it has in the same entry.
+
+    What a method does not read, such as another method's options or how many seeds there are,
+    leaves its runs what they are: the same seed with every metric the same to the bit is one run
+    and not two, which intervals would take for two independent ones."""
+    known: dict[str, set[tuple[Any, ...]]] = {}
+    kept = []
+    for part in parts:
+        run, base = part.result(), part.base()
+        own: dict[str, list[int]] = {}
+        for method, result in run.methods.items():
+            before = known.setdefault(part.entry(method), set())
+            marks = {i: (base, i, *_values(result, i)) for i in range(run.seeds)}
+            told = {i for i, mark in marks.items() if base is not None and len(mark) > 2}
+            new = [i for i, mark in marks.items() if i not in told or mark not in before]
+            before |= {marks[i] for i in told}
+            if new:
+                own[method] = new
+        kept.append(own)
+    return kept
+
+
+def _values(result: MethodResult, seed: int) -> list[tuple[str, float]]:
+    """The metrics of one seed that are finite."""
+    each = {name: metric.by_seed().get(seed) for name, metric in result.metrics.items()}
+    return [(name, value) for name, value in sorted(each.items()) if value is not None]
+
+
+def restricted(result: MethodResult, seeds: Sequence[int], of: int) -> MethodResult:
+    """A method's result as if it had been run on some of its seeds alone."""
+    if len(seeds) == of:
+        return result
+    only = {name: _some(metric, seeds) for name, metric in result.metrics.items()}
+    metrics = {name: metric for name, metric in only.items() if metric is not None}
+    gap = None
+    if result.gap and (some := _some(result.gap, seeds)):
+        ends = dict(zip(result.gap.by_seed(), result.gap.ended_in))
+        told = [ends[i] for i in seeds if i in ends]
+        gap = Gap(**vars(some), ended_in=told, local_optima=result.gap.local_optima)
+    return dataclasses.replace(result, metrics=metrics, gap=gap)
+
+
+def _some(metric: Summary, seeds: Sequence[int]) -> Summary | None:
+    """The same of some seeds, counted anew; None where none of them is finite."""
+    values = metric.by_seed()
+    place = {seed: i for i, seed in enumerate(values)}
+    own = {i: seed for i, seed in enumerate(seeds) if seed in values}
+    if not own:
+        return None
+    errors = metric.stderr and [metric.stderr[place[seed]] for seed in own.values()]
+    some = dataclasses.replace(
+        results.summary([values[seed] for seed in own.values()]),
+        estimated=metric.estimated,
+        stderr=errors,
+    )
+    return (
+        some
+        if len(own) == len(seeds)
+        else dataclasses.replace(some, numbers=list(own), of=len(seeds))
+    )
 
 
 def lines(parts: Sequence[Part], name: str) -> list[Json]:
-    """The lines of a .jsonl file of all runs, their methods named as the entries are, seeds counted
-    on from run to run."""
+    """The lines of a .jsonl file of all runs, their methods named as the entries are, the seeds of
+    `distinct` counted on from run to run."""
     whole, counted = [], {}
-    for part in parts:
+    for part, kept in zip(parts, distinct(parts)):
         rows = schema.history(files.read_lines(part.folder / name, LINES[name]))
         for method in dict.fromkeys(row["method"] for row in rows):
             own = [row for row in rows if row["method"] == method]
             key = method if method in COMMON else part.entry(method)
             before = counted.get(key, 0)
-            whole += [row | {"method": key, "seed": row["seed"] + before} for row in own]
-            counted[key] = before + 1 + max(row["seed"] for row in own)
+            seeds = sorted({row["seed"] for row in own})
+            if method not in COMMON:
+                seeds = kept.get(method, [])
+            number = {seed: before + i for i, seed in enumerate(seeds)}
+            whole += [
+                row | {"method": key, "seed": number[row["seed"]]}
+                for row in own
+                if row["seed"] in number
+            ]
+            counted[key] = before + len(number)
     return whole
 
 
@@ -152,10 +241,10 @@ def _gap(parts: Sequence[Gap | None], counts: Sequence[int]) -> Gap | None:
     if not gaps:
         return None
     ends = [x for gap in gaps for x in gap.ended_in]
-    local = _same([gap.local_optima for gap in gaps], [0.0])
+    local = _same([gap.local_optima for gap in gaps], [])
     known = all(gap.local_optima == local for gap in gaps)
     pooled = _pool(gaps, counts)
-    return Gap(**vars(pooled), ended_in=ends if known else [0] * len(ends), local_optima=local)
+    return Gap(**vars(pooled), ended_in=ends if known else [None] * len(ends), local_optima=local)
 
 
 def _same(values: Sequence[Any], otherwise: Any = VARIED) -> Any:

@@ -116,8 +116,9 @@ def change(
 
 
 def describe_ends(gap: Gap | None) -> str:
-    """A sentence on the seeds that ended away from the class's best."""
-    if gap is None:
+    """A sentence on the seeds that ended away from the class's best; empty where it is not known
+    which local optima the class has, as of runs of several classes."""
+    if gap is None or not gap.local_optima:
         return ""
     away: dict[str, list[int]] = {}
     for where, (seed, value) in zip(gap.ended_in, gap.by_seed().items()):

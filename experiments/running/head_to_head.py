@@ -149,6 +149,7 @@ def _show_cost(config: Config, default: Config, reading: Reading | None, layout:
     task = assemble.task(fitted, reading)
     footprint.refuse(fitted, default, task)
     components = assemble.components(fitted, task, layout)
+    continuing.start(fitted, components.policy)
     ready.check(fitted, task, components, False, layout)
     estimate.show(fitted, default, task, components, layout)
     return 0

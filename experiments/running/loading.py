@@ -223,13 +223,18 @@ class Methods(Mapping[str, "LoadedMethod"]):
 
 
 def _refuse_unknown(config: Config, names: Mapping[str, Any]) -> None:
-    """Raise `UsageError` for what is no option, with the nearest."""
+    """Raise `UsageError` for what is no option, with the nearest, and for a group of options that
+    is given as something else."""
     groups = {field.name for field in dataclasses.fields(config)}
     known = {*configs.LIFTED, *groups} - {"out"}
     for name, value in names.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or sorted(known)
             raise UsageError(name, value, "is no option.", f"The nearest: {', '.join(near)}.")
+        own = getattr(config, name, None)
+        if dataclasses.is_dataclass(own) and not hasattr(type(value), "__dataclass_fields__"):
+            fix = f"Give dataclasses.replace(run.config.{name}, ...), or single options by name."
+            raise UsageError(name, value, "is no group of options.", fix)
 
 
 def _method_in(place: Path) -> MethodResult:

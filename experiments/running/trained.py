@@ -56,7 +56,16 @@ class TrainedRun:
     def params(self, method: str) -> Params:
         """A method's parameters, [seeds, ...] in numpy. Raises `UsageError` where it is not there,
         has not finished, or was saved in another format."""
-        arrays, _ = checkpoints.read(run_folder.final(self.path, self.name(method)))
+        name = self.name(method)
+        try:
+            arrays, _ = checkpoints.read(run_folder.final(self.path, name))
+        except UsageError as error:  # a method with a result is not trained again
+            results = run_folder.result_of(self.path, name), self.path / "results.json"
+            fix = (
+                f"Put it back from a copy. Or, to train {name} again to the same numbers, delete "
+                f"{' and '.join(map(str, results))} and run: {command(self.path)}."
+            )
+            raise UsageError(error.field, error.value, error.problem, fix) from error
         shapes = jax.eval_shape(self.policy.init, jax.random.key(0))
         leaves, structure = jax.tree.flatten(shapes)
         own = arrays[BEFORE : BEFORE + len(leaves)]

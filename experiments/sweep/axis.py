@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments import escapes
-from experiments.reporting import charts, framing, schema, style
+from experiments.reporting import charts, framing, merge, schema, style
 from experiments.reporting.charts import Drawing, Key, Panel
 from experiments.reporting.framing import Frame
 from experiments.reporting.metrics import Metric
@@ -45,10 +45,12 @@ def curves(sweep: SweepFolder, lines: Sequence[Line], axis: str, metric: str) ->
     """Method -> its curve; a value's runs are kept apart as strata."""
     scores: dict[str, dict[Value, list[list[float]]]] = {}
     methods: dict[str, schema.MethodResult] = {}
-    for line in lines:
-        result = schema.read(sweep.run(line) / "results.json")
-        value = _value(line["point"].get(axis))
-        for name, m in result.methods.items():
+    values = [_value(line["point"].get(axis)) for line in lines]
+    parts = [merge.Part(sweep.run(line), str(value)) for line, value in zip(lines, values)]
+    for part, value, kept in zip(parts, values, merge.distinct(parts)):
+        result = part.result()
+        for name, seeds in kept.items():
+            m = merge.restricted(result.methods[name], seeds, result.seeds)
             if metric in m.metrics:
                 methods.setdefault(name, m)
                 scores.setdefault(name, {}).setdefault(value, []).append(m.metrics[metric].seeds)

@@ -76,6 +76,8 @@ CASES = {
     "benchmark.table-seed": ("rlhf", ["3"], ["--benchmark.reward", "table"], ["--methods", "rloo"]),
     "benchmark.flips": ("rlhf", ["0.1"], ["--methods", "dpo"], ["--methods", "rloo"]),
     "benchmark.slips": ("rlhf", ["0.1"], ["--methods", "sft"], ["--methods", "rloo"]),
+    "benchmark.beta": ("arithmetic", ["0.2"], ["--methods", "rloo"], SGD),
+    "benchmark.divergence": ("arithmetic", ["js"], ["--methods", "rloo"], SGD),
     "benchmark.teacher-width": (
         "text",
         ["16"],
@@ -125,6 +127,15 @@ def test_an_option_is_read_or_refused(field):
         check(preset, [*without, *option])
     assert refused.value.field == field.replace("-", "_")
     assert "Drop it" in refused.value.fix
+
+
+def test_noise_in_demonstrations_is_refused_where_comparisons_alone_are_read():
+    slips = ["--benchmark.slips", "0.2"]
+    check("rlhf", ["--methods", "dpo", "sft", *slips])
+    check("rlhf", ["--methods", "dpo", "--warm-start", "5", *slips])
+    for methods in (["dpo"], ["kto", "bt_rloo"]):
+        with pytest.raises(UsageError, match="slips"):
+            check("rlhf", ["--methods", *methods, *slips])
 
 
 def test_the_presets_own_values_are_fine_whoever_reads_them():

@@ -236,6 +236,17 @@ def test_of_five_seeds_the_interval_is_studentised():
     assert moved == pytest.approx((7 - 3 * high, 7 - 3 * low), rel=1e-3)
 
 
+def test_of_several_benchmarks_each_counts_its_few_seeds():
+    """Of two seeds the resamples of each benchmark have half the variance of its seeds, however
+    many scores all benchmarks have: sqrt(2) times the standard deviation over the 4 x 4 resamples,
+    of whose four scores the least and the greatest are cut."""
+    scores = np.array([[0.0, 0.0], [1.0, 3.0]])  # [seeds, benchmarks]
+    each = [itertools.product(column, repeat=2) for column in scores.T]
+    resamples = np.array([np.sort([*a, *b]) for a, b in itertools.product(*each)])
+    error = resamples[:, 1:3].mean(1).std() * 2**0.5
+    assert statistics.standard_error(scores) == pytest.approx(error, rel=0.03)
+
+
 def test_one_seed_gives_no_interval():
     assert np.isnan(statistics.summarise([3.0]).ci95).all()
     assert np.isnan(statistics.interval(np.ones((1, 4)))).all()

@@ -689,9 +689,30 @@ FAULTS = [
     Fault(
         "seeds of merged runs are counted anew",
         "experiments/reporting/merge.py",
-        'row["seed"] + before}',
-        'row["seed"]}',
+        "{seed: before + i for i, seed in enumerate(seeds)}",
+        "{seed: i for i, seed in enumerate(seeds)}",
         POOLING + "test_what_runs_say_together",
+    ),
+    Fault(
+        "a seed that two runs trained alike counts twice",
+        "experiments/reporting/merge.py",
+        "new = [i for i, mark in marks.items() if i not in told or mark not in before]",
+        "new = list(marks)",
+        POOLING + "test_a_seed_that_two_runs_trained_alike_is_counted_once",
+    ),
+    Fault(
+        "k1 of a string is earned action by action",
+        "fdiv/penalties.py",
+        'if self.estimator == "k1" and self.unit == "token":',
+        'if self.estimator == "k1":',
+        RETURNS + "test_k1_earns_its_own_at_each_action_or_all_at_the_last",
+    ),
+    Fault(
+        "an interval over benchmarks counts all their seeds as one's",
+        "fdiv/statistics.py",
+        "if tasks > 1 or int(CUT * runs) == 0",
+        "if int(CUT * runs * tasks) == 0",
+        MEASURES + "test_of_several_benchmarks_each_counts_its_few_seeds",
     ),
     Fault(
         "merged runs show the first one's expert",

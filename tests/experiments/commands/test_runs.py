@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import run_folders
 from experiments import load
 from experiments.commands import runs
 from experiments.config import make_config
+from experiments.reporting import schema
 from fdiv.benchmarks import TwoTemplate
 
 
@@ -86,6 +88,15 @@ def test_what_cannot_be_is_said(case, folder, capsys):
     assert call(*argv) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert all(text in said for text in says), said
+
+
+@pytest.mark.parametrize("command", ["compare", "clean"])
+def test_a_run_that_was_interrupted_has_not_ended(command, folder, capsys):
+    """It has results, of the methods that were through."""
+    results = folder / "second" / "results.json"
+    schema.write(results, dataclasses.replace(schema.read(results), complete=False))
+    assert call(command, "runs/first", "runs/second") == 2
+    assert "has not come to its end" in " ".join(capsys.readouterr().err.split())
 
 
 APART = {

@@ -15,7 +15,7 @@ import experiments
 from experiments import assemble
 from experiments.commands import generate
 from experiments.config import make_config
-from experiments.running import continuing
+from experiments.running import continuing, head_to_head
 from experiments.storage import files
 from experiments.storage.run_folder import fresh
 from fdiv.benchmarks import Arithmetic, Text, TwoTemplate
@@ -140,6 +140,18 @@ REFUSED = {  # what is asked -> what is said
     "no option": (
         lambda run: run.methods["sft"].continue_from("x", updats=3),
         ["updats = 3", "updates"],
+    ),
+    "a benchmark's name for its options": (
+        lambda run: run.methods["sft"].continue_from("x", benchmark="markov"),
+        ["benchmark = 'markov'", "run.config.benchmark"],
+    ),
+    "a table for options": (
+        lambda run: run.methods["sft"].continue_from("x", adversarial={"warmup": 0}),
+        ["adversarial = {", "run.config.adversarial"],
+    ),
+    "nothing for options": (
+        lambda run: run.methods["sft"].continue_from("x", budget=None),
+        ["budget = None", "run.config.budget"],
     ),
     "no method by number": (lambda run: run.methods[0], ["method = 0"]),
     "one string": (lambda run: run.methods["sft"].log_probs("0 1"), ["Give a list"]),
@@ -293,6 +305,12 @@ def test_no_start_is_refused_by_its_option(case, named):
     with pytest.raises(UsageError) as error:
         continuing.start(config, policy)
     assert all(text in str(error.value) for text in says), str(error.value)
+
+
+def test_a_dry_run_looks_at_the_start_too(named, tmp_path):
+    config = named(policy=Architecture("full"), dry_run=True, out=tmp_path / "run")
+    with pytest.raises(UsageError, match="policies of another class"):
+        head_to_head.run("two-template", config, named())
 
 
 @pytest.mark.wide

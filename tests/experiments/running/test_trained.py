@@ -142,7 +142,7 @@ REFUSED = {
     "a seed below 0": (None, (*SFT, "--seed", "-1"), "Give 0 to 1"),
     "a method that has not finished": (unfinished, SFT, "has not finished"),
     "an older format": (saved_with(format=1), SFT, "format 1"),
-    "no save": (gone, SFT, "holds no save"),
+    "no save": (gone, SFT, "holds no save. Put it back from a copy. Or, to train sft again"),
     "a damaged save": (saved_with(checksum="0"), SFT, "damaged: its checksum"),
     "a damaged config": (damaged, SFT, "damaged"),
     "no config": (without("config.json"), SFT, "holds no config.json"),

@@ -137,6 +137,51 @@ def test_what_runs_say_together(tmp_path):
     assert [line["seed"] for line in merge.lines(parts, "metrics.jsonl")] == [0, 1, 2, 3, 4]
 
 
+def test_a_seed_that_two_runs_trained_alike_is_counted_once(tmp_path):
+    """Where the runs of an entry differ in what a method does not read, or in how many seeds there
+    are: seed 0 is the same run in both. Another base seed is another run, whatever its numbers."""
+    scores = {"one": [0.1], "two": [0.1, 0.3], "moved": [0.2, 0.3], "other base": [0.1, 0.4]}
+    parts = []
+    for name, values in scores.items():
+        own = run(len(values), sft=method(js=values, entropy=[1.0] * len(values)))
+        part = written(tmp_path / name, own)
+        kept = {"preset": "", "changed": {}, "config": {"seed": int(name == "other base")}}
+        files.write_checked(part.folder / "config.json", kept)
+        lines = [{"method": "sft", "update": 0, "seed": seed} for seed in range(len(values))]
+        texts = [json.dumps(line).encode() for line in lines]
+        files.write_lines(part.folder / "metrics.jsonl", texts)
+        parts.append(part)
+    whole = merge.merge(parts, "note")
+    assert whole.methods["sft"].metrics["js"].seeds == [0.1, 0.3, 0.2, 0.1, 0.4]
+    assert whole.seeds == 5
+    assert whole.notes[-1].endswith("2 were left out.")
+    assert [line["seed"] for line in merge.lines(parts, "metrics.jsonl")] == [0, 1, 2, 3, 4]
+
+
+def test_some_seeds_of_a_result_are_counted_anew():
+    """With their errors, which are finite, and where each ended."""
+    lost = method(js=[0.1, NAN, 0.3, 0.4], js_stderr=[1, 2, 3, 4], entropy=[1.0, 2.0, 3.0, 4.0])
+    best = ClassOptimum(0.1, {}, [0.1, 0.4])
+    gap = results.gap_of(np.array([0.1, NAN, 0.3, 0.4]), best)
+    some = merge.restricted(dataclasses.replace(lost, gap=gap), [1, 3], 4)
+    js = some.metrics["js"]
+    assert (js.seeds, js.numbers, js.of, js.stderr) == ([0.4], [1], 2, [4.0])
+    assert some.metrics["entropy"].seeds == [2.0, 4.0] and some.metrics["entropy"].whole
+    assert (some.gap.seeds, some.gap.ended_in) == (pytest.approx([0.3]), [1])
+    assert "js" not in merge.restricted(lost, [1], 4).metrics
+
+
+def test_where_seeds_ended_is_not_told_of_several_classes(tmp_path):
+    parts = []
+    for name, local in (("a", [0.1, 0.4]), ("b", [0.2])):
+        gap = results.gap_of(np.array([0.4, 0.9]), ClassOptimum(local[0], {}, local))
+        own = dataclasses.replace(method(js=[0.4, 0.9]), gap=gap)
+        parts.append(written(tmp_path / name, run(2, sft=own)))
+    gap = merge.merge(parts, "note").methods["sft"].gap
+    assert (gap.ended_in, gap.local_optima) == ([None] * 4, [])
+    assert results.describe_ends(gap) == ""
+
+
 # --- tasks ----------------------------------------------------------------------------------------
 
 TASK = {"name": "text", "path": "a.txt", "teacher_width": 4}

@@ -3,6 +3,7 @@ SLURM."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import STOPPED_EXIT
+from experiments.reporting import schema
 from experiments.running import head_to_head
 from experiments.storage import lease
 from experiments.sweep import __main__ as commands
 from experiments.sweep import grid, local, slurm, status, work
+from experiments.sweep.axis import curves
 from experiments.sweep.collect import KEY, merged, rows
 from experiments.sweep.folder import SweepFolder
 from fdiv.types import UsageError
@@ -317,8 +320,19 @@ def test_two_runs_become_one_table_and_one_entry(sweep, handlers):
     assert len({tuple(row[name] for name in KEY) for row in table}) == len(table)
     js = {row["axis.learning_rate"]: row["value"] for row in table if row["metric"] == "js"}
     assert list(js) == [0.1, 0.01]
+    alike = merged(sweep, lines, "methods").methods["sft"].metrics["js"].seeds
+    assert alike == list(js.values())[:1]  # one seed, and not two
+    at = curves(sweep, lines, "none", "js")["sft"].points
+    assert [point.runs for point in at] == [1]
+    place = sweep.run(lines[1]) / "results.json"
+    whole = schema.read(place)
+    moved = dataclasses.replace(whole.methods["sft"].metrics["js"], seeds=[0.5])
+    sft = dataclasses.replace(
+        whole.methods["sft"], metrics=whole.methods["sft"].metrics | {"js": moved}
+    )
+    schema.write(place, dataclasses.replace(whole, methods={"sft": sft}))
     methods = merged(sweep, lines, "methods").methods
-    assert methods["sft"].metrics["js"].seeds == list(js.values())
+    assert methods["sft"].metrics["js"].seeds == [js[0.1], 0.5]
     assert set(merged(sweep, lines, "learning_rate").methods) == {"sft @ 0.1", "sft @ 0.01"}
     assert not (sweep.run(sweep.lines[0]) / "report.html").exists()
 

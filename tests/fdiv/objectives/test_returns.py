@@ -24,7 +24,13 @@ from fdiv.policies import tabular
 from fdiv.types import Model, UsageError
 
 METHODS = ["reinforce", "rloo", "grpo", "ppo"]
-EXACT_PENALTIES = ["k1-reward", "k2-loss-string", "k3-ratio-string", "exact-reward"]
+EXACT_PENALTIES = [
+    "k1-reward",
+    "k1-reward-string",
+    "k2-loss-string",
+    "k3-ratio-string",
+    "exact-reward",
+]
 BETA = 0.3
 
 
@@ -155,6 +161,15 @@ def test_unbiased_penalties_give_the_exact_gradient(kind, penalty, name):
     found = gradient_of(components, f"{name}:{penalty}", params, space, **fields)
     close(found, exact_gradient(kind))
     assert objectives.resolve(f"{name}:{penalty}", **fields).claim().sentence.endswith("Unbiased.")
+
+
+def test_k1_earns_its_own_at_each_action_or_all_at_the_last():
+    """s = .5 and -.2, which are .3 together."""
+    s, mask = jnp.array([[0.5, -0.2, 0.0]]), jnp.array([[True, True, False]])
+    for unit, wanted in (("token", [0.5, -0.2, 0.0]), ("string", [0.0, 0.3, 0.0])):
+        penalty = Penalty("k1", "reward", unit)
+        found = penalty.rewards(divergences.reverse_kl(), s, mask)
+        np.testing.assert_allclose(found[0], wanted, atol=1e-7)
 
 
 @pytest.mark.usefixtures("double")
