@@ -41,6 +41,7 @@ LONG, SHORT = 5000, 200  # iterations of a search of a small policy, of a large 
 # of a network's, which begins where that for forward KL has ended: it holds nearly every law, so
 # that one law is near the best in each divergence, and an iteration costs a tenth of a second
 FEW, WIDTHS = 30, (3, 5)  # and the widths that a kink is rounded over on the way
+OFF = 1e-3  # of a search's start from another divergence's end
 KEPT = 200_000  # entries of a policy up to which an end is kept for other runs
 SAME = 1e-9  # relative: what two measurements of one policy may differ by, on two machines
 
@@ -265,13 +266,14 @@ class ClassOptima:
         return ends if known and ends else initial + ends
 
     def _ends(self, like: Params) -> list[Params]:
-        """Optima met so far: where random starts miss a basin, another divergence's end may lie
-        in it."""
+        """Beside the optima met so far: where random starts miss a basin, another divergence's end
+        may lie in it. On it the search's own slope may be 0 by symmetry, at a saddle or the worst
+        of all, where it would stop."""
         structure = jax.tree.structure(like)
+        generator = np.random.default_rng(self._seed)
+        beside = lambda x: np.array(x) + OFF * generator.standard_normal(np.shape(x))
         return [
-            structure.unflatten(map(np.array, best.end))
-            for best in self._known.values()
-            if best.end
+            structure.unflatten(map(beside, best.end)) for best in self._known.values() if best.end
         ]
 
     def _regret(self) -> Callable[[Params], Array]:

@@ -234,6 +234,9 @@ class Text:
             if division.groups == 1 and len(rows) > 1:
                 problem = f"leaves no {name} row of {len(rows):,}: all are alike after the cut."
                 fix = "Keep more of them (a longer horizon or prompt_length)."
+                if any(row.stretches for row in rows):
+                    problem = f"leaves no {name} row of {len(rows):,}: the text is one stretch."
+                    fix = "Give a longer text; or a shorter horizon, for which it has more rows."
             elif name == "validation" and self._of_one_prompt(rows):
                 count = sum(map(demonstrated, rows))
                 problem = (

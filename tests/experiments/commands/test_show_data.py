@@ -94,6 +94,15 @@ def test_what_cannot_be_trained_on_is_said_with_exit_code_2(case, tmp_path, caps
     assert says in err
 
 
+def test_a_text_that_cannot_be_parted_is_no_row_repeated(tmp_path, capsys):
+    """Its advice helps: of shorter strings there are more."""
+    text = "\n\n".join(f"para {i}\nmore {i * i} and so on" for i in range(7))
+    code, _, err = call(tmp_path, text, [], capsys, "few.txt")
+    assert code == 2 and "the text is one stretch" in err and "alike" not in err
+    code, out, _ = call(tmp_path, text, ["--benchmark.horizon", "16"], capsys, "few.txt")
+    assert code == 0 and "1 held out" in out
+
+
 def test_the_command_at_the_end_reads_the_same(tmp_path, capsys):
     """Its words are those of a head-to-head, which reads what was shown."""
     from experiments import cli

@@ -60,6 +60,16 @@ def test_a_network_is_searched_from_the_law_nearest_in_forward_kl(tmp_path, monk
     assert "tv sequence 1" in json.loads((tmp_path / "optima.json").read_text())
 
 
+def test_another_divergences_end_is_no_optimum_by_symmetry(tmp_path):
+    """Two templates of one weight: the uniform law is forward KL's best of independent tokens, and
+    JS has a slope of 0 there (.1837) though it falls to either side, to .1799."""
+    even = TwoTemplate(vocab=2, horizon=4, weight=0.5)
+    independent = Architecture("independent")
+    optima = optima_of(tmp_path, policy=independent, benchmark=even, starts=4)
+    optima.search("forward_kl")
+    assert optima.of(JS).local == pytest.approx([0.1799129], abs=1e-6)
+
+
 # --- what other runs have found -------------------------------------------------------------------
 
 TABLE = Architecture("markov", order=1)
