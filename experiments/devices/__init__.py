@@ -1,5 +1,8 @@
-"""Devices, the layout of runs over them, and the cache of compiled programs."""
+"""Devices, the layout of runs over them, and the cache of compiled programs.
 
+What is compiled from here on draws its random bits as `random_bits` does: JAX's, sooner on a CPU."""
+
+from experiments.devices import random_bits
 from experiments.devices.compile_cache import cache_folder, use_compile_cache
 from experiments.devices.devices import (
     Devices,
@@ -26,3 +29,4 @@ __all__ = [
     "refuse_missing",
     "use_compile_cache",
 ]
+random_bits.use()
