@@ -162,6 +162,10 @@ class Policy(NamedTuple):
     # params, cache, rows [n] -> the cache of these strings alone, so that a sampler can leave ended
     # ones behind; None: a batch stays whole. Who replaces what a cache is replaces this too
     fewer: Callable[[Params, Any, Array], Any] | None = None
+    # params, tokens [B, T] -> log-probs [B, T] of these tokens, anything at padding, where there is
+    # a shorter way to them than a row of `head` for each; None: there is none. Who replaces `trunk`
+    # or `head` replaces this too
+    taken: Callable[[Params, Array], Array] | None = None
 
 
 class Model(NamedTuple):
@@ -184,6 +188,8 @@ class Scorer(NamedTuple):
     head: Callable[
         [Params, Array], Array
     ]  # params, features [..., D] -> a number per next token [..., V]
+    # as a policy's
+    taken: Callable[[Params, Array], Array] | None = None
 
 
 @jax.tree_util.register_static

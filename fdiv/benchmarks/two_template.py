@@ -88,12 +88,20 @@ def _expert() -> Policy:
         emission = tk.real(params[1])
         return jnp.where((token == PAD)[..., None], 0.0, emission.T[jnp.maximum(token, 0)])
 
+    def posterior(params, log_joint):
+        prior = tk.real(params[0])
+        return jax.nn.log_softmax(log_joint + prior.reshape([1] * (log_joint.ndim - 1) + [2]))
+
     def predict(params, log_joint):
-        prior, emission = map(tk.real, params)
-        posterior = jax.nn.log_softmax(log_joint + prior.reshape([1] * (log_joint.ndim - 1) + [2]))
-        return jax.nn.logsumexp(
-            posterior[..., None] + jnp.expand_dims(emission, range(log_joint.ndim - 1)), axis=-2
-        )
+        emission = jnp.expand_dims(tk.real(params[1]), range(log_joint.ndim - 1))
+        return jax.nn.logsumexp(posterior(params, log_joint)[..., None] + emission, axis=-2)
+
+    def trunk(params, tokens):
+        return jnp.cumsum(evidence(params, tk.previous(tokens)), axis=1)
+
+    def taken(params, tokens):
+        of_each = posterior(params, trunk(params, tokens)) + evidence(params, tokens)
+        return jax.nn.logsumexp(of_each, axis=-1)
 
     def step(params, log_joint, token):
         log_joint = log_joint + evidence(params, token)
@@ -104,8 +112,9 @@ def _expert() -> Policy:
 
     return Policy(
         init=lambda key: (),
-        trunk=lambda params, tokens: jnp.cumsum(evidence(params, tk.previous(tokens)), axis=1),
+        trunk=trunk,
         head=predict,
         start=start,
         step=step,
+        taken=taken,
     )

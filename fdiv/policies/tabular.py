@@ -137,7 +137,16 @@ def policy(automaton: Automaton, vocab: int) -> Policy:
         head=lambda params, features: jax.nn.log_softmax(features),
         start=start,
         step=step,
+        taken=lambda params, tokens: _entries(
+            automaton, jax.nn.log_softmax(tk.real(params)), tokens
+        ),
     )
+
+
+def _entries(automaton: Automaton, table: Array, tokens: Array) -> Array:
+    """The table's entry of each token in its state. [B, T]; of no token, NaN."""
+    places = read(automaton, tokens), jnp.maximum(tokens, 0)
+    return table.at[places].get(mode="fill", fill_value=jnp.nan)
 
 
 def nearest(automaton: Automaton, space: Space, p: Law) -> np.ndarray:
@@ -173,6 +182,7 @@ def scorer(automaton: Automaton, vocab: int, outputs: int | None = None) -> Scor
         lambda key, start: jnp.zeros((automaton.states, outputs or vocab)),
         rows,
         lambda params, features: features,
+        (lambda params, tokens: _entries(automaton, params, tokens)) if outputs is None else None,
     )
 
 
