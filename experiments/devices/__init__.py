@@ -1,6 +1,6 @@
 """Devices, the layout of runs over them, and the cache of compiled programs.
 
-What is compiled from here on draws its random bits as `random_bits` does: JAX's, sooner on a CPU."""
+What is compiled for a CPU from here on draws JAX's random bits as `random_bits` does."""
 
 from experiments.devices import random_bits
 from experiments.devices.compile_cache import cache_folder, use_compile_cache

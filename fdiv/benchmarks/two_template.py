@@ -85,8 +85,10 @@ def _expert() -> Policy:
     """The mixture as an autoregressive law: the posterior over the latent, then its emission."""
 
     def evidence(params, token):
-        emission = tk.real(params[1])
-        return jnp.where((token == PAD)[..., None], 0.0, emission.T[jnp.maximum(token, 0)])
+        """log p(token | latent), 0 at padding. [..., 2]; of no token, NaN."""
+        rows = tk.real(params[1]).T.at[jnp.maximum(token, 0)]
+        own = rows.get(mode="fill", fill_value=jnp.nan)
+        return jnp.where((token == PAD)[..., None], 0.0, own)
 
     def posterior(params, log_joint):
         prior = tk.real(params[0])

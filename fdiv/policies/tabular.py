@@ -146,7 +146,7 @@ def policy(automaton: Automaton, vocab: int) -> Policy:
 def _entries(automaton: Automaton, table: Array, tokens: Array) -> Array:
     """The table's entry of each token in its state. [B, T]; of no token, NaN."""
     places = read(automaton, tokens), jnp.maximum(tokens, 0)
-    return table.at[places].get(mode="fill", fill_value=jnp.nan)
+    return jnp.asarray(table).at[places].get(mode="fill", fill_value=jnp.nan)
 
 
 def nearest(automaton: Automaton, space: Space, p: Law) -> np.ndarray:

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from laws import law
 
+from experiments.models.symbols import preceded
 from fdiv import exact, rollout
 from fdiv import tokens as tk
 from fdiv.benchmarks import Markov, TwoTemplate
+from fdiv.lm.context import behind
+from fdiv.lm.hidden import Hidden
 from fdiv.parted import Parting, parted
 from fdiv.policies import Architecture, tabular, transformer
 from fdiv.rollout import among, draw, likeliest, sampler, tempered, until_ended
@@ -221,6 +224,66 @@ def test_classes_are_nested():
             assert len({f for f, _ in pairs}) == len(pairs)
         coarse = states
     assert len(np.unique(np.asarray(read["full"])[mask])) == len(space.state_at[0])
+
+
+SHORT = {
+    **{name: Architecture(name) for name in ("independent", "markov", "markov_t", "full")},
+    "scorer": Architecture("markov_t"),
+    "two_template": TwoTemplate(vocab=V, horizon=H).build().expert,
+}
+
+
+@functools.cache
+def short(name):
+    """A model that says a token's number without a row of V for it, and its parameters."""
+    if name == "two_template":
+        return SHORT[name].policy, jax.tree.map(jnp.asarray, SHORT[name].params)
+    made = SHORT[name].scorer if name == "scorer" else SHORT[name].policy
+    model = made(V, P + H)
+    start = (
+        model.init(jax.random.key(0), None) if name == "scorer" else model.init(jax.random.key(0))
+    )
+    return model, start + jax.random.normal(jax.random.key(1), start.shape)
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_the_short_way_to_a_token_is_its_rows_entry(name):
+    """Values to rounding and gradients; nothing off the mask; NaN of what is no token, as a row
+    has it."""
+    model, params = short(name)
+    assert model.taken is not None
+    strings = tk.append(ragged_prompts(), jax.random.randint(jax.random.key(4), (64, H), 0, V), EOS)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def read(model, params, strings):
+        say = lambda params: tk.taken(model, params, strings, V)
+        numbers, pull = jax.vjp(say, params)
+        return numbers, pull(jnp.cos(jnp.arange(numbers.size)).reshape(numbers.shape))
+
+    got, wanted = read(model, params, strings), read(model._replace(taken=None), params, strings)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6), got, wanted)
+    assert not np.asarray(got[0])[~np.asarray(strings.mask)].any()
+    none = strings._replace(tokens=jnp.where(strings.mask, V, strings.tokens))
+    assert np.isnan(np.asarray(read(model, params, none)[0])[np.asarray(strings.mask)]).all()
+
+
+CHANGED = {  # what makes another policy of one
+    "tempered": lambda policy, params, strings: tempered(policy, 0.5),
+    "read": lambda policy, params, strings: tk.read(policy, 2 * params, strings),
+    "behind": lambda policy, params, strings: behind(policy, Hidden((0, 1))),
+    "preceded": lambda policy, params, strings: preceded(policy, 0),
+}
+
+
+@pytest.mark.parametrize("way", CHANGED)
+def test_another_policy_made_of_one_has_not_its_short_way(way):
+    """Trap: log-probs of the policy that was changed."""
+    policy, params = short("markov")
+    strings = tk.append(ragged_prompts(), jax.random.randint(jax.random.key(4), (64, H), 0, V), EOS)
+    changed = CHANGED[way](policy, params, strings)
+    say = lambda policy: tk.log_probs(policy, params, strings, V)
+    np.testing.assert_array_equal(say(changed), say(changed._replace(taken=None)))
+    assert np.abs(np.asarray(say(changed) - say(policy))).max() > 0.1
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,12 @@ OPTIMUM = "tests/experiments/evaluation/test_class_optimum.py::"
 OPTIMISER = "tests/experiments/test_optimiser.py::"
 PARITY = "tests/fdiv/lm/test_parity.py::"
 POOLING = "tests/experiments/sweep/test_pooling.py::"
+POLICIES = "tests/fdiv/test_policies.py::"
 PREFERENCES = "tests/fdiv/objectives/test_preferences.py::"
 PREFERENCE_FILES = "tests/experiments/data/test_preference_files.py::"
 PROGRAM = "tests/experiments/running/test_program.py::"
 RAGGED = "tests/fdiv/objectives/test_ragged.py::"
+RANDOM_BITS = "tests/experiments/devices/test_random_bits.py::"
 RETURNS = "tests/fdiv/objectives/test_returns.py::"
 REWARDS = "tests/fdiv/objectives/test_reward_models.py::"
 ROWS = "tests/experiments/data/test_rows.py::"
@@ -980,5 +982,40 @@ FAULTS = [
         "if not both or not np.allclose(here, there, rtol=SAME, atol=SAME, equal_nan=True):",
         "if not both:",
         OPTIMUM + "test_what_was_spoiled_is_searched_again[other end]",
+    ),
+    Fault(
+        "random bits are mixed by the same rotations at every turn",
+        "experiments/devices/random_bits.py",
+        "rotations[::-1]",
+        "rotations",
+        RANDOM_BITS + "test_known_answers",
+    ),
+    Fault(
+        "each of several devices draws all random bits",
+        "experiments/devices/random_bits.py",
+        '"num_devices", 1) != 1',
+        '"num_devices", 1) < 1',
+        RANDOM_BITS + "test_programs_draw_by_parts_and_those_over_several_devices_by_turns",
+    ),
+    Fault(
+        "a policy at another temperature says the log-probs of its own",
+        "fdiv/rollout.py",
+        "        taken=None,\n",
+        "",
+        POLICIES + "test_another_policy_made_of_one_has_not_its_short_way",
+    ),
+    Fault(
+        "a policy whose features are known says the log-probs of others",
+        "fdiv/tokens.py",
+        "answers=None, taken=None)",
+        "answers=None)",
+        POLICIES + "test_another_policy_made_of_one_has_not_its_short_way",
+    ),
+    Fault(
+        "a table's token takes its number before the row is normalised",
+        "fdiv/policies/tabular.py",
+        "automaton, jax.nn.log_softmax(tk.real(params)), tokens",
+        "automaton, tk.real(params), tokens",
+        POLICIES + "test_the_short_way_to_a_token_is_its_rows_entry",
     ),
 ]
