@@ -273,5 +273,4 @@ def tempered(policy: Policy, temperature: Array | float) -> Policy:
         head=lambda params, features: soften(policy.head(params, features)),
         step=step,
         readout=readout if policy.readout else None,
-        taken=None,
     )

@@ -141,8 +141,9 @@ def by_stretches(function: Callable, vocab: int, *arrays: Array) -> Array:
 def taken(model: Policy | Scorer, params: Params, sequences: Sequences, vocab: int) -> Array:
     """What the model's head says of every action: its log-prob, or a scorer's number; 0 off the
     mask. [B, T]"""
-    if model.taken is not None:
-        return jnp.where(sequences.mask, model.taken(params, sequences.tokens), 0.0)
+    short = model.short
+    if short is not None and short.trunk is model.trunk and short.head is model.head:
+        return jnp.where(sequences.mask, short.taken(params, sequences.tokens), 0.0)
     own = head_of(model, params, sequences.tokens)
     if own is not None:
         return head.log_probs(own, sequences.tokens, sequences.mask)
@@ -165,7 +166,7 @@ def read(policy: Policy, params: Params, sequences: Sequences) -> Policy:
     """The policy with its features of these strings computed: whatever is asked of it next is asked
     about them."""
     features = policy.trunk(params, sequences.tokens)
-    return policy._replace(trunk=lambda params, tokens: features, answers=None, taken=None)
+    return policy._replace(trunk=lambda params, tokens: features, answers=None)
 
 
 def distributions(model: Policy | Scorer, params: Params, tokens: Array) -> Array:

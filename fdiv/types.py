@@ -141,6 +141,15 @@ class Answers(NamedTuple):
     features: Callable[[Params, Sequences, Array], Array]
 
 
+class ShortWay(NamedTuple):
+    """What a model's head says of each token, by a shorter way than a row of V for it. It holds for
+    the model with this trunk and this head: another that replaces either has no short way."""
+
+    trunk: Callable[[Params, Array], Array]
+    head: Callable[[Params, Array], Array]
+    taken: Callable[[Params, Array], Array]  # params, tokens [B, T] -> [B, T], any at padding
+
+
 class Policy(NamedTuple):
     """A law of the next token given the prefix, as pure functions. Row t of `trunk` has seen tokens
     < t."""
@@ -162,10 +171,7 @@ class Policy(NamedTuple):
     # params, cache, rows [n] -> the cache of these strings alone, so that a sampler can leave ended
     # ones behind; None: a batch stays whole. Who replaces what a cache is replaces this too
     fewer: Callable[[Params, Any, Array], Any] | None = None
-    # params, tokens [B, T] -> log-probs [B, T] of these tokens, anything at padding, where there is
-    # a shorter way to them than a row of `head` for each; None: there is none. Who replaces `trunk`
-    # or `head` replaces this too
-    taken: Callable[[Params, Array], Array] | None = None
+    short: ShortWay | None = None  # None: a token's log-prob is read off its row of `head`
 
 
 class Model(NamedTuple):
@@ -188,8 +194,7 @@ class Scorer(NamedTuple):
     head: Callable[
         [Params, Array], Array
     ]  # params, features [..., D] -> a number per next token [..., V]
-    # as a policy's
-    taken: Callable[[Params, Array], Array] | None = None
+    short: ShortWay | None = None  # as a policy's
 
 
 @jax.tree_util.register_static

@@ -337,14 +337,16 @@ def _line(row: Row) -> str:
 
 
 def _write(options: Options, rows: list[Row]) -> None:
-    """Results, chart and page, after each work, so that a run that is ended leaves what it has."""
+    """Results, chart and page, after each work, so that a run that is ended leaves what it has. The
+    page's chart stays where it has works that these are not all of."""
     from experiments.bench import chart
 
     kept = json.dumps(escapes.finite_json([row.as_dict() for row in rows]), indent=1)
     whole.write_text(options.out / "bench.json", kept + "\n")
     figures = options.page.parent / "docs" / "figures"
     picture = figures / "bench.png" if figures.is_dir() else options.page.with_name("bench.png")
-    if chart.draw(options.out / "bench.png", rows):
+    every = page.works(options.page) <= {row.work for row in rows}
+    if chart.draw(options.out / "bench.png", rows) and (every or not picture.exists()):
         with whole.draft(picture) as place:
             shutil.copyfile(options.out / "bench.png", place)
     drawn = picture.exists()

@@ -36,8 +36,7 @@ def write(path: Path, rows: Sequence[Row], order: Sequence[str], picture: str | 
 
 def written(text: str, rows: Sequence[Row], order: Sequence[str], picture: str | None) -> str:
     """The page with these rows' blocks in the place of those of the same works."""
-    region = re.search(_between(ALL), text, flags=re.S)
-    blocks = dict(BLOCK.findall(region.group(1))) if region else {}
+    region, blocks = _parts(text)
     works = list(dict.fromkeys(row.work for row in rows))
     blocks |= {work: block([row for row in rows if row.work == work]) for work in works}
     inner = [_marked(work, blocks[work]) for work in order if work in blocks]
@@ -47,6 +46,17 @@ def written(text: str, rows: Sequence[Row], order: Sequence[str], picture: str |
         return text[: region.start()] + new + text[region.end() :]
     before, heading, after = text.partition("\n## ")
     return before.rstrip("\n") + "\n\n" + new + "\n" + heading + after
+
+
+def works(path: Path) -> set[str]:
+    """The works that the page has blocks of."""
+    return set(_parts(path.read_text(encoding="utf-8"))[1]) if path.exists() else set()
+
+
+def _parts(text: str) -> tuple[re.Match[str] | None, dict[str, str]]:
+    """Where the page's blocks stand, and the text of each."""
+    region = re.search(_between(ALL), text, flags=re.S)
+    return region, dict(BLOCK.findall(region.group(1))) if region else {}
 
 
 def _between(name: str) -> str:

@@ -73,8 +73,10 @@ def _turn(i: Any, state: State) -> State:
 
 
 def _lowered(context: mlir.LoweringRuleContext, *words: Any) -> Sequence[Any]:
-    draw = by_turns if _in_parts(context.module_context.axis_context) else by_parts
     shape = context.avals_out[0].shape
+    sized = all(isinstance(size, int) for size in shape)  # else an export for any size
+    in_parts = _in_parts(context.module_context.axis_context)
+    draw = by_parts if sized and not in_parts else by_turns
     whole = lambda *arrays: draw(*(jnp.broadcast_to(x, shape) for x in arrays))
     return mlir.lower_fun(whole, multiple_results=True)(context, *words)
 

@@ -197,4 +197,4 @@ def preceded(policy: Policy, start: int) -> Policy:
         # an end is read by a string that has ended alone
         return policy.step(params, cache, jnp.where(token == start, PAD, token))
 
-    return policy._replace(trunk=trunk, start=begin, step=step, answers=None, taken=None)
+    return policy._replace(trunk=trunk, start=begin, step=step, answers=None)

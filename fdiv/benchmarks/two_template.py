@@ -16,7 +16,7 @@ import numpy as np
 
 from fdiv import tokens as tk
 from fdiv.ranges import LONGEST, MOST_SYMBOLS, check_ranges, ranged
-from fdiv.types import PAD, Model, Policy, Sequences, TokenMDP
+from fdiv.types import PAD, Model, Policy, Sequences, ShortWay, TokenMDP
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,5 +118,5 @@ def _expert() -> Policy:
         head=predict,
         start=start,
         step=step,
-        taken=taken,
+        short=ShortWay(trunk, predict, taken),
     )

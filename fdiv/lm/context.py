@@ -39,4 +39,4 @@ def behind(policy: Policy, hidden: Hidden) -> Policy:
         own = Sequences(read, jnp.zeros_like(read, bool), prompts.weight)
         return policy.start(params, own, horizon)
 
-    return policy._replace(trunk=trunk, start=start, answers=None, taken=None)
+    return policy._replace(trunk=trunk, start=start, answers=None)

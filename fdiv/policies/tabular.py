@@ -18,9 +18,10 @@ from jax import Array
 
 from fdiv import tokens as tk
 from fdiv.exact import Law, Space
-from fdiv.types import PAD, Params, Policy, Scorer, Sequences, UsageError
+from fdiv.types import PAD, Params, Policy, Scorer, Sequences, ShortWay, UsageError
 
 MOST_ENTRIES = 1 << 26
+WIDER = 2  # times the positions of a batch: a table of more states is read row by row
 INIT_SCALE = (
     0.01  # near uniform, but off the saddle that a symmetric expert makes of the uniform table
 )
@@ -131,15 +132,25 @@ def policy(automaton: Automaton, vocab: int) -> Policy:
         state = jnp.where(token == PAD, state, automaton.advance(state, token))
         return (rows, state), rows[state]
 
+    def trunk(params: Params, tokens: Array) -> Array:
+        return tk.real(params)[read(automaton, tokens)]
+
+    def head(params: Params, features: Array) -> Array:
+        return jax.nn.log_softmax(features)
+
+    def taken(params: Params, tokens: Array) -> Array:
+        if automaton.states > WIDER * tokens.size:
+            rows = head(params, trunk(params, tokens))
+            return tk.pick(rows, tokens, jnp.ones_like(tokens, bool))
+        return _entries(automaton, jax.nn.log_softmax(tk.real(params)), tokens)
+
     return Policy(
         init=lambda key: INIT_SCALE * jax.random.normal(key, (automaton.states, vocab)),
-        trunk=lambda params, tokens: tk.real(params)[read(automaton, tokens)],
-        head=lambda params, features: jax.nn.log_softmax(features),
+        trunk=trunk,
+        head=head,
         start=start,
         step=step,
-        taken=lambda params, tokens: _entries(
-            automaton, jax.nn.log_softmax(tk.real(params)), tokens
-        ),
+        short=ShortWay(trunk, head, taken),
     )
 
 
@@ -178,11 +189,13 @@ def scorer(automaton: Automaton, vocab: int, outputs: int | None = None) -> Scor
     first."""
     refuse_large(automaton, vocab)
     rows = lambda params, tokens: params[read(automaton, tokens)]
+    head = lambda params, features: features
+    taken = lambda params, tokens: _entries(automaton, params, tokens)
     return Scorer(
         lambda key, start: jnp.zeros((automaton.states, outputs or vocab)),
         rows,
-        lambda params, features: features,
-        (lambda params, tokens: _entries(automaton, params, tokens)) if outputs is None else None,
+        head,
+        ShortWay(rows, head, taken) if outputs is None else None,
     )
 
 

@@ -251,7 +251,7 @@ def test_the_short_way_to_a_token_is_its_rows_entry(name):
     """Values to rounding and gradients; nothing off the mask; NaN of what is no token, as a row
     has it."""
     model, params = short(name)
-    assert model.taken is not None
+    assert model.short is not None
     strings = tk.append(ragged_prompts(), jax.random.randint(jax.random.key(4), (64, H), 0, V), EOS)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -260,7 +260,7 @@ def test_the_short_way_to_a_token_is_its_rows_entry(name):
         numbers, pull = jax.vjp(say, params)
         return numbers, pull(jnp.cos(jnp.arange(numbers.size)).reshape(numbers.shape))
 
-    got, wanted = read(model, params, strings), read(model._replace(taken=None), params, strings)
+    got, wanted = read(model, params, strings), read(model._replace(short=None), params, strings)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6), got, wanted)
     assert not np.asarray(got[0])[~np.asarray(strings.mask)].any()
     none = strings._replace(tokens=jnp.where(strings.mask, V, strings.tokens))
@@ -272,6 +272,9 @@ CHANGED = {  # what makes another policy of one
     "read": lambda policy, params, strings: tk.read(policy, 2 * params, strings),
     "behind": lambda policy, params, strings: behind(policy, Hidden((0, 1))),
     "preceded": lambda policy, params, strings: preceded(policy, 0),
+    "another head": lambda policy, params, strings: policy._replace(
+        head=lambda params, features: jax.nn.log_softmax(2 * features)
+    ),
 }
 
 
@@ -282,7 +285,7 @@ def test_another_policy_made_of_one_has_not_its_short_way(way):
     strings = tk.append(ragged_prompts(), jax.random.randint(jax.random.key(4), (64, H), 0, V), EOS)
     changed = CHANGED[way](policy, params, strings)
     say = lambda policy: tk.log_probs(policy, params, strings, V)
-    np.testing.assert_array_equal(say(changed), say(changed._replace(taken=None)))
+    np.testing.assert_array_equal(say(changed), say(changed._replace(short=None)))
     assert np.abs(np.asarray(say(changed) - say(policy))).max() > 0.1
 
 

@@ -148,8 +148,8 @@ def made_up(monkeypatch, tmp_path, script):
     return tmp_path
 
 
-def call(place: Path, *words: str) -> int:
-    own = ["--out", str(place / "out"), "--page", str(place / "page.md")]
+def call(place: Path, *words: str, out: str = "out") -> int:
+    own = ["--out", str(place / out), "--page", str(place / "page.md")]
     return bench.main(["--seconds", "0.001", "--repeats", "2", *own, *words])
 
 
@@ -177,6 +177,19 @@ def test_rows_of_earlier_runs_into_a_folder_stay(made_up, capsys):
     (made_up / "out" / "bench.json").write_text('[{"nothing": 1}]')
     assert call(made_up, "--works", "sft", "--sizes", "w64") == cli.USAGE_EXIT
     assert "Give another folder" in capsys.readouterr().err
+
+
+def test_the_chart_of_a_page_with_more_works_stays(made_up):
+    """Of a run of a part, into a folder of its own."""
+    words = ["--sizes", "w64", "--works", "sft"]
+    assert call(made_up, *words, "sampling") == 1
+    (made_up / "bench.png").write_bytes(b"of both")
+    assert call(made_up, *words, out="part") == 0
+    assert (made_up / "part" / "bench.png").exists()
+    assert (made_up / "bench.png").read_bytes() == b"of both"
+    assert "failed: ValueError: no such thing" in (made_up / "page.md").read_text()
+    assert call(made_up, *words, "sampling", out="part") == 1
+    assert (made_up / "bench.png").read_bytes() != b"of both"
 
 
 def test_another_precision_has_a_row_of_its_own(made_up):

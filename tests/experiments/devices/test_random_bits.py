@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,3 +59,11 @@ def test_programs_draw_by_parts_and_those_over_several_devices_by_turns():
     assert lowered(jax.jit(draw), key) == [random_bits.PARTS]
     assert lowered(parted, key) == [random_bits.TURNS]
     assert lowered(jax.jit(each), jax.random.split(key, 2)) == [random_bits.PARTS]
+
+
+def test_a_program_for_any_number_of_rows_can_be_exported():
+    rows = jax.ShapeDtypeStruct(jax.export.symbolic_shape("rows, 3"), jnp.float32)
+    draw = lambda key, x: x + jax.random.normal(key, x.shape)
+    key = jax.random.key(0)
+    whole = jax.export.export(jax.jit(draw))(key, rows)
+    np.testing.assert_array_equal(whole.call(key, jnp.ones((5, 3))), draw(key, jnp.ones((5, 3))))
