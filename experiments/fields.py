@@ -14,7 +14,7 @@ import functools
 import inspect
 import itertools
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from experiments.config import (
@@ -289,12 +289,13 @@ def reader(field: str) -> Reader:
     if group not in GROUPS:
         raise KeyError(field)
     if name == "learning_rate":  # that of a method which another is made of is the other's
-        return Reader(lambda case: any(case.of_kind(group)), _method_of(group))
-    return Reader(lambda case: group in case.kinds(), _method_of(group))
+        own = [other for other, m in objectives.METHODS.items() if m.kind == group]
+        return Reader(lambda case: any(case.of_kind(group)), _one_of(own))
+    made = [other for other, m in objectives.METHODS.items() if group in objectives.kinds_of(m)]
+    return Reader(lambda case: group in case.kinds(), _one_of(made))
 
 
-def _method_of(kind: str) -> str:
-    names = [name for name, m in objectives.METHODS.items() if kind in objectives.kinds_of(m)]
+def _one_of(names: list[str]) -> str:
     return f"add a method that reads it to --methods ({', '.join(names)})"
 
 
@@ -379,6 +380,23 @@ class Field(NamedTuple):
     def check(self) -> None:
         """Raise `UsageError` where the value is of another type, or out of range."""
         ranges.check_value(self.name, self.value, self.kind, self.range)
+
+
+def refuse_fixed(config: Config, given: Collection[str]) -> None:
+    """Raise `UsageError` for the first flag of those named whose value no method of the run has, as
+    each fixes it at another. `resolve` lets a default pass, as it cannot know that it was named."""
+    methods = {name: objectives.parts(method) for name, method in resolve(config).items()}
+    for flag in sorted(given):
+        group, _, field = flag.removeprefix("--").replace("-", "_").partition(".")
+        parts = {name: own[group] for name, own in methods.items() if group in own}
+        if not any(hasattr(part, field) for part in parts.values()):
+            continue
+        asked = getattr(getattr(config, group), field)
+        values = {name: getattr(part, field) for name, part in parts.items()}
+        if asked not in values.values():
+            name, value = next(iter(values.items()))
+            fix = "Drop it, or use another method."
+            raise UsageError(f"{group}.{field}", asked, f"{name} fixes it at {value!r}.", fix)
 
 
 def table(config: Config) -> dict[str, Field]:

@@ -365,6 +365,7 @@ def parse(
     config = tyro.extras.overridable_config_cli(
         choices, prog=f"python -m {program}", args=argv, config=marks
     )
+    fields.refuse_fixed(config, GIVEN)
     return argv[0], paths.with_homes(config, _unnamed())
 
 

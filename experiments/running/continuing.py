@@ -13,8 +13,11 @@ import numpy as np
 
 from experiments.config import Config
 from experiments.running import trained
+from fdiv.benchmarks import Text
 from fdiv.types import Params, Policy, UsageError
 
+# options of text that decide which rows are held out
+DECIDE = ("prompt_length", "horizon", "store", "tokenizer", "validation")
 FLAGS = {"run": "start_from", "method": "start_method"}  # what an error names -> the option
 
 
@@ -33,6 +36,29 @@ def start(config: Config, policy: Policy) -> Params | None:
         fix = "Give the same --policy and --benchmark as that run had."
         raise UsageError("start_from", str(config.budget.start_from), problem, fix)
     return jax.tree.map(lambda x: jnp.asarray(x[:seeds]), whole)
+
+
+def leak(config: Config) -> str:
+    """What to know where that run was trained on rows of the same file that this one may hold out;
+    else nothing. The side of a row is decided by a hash of its prompt as it is cut, which rows in
+    memory and rows on the host have each of their own."""
+    if config.budget.start_from is None or not isinstance(now := config.benchmark, Text):
+        return ""
+    with _under_flags():
+        before = trained.read(config.budget.start_from).config.benchmark
+    if not isinstance(before, Text) or before.path != now.path:
+        return ""
+    by_default = {"store": "memory"}
+    of = lambda text: {name: getattr(text, name) or by_default.get(name) for name in DECIDE}
+    other = [name for name, value in of(now).items() if value != of(before)[name]]
+    fewer = other == ["validation"] and now.validation < before.validation  # of the same rows
+    if not other or fewer:
+        return ""
+    named = " and ".join(f"--benchmark.{name.replace('_', '-')}" for name in other)
+    return (
+        f"--start-from: that run had another {named}, so it may have been trained on rows that are "
+        "held out here, and what is measured at these is too good then."
+    )
 
 
 def identity(config: Config) -> dict[str, str]:

@@ -106,6 +106,8 @@ def _run(preset: str, config: Config, default: Config, stop: StopFlag) -> int:
             paths.refuse_unsavable("cache", teacher.folder(config))
             paths.try_folder("cache", teacher.folder(config))
         continuing.start(config, components.policy)
+        if told := continuing.leak(config):
+            print(cli.filled(told))
         # what any method would be refused for is known before anything is written
         ready.check(config, task, components, folder.begun, layout)
     with _alone(folder):
@@ -150,6 +152,8 @@ def _show_cost(config: Config, default: Config, reading: Reading | None, layout:
     footprint.refuse(fitted, default, task)
     components = assemble.components(fitted, task, layout)
     continuing.start(fitted, components.policy)
+    if told := continuing.leak(fitted):
+        print(cli.filled(told))
     ready.check(fitted, task, components, False, layout)
     estimate.show(fitted, default, task, components, layout)
     return 0

@@ -129,6 +129,32 @@ def test_an_option_is_read_or_refused(field):
     assert "Drop it" in refused.value.fix
 
 
+FIXED = {
+    "dagger": ("markov", "distill.policy-prefixes", "0", "1"),
+    "relativistic": ("two-template", "adversarial.training", "logistic", "pairs"),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_default_that_is_named_is_refused_where_the_method_fixes_another(name):
+    """Trap: the flag stands in config.json, and was not in force."""
+    preset, flag, default, own = FIXED[name]
+    other = flag.partition(".")[0].replace("adversarial", "gail")
+    for option in ([f"--{flag}", default], [f"--{flag}={default}"]):
+        with pytest.raises(UsageError, match=f"{name} fixes it at") as refused:
+            check(preset, ["--methods", name, *option])
+        assert refused.value.field == flag.replace("-", "_")
+        check(preset, ["--methods", name, other, *option])  # which the other reads
+    check(preset, ["--methods", name, f"--{flag}", own])
+    check(preset, ["--methods", name])
+
+
+def test_a_rate_that_a_followers_reward_model_has_is_not_advised_to_the_follower():
+    with pytest.raises(UsageError) as refused:
+        check("rlhf", ["--methods", "bt_ppo", "--ppo.learning-rate", "0.001"])
+    assert "(ppo)" in refused.value.fix
+
+
 def test_noise_in_demonstrations_is_refused_where_comparisons_alone_are_read():
     slips = ["--benchmark.slips", "0.2"]
     check("rlhf", ["--methods", "dpo", "sft", *slips])

@@ -19,6 +19,7 @@ ARITHMETIC = "tests/fdiv/benchmarks/test_arithmetic.py::"
 ESCAPES = "tests/experiments/test_escapes.py::"
 EVALUATOR = "tests/experiments/evaluation/test_evaluator.py::"
 EXPERIMENTS = "tests/experiments/running/test_experiments.py::"
+FIELDS = "tests/experiments/test_fields.py::"
 INVERSE = "tests/fdiv/objectives/test_inverse.py::"
 LEASE = "tests/experiments/storage/test_run_lease.py::"
 MEASURES = "tests/fdiv/test_measures.py::"
@@ -1017,5 +1018,20 @@ FAULTS = [
         "_entries(automaton, jax.nn.log_softmax(tk.real(params)), tokens)",
         "_entries(automaton, tk.real(params), tokens)",
         POLICIES + "test_the_short_way_to_a_token_is_its_rows_entry",
+    ),
+    Fault(
+        "a flag that no method takes passes where it is the default",
+        "experiments/cli/__init__.py",
+        "    fields.refuse_fixed(config, GIVEN)\n",
+        "",
+        FIELDS + "test_a_default_that_is_named_is_refused_where_the_method_fixes_another",
+    ),
+    Fault(
+        "rows of the other store pass for the same held-out rows",
+        "experiments/running/continuing.py",
+        '"horizon", "store", ',
+        '"horizon", ',
+        "tests/experiments/running/test_loading.py::"
+        "test_a_start_that_was_trained_on_held_out_rows_is_told",
     ),
 ]

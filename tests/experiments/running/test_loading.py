@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +14,10 @@ import run_folders
 
 import experiments
 from experiments import assemble
+from experiments import config as configs
 from experiments.commands import generate
 from experiments.config import make_config
-from experiments.running import continuing, head_to_head
+from experiments.running import continuing, head_to_head, trained
 from experiments.storage import files
 from experiments.storage.run_folder import fresh
 from fdiv.benchmarks import Arithmetic, Text, TwoTemplate
@@ -285,6 +287,29 @@ def test_each_seed_starts_from_its_own_policy(made, named):
     assert continuing.identity(named()) != continuing.identity(named(start_method="sft"))
     assert continuing.identity(make_config(**SMALL)) == {}
     assert continuing.start(make_config(**SMALL), policy) is None
+
+
+LEAKS = {
+    "the same": ({}, {}, ""),
+    "memory, said and not": ({"store": "memory"}, {}, ""),
+    "fewer of the rows held out": ({"validation": 0.2}, {"validation": 0.05}, ""),
+    "another file": ({"validation": 0.05}, {"validation": 0.2, "path": Path("other")}, ""),
+    "more of the rows held out": ({"validation": 0.05}, {"validation": 0.2}, "validation"),
+    "another hash": ({}, {"store": "host"}, "store"),
+    "fewer rows and another hash": ({"validation": 0.2, "store": "host"}, {}, "store and"),
+    "prompts cut elsewhere": ({"prompt_length": 5}, {"prompt_length": 9}, "prompt-length"),
+}
+
+
+@pytest.mark.parametrize("case", LEAKS)
+def test_a_start_that_was_trained_on_held_out_rows_is_told(case, monkeypatch):
+    before, now, told = LEAKS[case]
+    text = lambda fields: make_config(benchmark=Text(**{"path": Path("rows"), **fields}))
+    monkeypatch.setattr(trained, "read", lambda path: SimpleNamespace(config=text(before)))
+    own = configs.replace(text(now), start_from=Path("run"))
+    said = continuing.leak(own)
+    assert bool(said) == bool(told) and told in said
+    assert continuing.leak(text(now)) == ""
 
 
 NO_START = {
