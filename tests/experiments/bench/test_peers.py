@@ -181,7 +181,7 @@ def test_rows_of_earlier_runs_into_a_folder_stay(made_up, capsys):
 
 def test_the_chart_of_a_page_with_more_works_stays(made_up):
     """Of a run of a part, into a folder of its own."""
-    words = ["--sizes", "w64", "--works", "sft"]
+    words = ["--peers", sys.executable, "--sizes", "w64", "--works", "sft"]
     assert call(made_up, *words, "sampling") == 1
     (made_up / "bench.png").write_bytes(b"of both")
     assert call(made_up, *words, out="part") == 0
