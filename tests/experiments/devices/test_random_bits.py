@@ -30,7 +30,7 @@ def test_known_answers(draw, words, drawn):
         np.testing.assert_array_equal(got, np.full((2, 3), wanted, np.uint32))
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (1,), (7, 3), (255,), (256,), (257,), (5, 1001)])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (7, 3), (255,), (5, 1001)])
 def test_parts_and_turns_are_the_same_bits(shape):
     """Of sizes that parts divide, and of those that they do not."""
     given = [jax.random.bits(jax.random.key(i), shape) for i in range(4)]
