@@ -38,6 +38,7 @@ from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 
 from fdiv.checks import present
+from fdiv.few_rows import by_tiles, by_turned
 from fdiv.parted import row_blocks
 from fdiv.types import Divergence, Readout, UsageError
 
@@ -87,19 +88,15 @@ def log_law(head: Head) -> Array:
     return jax.nn.log_softmax(logits(head.readout, head.features))
 
 
-def log_law_of_few(head: Head) -> Array:
-    """`log_law` of few rows of features [N, D], on a CPU."""
-    _, bias, softcap, temperature = head.readout
-    z = by_turned(head.features, head.readout.weights)
+def log_law_of_few(head: Head, vocab: int) -> Array:
+    """`log_law` of few rows of features [N, D], on a CPU; weights may lie in tiles of `vocab`
+    columns."""
+    weights, bias, softcap, temperature = head.readout
+    if weights.ndim == 3:
+        z = by_tiles(head.features.astype(weights.dtype), weights, vocab)
+    else:
+        z = by_turned(head.features, weights)
     return jax.nn.log_softmax(_scale(z, bias, softcap, temperature))
-
-
-def by_turned(rows: Array, turned: Array) -> Array:
-    """Few rows [N, K] by weights [M, K]: [N, M]. Taken as weights by columns, which on a CPU lies
-    as its products want it, and takes down to a half of the time; the barriers keep XLA from making
-    it the usual product again."""
-    barrier = jax.lax.optimization_barrier
-    return barrier(turned @ barrier(rows.astype(turned.dtype).T)).T
 
 
 def _product(features: Array, weights: Array) -> Array:

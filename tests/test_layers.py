@@ -11,7 +11,7 @@ from fdiv.objectives import kinds
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [  # a module imports from earlier lines, or from its own
-    {"fdiv.types", "fdiv.parted"},
+    {"fdiv.types", "fdiv.parted", "fdiv.few_rows"},
     {
         "fdiv.arrays",
         "fdiv.buckets",

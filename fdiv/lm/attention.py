@@ -6,6 +6,7 @@ caps); Dao 2023 (arXiv 2307.08691: blocks of queries, without the keys that none
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from fdiv.checks import present
+from fdiv.few_rows import by_tiles, in_tiles, tiling
 from fdiv.lm.spec import Spec
 from fdiv.parted import rows_are_parted
 
@@ -32,7 +34,7 @@ def attend(
     """softmax(cap(scale q k)) v of whole strings, [B, T, heads, head_dim]; `seen` [B or 1, T, S] as
     in `masked`, None: everything before, within the window of all layers."""
     if seen is not None:
-        return masked(spec, query, columns(key), in_front(value), seen)
+        return masked(spec, query, columns(key)[:, :, None], in_front(value), seen)
     if spec.attention_cap is not None:
         raise ValueError("capped attention takes who may look where")
     if kernel == "xla":
@@ -89,7 +91,7 @@ def _in_blocks(spec: Spec, query: Array, key: Array, value: Array, seen: Array) 
         end = min(begin + step, length)
         own, reached = slice(begin, end), slice(0, before + end)
         parts = grouped[..., own, :], key[:, :, reached], value[:, :, reached]
-        mixed.append(_over(spec, *parts, seen[:, None, None, own, reached], "bgsd"))
+        mixed.append(_over(spec, *parts, seen[:, None, None, own, reached], "rows"))
     return _apart(jnp.concatenate(mixed, axis=3))
 
 
@@ -105,22 +107,51 @@ def columns(x: Array) -> Array:
 
 
 def stored(x: Array) -> Array:
-    """Keys or values [B, G, ., .] as a cache holds them, [B, ., .] where there is one group. With
-    its dimension of size 1 XLA for CPUs (jax 0.10.2) copies the whole cache at each token: once
-    for the products, which it takes without that dimension, and once for the next step."""
-    return x[:, 0] if x.shape[1] == 1 else x
+    """Keys in tiles [B, G, tiles, D, .] or values [B, G, S, D] as a cache holds them: without the
+    dimensions between the first and the last two that are of size 1. With one XLA for CPUs (jax
+    0.10.2) copies the whole cache at each token: once for the products, which it takes without
+    that dimension, and once for the next step."""
+    batch, *between = x.shape[:-2]
+    return x.reshape(batch, *(n for n in between if n > 1), *x.shape[-2:])
 
 
-def _of_groups(x: Array) -> Array:
-    """`stored` undone."""
-    return x[:, None] if x.ndim == 3 else x
+def with_room(x: Array, order: Callable[[Array], Array], room: int) -> Array:
+    """Keys (`order` being `columns`) or values (`in_front`) [B, S, G, D], with zeros in `room`
+    columns more, `stored`."""
+    laid = order(x)
+    axis = 3 if order is columns else 2
+    # behind their own, so that XLA need not copy them before a loop over tokens
+    laid = jnp.pad(laid, [(0, room * (i == axis)) for i in range(4)])
+    return stored(in_tiles(laid) if order is columns else laid)
+
+
+def keys_of(spec: Spec, x: Array) -> Array:
+    """`stored` keys in tiles [B, G, tiles, D, .]."""
+    return x.reshape(x.shape[0], spec.kv_heads, -1, *x.shape[-2:])
+
+
+def values_of(spec: Spec, x: Array) -> Array:
+    """`stored` values [B, G, S, D]."""
+    return x.reshape(x.shape[0], spec.kv_heads, *x.shape[-2:])
+
+
+def put(keys: Array, values: Array, key: Array, value: Array, slot: Array) -> tuple[Array, Array]:
+    """`stored` keys and values with those [B, 1, G, D] of the column `slot`."""
+    tiles, width = tiling(values.shape[-2])
+    # of one type but where JAX's default is wider than the parameters
+    key, value = columns(key).astype(keys.dtype), in_front(value).astype(values.dtype)
+    shape, at = [*keys.shape[:-1], 1], [0] * (keys.ndim - 1) + [slot % width]
+    if tiles > 1:
+        shape[-3], at[-3] = 1, slot // width
+    keys = jax.lax.dynamic_update_slice(keys, key.reshape(shape), at)
+    return keys, jax.lax.dynamic_update_slice_in_dim(values, stored(value), slot, -2)
 
 
 def masked(spec: Spec, query: Array, key: Array, value: Array, seen: Array) -> Array:
-    """Attention of queries [B, T, heads, D] to keys [B, G, D, S] and values [B, G, S, D] that
-    `seen` [B or 1, T, S] lets them see, each at least one."""
+    """Attention of queries [B, T, heads, D] to keys in tiles [B, G, tiles, D, .] and values
+    [B, G, S, D] that `seen` [B or 1, T, S] lets them see, each at least one."""
     seen = seen[:, None, None]
-    return _apart(_over(spec, _grouped(spec, query), key, value, seen, "bgds"))
+    return _apart(_over(spec, _grouped(spec, query), key, value, seen, "tiles"))
 
 
 class Behind(NamedTuple):
@@ -134,7 +165,7 @@ class Behind(NamedTuple):
 class Prompts(NamedTuple):
     """Keys and values of prompts that several answers each stand behind, as `stored` has them."""
 
-    keys: Array  # [N, G, D, P]
+    keys: Array  # [N, G, tiles, D, columns of a tile]
     values: Array  # [N, G, P, D]
 
 
@@ -154,15 +185,17 @@ def filled(
     layer to be told which, and rows that are parted over devices stay one program's."""
 
     own = seen.own if isinstance(seen, Behind) else seen
-    key, value = _of_groups(key), _of_groups(value)
+    key, value = keys_of(spec, key), values_of(spec, value)
 
     def up_to(columns: int) -> Array:
         # slices of one's own, so that what is not read is not copied either
-        keys, values, now = key[..., :columns], value[:, :, :columns], own[..., :columns]
+        tiles = -(-columns // key.shape[-1])
+        keys, values, now = key[:, :, :tiles], value[:, :, :columns], own[..., :columns]
         if not isinstance(seen, Behind):
             return masked(spec, query, keys, values, now)
         both = Behind(seen.prompts, now)
-        before = Prompts(*map(_of_groups, present(prompts, "prompts")))
+        before = present(prompts, "prompts")
+        before = Prompts(keys_of(spec, before.keys), values_of(spec, before.values))
         return _apart(_behind(spec, _grouped(spec, query), keys, values, both, before))
 
     lengths = reached(value.shape[2])
@@ -191,13 +224,13 @@ def _behind(
 
     rows = query.reshape(batch, groups, each, size)
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    product = lambda a, b: jnp.einsum("bgrd,bgds->bgrs", a, b, preferred_element_type=wide)
     mix = lambda a, b: jnp.einsum(
         "bgrs,bgsd->bgrd", a.astype(value.dtype), b, preferred_element_type=wide
     )
 
     def logits(x: Array, key: Array, seen: Array) -> Array:
-        x = softcap(product(x, key) * spec.attention_scale, spec.attention_cap)
+        x = by_tiles(x, key, seen.shape[-1], wide)
+        x = softcap(x * spec.attention_scale, spec.attention_cap)
         return jnp.where(seen, x, -jnp.inf)
 
     of_prompts = jnp.repeat(seen.prompts, each, axis=1).reshape(count, 1, answers * each, -1)
@@ -258,7 +291,7 @@ def causal(spec: Spec, query: Array, key: Array, value: Array) -> Array:
                 key[:, :, reached],
                 value[:, :, reached],
                 seen,
-                "bgsd",
+                "rows",
             )
         )
     return _apart(jnp.concatenate(mixed, axis=3))
@@ -270,17 +303,20 @@ def _over(
     key: Array,
     value: Array,
     seen: Array,
-    order: Literal["bgsd", "bgds"],
+    order: Literal["rows", "tiles"],
 ) -> Array:
-    """Attention of grouped queries [B, G, R, C, D] to keys in this order and values [B, G, S, D];
-    `seen` [..., C, S].
+    """Attention of grouped queries [B, G, R, C, D] to keys as rows [B, G, S, D] or in tiles of
+    columns [B, G, tiles, D, .], and to values [B, G, S, D]; `seen` [..., C, S].
 
     The softmax's division is of what is mixed, [.., D], and not of the shares, [.., S]: one pass
     over these less, and on the way back no sum over them."""
     batch, groups, each, count, size = query.shape
     rows = query.reshape(batch, groups, each * count, size)
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    logits = jnp.einsum(f"bgrd,{order}->bgrs", rows, key, preferred_element_type=wide)
+    if order == "rows":
+        logits = jnp.einsum("bgrd,bgsd->bgrs", rows, key, preferred_element_type=wide)
+    else:
+        logits = by_tiles(rows, key, value.shape[2], wide)
     logits = logits.reshape(batch, groups, each, count, -1) * spec.attention_scale
     logits = jnp.where(seen, softcap(logits, spec.attention_cap), -jnp.inf)
     most = jax.lax.stop_gradient(logits.max(-1, keepdims=True))

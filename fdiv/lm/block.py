@@ -20,16 +20,14 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from fdiv.checks import one_of, present
-from fdiv.head import by_turned
+from fdiv.few_rows import by_tiles, by_turned
 from fdiv.lm.attention import (
     Behind,
     Prompts,
     Together,
     attend,
-    columns,
     filled,
-    in_front,
-    stored,
+    put,
     together,
 )
 from fdiv.lm.spec import Spec
@@ -106,10 +104,10 @@ class Rotation(NamedTuple):
 
 
 class Past(NamedTuple):
-    """Keys and values before the present tokens, and where the present ones are written; without
-    the dimension of heads where there is one (`stored`)."""
+    """Keys and values before the present token, as `stored` has them, and where the present ones
+    are written."""
 
-    keys: Array  # [B, kv_heads, head_dim, S]
+    keys: Array  # [B, kv_heads, tiles, head_dim, columns of a tile]
     values: Array  # [B, kv_heads, S, head_dim]
     slot: Array
     prompts: Prompts | None = None  # what stands before, where several strings share it
@@ -170,6 +168,24 @@ def _as_stored_backward(kept: tuple[Array | None, Array], g: Any) -> tuple[Any, 
 as_stored.defvjp(_as_stored_forward, _as_stored_backward, symbolic_zeros=True)
 
 
+@jax.custom_vjp
+def into_few(rows: Array, weights: Array) -> Array:
+    """`product` with few outputs. Their gradient, taken as all rows' by a few columns, is computed
+    on a CPU at a tenth of the pace of a few rows by all rows'."""
+    return product(rows, weights)
+
+
+def _into_few_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    rows, weights = kept
+    of_rows = product(g, weights.reshape(-1, g.shape[1]).T)
+    barrier = jax.lax.optimization_barrier  # else XLA makes it the usual product again
+    of_weights = barrier(barrier(g.T) @ rows).T
+    return of_rows, of_weights.reshape(weights.shape).astype(weights.dtype)
+
+
+into_few.defvjp(lambda rows, weights: (product(rows, weights), (rows, weights)), _into_few_backward)
+
+
 def dropped(rows: Array, key: Array, stays: Array) -> Array:
     """Rows of which each number stays with this chance, divided by it, and is 0 otherwise."""
     return jnp.where(
@@ -180,8 +196,8 @@ def dropped(rows: Array, key: Array, stays: Array) -> Array:
 class Linear(nn.Module):
     """x [..., *inputs] -> [..., *outputs] by a kernel [*inputs, *outputs], and by an adapter's A
     [*inputs, rank] and B [rank, *outputs] beside it where there is one (`fdiv.lm.lora`), to whose
-    inputs dropout is done where a key comes with it. The kernel may be given turned, [outputs,
-    inputs], for few rows."""
+    inputs dropout is done where a key comes with it. For few rows the kernel may be given turned,
+    [outputs, inputs], or in tiles [tiles, inputs, columns of a tile] (`fdiv.few_rows`)."""
 
     outputs: tuple[int, ...]
     inputs: int = 1  # dimensions of x that are summed over
@@ -197,6 +213,9 @@ class Linear(nn.Module):
         adapted = self.has_variable("lora", "a")
         if self.has_variable("turned", "kernel"):
             y = by_turned(rows, self.get_variable("turned", "kernel"))
+        elif self.has_variable("tiles", "kernel"):
+            tiles = self.get_variable("tiles", "kernel")
+            y = by_tiles(rows.astype(tiles.dtype), tiles, math.prod(self.outputs))
         else:
             kernel = self.param("kernel", INITIAL, shape)
             y = (as_stored if adapted or kernel.dtype != kind else product)(rows, kernel)
@@ -204,7 +223,7 @@ class Linear(nn.Module):
             own = lambda name: self.get_variable("lora", name)
             if self.has_variable("lora", "key"):
                 rows = dropped(rows, own("key"), own("stays"))
-            y = y + product(product(rows, own("a")), own("b"))
+            y = y + product(into_few(rows, own("a")), own("b"))
         y = y.reshape(*x.shape[: -self.inputs], *self.outputs)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, self.outputs)
@@ -257,12 +276,7 @@ class Attention(nn.Module):
         if isinstance(seen, Together):
             mixed = together(spec, query, key, value, seen)
         elif past is not None:
-            # of one type but where JAX's default is wider than the parameters
-            put = lambda room, x, axis: jax.lax.dynamic_update_slice_in_dim(
-                room, x.astype(room.dtype), past.slot, axis
-            )
-            key = put(past.keys, stored(columns(key)), -1)
-            value = put(past.values, stored(in_front(value)), -2)
+            key, value = put(past.keys, past.values, key, value, past.slot)
             seen = present(seen, "seen")
             mixed = filled(spec, query, key, value, seen, past.slot, past.prompts)
         else:

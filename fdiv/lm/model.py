@@ -19,8 +19,18 @@ import jax.numpy as jnp
 from jax import Array
 
 from fdiv import tokens as tk
+from fdiv.few_rows import in_tiles, untiled
 from fdiv.head import Head, log_law, log_law_of_few
-from fdiv.lm.attention import Behind, Prompts, Together, columns, in_front, stored
+from fdiv.lm.attention import (
+    Behind,
+    Prompts,
+    Together,
+    columns,
+    in_front,
+    keys_of,
+    stored,
+    with_room,
+)
 from fdiv.lm.block import (
     EVERYTHING,
     INITIAL,
@@ -36,17 +46,21 @@ from fdiv.lm.spec import Spec
 from fdiv.parted import in_place, rows_are_parted
 from fdiv.types import PAD, Answers, Params, Policy, Readout, Sequences, UsageError
 
-FEW_ROWS = 64  # of a step, up to which turned weights are faster
-FEWEST_STEPS = 16  # that turning them is worth
+FEW_ROWS = 64  # of a step, up to which weights that lie otherwise are faster
+TILED_ROWS = 32  # up to which tiles are faster than turned weights
+TILED_HEAD_ROWS = 8  # up to which a large head's are
+SMALL = 1 << 14  # numbers of a kernel that stays in a processor's own cache, however it lies
+LARGE_HEAD = 1 << 20  # numbers of a head from which on another copy of it pays
+FEWEST_STEPS = 16  # that laying weights is worth
 MOST_LAID = 1 << 30  # bytes of them
 LEAST_SHARED = 32  # columns of prompts whose answers read one cache
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens read so far, one entry a layer, and where they stand; without
-    the dimension of heads where there is one (`stored`)."""
+    """Keys and values of the tokens read so far, one entry a layer, as `stored` has them, and where
+    they stand."""
 
-    keys: list[Array]  # each [B, kv_heads, head_dim, S]
+    keys: list[Array]  # each [B, kv_heads, tiles, head_dim, columns of a tile]
     values: list[Array]  # each [B, kv_heads, S, head_dim]
     position: Array  # [B, S] of each slot's token, -1 where the slot is empty
     slot: Array  # the next slot to write
@@ -60,8 +74,8 @@ class Laid(NamedTuple):
     """Weights as products of few rows want them on a CPU, made once a string: a step reads all of
     them and computes little with each, so that how they lie decides how long it takes."""
 
-    layers: list[Params]  # kernels [outputs, inputs], float32 or wider, by their usual names
-    head: Array  # [V, width]
+    layers: list[Params]  # "turned" and "tiles", as `Linear` takes them: float32 or wider
+    head: Array  # [V, width], or in tiles of its symbols [tiles, width, .]
 
 
 class Shared(NamedTuple):
@@ -245,7 +259,7 @@ def policy(spec: Spec, compute: Compute | None = None, bos: int | None = None) -
         return log_law(Head(x, readout(params)))
 
     def start(params: Params, prompts: Sequences, horizon: int) -> Cache:
-        cache = _start(spec, compute, bos, read, params, prompts, horizon)
+        cache = _start(spec, compute, bos, read, params, prompts, horizon, horizon)
         return _with_laid(spec, compute, params, cache, horizon)
 
     def step(params: Params, cache: Cache, token: Array) -> tuple[Cache, Array]:
@@ -254,7 +268,7 @@ def policy(spec: Spec, compute: Compute | None = None, bos: int | None = None) -
         if cache.laid is None:
             return cache, head(params, x)
         own = readout(params)._replace(weights=cache.laid.head)
-        return cache, log_law_of_few(Head(x, own))
+        return cache, log_law_of_few(Head(x, own), spec.vocab)
 
     def answers(params: Params, prompts: Sequences, actions: Array) -> Array:
         if compute.kernel(spec) == "xla":
@@ -262,14 +276,15 @@ def policy(spec: Spec, compute: Compute | None = None, bos: int | None = None) -
         return _answers_apart(features, params, prompts, actions)  # fused kernels take whole rows
 
     def start_of_answers(params: Params, prompts: Sequences, horizon: int, group: int) -> Cache:
-        cache = _start(spec, compute, bos, read, params, prompts, horizon)
         # more operations, but a long prompt is read once a group
         share = prompts.tokens.shape[1] >= LEAST_SHARED and jax.default_backend() == "cpu"
-        cache = _behind(cache, group, horizon) if share else _repeated(cache, group)
+        room = 0 if share else horizon
+        cache = _start(spec, compute, bos, read, params, prompts, horizon, room)
+        cache = _behind(spec, cache, group, horizon) if share else _repeated(cache, group)
         return _with_laid(spec, compute, params, cache, horizon)
 
     def fewer(params: Params, cache: Cache, rows: Array) -> Cache:
-        return _with_laid(spec, compute, params, _copied(cache, rows), FEWEST_STEPS)
+        return _with_laid(spec, compute, params, _copied(spec, cache, rows), FEWEST_STEPS)
 
     shared = Answers(start_of_answers, answers)
     return Policy(init, features, head, start, step, readout, shared, fewer)
@@ -294,9 +309,10 @@ def _start(
     params: Params,
     prompts: Sequences,
     horizon: int,
+    room: int,
 ) -> Cache:
-    """The cache of all of the prompts [B, P] but their last tokens, with room for `horizon`
-    more."""
+    """The cache of all of the prompts [B, P] but their last tokens, with so much room for the
+    `horizon` more that will be written."""
     batch, width = prompts.tokens.shape
     _check_length(spec, width + horizon - (bos is None))
     if width == 0 and bos is None:
@@ -305,19 +321,18 @@ def _start(
         )
     # with bos as many slots as columns are read; without it one fewer, and all of the last unused
     size = (prompts.tokens != PAD).sum(1) - (bos is None)
-    slots = jnp.arange(width + horizon)
+    slots = jnp.arange(width + room)
     position = jnp.where(slots[None] < size[:, None], slots[None], -1)
     written = None if width <= (bos is None) else read(params, prompts.tokens, True)[1]
 
-    def placed(side: int, order: Callable, axis: int) -> list[Array]:
+    def placed(side: int, order: Callable[[Array], Array]) -> list[Array]:
         """Keys or values of each layer, and room for more."""
         nothing = jnp.zeros((batch, 0, spec.kv_heads, spec.head_dim), compute.narrow)
         each = [nothing if written is None else written[side][i] for i in range(spec.layers)]
-        each = [order(x).astype(nothing.dtype) for x in each]
-        room = lambda x: [(0, (width + horizon - x.shape[axis]) * (i == axis)) for i in range(4)]
-        return [stored(jnp.pad(x, room(x))) for x in each]
+        of = lambda x: x.astype(nothing.dtype)
+        return [with_room(of(x), order, len(slots) - x.shape[1]) for x in each]
 
-    keys, values = placed(0, columns, 3), placed(1, in_front, 2)
+    keys, values = placed(0, columns), placed(1, in_front)
     turn = jax.tree.map(lambda x: x[:, 0], rotation(spec, width + horizon))
     return Cache(keys, values, position, jnp.asarray(width), size, turn)
 
@@ -326,11 +341,14 @@ def _with_laid(spec: Spec, compute: Compute, params: Params, cache: Cache, horiz
     """With weights laid as steps want them, where that is worth their memory."""
     if cache.laid is not None:
         return cache
-    numbers = spec.layers * sum(
+    rows = cache.position.shape[0]
+    readout = readout_of(spec, compute, params).weights
+    large_head = readout.size >= LARGE_HEAD and rows <= TILED_HEAD_ROWS
+    numbers = large_head * readout.size + spec.layers * sum(
         math.prod(i) * math.prod(o) for i, o in kernel_shapes(spec).values()
     )
     if (
-        cache.position.shape[0] > FEW_ROWS
+        rows > FEW_ROWS
         or horizon < FEWEST_STEPS
         or 4 * numbers > MOST_LAID
         or compute.narrow is not None
@@ -339,19 +357,24 @@ def _with_laid(spec: Spec, compute: Compute, params: Params, cache: Cache, horiz
     ):
         return cache
 
-    def turned(kernel: Array, inputs: int) -> Array:
-        kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-        return jax.lax.optimization_barrier(kernel.reshape(inputs, -1).T)
+    barrier = jax.lax.optimization_barrier  # else a step would lay them again
 
     def layer(own: Params) -> Params:
-        laid: dict[str, dict[str, Params]] = {}
+        laid: dict[str, dict[str, dict[str, Params]]] = {"turned": {}, "tiles": {}}
         for name, (inputs, _) in kernel_shapes(spec).items():
             kernel = own["params"][MODULES[name]][name]["kernel"]
-            laid.setdefault(MODULES[name], {})[name] = {"kernel": turned(kernel, math.prod(inputs))}
+            wide = jnp.promote_types(kernel.dtype, jnp.float32)
+            if kernel.size <= SMALL and kernel.dtype == wide:
+                continue
+            matrix = kernel.astype(wide).reshape(math.prod(inputs), -1)
+            tiled = rows <= TILED_ROWS
+            own_way = laid["tiles" if tiled else "turned"].setdefault(MODULES[name], {})
+            own_way[name] = {"kernel": barrier(in_tiles(matrix) if tiled else matrix.T)}
         return laid
 
     layers = [layer(layer_of(params, i)) for i in range(spec.layers)]
-    return cache._replace(laid=Laid(layers, readout_of(spec, compute, params).weights))
+    head = barrier(in_tiles(readout.T)) if large_head else readout
+    return cache._replace(laid=Laid(layers, head))
 
 
 def _repeated(cache: Cache, group: int) -> Cache:
@@ -359,34 +382,39 @@ def _repeated(cache: Cache, group: int) -> Cache:
     return _each_row(cache, lambda x: jnp.repeat(x, group, axis=0))
 
 
-def _behind(cache: Cache, group: int, horizon: int) -> Cache:
-    """The cache of prompts as that of so many answers to each, which share it."""
-    width = cache.position.shape[1] - horizon
-    layers = [Prompts(k[..., :width], v[..., :width, :]) for k, v in zip(cache.keys, cache.values)]
+def _behind(spec: Spec, cache: Cache, group: int, horizon: int) -> Cache:
+    """The cache of prompts, without room behind them, as that of so many answers to each, which
+    share it."""
+    layers = [Prompts(*both) for both in zip(cache.keys, cache.values)]
     rows = cache.position.shape[0] * group
-    room = lambda x, shape: jnp.zeros((rows, *shape), x.dtype)
+    nothing = lambda x: jnp.zeros((rows, 0, spec.kv_heads, spec.head_dim), x.dtype)
     return cache._replace(
-        keys=[room(x, (*x.shape[1:-1], horizon)) for x in cache.keys],
-        values=[room(x, (*x.shape[1:-2], horizon, x.shape[-1])) for x in cache.values],
+        keys=[with_room(nothing(x), columns, horizon) for x in cache.keys],
+        values=[with_room(nothing(x), in_front, horizon) for x in cache.values],
         position=jnp.full((rows, horizon), -1, cache.position.dtype),
         slot=jnp.zeros_like(cache.slot),
         next=jnp.repeat(cache.next, group),
-        shared=Shared(layers, cache.position[:, :width]),
+        shared=Shared(layers, cache.position),
     )
 
 
-def _copied(cache: Cache, rows: Array) -> Cache:
+def _copied(spec: Spec, cache: Cache, rows: Array) -> Cache:
     """The cache of these rows alone, each with its prompt."""
     shared = cache.shared
     if shared is None:
         return _each_row(cache, lambda x: x[rows])
     of = rows // (cache.position.shape[0] // shared.position.shape[0])
     both = lambda a, b, axis: jnp.concatenate([a[of], b[rows]], axis=axis)
+    size, room = shared.position.shape[1], cache.position.shape[1]
+    keys = lambda x, count: untiled(keys_of(spec, x), count)
     return cache._replace(
-        keys=[both(x.keys, own, -1) for x, own in zip(shared.layers, cache.keys)],
+        keys=[
+            stored(in_tiles(both(keys(x.keys, size), keys(own, room), -1)))
+            for x, own in zip(shared.layers, cache.keys)
+        ],
         values=[both(x.values, own, -2) for x, own in zip(shared.layers, cache.values)],
         position=both(shared.position, cache.position, 1),
-        slot=cache.slot + shared.position.shape[1],
+        slot=cache.slot + size,
         next=cache.next[rows],
         shared=None,
     )
@@ -474,7 +502,7 @@ def _step(
         past = Past(cache.keys[i], cache.values[i], cache.slot, before)
         own = layer_of(params, i)
         if cache.laid is not None:
-            own = {**own, "turned": cache.laid.layers[i]}
+            own = {**own, **cache.laid.layers[i]}
         x, (key, value) = block.apply(own, x, layer, turn, distance, past)
         keys.append(key)
         values.append(value)

@@ -8,7 +8,7 @@ import pytest
 from language_models import random_tensors, spec_of
 
 from experiments.models.symbols import preceded
-from fdiv import groups, objectives
+from fdiv import few_rows, groups, objectives
 from fdiv import tokens as tk
 from fdiv.episodes import repeated
 from fdiv.learner import apart, learner
@@ -93,6 +93,7 @@ def double():
 @pytest.mark.few(1)
 def test_strings_log_probs_and_gradients_are_those_without_sharing(name, double, monkeypatch):
     monkeypatch.setattr(model, "LEAST_SHARED", 1)
+    monkeypatch.setattr(few_rows, "WIDTH", 4)  # several tiles of keys
     policy, params, vocab = MODELS[name]()
     params = in_double(params)
     alike = Alike(GROUP, WIDTH)
@@ -139,6 +140,30 @@ def test_no_answer_has_a_copy_of_its_prompt_until_some_are_left_behind(monkeypat
     cache = jax.eval_shape(lambda p: writer.fewer(p, start(p), some), params)
     assert cache.keys[0].shape == (3, 8, WIDTH + HORIZON)
     assert cache.shared is None
+
+
+@pytest.mark.parametrize("width", [64, 4])
+def test_answers_that_are_left_read_what_they_read_before(width, double, monkeypatch):
+    """Their prompts' keys and their own, in one tile or in several."""
+    monkeypatch.setattr(model, "LEAST_SHARED", WIDTH)
+    monkeypatch.setattr(few_rows, "WIDTH", width)
+    policy, params, vocab = own()
+    params = in_double(params)
+    asked = jax.tree.map(lambda x: jnp.repeat(x, GROUP, axis=0), prompts(vocab))
+    writer = groups.writer(policy, Alike(GROUP, WIDTH))
+    tokens = jax.random.randint(jax.random.key(4), (3, PROMPTS * GROUP), 0, vocab)
+    some = jnp.array([0, 5, 11])
+
+    @jax.jit
+    def both(params):
+        cache = writer.start(params, asked, HORIZON)
+        for token in tokens[:2]:
+            cache, _ = writer.step(params, cache, token)
+        few = writer.fewer(params, cache, some)
+        _, law = writer.step(params, cache, tokens[2])
+        return law[some], writer.step(params, few, tokens[2][some])[1]
+
+    same(*both(params), 1e-12)
 
 
 def test_a_large_batch_is_read_in_parts(monkeypatch, double):

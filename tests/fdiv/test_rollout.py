@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from language_models import CASES, random_tensors, spec_of
 
-from fdiv import exact, groups, kept, rollout
+from fdiv import exact, few_rows, groups, kept, rollout
 from fdiv import tokens as tk
 from fdiv.benchmarks import Markov
 from fdiv.checks import present
@@ -199,15 +199,17 @@ def test_a_cache_that_is_read_as_far_as_it_is_filled(monkeypatch):
     policy, params, _ = own()
     policy = ending_at(policy, [3] * 8 + [7] * 6 + [12] * 2)
     drawn = []
-    for shortest in (100, 4):
+    for width, shortest in ((64, 100), (64, 4), (4, 4)):  # one tile of keys, and four
+        monkeypatch.setattr(few_rows, "WIDTH", width)
         monkeypatch.setattr(attention, "SHORTEST", shortest)
         roll = lambda p: sampler(HORIZON, EOS)(jax.random.key(3), policy, p, prompts(VOCAB))
         drawn.append(jax.jit(roll)(params))
     assert attention.reached(15) == (4, 15)
     assert attention.reached(16) == (4, 8, 16)
-    (whole, a), (strings, b) = drawn
-    np.testing.assert_array_equal(whole.tokens, strings.tokens)
-    np.testing.assert_allclose(a, b, atol=2e-5)
+    (whole, a), *others = drawn
+    for strings, b in others:
+        np.testing.assert_array_equal(whole.tokens, strings.tokens)
+        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 @pytest.mark.wide

@@ -17,6 +17,7 @@ import pytest
 
 from experiments.devices import MeshLayout, SeedLayout, programs
 from experiments.devices.offload import OnHost
+from fdiv import few_rows
 from fdiv.policies import transformer
 from fdiv.rollout import sampler
 from fdiv.types import Sequences
@@ -92,11 +93,13 @@ def test_one_run_computes_what_a_mapped_one_does(held):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("width", [64, 8])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_one_run_copies_no_cache_at_each_token(name, groups):
-    """A dimension of size 1 would, of mapped runs or of groups of keys: two copies of each layer's
-    keys and values."""
+def test_one_run_copies_no_cache_at_each_token(name, groups, width, monkeypatch):
+    """A dimension of size 1 would, of mapped runs, of groups of keys or of their tiles: two copies
+    of each layer's keys and values."""
+    monkeypatch.setattr(few_rows, "WIDTH", width)
     batch, horizon = 4, 24
     policy = transformer.policy(transformer.Shape(layers=2, width=32, heads=4, kv_heads=groups), 7)
     draw = sampler(horizon, None)
@@ -112,11 +115,17 @@ def test_one_run_copies_no_cache_at_each_token(name, groups):
 
 
 def copies(text, horizon):
-    """Copies, in a compiled program, of arrays of at least three dimensions that hold columns of a
-    whole string."""
-    shapes = re.findall(r"= f32\[([\d,]+)\]\S* copy\(", text)
+    """Copies, in the loops of a compiled program, of arrays of at least three dimensions that hold
+    as many numbers as the columns of a whole string."""
+    computations = dict(re.findall(r"^%?([\w.\-]+) \(.*\{\n((?:.*\n)*?)\}", text, re.MULTILINE))
+    loops = [computations[name] for name in re.findall(r"body=%?([\w.\-]+)", text)]
+    assert loops
+    called = [
+        computations[name] for loop in loops for name in re.findall(r"calls=%?([\w.\-]+)", loop)
+    ]
+    shapes = re.findall(r"= f32\[([\d,]+)\]\S* copy\(", "".join(loops + called))
     of = [[int(n) for n in shape.split(",") if n != "1"] for shape in shapes]
-    return sum(len(shape) >= 3 and max(shape) >= horizon for shape in of)
+    return sum(len(shape) >= 3 and np.prod(shape) >= 4 * 8 * horizon for shape in of)
 
 
 SLOW = """

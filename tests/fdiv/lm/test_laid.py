@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from language_models import CASES, random_tensors, random_tokens, spec_of
 
+from fdiv import few_rows
 from fdiv import tokens as tk
 from fdiv.lm import block, lora, model, weights
 from fdiv.rollout import sampler
@@ -24,12 +25,27 @@ def setting(case, stored="float32"):
     return spec, policy, jax.tree.map(some, jax.eval_shape(policy.init, jax.random.key(0)))
 
 
+LAID = {  # constants of the model -> how kernels and the head lie
+    "tiles": dict(SMALL=0, LARGE_HEAD=0),
+    "turned": dict(SMALL=0, TILED_ROWS=0),
+    "as they are": {},  # all of these kernels are small, so they are taken as they are
+}
 WIDENED = [(case, "bfloat16") for case in ("llama", "smollm2", "gemma2", "phi3")]
 
 
+def how(cache):
+    """Where a cache has laid kernels, and of how many dimensions its head is."""
+    names = {kind for layer in cache.laid.layers for kind, own in layer.items() if own}
+    return names, cache.laid.head.ndim
+
+
+@pytest.mark.parametrize("way", LAID)
 @pytest.mark.parametrize("case, stored", [(case, "float32") for case in CASES] + WIDENED)
-@pytest.mark.few(1)
-def test_strings_do_not_depend_on_how_weights_lie(case, stored):
+@pytest.mark.few(3)
+def test_strings_do_not_depend_on_how_weights_lie(case, stored, way, monkeypatch):
+    for name, value in LAID[way].items():
+        monkeypatch.setattr(model, name, value)
+    monkeypatch.setattr(few_rows, "WIDTH", 4)  # of keys' columns too
     spec, policy, params = setting(case, stored)
     tokens = jnp.asarray(random_tokens(case)[:, :PROMPT])
     prompts = Sequences(tokens, jnp.zeros(tokens.shape, bool), jnp.ones(len(tokens)))
@@ -37,7 +53,9 @@ def test_strings_do_not_depend_on_how_weights_lie(case, stored):
     @jax.jit
     def drawn(params):
         cache = policy.start(params, prompts, HORIZON)
-        assert cache.laid is not None
+        # kernels that are widened are laid in any case
+        kinds = {way} if way != "as they are" else {"tiles"} if stored == "bfloat16" else set()
+        assert how(cache) == (kinds, 3 if way == "tiles" else 2)
         behind = lambda cache: policy._replace(start=lambda *given: cache)
         roll = lambda policy: sampler(HORIZON, None)(jax.random.key(2), policy, params, prompts)
         both = [roll(behind(x)) for x in (cache, cache._replace(laid=None))]
@@ -80,12 +98,13 @@ def test_frozen_weights_are_kept_for_the_gradient_as_they_are_stored():
     assert f"f32{shape}" not in text
 
 
-def test_the_gradient_of_weights_as_they_are_stored_is_the_products():
+@pytest.mark.parametrize("other", [block.as_stored, block.into_few])
+def test_gradients_of_products_that_are_taken_otherwise_are_the_usual_ones(other):
     rows = jax.random.normal(jax.random.key(0), (5, 6))
     weights = jax.random.normal(jax.random.key(1), (2, 3, 4))
     of = lambda f: jax.grad(lambda *x: jnp.sum(f(*x) ** 2), (0, 1))(rows, weights)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-        of(block.as_stored),
+        of(other),
         of(block.product),
     )
