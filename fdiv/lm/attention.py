@@ -6,7 +6,6 @@ caps); Dao 2023 (arXiv 2307.08691: blocks of queries, without the keys that none
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -115,14 +114,14 @@ def stored(x: Array) -> Array:
     return x.reshape(batch, *(n for n in between if n > 1), *x.shape[-2:])
 
 
-def with_room(x: Array, order: Callable[[Array], Array], room: int) -> Array:
-    """Keys (`order` being `columns`) or values (`in_front`) [B, S, G, D], with zeros in `room`
-    columns more, `stored`."""
-    laid = order(x)
-    axis = 3 if order is columns else 2
-    # behind their own, so that XLA need not copy them before a loop over tokens
-    laid = jnp.pad(laid, [(0, room * (i == axis)) for i in range(4)])
-    return stored(in_tiles(laid) if order is columns else laid)
+def stored_keys(x: Array, room: int) -> Array:
+    """Keys [B, S, G, D] and as many columns of zeros, `stored`."""
+    return stored(in_tiles(jnp.pad(columns(x), [(0, 0)] * 3 + [(0, room)])))
+
+
+def stored_values(x: Array, room: int) -> Array:
+    """Values [B, S, G, D] and as many columns of zeros, `stored`."""
+    return stored(jnp.pad(in_front(x), [(0, 0), (0, 0), (0, room), (0, 0)]))
 
 
 def keys_of(spec: Spec, x: Array) -> Array:

@@ -170,8 +170,8 @@ as_stored.defvjp(_as_stored_forward, _as_stored_backward, symbolic_zeros=True)
 
 @jax.custom_vjp
 def into_few(rows: Array, weights: Array) -> Array:
-    """`product` with few outputs. Their gradient, taken as all rows' by a few columns, is computed
-    on a CPU at a tenth of the pace of a few rows by all rows'."""
+    """`product` with few outputs. The gradient of weights [K, few] as a product of K rows with few
+    columns is computed on a CPU at a tenth to a quarter of the pace of few rows with K columns."""
     return product(rows, weights)
 
 

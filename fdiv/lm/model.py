@@ -25,11 +25,10 @@ from fdiv.lm.attention import (
     Behind,
     Prompts,
     Together,
-    columns,
-    in_front,
     keys_of,
     stored,
-    with_room,
+    stored_keys,
+    stored_values,
 )
 from fdiv.lm.block import (
     EVERYTHING,
@@ -311,8 +310,8 @@ def _start(
     horizon: int,
     room: int,
 ) -> Cache:
-    """The cache of all of the prompts [B, P] but their last tokens, with so much room for the
-    `horizon` more that will be written."""
+    """The cache of all of the prompts [B, P] but their last tokens, and `room` for so many columns
+    behind them; `horizon` more tokens will be read."""
     batch, width = prompts.tokens.shape
     _check_length(spec, width + horizon - (bos is None))
     if width == 0 and bos is None:
@@ -325,14 +324,14 @@ def _start(
     position = jnp.where(slots[None] < size[:, None], slots[None], -1)
     written = None if width <= (bos is None) else read(params, prompts.tokens, True)[1]
 
-    def placed(side: int, order: Callable[[Array], Array]) -> list[Array]:
+    def placed(side: int, laid: Callable[[Array, int], Array]) -> list[Array]:
         """Keys or values of each layer, and room for more."""
         nothing = jnp.zeros((batch, 0, spec.kv_heads, spec.head_dim), compute.narrow)
         each = [nothing if written is None else written[side][i] for i in range(spec.layers)]
         of = lambda x: x.astype(nothing.dtype)
-        return [with_room(of(x), order, len(slots) - x.shape[1]) for x in each]
+        return [laid(of(x), len(slots) - x.shape[1]) for x in each]
 
-    keys, values = placed(0, columns), placed(1, in_front)
+    keys, values = placed(0, stored_keys), placed(1, stored_values)
     turn = jax.tree.map(lambda x: x[:, 0], rotation(spec, width + horizon))
     return Cache(keys, values, position, jnp.asarray(width), size, turn)
 
@@ -389,8 +388,8 @@ def _behind(spec: Spec, cache: Cache, group: int, horizon: int) -> Cache:
     rows = cache.position.shape[0] * group
     nothing = lambda x: jnp.zeros((rows, 0, spec.kv_heads, spec.head_dim), x.dtype)
     return cache._replace(
-        keys=[with_room(nothing(x), columns, horizon) for x in cache.keys],
-        values=[with_room(nothing(x), in_front, horizon) for x in cache.values],
+        keys=[stored_keys(nothing(x), horizon) for x in cache.keys],
+        values=[stored_values(nothing(x), horizon) for x in cache.values],
         position=jnp.full((rows, horizon), -1, cache.position.dtype),
         slot=jnp.zeros_like(cache.slot),
         next=jnp.repeat(cache.next, group),
