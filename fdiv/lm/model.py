@@ -328,8 +328,7 @@ def _start(
         """Keys or values of each layer, and room for more."""
         nothing = jnp.zeros((batch, 0, spec.kv_heads, spec.head_dim), compute.narrow)
         each = [nothing if written is None else written[side][i] for i in range(spec.layers)]
-        of = lambda x: x.astype(nothing.dtype)
-        return [laid(of(x), len(slots) - x.shape[1]) for x in each]
+        return [laid(x.astype(nothing.dtype), len(slots) - x.shape[1]) for x in each]
 
     keys, values = placed(0, stored_keys), placed(1, stored_values)
     turn = jax.tree.map(lambda x: x[:, 0], rotation(spec, width + horizon))
@@ -342,9 +341,13 @@ def _with_laid(spec: Spec, compute: Compute, params: Params, cache: Cache, horiz
         return cache
     rows = cache.position.shape[0]
     readout = readout_of(spec, compute, params).weights
-    large_head = readout.size >= LARGE_HEAD and rows <= TILED_HEAD_ROWS
-    numbers = large_head * readout.size + spec.layers * sum(
+    numbers = spec.layers * sum(
         math.prod(i) * math.prod(o) for i, o in kernel_shapes(spec).values()
+    )
+    large_head = (
+        readout.size >= LARGE_HEAD
+        and rows <= TILED_HEAD_ROWS
+        and 4 * (numbers + readout.size) <= MOST_LAID  # else the layers alone are laid
     )
     if (
         rows > FEW_ROWS
@@ -357,19 +360,19 @@ def _with_laid(spec: Spec, compute: Compute, params: Params, cache: Cache, horiz
         return cache
 
     barrier = jax.lax.optimization_barrier  # else a step would lay them again
+    tiled = rows <= TILED_ROWS
 
     def layer(own: Params) -> Params:
-        laid: dict[str, dict[str, dict[str, Params]]] = {"turned": {}, "tiles": {}}
+        laid: dict[str, dict[str, Params]] = {}
         for name, (inputs, _) in kernel_shapes(spec).items():
             kernel = own["params"][MODULES[name]][name]["kernel"]
             wide = jnp.promote_types(kernel.dtype, jnp.float32)
             if kernel.size <= SMALL and kernel.dtype == wide:
                 continue
             matrix = kernel.astype(wide).reshape(math.prod(inputs), -1)
-            tiled = rows <= TILED_ROWS
-            own_way = laid["tiles" if tiled else "turned"].setdefault(MODULES[name], {})
-            own_way[name] = {"kernel": barrier(in_tiles(matrix) if tiled else matrix.T)}
-        return laid
+            matrix = barrier(in_tiles(matrix) if tiled else matrix.T)
+            laid.setdefault(MODULES[name], {})[name] = {"kernel": matrix}
+        return {"tiles" if tiled else "turned": laid}
 
     layers = [layer(layer_of(params, i)) for i in range(spec.layers)]
     head = barrier(in_tiles(readout.T)) if large_head else readout

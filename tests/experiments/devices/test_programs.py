@@ -109,23 +109,31 @@ def test_one_run_copies_no_cache_at_each_token(name, groups, width, monkeypatch)
     layout = LAYOUTS[name](1)
     placed = tuple(layout.put(jax.tree.map(lambda x: x[None], x)) for x in given)
     program, _ = layout.compile(rollout, *placed)
-    assert copies(program.as_text(), horizon) == 0
+    # keys in several tiles are copied once, before the loop over tokens
+    text = program.as_text() if width == 64 else in_loops(program.as_text())
+    assert copies(text, horizon) == 0
     strings = layout.host(program(*placed))
     np.testing.assert_array_equal(strings.tokens[0], jax.jit(rollout)(*given).tokens)
 
 
-def copies(text, horizon):
-    """Copies, in the loops of a compiled program, of arrays of at least three dimensions that hold
-    as many numbers as the columns of a whole string."""
+def in_loops(text):
+    """The loops of a compiled program and what they call."""
     computations = dict(re.findall(r"^%?([\w.\-]+) \(.*\{\n((?:.*\n)*?)\}", text, re.MULTILINE))
     loops = [computations[name] for name in re.findall(r"body=%?([\w.\-]+)", text)]
     assert loops
-    called = [
-        computations[name] for loop in loops for name in re.findall(r"calls=%?([\w.\-]+)", loop)
+    names = [
+        name for loop in loops for name in re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", loop)
     ]
-    shapes = re.findall(r"= f32\[([\d,]+)\]\S* copy\(", "".join(loops + called))
+    return "".join([*loops, *(computations[name] for name in names)])
+
+
+def copies(text, horizon):
+    """Copies in a compiled program of arrays of at least three dimensions that hold columns of a
+    whole string: one dimension of as many, or as many numbers as keys of 8 in 4 strings."""
+    shapes = re.findall(r"= f32\[([\d,]+)\]\S* copy\(", text)
     of = [[int(n) for n in shape.split(",") if n != "1"] for shape in shapes]
-    return sum(len(shape) >= 3 and np.prod(shape) >= 4 * 8 * horizon for shape in of)
+    large = lambda shape: max(shape) >= horizon or np.prod(shape) >= 4 * 8 * horizon
+    return sum(len(shape) >= 3 and large(shape) for shape in of)
 
 
 SLOW = """

@@ -81,7 +81,13 @@ def test_many_rows_few_steps_and_narrow_products_take_weights_as_they_are(monkey
     assert laid(model.FEW_ROWS + 1, HORIZON) is None
     assert laid(4, HORIZON - 1) is None
     assert laid(4, HORIZON, "bfloat16") is None
-    monkeypatch.setattr(model, "MOST_LAID", 0)
+    monkeypatch.setattr(model, "LARGE_HEAD", 0)
+    assert laid(4, HORIZON).head.ndim == 3
+    layers = jax.tree.leaves({name: x for name, x in params["params"].items() if name == "layers"})
+    kernels = sum(x.size for x in layers if x.ndim > 2)  # a norm has a number a layer and column
+    monkeypatch.setattr(model, "MOST_LAID", 4 * kernels)
+    assert laid(4, HORIZON).head.ndim == 2  # the layers alone
+    monkeypatch.setattr(model, "MOST_LAID", 4 * kernels - 1)
     assert laid(4, HORIZON) is None
 
 
